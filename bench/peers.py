@@ -1,0 +1,372 @@
+#!/usr/bin/env python3
+"""Times other people's attention kernels: PyTorch's SDPA backends and FlashAttention-3 (`fa3_fwd_interface`).
+
+The method is that of `sdpa bench`: N(0, 1) inputs, CUDA graphs of many forward passes that rotate over several sets of
+tensors, replays of at least 5 ms between two events, contenders in turn, the median of 15 samples. Each peer is checked
+against f32 arithmetic on the problem before it is timed.
+
+    python3 bench/peers.py --json results/peers.json             # the acceptance shapes, with and without causal mask
+    python3 bench/peers.py --shape 8,16,2048,128 --dtype bf16    # B,H,L,d[,Hkv][,Lq]
+    sdpa bench --peers                                           # in turn with our generations, through --serve
+
+Tested with Python 3.12 and PyTorch 2.11.
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
+
+ACCEPTANCE = [(1, 8, 512, 64), (2, 8, 2048, 64), (2, 8, 2048, 128)]
+DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+DEFAULT_PEERS = ["flash", "cudnn", "efficient", "fa3"]
+
+# As in crates/harness/src/timing: the same rules, or a ratio would compare methods.
+WARM_SETS = 4
+COLD_BYTES = 128 << 20
+PASSES_AT_LEAST = 20
+RECORDING_AT_MOST_MS = 20.0
+REFRESHING_MS = 5.0
+WARM_UP_MS = 30.0
+
+# Relative Frobenius error against f32 arithmetic: twice what rounding weights and output to the type costs.
+CHECK = {"f16": 1e-3, "bf16": 8e-3}
+
+
+class Unfit(Exception):
+    """A peer does not take a problem; says why."""
+
+
+class Problem:
+    """What to attend over; field names as in the figures' files."""
+
+    def __init__(self, batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype="f16", mask="full"):
+        self.batch, self.heads_q, self.heads_kv = batch, heads_q, heads_kv
+        self.len_q, self.len_kv, self.head_dim = len_q, len_kv, head_dim
+        self.dtype, self.mask = dtype, mask
+
+    @property
+    def causal(self):
+        return self.mask != "full"
+
+    def flops(self):
+        pairs = self.len_q * self.len_kv * (0.5 if self.causal else 1.0)
+        return 4.0 * self.batch * self.heads_q * pairs * self.head_dim
+
+    def input_bytes(self):
+        rows = self.heads_q * self.len_q + 2 * self.heads_kv * self.len_kv
+        return 2 * self.batch * rows * self.head_dim
+
+    def inputs(self):
+        """Q, K and V, [batch, heads, length, head_dim], contiguous."""
+        def tensor(heads, length):
+            shape = (self.batch, heads, length, self.head_dim)
+            return torch.randn(shape, device="cuda", dtype=torch.float32).to(DTYPES[self.dtype])
+
+        return tensor(self.heads_q, self.len_q), tensor(self.heads_kv, self.len_kv), tensor(self.heads_kv, self.len_kv)
+
+    def describe(self):
+        heads = str(self.heads_q) if self.heads_q == self.heads_kv else f"{self.heads_q}/{self.heads_kv}"
+        length = str(self.len_kv) if self.len_q == self.len_kv else f"{self.len_q}x{self.len_kv}"
+        return f"({self.batch},{heads},{length},{self.head_dim}) {self.dtype} {self.mask}"
+
+    def fields(self):
+        return dict(vars(self))
+
+
+def torch_pass(name, problem):
+    """A PyTorch backend's forward pass, as a function of q, k, v."""
+    backend = BACKENDS[name]
+    grouped = problem.heads_q != problem.heads_kv
+    arguments = {"enable_gqa": True} if grouped else {}
+    if problem.causal and problem.len_q == problem.len_kv:
+        arguments["is_causal"] = True
+    elif problem.causal:
+        bias = causal_lower_right if problem.mask == "causal" else causal_upper_left
+        arguments["attn_mask"] = bias(problem.len_q, problem.len_kv)
+    if name == "math" and problem.batch * problem.heads_q * problem.len_q * problem.len_kv * 4 > 8 << 30:
+        raise Unfit("its score matrix does not fit")
+
+    def run(q, k, v):
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, **arguments)
+
+    return run, lambda q, k, v: (q, k, v), lambda out: out
+
+
+def fa3_pass(problem):
+    """FlashAttention-3's forward pass; its own layout is [batch, length, heads, head_dim]."""
+    try:
+        from fa3_fwd_interface import flash_attn_func
+    except ImportError as error:
+        raise Unfit(f"not installed ({error})") from error
+    if problem.mask == "causal-top-left" and problem.len_q != problem.len_kv:
+        raise Unfit("its causal mask is bottom-right")
+
+    def run(q, k, v):
+        out = flash_attn_func(q, k, v, causal=problem.causal)
+        return out[0] if isinstance(out, (tuple, list)) else out
+
+    def blhd(*tensors):
+        return tuple(tensor.transpose(1, 2).contiguous() for tensor in tensors)
+
+    return run, blhd, lambda out: out.transpose(1, 2)
+
+
+def reference(problem, q, k, v):
+    """f32 arithmetic over the last sequence's last head, at most 512 of its queries."""
+    head_kv = problem.heads_kv - 1
+    q, k, v = q[-1, -1].float(), k[-1, head_kv].float(), v[-1, head_kv].float()
+    rows = torch.arange(max(0, problem.len_q - 512), problem.len_q, device="cuda")
+    scores = q[rows] @ k.T / math.sqrt(problem.head_dim)
+    if problem.causal:
+        diagonal = problem.len_kv - problem.len_q if problem.mask == "causal" else 0
+        hidden = torch.arange(problem.len_kv, device="cuda")[None, :] > rows[:, None] + diagonal
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return rows, scores.softmax(-1) @ v
+
+
+class Peer:
+    """One peer on one problem, checked, recorded and warm."""
+
+    def __init__(self, name, problem, sets, expected, sample_ms):
+        run, to_native, to_bhld = fa3_pass(problem) if name == "fa3" else torch_pass(name, problem)
+        self.sets = [to_native(*tensors) for tensors in sets]
+        self.sample_ms = sample_ms
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(side), torch.no_grad():
+                out = to_bhld(run(*self.sets[0]))
+        except RuntimeError as error:
+            raise Unfit(str(error).strip().splitlines()[0]) from error
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        rows, truth = expected
+        found = out[-1, -1][rows].float()
+        # Empty rows are NaN by softmax and 0 by some kernels' convention; nobody is judged by them.
+        finite = truth.isfinite().all(-1)
+        error = ((found - truth)[finite].norm() / truth[finite].norm().clamp_min(1e-30)).item() if finite.any() else 0.0
+        if not error <= CHECK[problem.dtype]:
+            raise Unfit(f"it is wrong here: relative error {error:.1e}")
+        del out, found
+
+        one = self.record(run, 1)
+        self.replay(one, 1)
+        pass_ms = max(self.replay(one, 1), 5e-4)
+        rotations = math.ceil(PASSES_AT_LEAST / len(self.sets)) * len(self.sets)
+        self.passes = max(1, min(rotations, int(RECORDING_AT_MOST_MS / pass_ms)))
+        self.graph = self.record(run, self.passes)
+        warm, replay_ms = 0.0, self.replay(self.graph, 1)
+        while warm < WARM_UP_MS:
+            replay_ms = self.replay(self.graph, 1)
+            warm += replay_ms
+        self.replays = max(1, math.ceil(self.sample_ms / replay_ms))
+        self.refresh = replay_ms < REFRESHING_MS
+
+    def record(self, run, passes):
+        """A graph of so many passes. Outputs of a whole rotation are kept, so that they rotate as the inputs do."""
+        graph = torch.cuda.CUDAGraph()
+        outputs = [None] * len(self.sets)
+        with torch.no_grad(), torch.cuda.graph(graph):
+            for index in range(passes):
+                slot = index % len(self.sets)
+                outputs[slot] = run(*self.sets[slot])
+        return graph
+
+    @staticmethod
+    def replay(graph, times):
+        """Milliseconds that so many replays take on the device."""
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(times):
+            graph.replay()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end)
+
+    def sample(self):
+        """Microseconds a pass."""
+        if self.refresh:
+            self.replay(self.graph, 1)
+        return self.replay(self.graph, self.replays) * 1e3 / (self.replays * self.passes)
+
+
+def prepare(problem, names, cold, sample_ms):
+    """The peers that take a problem, and why others do not."""
+    bytes_a_set = max(problem.input_bytes(), 1 << 12)
+    if cold:
+        count = math.ceil(COLD_BYTES / bytes_a_set) + 1
+    else:
+        count = 2 if bytes_a_set > COLD_BYTES else WARM_SETS
+    torch.manual_seed(0)
+    first = problem.inputs()
+    # Copies: caches know addresses, not values.
+    sets = [first] + [tuple(tensor.clone() for tensor in first) for _ in range(count - 1)]
+    expected = reference(problem, *first)
+    peers, skipped = {}, {}
+    for name in names:
+        try:
+            peers[name] = Peer(name, problem, sets, expected, sample_ms)
+        except Unfit as reason:
+            skipped[name] = str(reason)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+            torch.cuda.synchronize()
+            skipped[name] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return peers, skipped
+
+
+def release():
+    """Gives memory back before the next problem takes its own."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def environment():
+    """Versions, and what nvidia-smi says now."""
+    found = {
+        "device": torch.cuda.get_device_name(),
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+    }
+    try:
+        from importlib.metadata import version
+        found["fa3-fwd"] = version("fa3-fwd")
+    except Exception:  # not installed, or installed under another name
+        pass
+    fields = ["driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"]
+    query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    try:
+        line = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()[0]
+        found.update(zip(fields, (value.strip() for value in line.split(","))))
+    except (OSError, subprocess.SubprocessError, IndexError):
+        pass
+    return found
+
+
+def serve(names):
+    """One question and one answer a line, for `sdpa bench --peers`."""
+    # Answers alone go to standard output: libraries like to print there.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    peers = {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        try:
+            if "hello" in question:
+                answer = environment()
+            elif "prepare" in question:
+                asked = dict(question["prepare"])
+                cold, sample_ms = asked.pop("cold"), asked.pop("sample_ms")
+                peers = {}
+                release()
+                peers, skipped = prepare(Problem(**asked), names, cold, sample_ms)
+                answer = {"peers": list(peers), "skipped": skipped}
+            elif "sample" in question:
+                answer = {"us": peers[question["sample"]].sample()}
+            else:
+                answer = {"error": f"no such question: {', '.join(question)}"}
+        except Exception as error:  # the asker decides what to do about it
+            text = str(error).strip().splitlines()
+            answer = {"error": f"{type(error).__name__}: {text[0] if text else ''}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def quartiles(samples):
+    """Lower quartile, median and upper quartile, linear between neighbours."""
+    return statistics.quantiles(samples, n=4, method="inclusive")
+
+
+def measure(problem, names, samples, sample_ms, cold):
+    """A figure for each peer that takes the problem."""
+    peers, skipped = prepare(problem, names, cold, sample_ms)
+    taken = {name: [] for name in peers}
+    for _ in range(samples):
+        for name, peer in peers.items():
+            taken[name].append(peer.sample())
+    return {name: quartiles(values) for name, values in taken.items()}, skipped
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", action="append", metavar="B,H,L,d[,Hkv][,Lq]", help="may be given several times")
+    parser.add_argument("--dtype", choices=DTYPES, default="f16")
+    parser.add_argument("--mask", choices=["full", "causal", "both"], default="both")
+    parser.add_argument("--peers", default=",".join(DEFAULT_PEERS), help="of flash, cudnn, efficient, math, fa3")
+    parser.add_argument("--samples", type=int, default=15)
+    parser.add_argument("--cold", action="store_true", help="also with inputs that come from memory")
+    parser.add_argument("--json", metavar="FILE", help="write the figures")
+    parser.add_argument("--serve", action="store_true", help="answer questions of `sdpa bench --peers`")
+    arguments = parser.parse_args()
+
+    names = arguments.peers.split(",")
+    unknown = [name for name in names if name not in [*BACKENDS, "fa3"]]
+    if unknown:
+        parser.error(f"no such peer: {', '.join(unknown)}")
+    if arguments.samples < 2:
+        parser.error("--samples: at least 2, or there is no spread")
+    shapes = []
+    for text in arguments.shape or [",".join(map(str, shape)) for shape in ACCEPTANCE]:
+        numbers = text.split(",")
+        if not 4 <= len(numbers) <= 6 or not all(number.strip().isdigit() for number in numbers):
+            parser.error(f"{text!r} is no shape: it is B,H,L,d[,Hkv][,Lq]")
+        batch, heads, length, head_dim, *rest = map(int, numbers)
+        shapes.append((batch, heads, rest[0] if rest else heads, rest[1] if len(rest) > 1 else length, length, head_dim))
+    if not torch.cuda.is_available():
+        sys.exit("error: PyTorch finds no GPU")
+    if arguments.serve:
+        return serve(names)
+
+    figures = []
+    masks = ["full", "causal"] if arguments.mask == "both" else [arguments.mask]
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
+    for shape in shapes:
+        for mask in masks:
+            problem = Problem(*shape, arguments.dtype, mask)
+            print(f"\n{problem.describe()}")
+            warm, skipped = measure(problem, names, arguments.samples, 5.0, False)
+            release()
+            cold = measure(problem, list(warm), arguments.samples, 5.0, True)[0] if arguments.cold else {}
+            release()
+            for name, (low, median, high) in warm.items():
+                tflops = problem.flops() / median * 1e-6
+                beside = f"  cold {cold[name][1]:9.2f}" if name in cold else ""
+                print(f"  {name:<10} {median:9.2f} µs  ± {50 * (high - low) / median:4.1f} %  {tflops:6.1f} TFLOP/s{beside}")
+                figures.append({
+                    "contender": name, **problem.fields(), "median_us": median, "low_us": low, "high_us": high,
+                    "tflops": tflops, "cold_median_us": cold[name][1] if name in cold else None,
+                })
+            for name, reason in skipped.items():
+                print(f"  {name:<10} not timed: {reason}")
+    if arguments.json:
+        record = {"device": torch.cuda.get_device_name(), "environment": environment(), "figures": figures}
+        folder = os.path.dirname(arguments.json) or "."
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as file:
+            file.write(json.dumps(record, indent=2) + "\n")
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, arguments.json)
+        print(f"\nwrote {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

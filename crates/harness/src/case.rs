@@ -1,0 +1,271 @@
+//! One test case: everything that decides what a kernel is fed, in one line that can be pasted.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sdpa_core::{Dtype, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
+
+use crate::regime::{Data, Regime, UnknownRegime};
+
+/// A problem, the numbers in it, and the order in which the interpreter runs it.
+///
+/// Its text holds all of it and reads back:
+/// `b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3`.
+/// What is left out is the default: one sequence, one head, full mask, `bhld`, scale 1/√d, `normal`, seeds 0.
+#[derive(Clone, PartialEq)]
+pub struct Case {
+    /// What to attend over.
+    pub problem: Problem,
+    /// What the numbers look like.
+    pub regime: Regime,
+    /// Which numbers of that kind.
+    pub seed: u64,
+    /// In which order the interpreter runs warps and completes copies; a GPU chooses its own.
+    pub schedule: u64,
+}
+
+impl Case {
+    /// A problem with normal numbers.
+    pub fn new(problem: Problem) -> Self {
+        Self { problem, regime: Regime::Normal, seed: 0, schedule: 0 }
+    }
+
+    /// The numbers.
+    pub fn data(&self) -> Data {
+        self.regime.generate(&self.problem, self.seed)
+    }
+
+    /// The command that repeats this case for a generation.
+    pub fn repeat_command(&self, generation: &str) -> String {
+        format!("cargo run --release -p harness -- verify {generation} \"{self}\"")
+    }
+}
+
+/// As [`Display`](fmt::Display): a case is only ever read by people, who want the line that they can paste.
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problem = &self.problem;
+        write!(f, "{problem}")?;
+        let contiguous = |layout: Layout, operand| {
+            let [_, heads, length, head_dim] = problem.shape(operand);
+            layout.strides(heads, length, head_dim)
+        };
+        let all_are = |layout| Operand::ALL.iter().all(|operand| problem.strides(*operand) == contiguous(layout, *operand));
+        if all_are(Layout::Bhld) {
+            // The default.
+        } else if all_are(Layout::Blhd) {
+            f.write_str(" blhd")?;
+        } else {
+            for operand in Operand::ALL {
+                let strides = problem.strides(operand);
+                if strides != contiguous(Layout::Bhld, operand) {
+                    write!(f, " {operand}={},{},{}", strides.batch, strides.head, strides.row)?;
+                }
+            }
+        }
+        if problem.scale() != default_scale(problem.head_dim()) {
+            write!(f, " scale={}", problem.scale())?;
+        }
+        write!(f, " {} seed={}", self.regime, self.seed)?;
+        if self.schedule != 0 {
+            write!(f, " schedule={}", self.schedule)?;
+        }
+        Ok(())
+    }
+}
+
+fn default_scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}
+
+/// Why a text is no case.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CaseError {
+    /// A word that means nothing here.
+    #[error("{word:?} is no part of a case; one looks like: {EXAMPLE}")]
+    Word {
+        /// The word.
+        word: String,
+    },
+    /// A word whose number does not parse.
+    #[error("{word:?} holds no number that fits; a case looks like: {EXAMPLE}")]
+    Number {
+        /// The word.
+        word: String,
+    },
+    /// A case without lengths or head dimension.
+    #[error("the case has no {what}; a case looks like: {EXAMPLE}")]
+    Missing {
+        /// What there should be.
+        what: &'static str,
+    },
+    /// The parts are fine and do not make a problem.
+    #[error(transparent)]
+    Problem(#[from] ProblemError),
+}
+
+/// What every message about a bad case shows.
+const EXAMPLE: &str = "b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3";
+
+impl FromStr for Case {
+    type Err = CaseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = Parts::default();
+        for word in text.split_whitespace() {
+            parts.read(word)?;
+        }
+        parts.build()
+    }
+}
+
+/// What has been read so far.
+#[derive(Default)]
+struct Parts {
+    batch: Option<usize>,
+    heads: Option<(usize, usize)>,
+    len_q: Option<usize>,
+    len_kv: Option<usize>,
+    head_dim: Option<usize>,
+    dtype: Option<Dtype>,
+    mask: Option<Mask>,
+    layout: Option<Layout>,
+    strides: [Option<Strides>; 4],
+    scale: Option<f32>,
+    regime: Option<Regime>,
+    seed: u64,
+    schedule: u64,
+}
+
+impl Parts {
+    fn read(&mut self, word: &str) -> Result<(), CaseError> {
+        if let Some((key, value)) = word.split_once('=') {
+            return self.read_assignment(word, key, value);
+        }
+        match word {
+            "f16" => self.dtype = Some(Dtype::F16),
+            "bf16" => self.dtype = Some(Dtype::Bf16),
+            "full" => self.mask = Some(Mask::Full),
+            "causal" => self.mask = Some(Mask::Causal),
+            "causal-top-left" => self.mask = Some(Mask::CausalTopLeft),
+            "bhld" => self.layout = Some(Layout::Bhld),
+            "blhd" => self.layout = Some(Layout::Blhd),
+            _ => match word.parse::<Regime>() {
+                Ok(regime) => self.regime = Some(regime),
+                Err(UnknownRegime { .. }) => return self.read_size(word),
+            },
+        }
+        Ok(())
+    }
+
+    fn read_assignment(&mut self, word: &str, key: &str, value: &str) -> Result<(), CaseError> {
+        match key {
+            "scale" => self.scale = Some(number(word, value)?),
+            "seed" => self.seed = number(word, value)?,
+            "schedule" => self.schedule = number(word, value)?,
+            _ => {
+                let operand = Operand::ALL.into_iter().find(|operand| operand.name() == key);
+                let operand = operand.ok_or_else(|| CaseError::Word { word: word.to_owned() })?;
+                let mut numbers = value.split(',').map(|value| number::<i64>(word, value));
+                let strides = match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+                    (Some(batch), Some(head), Some(row), None) => Strides { batch: batch?, head: head?, row: row? },
+                    _ => return Err(CaseError::Number { word: word.to_owned() }),
+                };
+                self.strides[operand as usize] = Some(strides);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_size(&mut self, word: &str) -> Result<(), CaseError> {
+        let unknown = || CaseError::Word { word: word.to_owned() };
+        let digits = word.find(|c: char| c.is_ascii_digit()).ok_or_else(unknown)?;
+        let (name, value) = word.split_at(digits);
+        match name {
+            "b" => self.batch = Some(number(word, value)?),
+            "h" => {
+                let (query, key) = value.split_once('/').unwrap_or((value, value));
+                self.heads = Some((number(word, query)?, number(word, key)?));
+            }
+            "L" => {
+                self.len_q = Some(number(word, value)?);
+                self.len_kv = self.len_q;
+            }
+            "q" => self.len_q = Some(number(word, value)?),
+            "kv" => self.len_kv = Some(number(word, value)?),
+            "d" => self.head_dim = Some(number(word, value)?),
+            _ => return Err(unknown()),
+        }
+        Ok(())
+    }
+
+    fn build(self) -> Result<Case, CaseError> {
+        let missing = |what| CaseError::Missing { what };
+        let len_q = self.len_q.ok_or(missing("length (L… or q… kv…)"))?;
+        let len_kv = self.len_kv.ok_or(missing("key length (L… or kv…)"))?;
+        let head_dim = self.head_dim.ok_or(missing("head dimension (d…)"))?;
+        let (heads_q, heads_kv) = self.heads.unwrap_or((1, 1));
+        let mut builder: ProblemBuilder = Problem::new(self.batch.unwrap_or(1), heads_q, len_q, head_dim)
+            .heads_kv(heads_kv)
+            .len_kv(len_kv)
+            .dtype(self.dtype.unwrap_or(Dtype::F16))
+            .mask(self.mask.unwrap_or(Mask::Full))
+            .layout(self.layout.unwrap_or(Layout::Bhld));
+        if let Some(scale) = self.scale {
+            builder = builder.scale(scale);
+        }
+        for (operand, strides) in Operand::ALL.into_iter().zip(self.strides) {
+            if let Some(strides) = strides {
+                builder = builder.strides(operand, strides);
+            }
+        }
+        let regime = self.regime.unwrap_or(Regime::Normal);
+        Ok(Case { problem: builder.build()?, regime, seed: self.seed, schedule: self.schedule })
+    }
+}
+
+fn number<T: FromStr>(word: &str, text: &str) -> Result<T, CaseError> {
+    text.parse().map_err(|_| CaseError::Number { word: word.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_reads_back() {
+        let case: Case = EXAMPLE.parse().unwrap();
+        assert_eq!(case.to_string(), EXAMPLE.replace("scale=0.125 ", "scale=0.125 "));
+        assert_eq!((case.problem.heads_q(), case.problem.heads_kv()), (4, 2));
+        assert_eq!((case.problem.len_q(), case.problem.len_kv(), case.problem.head_dim()), (17, 129, 40));
+        assert_eq!((case.regime, case.seed, case.schedule), (Regime::Peaked, 7, 3));
+    }
+
+    #[test]
+    fn strides_of_one_operand_read_back() {
+        let text = "b2 h2 L5 d8 bf16 full key=300,100,16 output=200,96,8 normal seed=0";
+        assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn bad_cases_say_what_is_wrong() {
+        let error = |text: &str| text.parse::<Case>().unwrap_err().to_string();
+        insta::assert_snapshot!(
+            [
+                error("b1 h1 L16"),
+                error("L16 d64 f32"),
+                error("L16 d64 seed=-1"),
+                error("L16 d64 key=1,2"),
+                error("L16 d64 h4/3"),
+            ]
+            .join("\n"),
+            @""
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! Runs a generation once, and watches every byte that it must not touch.
+
+use std::fmt;
+
+use sdpa_core::{Attention, Buffer, Device, Error, Operand, Problem, Tensors, View};
+
+use crate::regime::Data;
+
+/// Bits of an output element before the kernel runs: a quiet NaN in f16 and bf16, and twice over in f32, with a payload
+/// that no arithmetic makes (hardware makes 0x7fff).
+pub const POISON: u16 = 0xffe5;
+
+/// Bytes of poison before and after every tensor: more than the widest read or write beyond an end, and a multiple
+/// of the 256 bytes that devices align to.
+pub const GUARD: usize = 512;
+
+/// What a generation wrote.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// Element bits, strided as the problem's output; [`POISON`] between rows.
+    pub out: Vec<u16>,
+    /// Natural-log sum of exp, `[batch, heads_q, len_q]`.
+    pub lse: Vec<f32>,
+}
+
+impl Output {
+    /// The bits of output row `[batch, head, query]`.
+    pub fn row(&self, problem: &Problem, [batch, head, query]: [usize; 3]) -> &[u16] {
+        let start = problem.row_offset(Operand::Output, batch, head, query);
+        &self.out[start..start + problem.head_dim()]
+    }
+
+    /// The log-sum-exp of row `[batch, head, query]`.
+    pub fn lse_at(&self, problem: &Problem, [batch, head, query]: [usize; 3]) -> f32 {
+        self.lse[(batch * problem.heads_q() + head) * problem.len_q() + query]
+    }
+}
+
+/// What lies around the tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surroundings {
+    /// Poison right before and right behind each tensor, checked afterwards.
+    Guarded,
+    /// Each tensor is a buffer of exactly its own size, so that the interpreter and compute-sanitizer see every access
+    /// outside of it, even one whose result is thrown away.
+    Exact,
+}
+
+/// A run that did not end as it must.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The device or the generation refused, or the kernel failed while it ran.
+    #[error(transparent)]
+    Device(#[from] Error),
+    /// The kernel wrote where it must not, or not where it must.
+    #[error(transparent)]
+    Memory(#[from] MemoryFault),
+}
+
+/// Memory that is not as a right kernel leaves it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryFault {
+    /// An element of the output, or a row of the log-sum-exp, still holds poison.
+    #[error("{tensor}: {count} elements were never written, the first at {first}")]
+    Unwritten {
+        /// `output` or `lse`.
+        tensor: &'static str,
+        /// How many.
+        count: usize,
+        /// The first of them.
+        first: Position,
+    },
+    /// An element between two rows of a strided output was written.
+    #[error("output: {count} elements between its rows were written, the first {first} elements after the tensor's start")]
+    Gap {
+        /// How many.
+        count: usize,
+        /// Offset of the first, in elements.
+        first: usize,
+    },
+    /// Bytes outside of a tensor were written.
+    #[error("{tensor}: written {distance} bytes {side} ({count} bytes of its guard are changed)")]
+    Guard {
+        /// Which tensor.
+        tensor: &'static str,
+        /// `before its start` or `behind its end`.
+        side: &'static str,
+        /// From the tensor's edge to the nearest changed byte.
+        distance: usize,
+        /// How many bytes changed.
+        count: usize,
+    },
+    /// An input was written.
+    #[error("{tensor}: the kernel changed its input, first {first} bytes after its start")]
+    InputChanged {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Offset of the first changed byte.
+        first: usize,
+    },
+}
+
+/// Where in `[batch, head, query]` (and column) something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Batch, head, query.
+    pub row: [usize; 3],
+    /// Column of the output; `None` for the log-sum-exp.
+    pub column: Option<usize>,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [batch, head, query] = self.row;
+        write!(f, "[b{batch} h{head} i{query}")?;
+        if let Some(column) = self.column {
+            write!(f, " d{column}")?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// Uploads the inputs, runs the generation once, waits, and checks all memory around and between what it should write.
+///
+/// # Errors
+/// [`RunError::Device`] with what the device or the plan said; [`RunError::Memory`] where the kernel wrote what it must
+/// not, or left an element unwritten.
+pub fn execute(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    problem: &Problem,
+    data: &Data,
+    surroundings: Surroundings,
+) -> Result<Output, RunError> {
+    // Planned first: what the generation declines needs no memory.
+    generation.plan(problem, device.limits()).map_err(Error::from)?;
+    let place = |name, bytes: Vec<u8>| Placed::new(device, name, bytes, surroundings);
+    let poison = |bytes: usize| POISON.to_le_bytes().into_iter().cycle().take(bytes).collect::<Vec<u8>>();
+    let query = place("query", to_bytes(&data.query))?;
+    let key = place("key", to_bytes(&data.key))?;
+    let value = place("value", to_bytes(&data.value))?;
+    let output = place("output", poison(problem.span(Operand::Output) * problem.dtype().bytes()))?;
+    let lse = place("lse", poison(problem.lse_len() * size_of::<f32>()))?;
+
+    let tensors = Tensors::new(query.view(), key.view(), value.view(), output.view()).with_lse(lse.view());
+    generation.forward(device, problem, &tensors)?;
+    device.synchronize()?;
+
+    for input in [&query, &key, &value] {
+        let found = input.read(device)?;
+        if let Some(first) = found.iter().zip(&input.before).position(|(found, before)| found != before) {
+            return Err(MemoryFault::InputChanged { tensor: input.name, first }.into());
+        }
+    }
+    let out = output.read(device)?.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let lse = lse.read(device)?.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+    let found = Output { out, lse };
+    check_written(problem, &found)?;
+    Ok(found)
+}
+
+/// A tensor on the device and what was around it.
+struct Placed {
+    name: &'static str,
+    buffer: Buffer,
+    /// Bytes of guard on each side.
+    guard: usize,
+    /// The tensor's bytes before the kernel ran.
+    before: Vec<u8>,
+}
+
+impl Placed {
+    fn new(device: &dyn Device, name: &'static str, bytes: Vec<u8>, surroundings: Surroundings) -> Result<Self, Error> {
+        let guard = match surroundings {
+            Surroundings::Guarded => GUARD,
+            Surroundings::Exact => 0,
+        };
+        let mut all: Vec<u8> = POISON.to_le_bytes().into_iter().cycle().take(2 * guard + bytes.len()).collect();
+        all[guard..guard + bytes.len()].copy_from_slice(&bytes);
+        let buffer = device.allocate_named(name, all.len())?;
+        device.write(&buffer, 0, &all)?;
+        Ok(Self { name, buffer, guard, before: bytes })
+    }
+
+    fn view(&self) -> View<'_> {
+        View::new(&self.buffer, self.guard)
+    }
+
+    /// The tensor's bytes now.
+    fn read(&self, device: &dyn Device) -> Result<Vec<u8>, RunError> {
+        let mut all = vec![0; self.buffer.bytes()];
+        device.read(&self.buffer, 0, &mut all)?;
+        let changed = |guard: &[u8]| -> Vec<usize> {
+            let pattern = POISON.to_le_bytes();
+            guard.iter().enumerate().filter(|(index, byte)| **byte != pattern[index % 2]).map(|(index, _)| index).collect()
+        };
+        let after = all.split_off(all.len() - self.guard);
+        let tensor = all.split_off(self.guard);
+        let (below, above) = (changed(&all), changed(&after));
+        let fault = |side, distance, count| MemoryFault::Guard { tensor: self.name, side, distance, count };
+        if let Some(nearest) = below.last() {
+            return Err(fault("before its start", self.guard - nearest, below.len()).into());
+        }
+        if let Some(nearest) = above.first() {
+            return Err(fault("behind its end", *nearest, above.len()).into());
+        }
+        Ok(tensor)
+    }
+}
+
+fn to_bytes(elements: &[u16]) -> Vec<u8> {
+    elements.iter().flat_map(|bits| bits.to_le_bytes()).collect()
+}
+
+/// Every element is written, and none between them.
+fn check_written(problem: &Problem, found: &Output) -> Result<(), MemoryFault> {
+    let mut inside = vec![false; found.out.len()];
+    let (mut unwritten, mut first) = (0, None);
+    for row in rows(problem) {
+        let start = problem.row_offset(Operand::Output, row[0], row[1], row[2]);
+        inside[start..start + problem.head_dim()].fill(true);
+        for (column, bits) in found.row(problem, row).iter().enumerate() {
+            if *bits == POISON {
+                unwritten += 1;
+                first.get_or_insert(Position { row, column: Some(column) });
+            }
+        }
+    }
+    if let Some(first) = first {
+        return Err(MemoryFault::Unwritten { tensor: "output", count: unwritten, first });
+    }
+    let mut gaps = inside.iter().zip(&found.out).enumerate().filter(|(_, (inside, bits))| !**inside && **bits != POISON);
+    if let Some((first, _)) = gaps.next() {
+        return Err(MemoryFault::Gap { count: 1 + gaps.count(), first });
+    }
+    let poison = u32::from(POISON) << 16 | u32::from(POISON);
+    let mut missing = rows(problem).filter(|row| found.lse_at(problem, *row).to_bits() == poison);
+    if let Some(row) = missing.next() {
+        let first = Position { row, column: None };
+        return Err(MemoryFault::Unwritten { tensor: "lse", count: 1 + missing.count(), first });
+    }
+    Ok(())
+}
+
+/// Every `[batch, head, query]` of a problem.
+pub fn rows(problem: &Problem) -> impl Iterator<Item = [usize; 3]> {
+    let (batches, heads, queries) = (problem.batch(), problem.heads_q(), problem.len_q());
+    (0..batches).flat_map(move |batch| {
+        (0..heads).flat_map(move |head| (0..queries).map(move |query| [batch, head, query]))
+    })
+}

@@ -1,0 +1,36 @@
+//! The one list of generations. Tests, benches, tables and the program are stamped from it.
+
+use sdpa_core::Attention;
+
+/// Calls `$callback!` once, with one `(module name, value);` a generation, oldest first.
+///
+/// Adding a generation is one line here and one dependency in this crate's Cargo.toml.
+#[macro_export]
+macro_rules! for_each_generation {
+    ($callback:ident) => {
+        $callback! {
+            (v1, ::sdpa_v1::V1);
+            (v2b, ::sdpa_v2b::V2b);
+            (v2c, ::sdpa_v2c::V2c);
+        }
+    };
+}
+
+macro_rules! collect {
+    ($(($id:ident, $generation:expr);)*) => {
+        /// Every generation, oldest first.
+        pub static ALL: &[&dyn Attention] = &[$(&$generation),*];
+    };
+}
+
+for_each_generation!(collect);
+
+/// The generation with this id.
+pub fn find(id: &str) -> Option<&'static dyn Attention> {
+    ALL.iter().copied().find(|generation| generation.generation().id == id)
+}
+
+/// All ids, oldest first.
+pub fn ids() -> Vec<&'static str> {
+    ALL.iter().map(|generation| generation.generation().id).collect()
+}

@@ -1,0 +1,18 @@
+//! One harness for every generation: the list of them, random problems, properties, mutants, timing and reports.
+
+pub mod acceptance;
+pub mod case;
+pub mod execute;
+pub mod files;
+pub mod generations;
+pub mod mutants;
+pub mod properties;
+pub mod ptx;
+pub mod random;
+pub mod regime;
+pub mod resources;
+pub mod strategies;
+pub mod suite;
+pub mod table;
+pub mod timing;
+pub mod verify;

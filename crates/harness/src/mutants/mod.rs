@@ -1,0 +1,151 @@
+//! Kernels that are wrong on purpose. A harness that cannot fail proves nothing, so it must reject every one.
+//!
+//! Two kinds: [`Mutant`]s are CUDA kernels in `kernels/mutants/`, each a generation with one fault, for the faults that
+//! only a real kernel can have (races above all). [`Fault`]s are Rust functions on a device of their own, for everything
+//! else that a check claims to notice.
+
+mod faults;
+mod host;
+
+use std::sync::LazyLock;
+
+use sdpa_core::{Attention, DeviceKind, DeviceLimits, Generation, LaunchPlan, Problem, Specialisation, Unsupported};
+
+pub use faults::Fault;
+pub use host::{HostDevice, HostGeneration};
+
+use crate::case::Case;
+use crate::generations;
+
+/// Calls `$callback!` once with one `name, parent, [specialisations], who sees it, what is wrong;` a mutant.
+#[macro_export]
+macro_rules! for_each_mutant {
+    ($callback:ident) => {
+        $callback! {
+            shared_statistics_race, "v2b", ["f16_d64_s2"], Everywhere, "four warps update one row's maximum and sum";
+            missing_syncthreads, "v2b", ["f16_d64_s2"], Everywhere, "nothing orders the warps";
+            missing_syncwarp, "v2b", ["f16_d64_s2"], Interpreter, "nothing orders the lanes that share a row";
+            missing_async_wait, "v2b", ["f16_d64_s2"], Everywhere, "tiles are read while they are being copied";
+            misaligned_async_copy, "v2b", ["f16_d64_s2"], Everywhere, "16-byte copies go to 8-byte boundaries";
+            out_of_bounds_tail, "v2b", ["f16_d64_s2"], Everywhere, "rows behind the tensors are read";
+            mask_off_by_one, "v2b", ["f16_d64_s2"], Everywhere, "causal rows see one key too many";
+            wrong_causal_alignment, "v2b", ["f16_d64_s2"], Everywhere, "causal masks are always aligned top-left";
+            last_tile_dropped, "v2b", ["f16_d64_s2"], Everywhere, "the last tile of keys is not attended to";
+            no_scale, "v2b", ["f16_d64_s2"], Everywhere, "the scores are not scaled";
+            mean_of_value, "v2b", ["f16_d64_s2"], Everywhere, "every key weighs the same";
+        }
+    };
+}
+
+/// Which devices can show a mutant's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeenBy {
+    /// Every device must reject it.
+    Everywhere,
+    /// On a GPU it mostly happens to give the right result; the interpreter finds the missing order itself.
+    Interpreter,
+}
+
+/// A generation with one fault: it plans as its parent does and runs `kernels/mutants/<name>.cu` instead.
+pub struct Mutant {
+    parent: &'static dyn Attention,
+    /// What is wrong with it.
+    pub fault: &'static str,
+    /// Where that shows.
+    pub seen_by: SeenBy,
+    generation: Generation,
+}
+
+macro_rules! collect {
+    ($($name:ident, $parent:literal, [$($kernel:literal),*], $seen_by:ident, $fault:literal;)*) => {
+        /// Every mutant.
+        pub static ALL: LazyLock<Vec<Mutant>> = LazyLock::new(|| vec![
+            $(Mutant::new(
+                stringify!($name),
+                concat!("mutants/", stringify!($name), ".cu"),
+                $parent,
+                &[$($kernel),*],
+                SeenBy::$seen_by,
+                $fault,
+            )),*
+        ]);
+    };
+}
+for_each_mutant!(collect);
+
+/// The mutant with this name.
+pub fn find(name: &str) -> Option<&'static Mutant> {
+    ALL.iter().find(|mutant| mutant.generation.id == name)
+}
+
+impl Mutant {
+    fn new(
+        name: &'static str,
+        source: &'static str,
+        parent: &'static str,
+        kernels: &[&str],
+        seen_by: SeenBy,
+        fault: &'static str,
+    ) -> Self {
+        let parent = generations::find(parent).expect("a mutant's parent is a generation");
+        let of_parent = parent.generation();
+        let built: Vec<Specialisation> = of_parent
+            .specialisations
+            .iter()
+            .filter(|kernel| kernels.contains(&kernel.name))
+            .map(|kernel| Specialisation { source, ..*kernel })
+            .collect();
+        let generation = Generation {
+            id: name,
+            title: fault,
+            parent: Some(of_parent.id),
+            // Made once, for the list that lives as long as the program.
+            specialisations: Vec::leak(built),
+            ..of_parent.clone()
+        };
+        Self { parent, fault, seen_by, generation }
+    }
+}
+
+impl Attention for Mutant {
+    fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+        let mut plan = self.parent.plan(problem, limits)?;
+        for launch in &mut plan.launches {
+            let (generation, kernel) = (self.generation.id, launch.kernel.name);
+            let built = self.generation.specialisations.iter().find(|built| built.name == kernel);
+            launch.kernel = *built.ok_or(Unsupported::NotBuilt { generation, kernel })?;
+        }
+        Ok(plan)
+    }
+}
+
+/// Cases of which at least one must show each mutant's fault: ragged, with several tiles of keys and of queries, more
+/// and fewer queries than keys.
+pub fn cases(device: DeviceKind) -> Vec<Case> {
+    const ANYWHERE: &[&str] = &[
+        "L200 d64 f16 full normal seed=1",
+        "q70 kv200 d64 f16 causal normal seed=2 schedule=1",
+        "h2 q150 kv130 d64 f16 causal ascending seed=3 schedule=2",
+        "q65 kv260 d40 f16 full blhd peaked seed=4 schedule=3",
+    ];
+    // A GPU's races need many blocks and many tries to show; the interpreter sees them in one.
+    const GPU: &[&str] = &[
+        "b2 h8 L1024 d64 f16 full normal seed=5",
+        "b2 h8 L1024 d64 f16 causal ascending seed=6",
+        "b4 h16 L1000 d64 f16 full outliers seed=7",
+    ];
+    let more = if device == DeviceKind::Cuda { GPU } else { &[] };
+    ANYWHERE.iter().chain(more).map(|line| line.parse().expect("the list holds valid cases")).collect()
+}
+
+/// How often each case is run again, looking for other bits.
+pub const fn repetitions(device: DeviceKind) -> u32 {
+    match device {
+        DeviceKind::Cuda => 30,
+        DeviceKind::Interpreter => 1,
+    }
+}

@@ -1,0 +1,116 @@
+//! Properties of what a row must not depend on.
+
+use sdpa_core::{Operand, Problem};
+
+use super::{Extents, Trial, expect_same, operand_rows, valid};
+use crate::execute::{Output, Position, rows};
+use crate::regime::GAP;
+use crate::verify::Reason;
+
+/// What a row's last visible key hides: keys and values behind it may be anything.
+pub(super) fn causal_prefix(trial: &Trial<'_>) -> Result<(), Reason> {
+    let problem = trial.causal();
+    let mut data = trial.data(&problem);
+    let before = trial.run(&problem, &data)?;
+    let row = trial.choices().below(problem.len_q());
+    let seen = if problem.len_q() == 0 { 0 } else { problem.visible_keys(row) };
+    let mut other = trial.other_data(&problem);
+    for operand in [Operand::Key, Operand::Value] {
+        for at in operand_rows(&problem, operand).filter(|[_, _, key]| *key >= seen) {
+            data.row_mut(&problem, operand, at).copy_from_slice(other.row_mut(&problem, operand, at));
+        }
+    }
+    let after = trial.run(&problem, &data)?;
+    let what = "a row moved when keys and values that it does not see changed";
+    expect_same(what, &problem, &after, &before, |[_, _, query]| query <= row)
+}
+
+/// The other sequences of a batch may be anything, NaN included.
+pub(super) fn batches_are_independent(trial: &Trial<'_>) -> Result<(), Reason> {
+    let batches = trial.case.problem.batch().max(2);
+    let problem = valid(trial.reshape(Extents { batch: batches, ..trial.extents() }).build());
+    let mut data = trial.data(&problem);
+    let before = trial.run(&problem, &data)?;
+    let kept = trial.choices().below(batches);
+    for operand in [Operand::Query, Operand::Key, Operand::Value] {
+        for at in operand_rows(&problem, operand).filter(|[batch, _, _]| *batch != kept) {
+            data.row_mut(&problem, operand, at).fill(GAP);
+        }
+    }
+    let after = trial.run(&problem, &data)?;
+    let what = "a sequence moved when the others became NaN";
+    expect_same(what, &problem, &after, &before, |[batch, _, _]| batch == kept)
+}
+
+/// The other heads may be anything, NaN included.
+pub(super) fn heads_are_independent(trial: &Trial<'_>) -> Result<(), Reason> {
+    let extents = trial.extents();
+    let problem = valid(trial.reshape(Extents { heads_kv: extents.heads_kv.max(2), ..extents }).build());
+    let mut data = trial.data(&problem);
+    let before = trial.run(&problem, &data)?;
+    let kept = trial.choices().below(problem.heads_q());
+    let kept_kv = problem.kv_head(kept);
+    for (operand, kept) in [(Operand::Query, kept), (Operand::Key, kept_kv), (Operand::Value, kept_kv)] {
+        for at in operand_rows(&problem, operand).filter(|[_, head, _]| *head != kept) {
+            data.row_mut(&problem, operand, at).fill(GAP);
+        }
+    }
+    let after = trial.run(&problem, &data)?;
+    let what = "a head moved when the others became NaN";
+    expect_same(what, &problem, &after, &before, |[_, head, _]| head == kept)
+}
+
+/// A query of NaN makes its own row NaN, where that row sees a key, and no other.
+pub(super) fn nan_query_stays_in_its_row(trial: &Trial<'_>) -> Result<(), Reason> {
+    let problem = trial.case.problem.clone();
+    let Some(chosen) = choose(trial, &problem, Operand::Query) else { return Ok(()) };
+    let mut data = trial.data(&problem);
+    let before = trial.run(&problem, &data)?;
+    data.row_mut(&problem, Operand::Query, chosen).fill(GAP);
+    let after = trial.run(&problem, &data)?;
+    let what = "a row moved when another row's query became NaN";
+    expect_same(what, &problem, &after, &before, |row| row != chosen)?;
+    match problem.visible_keys(chosen[2]) {
+        0 => expect_same("a row without keys read its query", &problem, &after, &before, |row| row == chosen),
+        _ => expect_nan(&problem, &after, |row| row == chosen),
+    }
+}
+
+/// A key of NaN makes every row NaN that sees it, and no other. Values of NaN may reach further: tensor cores multiply
+/// whole tiles, and 0 · NaN is NaN.
+pub(super) fn nan_key_reaches_only_rows_that_see_it(trial: &Trial<'_>) -> Result<(), Reason> {
+    let problem = trial.causal();
+    let Some(chosen) = choose(trial, &problem, Operand::Key) else { return Ok(()) };
+    let mut data = trial.data(&problem);
+    let before = trial.run(&problem, &data)?;
+    data.row_mut(&problem, Operand::Key, chosen).fill(GAP);
+    let after = trial.run(&problem, &data)?;
+    let [batch, kv_head, key] = chosen;
+    let sees = |row: [usize; 3]| row[0] == batch && problem.kv_head(row[1]) == kv_head && problem.visible_keys(row[2]) > key;
+    expect_same("a row moved when a key that it does not see became NaN", &problem, &after, &before, |row| !sees(row))?;
+    expect_nan(&problem, &after, sees)
+}
+
+/// Some row of an operand, where it has any.
+fn choose(trial: &Trial<'_>, problem: &Problem, operand: Operand) -> Option<[usize; 3]> {
+    let [batches, heads, length, _] = problem.shape(operand);
+    let mut choices = trial.choices();
+    (batches > 0 && length > 0).then(|| [choices.below(batches), choices.below(heads), choices.below(length)])
+}
+
+fn expect_nan(problem: &Problem, output: &Output, expected: impl Fn([usize; 3]) -> bool) -> Result<(), Reason> {
+    let rule = || "a NaN in a row's query or in a key that it sees must show in all of the row".to_owned();
+    for row in rows(problem).filter(|row| expected(*row)) {
+        for (column, bits) in output.row(problem, row).iter().enumerate() {
+            let found = problem.dtype().decode(*bits);
+            if !found.is_nan() {
+                return Err(Reason::Row { at: Position { row, column: Some(column) }, found, rule: rule() });
+            }
+        }
+        let found = f64::from(output.lse_at(problem, row));
+        if !found.is_nan() {
+            return Err(Reason::Row { at: Position { row, column: None }, found, rule: rule() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Properties of problems that are the same problem written in another way.
+
+use sdpa_core::{Layout, Mask, Operand, Problem, Strides};
+
+use super::{Extents, Trial, expect_same, no_difference, operand_rows, valid};
+use crate::verify::{Reason, difference_between};
+
+/// Strides say where the numbers lie, not what they are.
+pub(super) fn strided_is_contiguous(trial: &Trial<'_>) -> Result<(), Reason> {
+    let contiguous = valid(trial.case.problem.to_builder().layout(Layout::Bhld).build());
+    let strided = match trial.case.problem == contiguous {
+        true => padded(&contiguous),
+        false => trial.case.problem.clone(),
+    };
+    let found = trial.run(&strided, &trial.data(&strided))?;
+    let expected = trial.run(&contiguous, &trial.data(&contiguous))?;
+    let what = "strided tensors give another result than contiguous ones";
+    no_difference(what, difference_between((&strided, &found), (&contiguous, &expected), Some))
+}
+
+/// A problem with room behind every row, head and sequence, another one for each operand.
+fn padded(problem: &Problem) -> Problem {
+    Operand::ALL
+        .into_iter()
+        .fold(problem.to_builder(), |builder, operand| {
+            let [_, heads, length, head_dim] = problem.shape(operand).map(|extent| extent as i64);
+            let row = head_dim + 8 * (1 + operand as i64);
+            let head = length * row + 16;
+            builder.strides(operand, Strides { batch: heads * head + 24, head, row })
+        })
+        .build()
+        .map_or_else(|_| problem.clone(), |padded| padded)
+}
+
+/// Sharing a key head is having it several times.
+pub(super) fn grouped_is_repeated(trial: &Trial<'_>) -> Result<(), Reason> {
+    let extents = trial.extents();
+    let extents = Extents { group: extents.group.max(2), ..extents };
+    let grouped = valid(trial.reshape(extents).build());
+    let repeated = Extents { heads_kv: extents.heads_kv * extents.group, group: 1, ..extents };
+    let repeated = valid(trial.reshape(repeated).build());
+
+    let mut grouped_data = trial.data(&grouped);
+    let mut repeated_data = trial.data(&repeated);
+    for operand in [Operand::Key, Operand::Value] {
+        for [batch, head, key] in operand_rows(&repeated, operand) {
+            let shared = grouped_data.row_mut(&grouped, operand, [batch, grouped.kv_head(head), key]);
+            repeated_data.row_mut(&repeated, operand, [batch, head, key]).copy_from_slice(shared);
+        }
+    }
+    let found = trial.run(&grouped, &grouped_data)?;
+    let expected = trial.run(&repeated, &repeated_data)?;
+    let what = "shared key heads give another result than repeated ones";
+    no_difference(what, difference_between((&grouped, &found), (&repeated, &expected), Some))
+}
+
+/// With as many queries as keys, both causal masks are the same mask.
+pub(super) fn aligned_masks_agree(trial: &Trial<'_>) -> Result<(), Reason> {
+    let extents = trial.extents();
+    let length = extents.len_q.min(extents.len_kv);
+    let square = || trial.reshape(Extents { len_q: length, len_kv: length, ..extents });
+    let bottom_right = valid(square().mask(Mask::Causal).build());
+    let top_left = valid(square().mask(Mask::CausalTopLeft).build());
+    let data = trial.data(&bottom_right);
+    let found = trial.run(&top_left, &data)?;
+    let expected = trial.run(&bottom_right, &data)?;
+    expect_same("top-left and bottom-right masks differ on a square", &top_left, &found, &expected, |_| true)
+}
+
+/// Twice the query at half the scale: both are exact, so not a bit may change.
+pub(super) fn scale_folds_into_the_query(trial: &Trial<'_>) -> Result<(), Reason> {
+    let problem = &trial.case.problem;
+    let halved = valid(problem.to_builder().scale(problem.scale() / 2.0).build());
+    let data = trial.data(problem);
+    let mut doubled = data.clone();
+    for at in operand_rows(problem, Operand::Query) {
+        for bits in doubled.row_mut(problem, Operand::Query, at) {
+            // No regime comes near enough to f16's largest number for this to overflow.
+            *bits = problem.dtype().encode(2.0 * problem.dtype().decode(*bits));
+        }
+    }
+    let expected = trial.run(problem, &data)?;
+    let found = trial.run(&halved, &doubled)?;
+    expect_same("twice the query at half the scale differs", problem, &found, &expected, |_| true)
+}

@@ -1,0 +1,190 @@
+//! What must be true of attention whatever the numbers are. Each property takes any case, bends it to its own question
+//! and compares runs with one another, mostly bit for bit, so that no tolerance can hide a fault.
+
+mod independence;
+mod layouts;
+mod values;
+
+use sdpa_core::{Attention, Device, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError};
+
+use crate::case::Case;
+use crate::execute::{Output, Surroundings, execute};
+use crate::random::Random;
+use crate::regime::Data;
+use crate::verify::{Difference, Failure, Reason, Thoroughness, difference, verify_data};
+
+/// Calls `$callback!` once with the names of all properties, behind whatever else it is given in brackets.
+#[macro_export]
+macro_rules! for_each_property {
+    ($callback:ident, [$($context:tt)*]) => {
+        $callback! {
+            [$($context)*]
+            matches_reference
+            causal_prefix
+            batches_are_independent
+            heads_are_independent
+            nan_query_stays_in_its_row
+            nan_key_reaches_only_rows_that_see_it
+            strided_is_contiguous
+            grouped_is_repeated
+            aligned_masks_agree
+            scale_folds_into_the_query
+            key_order_does_not_matter
+            constant_values_come_back
+            single_key_gives_its_value
+            output_lies_within_the_values
+            rows_without_keys_are_zero
+            empty_lengths
+        }
+    };
+}
+
+/// One property: a name and a question put to a generation.
+#[derive(Clone, Copy, Debug)]
+pub struct Property {
+    /// Name, as in test names and on the command line.
+    pub name: &'static str,
+    ask: fn(&Trial<'_>) -> Result<(), Reason>,
+}
+
+macro_rules! list {
+    ([] $($name:ident)*) => {
+        /// Every property, the comparison with the oracle first.
+        pub const ALL: &[Property] = &[$(Property { name: stringify!($name), ask: questions::$name }),*];
+    };
+}
+for_each_property!(list, []);
+
+/// Where [`ALL`] finds them all.
+mod questions {
+    pub(super) use super::independence::*;
+    pub(super) use super::layouts::*;
+    pub(super) use super::matches_reference;
+    pub(super) use super::values::*;
+}
+
+/// The property with this name.
+pub fn find(name: &str) -> Option<&'static Property> {
+    ALL.iter().find(|property| property.name == name)
+}
+
+impl Property {
+    /// Asks whether the property holds for a generation, starting from this case.
+    ///
+    /// # Errors
+    /// [`Failure`], also where the generation declines the problem that the case becomes: see [`Failure::unsupported`].
+    pub fn check(&self, device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<(), Failure> {
+        (self.ask)(&Trial { device, generation, case })
+            .map_err(|reason| Failure::new(device, generation, case, self.name, reason))
+    }
+}
+
+/// A generation on a device, and the case it is asked about.
+struct Trial<'a> {
+    device: &'a dyn Device,
+    generation: &'a dyn Attention,
+    case: &'a Case,
+}
+
+impl Trial<'_> {
+    fn run(&self, problem: &Problem, data: &Data) -> Result<Output, Reason> {
+        self.device.set_schedule(self.case.schedule);
+        Ok(execute(self.device, self.generation, problem, data, Surroundings::Guarded)?)
+    }
+
+    /// The regime's numbers for another problem than the case's own.
+    fn data(&self, problem: &Problem) -> Data {
+        self.case.regime.generate(problem, self.case.seed)
+    }
+
+    /// Other numbers of the same kind.
+    fn other_data(&self, problem: &Problem) -> Data {
+        self.case.regime.generate(problem, self.case.seed.wrapping_add(1))
+    }
+
+    /// Choices that belong to the case.
+    fn choices(&self) -> Random {
+        Random::new(self.case.seed, &[0x6368_6f69_6365])
+    }
+
+    /// The case's extents, to change some of them.
+    fn extents(&self) -> Extents {
+        let problem = &self.case.problem;
+        Extents {
+            batch: problem.batch(),
+            heads_kv: problem.heads_kv(),
+            group: problem.heads_q() / problem.heads_kv(),
+            len_q: problem.len_q(),
+            len_kv: problem.len_kv(),
+        }
+    }
+
+    /// The case's problem with other extents: in one of the two contiguous layouts, since its own strides would no
+    /// longer fit.
+    fn reshape(&self, extents: Extents) -> ProblemBuilder {
+        let (old, Extents { batch, heads_kv, group, len_q, len_kv }) = (&self.case.problem, extents);
+        Problem::new(batch, heads_kv * group, len_q, old.head_dim())
+            .heads_kv(heads_kv)
+            .len_kv(len_kv)
+            .dtype(old.dtype())
+            .mask(old.mask())
+            .scale(old.scale())
+            .layout(if self.case.seed.is_multiple_of(2) { Layout::Bhld } else { Layout::Blhd })
+    }
+
+    /// The case's problem with a causal mask.
+    fn causal(&self) -> Problem {
+        match self.case.problem.mask() {
+            Mask::Full => valid(self.case.problem.to_builder().mask(Mask::Causal).build()),
+            Mask::Causal | Mask::CausalTopLeft => self.case.problem.clone(),
+        }
+    }
+}
+
+/// The extents of a problem that properties change.
+#[derive(Clone, Copy)]
+struct Extents {
+    batch: usize,
+    heads_kv: usize,
+    /// Query heads for each key head.
+    group: usize,
+    len_q: usize,
+    len_kv: usize,
+}
+
+/// What a property builds of a valid problem is valid.
+fn valid(problem: Result<Problem, ProblemError>) -> Problem {
+    problem.expect("a valid problem stays valid when a property changes it")
+}
+
+fn matches_reference(trial: &Trial<'_>) -> Result<(), Reason> {
+    let (problem, thoroughness) = (&trial.case.problem, Thoroughness::for_problem(&trial.case.problem));
+    let data = trial.case.data();
+    verify_data(trial.device, trial.generation, problem, &data, trial.case.schedule, thoroughness).map(drop)
+}
+
+/// The rows that `compared` names have the same bits in both outputs.
+fn expect_same(
+    what: &'static str,
+    problem: &Problem,
+    found: &Output,
+    expected: &Output,
+    compared: impl Fn([usize; 3]) -> bool,
+) -> Result<(), Reason> {
+    no_difference(what, difference(problem, found, expected, compared))
+}
+
+fn no_difference(what: &'static str, difference: Option<Difference>) -> Result<(), Reason> {
+    match difference {
+        None => Ok(()),
+        Some(difference) => Err(Reason::Differs { what, difference }),
+    }
+}
+
+/// Every `[batch, head, position]` of an operand.
+fn operand_rows(problem: &Problem, operand: Operand) -> impl Iterator<Item = [usize; 3]> {
+    let [batches, heads, length, _] = problem.shape(operand);
+    (0..batches).flat_map(move |batch| {
+        (0..heads).flat_map(move |head| (0..length).map(move |position| [batch, head, position]))
+    })
+}

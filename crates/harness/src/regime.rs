@@ -1,0 +1,205 @@
+//! What the numbers in a problem look like. Each regime goes where a kind of kernel bug shows.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sdpa_core::{Operand, Problem};
+use sdpa_ref::Inputs;
+
+use crate::random::Random;
+
+/// Bits of the elements between the rows of a strided input: NaN in f16 and in bf16, so that a kernel which reads
+/// what is not its own shows it in the output.
+pub const GAP: u16 = 0x7fff;
+
+/// Element bits of the three inputs, each strided as its problem says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Data {
+    /// Q, [`Problem::span`] elements.
+    pub query: Vec<u16>,
+    /// K.
+    pub key: Vec<u16>,
+    /// V.
+    pub value: Vec<u16>,
+}
+
+impl Data {
+    /// The inputs as the oracle takes them.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs { query: &self.query, key: &self.key, value: &self.value }
+    }
+
+    /// The bits of one input.
+    ///
+    /// # Panics
+    /// For the output, which is no input.
+    pub fn operand_mut(&mut self, operand: Operand) -> &mut Vec<u16> {
+        match operand {
+            Operand::Query => &mut self.query,
+            Operand::Key => &mut self.key,
+            Operand::Value => &mut self.value,
+            Operand::Output => panic!("the output is no input"),
+        }
+    }
+
+    /// The row `[batch, head, position]` of an input.
+    pub fn row_mut(&mut self, problem: &Problem, operand: Operand, row: [usize; 3]) -> &mut [u16] {
+        let start = problem.row_offset(operand, row[0], row[1], row[2]);
+        &mut self.operand_mut(operand)[start..start + problem.head_dim()]
+    }
+}
+
+/// How the values of Q, K and V are drawn. `N` is a fresh standard normal number, a *logit* is `scale · q·k`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Regime {
+    /// Q, K, V = N: logits of standard deviation 1 at the default scale.
+    Normal,
+    /// Q = 8·N: logits of standard deviation 8, so that a few keys of each row have all the weight.
+    Peaked,
+    /// The logit of key j is about j/8: every key is the largest so far, so that every tile rescales what was summed.
+    Ascending,
+    /// Key j is the unit vector j mod head_dim and each query asks for one of them with a logit of 12: a row or a
+    /// column mistaken for another picks another value.
+    OneHot,
+    /// Whole numbers from −2 to 2, three in four of them 0: every product and every score is exact.
+    Integers,
+    /// V is the same for every key of a head, so the output is V whatever the weights are.
+    ConstantValues,
+    /// K = N + 30 and V = N + 1000: softmax forgets what all keys share, and rounding must not.
+    Offset,
+    /// N(0, 1) + N(0, 100)·Bernoulli(0.001) (means and variances), what activations of language models look like.
+    Outliers,
+    /// Logits of magnitude 10⁵: one key has all the weight, and exp of anything not shifted overflows.
+    HugeLogits,
+}
+
+impl Regime {
+    /// All, the plainest first.
+    pub const ALL: [Self; 9] = [
+        Self::Normal,
+        Self::Peaked,
+        Self::Ascending,
+        Self::OneHot,
+        Self::Integers,
+        Self::ConstantValues,
+        Self::Offset,
+        Self::Outliers,
+        Self::HugeLogits,
+    ];
+
+    /// Name, as in the text of a case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Peaked => "peaked",
+            Self::Ascending => "ascending",
+            Self::OneHot => "one-hot",
+            Self::Integers => "integers",
+            Self::ConstantValues => "constant-values",
+            Self::Offset => "offset",
+            Self::Outliers => "outliers",
+            Self::HugeLogits => "huge-logits",
+        }
+    }
+
+    /// Draws Q, K and V. A row depends on the seed, its operand, batch, head and position, and on no length and no
+    /// stride: the same problem in another layout holds the same numbers. Elements between rows are [`GAP`].
+    pub fn generate(self, problem: &Problem, seed: u64) -> Data {
+        let operand = |operand| self.operand(problem, seed, operand);
+        Data { query: operand(Operand::Query), key: operand(Operand::Key), value: operand(Operand::Value) }
+    }
+
+    fn operand(self, problem: &Problem, seed: u64, operand: Operand) -> Vec<u16> {
+        let mut bits = vec![GAP; problem.span(operand)];
+        let [batches, heads, length, head_dim] = problem.shape(operand);
+        for batch in 0..batches {
+            for head in 0..heads {
+                for position in 0..length {
+                    let start = problem.row_offset(operand, batch, head, position);
+                    let stream = [operand as u64, batch as u64, head as u64, position as u64];
+                    let row = &mut bits[start..start + head_dim];
+                    for (element, value) in row.iter_mut().zip(self.row(problem, seed, operand, stream)) {
+                        *element = problem.dtype().encode(value);
+                    }
+                }
+            }
+        }
+        bits
+    }
+
+    /// The values of one row.
+    fn row(self, problem: &Problem, seed: u64, operand: Operand, stream: [u64; 4]) -> Vec<f64> {
+        let head_dim = problem.head_dim();
+        let scale = f64::from(problem.scale());
+        let mut random = Random::new(seed, &stream);
+        let mut normals = |mean: f64, deviation: f64| -> Vec<f64> {
+            (0..head_dim).map(|_| mean + deviation * random.normal()).collect()
+        };
+        match (self, operand) {
+            (Self::Peaked, Operand::Query) => normals(0.0, 8.0),
+            (Self::Ascending, Operand::Query) => {
+                let mut row = normals(0.0, 0.1);
+                row[0] = query_for_unit_logit(scale);
+                row
+            }
+            (Self::Ascending, Operand::Key) => {
+                let mut row = normals(0.0, 0.1);
+                row[0] = stream[3] as f64 / 8.0;
+                row
+            }
+            (Self::OneHot, Operand::Query) => unit(head_dim, random.below(head_dim), 12.0 * query_for_unit_logit(scale)),
+            (Self::OneHot, Operand::Key) => unit(head_dim, stream[3] as usize % head_dim, 1.0),
+            (Self::Integers, _) => (0..head_dim)
+                .map(|_| [-2.0, -1.0, 1.0, 2.0].get(random.below(16)).copied().unwrap_or(0.0))
+                .collect(),
+            (Self::ConstantValues, Operand::Value) => {
+                let mut shared = Random::new(seed, &stream[..3]);
+                (0..head_dim).map(|_| shared.normal()).collect()
+            }
+            (Self::Offset, Operand::Key) => normals(30.0, 1.0),
+            (Self::Offset, Operand::Value) => normals(1000.0, 1.0),
+            (Self::Outliers, _) => (0..head_dim)
+                .map(|_| random.normal() + if random.chance(0.001) { 10.0 * random.normal() } else { 0.0 })
+                .collect(),
+            (Self::HugeLogits, Operand::Query | Operand::Key) => {
+                // Scores of standard deviation deviation²·√head_dim. Beyond 4000 f16 would run out of range.
+                let score = 1e5 / scale.abs().max(f64::MIN_POSITIVE);
+                normals(0.0, (score / (head_dim as f64).sqrt()).sqrt().min(4000.0))
+            }
+            _ => normals(0.0, 1.0),
+        }
+    }
+}
+
+/// What a query's element must be for a logit of 1 where the key has 1, with f16's range in mind.
+fn query_for_unit_logit(scale: f64) -> f64 {
+    if scale == 0.0 { 1.0 } else { (1.0 / scale).clamp(-1000.0, 1000.0) }
+}
+
+fn unit(length: usize, index: usize, value: f64) -> Vec<f64> {
+    let mut row = vec![0.0; length];
+    row[index] = value;
+    row
+}
+
+impl fmt::Display for Regime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Regime {
+    type Err = UnknownRegime;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::ALL.into_iter().find(|regime| regime.name() == name).ok_or_else(|| UnknownRegime { found: name.to_owned() })
+    }
+}
+
+/// No regime has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no value regime {found:?}; there are {}", Regime::ALL.map(Regime::name).join(", "))]
+pub struct UnknownRegime {
+    /// What was asked for.
+    pub found: String,
+}

@@ -1,0 +1,115 @@
+//! What ran and what was declined, told at the end of each test.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sdpa_core::{Device, Unsupported};
+
+/// A line that is seen whether or not the test passes: the test harness captures `println!`, not the stream itself.
+pub(super) fn say(line: &str) {
+    // Nobody to tell that nobody is listening.
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Counts what ran and what was declined in the process that runs the cases, and hands it to the one that reports.
+#[derive(Clone)]
+pub(super) struct Tally {
+    test: &'static str,
+    file: PathBuf,
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    device: String,
+    ran: u32,
+    declined: BTreeMap<String, u32>,
+    text: String,
+    /// Some case failed because it could not be run.
+    unjudged: bool,
+}
+
+impl Tally {
+    pub(super) fn new(test: &'static str, forks: bool) -> Self {
+        let is_child = std::env::var_os("_PROPTEST_FORKFILE").is_some();
+        let owner = if forks && is_child { parent_process() } else { std::process::id() };
+        let file = std::env::temp_dir().join(format!("sdpa-{owner}-{}.tally", test.replace("::", ".")));
+        Self { test, file, counts: Arc::default() }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut counts);
+        let Counts { device, ran, declined, text, unjudged } = &*counts;
+        let mut line = format!("{}: ", self.test.split_once("::").map_or(self.test, |(_, name)| name));
+        match text.is_empty() {
+            true => line += &format!("{ran} cases on {device}"),
+            false => line += &format!("{text} (on {device})"),
+        }
+        if !declined.is_empty() {
+            let reasons: Vec<String> = declined.iter().map(|(reason, count)| format!("{count} × {reason}")).collect();
+            line += &format!("; declined: {}", reasons.join(", "));
+        }
+        if *unjudged {
+            line += UNJUDGED;
+        }
+        // Without the line the report is shorter; the verdict is the same.
+        let _ = std::fs::write(&self.file, line);
+    }
+
+    pub(super) fn runs_on(&self, device: &dyn Device) {
+        self.update(|counts| counts.device = device.name());
+    }
+
+    pub(super) fn count(&self, declined: Option<&Unsupported>) {
+        self.update(|counts| match declined {
+            None => counts.ran += 1,
+            Some(reason) => *counts.declined.entry(kind_of(reason)).or_default() += 1,
+        });
+    }
+
+    pub(super) fn say(&self, text: String) {
+        self.update(|counts| counts.text = text);
+    }
+
+    pub(super) fn failed(&self, judged: bool) {
+        self.update(|counts| counts.unjudged |= !judged);
+    }
+
+    /// Says what the process that ran the cases counted. False where a case could not be run at all.
+    pub(super) fn report(&self) -> bool {
+        let Ok(line) = std::fs::read_to_string(&self.file) else { return true };
+        let _ = std::fs::remove_file(&self.file);
+        say(&line);
+        !line.ends_with(UNJUDGED)
+    }
+}
+
+/// Ends the report of a test in which a case could not be run.
+const UNJUDGED: &str = "; some could not be run";
+
+#[cfg(unix)]
+fn parent_process() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
+/// Elsewhere a process does not know its parent: the counts are not reported.
+#[cfg(not(unix))]
+fn parent_process() -> u32 {
+    std::process::id()
+}
+
+/// A reason without the figures of the case, so that equal reasons are counted together.
+fn kind_of(reason: &Unsupported) -> String {
+    match reason {
+        Unsupported::Dtype { dtype, .. } => format!("no {dtype} kernel"),
+        Unsupported::HeadDim { largest, .. } => format!("head_dim over {largest}"),
+        Unsupported::Stride { multiple, .. } => format!("stride no multiple of {multiple}"),
+        Unsupported::ComputeCapability { needed, .. } => format!("needs compute capability {}.{}", needed.0, needed.1),
+        Unsupported::SharedMemory { kernel, .. } => format!("{kernel} does not fit shared memory"),
+        Unsupported::Grid { .. } => "grid too large".to_owned(),
+        Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),
+    }
+}

@@ -1,0 +1,138 @@
+//! Which problems to time.
+
+use std::str::FromStr;
+
+use sdpa_core::{Dtype, Mask, Problem, ProblemError};
+
+use crate::acceptance;
+
+/// Sizes of a problem without its element type and mask: `B,H,L,d[,Hkv][,Lq]` on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Query heads.
+    pub heads_q: usize,
+    /// Keys a head.
+    pub len_kv: usize,
+    /// Elements a vector.
+    pub head_dim: usize,
+    /// Key and value heads.
+    pub heads_kv: usize,
+    /// Queries a head.
+    pub len_q: usize,
+}
+
+/// Why a text is no shape.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{found:?} is no shape: it is B,H,L,d with Hkv and Lq after it where they differ, e.g. 1,8,512,64 or 8,32,4096,128,8,1")]
+pub struct ShapeError {
+    found: String,
+}
+
+impl FromStr for Shape {
+    type Err = ShapeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ShapeError { found: text.to_owned() };
+        let numbers: Vec<usize> =
+            text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map_err(|_| error())?;
+        let [batch, heads_q, len_kv, head_dim] = *numbers.first_chunk().ok_or_else(error)?;
+        let (heads_kv, len_q) = match numbers[4..] {
+            [] => (heads_q, len_kv),
+            [heads_kv] => (heads_kv, len_kv),
+            [heads_kv, len_q] => (heads_kv, len_q),
+            _ => return Err(error()),
+        };
+        Ok(Self { batch, heads_q, len_kv, head_dim, heads_kv, len_q })
+    }
+}
+
+impl Shape {
+    /// Self-attention with as many key heads as query heads.
+    pub const fn square([batch, heads, length, head_dim]: [usize; 4]) -> Self {
+        Self { batch, heads_q: heads, len_kv: length, head_dim, heads_kv: heads, len_q: length }
+    }
+
+    /// The contiguous problem of this shape.
+    ///
+    /// # Errors
+    /// [`ProblemError`] where the sizes make none.
+    pub fn problem(&self, dtype: Dtype, mask: Mask) -> Result<Problem, ProblemError> {
+        Problem::new(self.batch, self.heads_q, self.len_q, self.head_dim)
+            .heads_kv(self.heads_kv)
+            .len_kv(self.len_kv)
+            .dtype(dtype)
+            .mask(mask)
+            .build()
+    }
+}
+
+/// Shapes that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grid {
+    /// The gate's three shapes.
+    Acceptance,
+    /// 16 K positions in batches of 512 to 16 K, 2048 wide, at each head dimension: what papers report.
+    Targets,
+    /// One short sequence: launches and waves count more than arithmetic.
+    Short,
+    /// One query over a cache, four query heads a key head.
+    Decode,
+}
+
+impl Grid {
+    /// Its shapes, in the order they are timed.
+    pub fn shapes(self) -> Vec<Shape> {
+        match self {
+            Self::Acceptance => acceptance::SHAPES.map(Shape::square).to_vec(),
+            Self::Targets => [64, 128, 256]
+                .into_iter()
+                .flat_map(|head_dim| {
+                    [512, 1024, 2048, 4096, 8192, 16384]
+                        .map(|length| Shape::square([16384 / length, 2048 / head_dim, length, head_dim]))
+                })
+                .collect(),
+            Self::Short => [64, 128]
+                .into_iter()
+                .flat_map(|head_dim| [64, 128, 256, 512, 1024].map(|length| Shape::square([1, 8, length, head_dim])))
+                .collect(),
+            Self::Decode => [1, 16]
+                .into_iter()
+                .flat_map(|batch| {
+                    [1024, 4096, 16384].map(|len_kv| Shape {
+                        heads_kv: 8,
+                        len_q: 1,
+                        ..Shape::square([batch, 32, len_kv, 128])
+                    })
+                })
+                .collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_read() {
+        assert_eq!("1,8,512,64".parse(), Ok(Shape::square([1, 8, 512, 64])));
+        let decode: Shape = "8, 32, 4096, 128, 8, 1".parse().unwrap();
+        assert_eq!((decode.heads_kv, decode.len_q, decode.len_kv), (8, 1, 4096));
+        for wrong in ["", "1,8,512", "1,8,512,64,8,1,9", "1,8,512,x", "1x8x512x64"] {
+            assert!(wrong.parse::<Shape>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn every_grid_holds_valid_problems() {
+        for grid in [Grid::Acceptance, Grid::Targets, Grid::Short, Grid::Decode] {
+            for shape in grid.shapes() {
+                shape.problem(Dtype::Bf16, Mask::Causal).unwrap();
+            }
+        }
+        assert_eq!(Grid::Targets.shapes()[0], Shape::square([32, 32, 512, 64]));
+        assert_eq!(Grid::Targets.shapes()[17], Shape::square([1, 8, 16384, 256]));
+    }
+}

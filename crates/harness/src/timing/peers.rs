@@ -1,0 +1,165 @@
+//! Other people's kernels, timed by `bench/peers.py` in the same minutes: one question and one answer a line.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use sdpa_core::Problem;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Cache, Contender, Options};
+
+/// Why the peers do not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// Python did not start.
+    #[error("{python} did not start: {source}")]
+    Start {
+        /// The interpreter tried.
+        python: String,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// It ended, or said something that is no answer; its own words are on standard error.
+    #[error("bench/peers.py gave no answer to {question}: {reason}")]
+    NoAnswer {
+        /// What it was asked.
+        question: String,
+        /// What came instead.
+        reason: String,
+    },
+    /// It answered that it cannot.
+    #[error("bench/peers.py: {0}")]
+    Refused(String),
+}
+
+/// A running `bench/peers.py --serve`.
+pub struct Peers {
+    process: Child,
+    pipes: RefCell<Pipes>,
+    /// What it says of itself: versions above all.
+    pub environment: Map<String, Value>,
+}
+
+struct Pipes {
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+/// What the peers say to a problem.
+#[derive(Debug, Deserialize)]
+struct Ready {
+    peers: Vec<String>,
+    skipped: BTreeMap<String, String>,
+}
+
+impl Peers {
+    /// Starts the script with this Python.
+    ///
+    /// # Errors
+    /// [`PeerError`] where Python, PyTorch or the GPU is missing.
+    pub fn start(python: &str) -> Result<Self, PeerError> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/peers.py");
+        let started = Command::new(python)
+            .arg(script)
+            .arg("--serve")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|source| PeerError::Start { python: python.to_owned(), source });
+        let mut process = started?;
+        let (Some(questions), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
+            unreachable!("both pipes were asked for")
+        };
+        let pipes = RefCell::new(Pipes { questions, answers: BufReader::new(answers) });
+        let mut peers = Self { process, pipes, environment: Map::new() };
+        match peers.ask(&json!({"hello": true}))? {
+            Value::Object(environment) => peers.environment = environment,
+            _ => return Err(PeerError::Refused("its greeting is no object".to_owned())),
+        }
+        Ok(peers)
+    }
+
+    /// Makes the peers ready for a problem, each checked against f32 arithmetic first: the names of those that are
+    /// ready, and why others are not.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn prepare(
+        &self,
+        problem: &Problem,
+        options: &Options,
+    ) -> Result<(Vec<String>, BTreeMap<String, String>), PeerError> {
+        let question = json!({"prepare": {
+            "batch": problem.batch(),
+            "heads_q": problem.heads_q(),
+            "heads_kv": problem.heads_kv(),
+            "len_q": problem.len_q(),
+            "len_kv": problem.len_kv(),
+            "head_dim": problem.head_dim(),
+            "dtype": problem.dtype().name(),
+            "mask": problem.mask().name(),
+            "cold": options.cache == Cache::Cold,
+            "sample_ms": options.sample.as_secs_f64() * 1e3,
+        }});
+        let answer = self.ask(&question)?;
+        let ready: Ready = serde_json::from_value(answer)
+            .map_err(|error| PeerError::NoAnswer { question: "prepare".to_owned(), reason: error.to_string() })?;
+        Ok((ready.peers, ready.skipped))
+    }
+
+    /// A peer that [`prepare`](Self::prepare) named, as a contender.
+    pub fn contender<'p>(&'p self, name: &str) -> impl Contender<Error = PeerError> + use<'p> {
+        Peer { peers: self, name: name.to_owned() }
+    }
+
+    fn ask(&self, question: &Value) -> Result<Value, PeerError> {
+        let no_answer = |reason: String| {
+            let question = question.as_object().and_then(|question| question.keys().next()).cloned();
+            PeerError::NoAnswer { question: question.unwrap_or_default(), reason }
+        };
+        let Pipes { questions, answers } = &mut *self.pipes.borrow_mut();
+        let mut line = question.to_string();
+        line.push('\n');
+        questions.write_all(line.as_bytes()).and_then(|()| questions.flush()).map_err(|error| no_answer(error.to_string()))?;
+        let mut answer = String::new();
+        match answers.read_line(&mut answer) {
+            Ok(0) => return Err(no_answer("it ended".to_owned())),
+            Ok(_) => {}
+            Err(error) => return Err(no_answer(error.to_string())),
+        }
+        let answer: Value = serde_json::from_str(&answer).map_err(|_| no_answer(answer.trim().to_owned()))?;
+        match answer.get("error").and_then(Value::as_str) {
+            Some(error) => Err(PeerError::Refused(error.to_owned())),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        // It holds GPU memory and has nothing to save. Where it has ended already there is nothing to do.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Peer<'p> {
+    peers: &'p Peers,
+    name: String,
+}
+
+impl Contender for Peer<'_> {
+    type Error = PeerError;
+
+    fn sample(&mut self) -> Result<f64, PeerError> {
+        let answer = self.peers.ask(&json!({"sample": self.name}))?;
+        answer.get("us").and_then(Value::as_f64).ok_or_else(|| PeerError::NoAnswer {
+            question: "sample".to_owned(),
+            reason: answer.to_string(),
+        })
+    }
+}

@@ -1,0 +1,316 @@
+//! The proof of one case: a generation's result against the oracle, its memory, and itself.
+
+use std::fmt;
+
+use sdpa_core::{Attention, Device, Error, Problem, Unsupported};
+use sdpa_ref::{Check, Found, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
+
+use crate::case::Case;
+use crate::execute::{MemoryFault, Output, Position, RunError, Surroundings, execute, rows};
+use crate::random::Random;
+use crate::regime::Data;
+
+/// How thoroughly to verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thoroughness {
+    /// Query rows a head to compare with the oracle, which is slow in f64; `None` compares all. Memory and repetition
+    /// are checked everywhere, always.
+    pub rows: Option<usize>,
+    /// Runs after the first, each of which must give the same bits.
+    pub repetitions: u32,
+}
+
+impl Default for Thoroughness {
+    fn default() -> Self {
+        Self { rows: None, repetitions: 1 }
+    }
+}
+
+impl Thoroughness {
+    /// Every row of problems whose oracle takes less than about a second, 256 rows a head of larger ones.
+    pub fn for_problem(problem: &Problem) -> Self {
+        /// 4·b·h·q·kv·d: (1, 8, 512, 64) is 0.5 G and takes the oracle a few tenths of a second.
+        const ORACLE_OPERATIONS: f64 = 1e9;
+        let rows = (problem.flops() > ORACLE_OPERATIONS).then_some(256);
+        Self { rows, ..Self::default() }
+    }
+}
+
+/// A case that a generation failed, or declined.
+#[derive(Debug)]
+pub struct Failure {
+    /// Which generation.
+    pub generation: &'static str,
+    /// On which device.
+    pub device: String,
+    /// What it was given.
+    pub case: Case,
+    /// Which check it failed; `matches_reference` or another property's name.
+    pub property: &'static str,
+    /// What went wrong.
+    pub reason: Box<Reason>,
+}
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// The device or the generation refused, or the kernel failed while it ran. [`Error::Unsupported`] is no failure.
+    #[error(transparent)]
+    Device(#[from] Error),
+    /// Memory around the result is not as a right kernel leaves it.
+    #[error(transparent)]
+    Memory(#[from] MemoryFault),
+    /// The result is wrong.
+    #[error(transparent)]
+    Mismatch(#[from] Box<Mismatch>),
+    /// The oracle could not be asked.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// Two results that must be the same bits are not.
+    #[error("{what}: {difference}")]
+    Differs {
+        /// Which two.
+        what: &'static str,
+        /// Where and how.
+        difference: Difference,
+    },
+    /// A row breaks a property.
+    #[error("{at} is {found}: {rule}")]
+    Row {
+        /// Where.
+        at: Position,
+        /// The value there.
+        found: f64,
+        /// What it should be.
+        rule: String,
+    },
+}
+
+/// Where two results differ.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// The first differing element.
+    pub first: Position,
+    /// Its value and the value it should have.
+    pub values: (f64, f64),
+    /// Rows that differ.
+    pub rows: usize,
+    /// Rows compared.
+    pub of: usize,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (found, expected) = self.values;
+        let what = if self.first.column.is_some() { "out" } else { "lse" };
+        write!(f, "{what}{} is {found:e}, was {expected:e}; {} of {} rows differ", self.first, self.rows, self.of)
+    }
+}
+
+impl From<RunError> for Reason {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Device(error) => Self::Device(error),
+            RunError::Memory(fault) => Self::Memory(fault),
+        }
+    }
+}
+
+impl Failure {
+    pub(crate) fn new(
+        device: &dyn Device,
+        generation: &dyn Attention,
+        case: &Case,
+        property: &'static str,
+        reason: impl Into<Reason>,
+    ) -> Self {
+        let reason = Box::new(reason.into());
+        Self { generation: generation.generation().id, device: device.name(), case: case.clone(), property, reason }
+    }
+
+    /// Why the generation declined the case, where it did: the one outcome that counts as skipped, not as failed.
+    pub fn unsupported(&self) -> Option<&Unsupported> {
+        match &*self.reason {
+            Reason::Device(Error::Unsupported(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// True where every later CUDA call of this process will fail, too.
+    pub fn is_sticky(&self) -> bool {
+        matches!(&*self.reason, Reason::Device(error) if error.is_sticky())
+    }
+
+    /// True where the kernel ran and was found wrong; false where it could not be run or judged at all.
+    pub fn is_verdict(&self) -> bool {
+        match &*self.reason {
+            Reason::Device(error) => matches!(error, Error::Sticky { .. } | Error::Findings { .. }),
+            Reason::Reference(_) => false,
+            Reason::Memory(_) | Reason::Mismatch(_) | Reason::Differs { .. } | Reason::Row { .. } => true,
+        }
+    }
+
+    /// What to look at first.
+    pub fn hint(&self) -> &'static str {
+        let problem = &self.case.problem;
+        match &*self.reason {
+            Reason::Device(Error::Findings { .. }) => "each finding names its source line and both threads",
+            Reason::Device(Error::Sticky { .. }) => "an address or an alignment: run the command under compute-sanitizer",
+            Reason::Device(_) | Reason::Reference(_) => "the kernel did not run: see the error",
+            Reason::Memory(MemoryFault::Unwritten { .. }) => "who owns these rows: is every row and column stored by somebody?",
+            Reason::Memory(_) => "the bounds of the last tile's stores, and strides",
+            Reason::Differs { .. } => "ownership of rows: a race, or a read of what is not this row's",
+            Reason::Row { .. } => "the softmax invariants: maximum, rescaling, normaliser, and what a masked key weighs",
+            Reason::Mismatch(mismatch) => match mismatch.check {
+                Check::Lse | Check::LseRms => "the softmax invariants: maximum and sum, and ln 2",
+                Check::Nan => "masked keys, padding and empty rows: what multiplies 0, what subtracts −∞",
+                _ if problem.mask().is_causal() => "the mask's diagonal and the last key tile; then the softmax invariants",
+                _ if problem.head_dim() > 64 => "shared-memory indexing at d = 128; then ownership of rows",
+                _ => "the last key tile, ownership of rows, the softmax invariants",
+            },
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { generation, device, case, property, reason } = self;
+        writeln!(f, "{generation} fails {property} on {device}")?;
+        writeln!(f, "  case       {case}")?;
+        writeln!(f, "  {reason}")?;
+        writeln!(f, "  look at    {}", self.hint())?;
+        write!(f, "  repeat     {}", repeat_command(generation, property, case))
+    }
+}
+
+/// The command that asks this of a generation again.
+pub(crate) fn repeat_command(generation: &str, property: &str, case: &Case) -> String {
+    let option = match property {
+        MATCHES_REFERENCE => String::new(),
+        name => format!(" --property {name}"),
+    };
+    case.repeat_command(generation) + &option
+}
+
+impl std::error::Error for Failure {}
+
+/// Name of the property that [`verify`] proves.
+pub const MATCHES_REFERENCE: &str = "matches_reference";
+
+/// Proves a generation on one case: the result is as near the oracle as its dtype allows, every element is written and
+/// nothing else, and a second run (in another order on the interpreter, and with nothing around the tensors) gives the
+/// same bits. Of problems that are slow in f64 a sample of rows is compared with the oracle.
+///
+/// # Errors
+/// [`Failure`], also where the generation declines the case: see [`Failure::unsupported`].
+pub fn verify(device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<Measured, Failure> {
+    verify_thoroughly(device, generation, case, Thoroughness::for_problem(&case.problem))
+}
+
+/// [`verify`], as thoroughly as told.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_thoroughly(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    case: &Case,
+    thoroughness: Thoroughness,
+) -> Result<Measured, Failure> {
+    // Declined before the numbers are made.
+    generation
+        .plan(&case.problem, device.limits())
+        .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, Error::from(reason)))?;
+    verify_data(device, generation, &case.problem, &case.data(), case.schedule, thoroughness)
+        .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
+}
+
+/// [`verify`] on numbers of your own.
+///
+/// # Errors
+/// [`Reason`].
+pub fn verify_data(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    problem: &Problem,
+    data: &Data,
+    schedule: u64,
+    thoroughness: Thoroughness,
+) -> Result<Measured, Reason> {
+    device.set_schedule(schedule);
+    let output = execute(device, generation, problem, data, Surroundings::Guarded)?;
+    for repetition in 1..=u64::from(thoroughness.repetitions) {
+        device.set_schedule(schedule.wrapping_add(repetition));
+        let again = execute(device, generation, problem, data, Surroundings::Exact)?;
+        if let Some(difference) = difference(problem, &again, &output, |_| true) {
+            return Err(Reason::Differs { what: "a second run of the same input differs", difference });
+        }
+    }
+    let rows = thoroughness.rows.map(|count| sample_rows(problem, count));
+    let reference = Reference::compute(problem, &data.inputs(), rows.as_ref())?;
+    Ok(judge(&reference, &output, generation)?)
+}
+
+/// The oracle's verdict on an output, by what the generation promises.
+pub(crate) fn judge(
+    reference: &Reference,
+    output: &Output,
+    generation: &dyn Attention,
+) -> Result<Measured, Box<Mismatch>> {
+    let tolerance = Tolerance { factor: generation.generation().accuracy.factor(), ..Tolerance::default() };
+    reference.judge(&Found { out: &output.out, lse: Some(&output.lse) }, &tolerance)
+}
+
+/// About `count` query positions of every head: the first and the last 64, where tiles begin and end raggedly, and
+/// random ones between them.
+pub(crate) fn sample_rows(problem: &Problem, count: usize) -> Rows {
+    /// The largest query tile of any generation so far.
+    const EDGE: usize = 64;
+    let length = problem.len_q();
+    let mut random = Random::new(length as u64, &[]);
+    let edges = (0..EDGE.min(length)).chain(length.saturating_sub(EDGE)..length);
+    let between = (0..count.saturating_sub(2 * EDGE)).map(|_| random.below(length));
+    let queries: std::collections::BTreeSet<usize> = if count < length {
+        edges.chain(between).collect()
+    } else {
+        (0..length).collect()
+    };
+    Rows { queries: queries.into_iter().collect(), ..Rows::all(problem) }
+}
+
+/// Where two outputs of a problem differ in bits, in the rows that `compared` names.
+pub(crate) fn difference(
+    problem: &Problem,
+    found: &Output,
+    expected: &Output,
+    compared: impl Fn([usize; 3]) -> bool,
+) -> Option<Difference> {
+    difference_between((problem, found), (problem, expected), |row| compared(row).then_some(row))
+}
+
+/// Where a row of one output differs in bits from the row of another that `counterpart` names, if it names one.
+pub(crate) fn difference_between(
+    (problem, found): (&Problem, &Output),
+    (other_problem, expected): (&Problem, &Output),
+    counterpart: impl Fn([usize; 3]) -> Option<[usize; 3]>,
+) -> Option<Difference> {
+    let (mut first, mut differing, mut of) = (None, 0, 0);
+    let decode = |bits: u16| problem.dtype().decode(bits);
+    for row in rows(problem) {
+        let Some(other) = counterpart(row) else { continue };
+        of += 1;
+        let (found_row, expected_row) = (found.row(problem, row), expected.row(other_problem, other));
+        let (lse, expected_lse) = (found.lse_at(problem, row), expected.lse_at(other_problem, other));
+        let column = found_row.iter().zip(expected_row).position(|(found, expected)| found != expected);
+        if column.is_none() && lse.to_bits() == expected_lse.to_bits() {
+            continue;
+        }
+        differing += 1;
+        let values = match column {
+            Some(column) => (decode(found_row[column]), decode(expected_row[column])),
+            None => (f64::from(lse), f64::from(expected_lse)),
+        };
+        first.get_or_insert((Position { row, column }, values));
+    }
+    first.map(|(first, values)| Difference { first, values, rows: differing, of })
+}

@@ -1,0 +1,266 @@
+//! The checks can fail: each is shown a kernel that breaks it, and one that is right.
+
+use std::sync::OnceLock;
+
+use harness::case::Case;
+use harness::execute::{MemoryFault, RunError, Surroundings, execute};
+use harness::mutants::{Fault, HostDevice, HostGeneration};
+use harness::properties;
+use harness::regime::Regime;
+use harness::strategies::{Size, cases};
+use harness::suite;
+use harness::verify::{Failure, Reason, verify};
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::{Config, TestRunner};
+use sdpa_core::{Device, Layout, Operand, Problem};
+use sdpa_ref::Check;
+
+/// Random cases, the same in every run.
+fn sample(count: usize) -> Vec<Case> {
+    let mut runner = TestRunner::deterministic();
+    let strategy = cases(Size::Small);
+    (0..count).map(|_| strategy.new_tree(&mut runner).expect("no case is rejected").current()).collect()
+}
+
+fn check(property: &str, fault: Fault, case: &Case) -> Result<(), Failure> {
+    let property = properties::find(property).expect("a property's name");
+    property.check(&HostDevice::default(), &HostGeneration::new(fault), case)
+}
+
+#[test]
+fn a_right_kernel_has_every_property() {
+    for case in sample(6) {
+        for property in properties::ALL {
+            if let Err(failure) = check(property.name, Fault::None, &case) {
+                panic!("{failure}");
+            }
+        }
+    }
+}
+
+/// Which property must notice which fault.
+const NOTICES: &[(&str, &[Fault])] = &[
+    (
+        "matches_reference",
+        &[
+            Fault::MeanOfValues,
+            Fault::NoScale,
+            Fault::ScaleTwice,
+            Fault::MaskOffByOne,
+            Fault::WrongAlignment,
+            Fault::TopLeftOffByOne,
+            Fault::LastTileDropped,
+            Fault::FutureLeaks,
+            Fault::PositionMatters,
+            Fault::FirstBatchForAll,
+            Fault::FirstHeadForAll,
+            Fault::HeadsTakeTurns,
+            Fault::Overshoot,
+            Fault::LseInBits,
+            Fault::EmptyRowIsNan,
+            Fault::StrideIgnored,
+            Fault::ColumnMissing,
+            Fault::LseMissing,
+            Fault::RowTooLong,
+            Fault::WritesBefore,
+            Fault::WritesBehind,
+            Fault::InputScaled,
+            Fault::Unsteady,
+        ],
+    ),
+    ("causal_prefix", &[Fault::FutureLeaks, Fault::MaskOffByOne]),
+    ("batches_are_independent", &[Fault::FirstBatchForAll]),
+    ("heads_are_independent", &[Fault::FirstHeadForAll]),
+    ("nan_query_stays_in_its_row", &[Fault::NanFlushed, Fault::NanQuerySpreads]),
+    ("nan_key_reaches_only_rows_that_see_it", &[Fault::NanFlushed, Fault::NanKeySpreads]),
+    ("strided_is_contiguous", &[Fault::StrideIgnored]),
+    ("grouped_is_repeated", &[Fault::HeadsTakeTurns]),
+    ("aligned_masks_agree", &[Fault::TopLeftOffByOne]),
+    ("scale_folds_into_the_query", &[Fault::ScaleTwice, Fault::NoScale]),
+    ("key_order_does_not_matter", &[Fault::PositionMatters]),
+    ("constant_values_come_back", &[Fault::Overshoot]),
+    ("single_key_gives_its_value", &[Fault::Overshoot]),
+    ("output_lies_within_the_values", &[Fault::Overshoot]),
+    ("rows_without_keys_are_zero", &[Fault::EmptyRowIsNan]),
+    ("empty_lengths", &[Fault::EmptyRowIsNan]),
+];
+
+#[test]
+fn every_property_notices_its_faults() {
+    let cases = sample(60);
+    for property in properties::ALL {
+        assert!(NOTICES.iter().any(|(name, _)| *name == property.name), "{} is never shown a fault", property.name);
+    }
+    for (property, faults) in NOTICES {
+        for fault in *faults {
+            let noticed = cases.iter().any(|case| check(property, *fault, case).is_err_and(|failure| failure.is_verdict()));
+            assert!(noticed, "{property} does not notice {}", fault.name());
+        }
+    }
+}
+
+#[test]
+fn every_fault_is_noticed_by_something() {
+    for fault in Fault::ALL {
+        let noticed = NOTICES.iter().any(|(_, faults)| faults.contains(&fault));
+        // The last two are not wrong results: the tests of the tests below show them.
+        let expected = !matches!(fault, Fault::None | Fault::Deadly | Fault::DeclinesAll);
+        assert_eq!(noticed, expected, "{}", fault.name());
+    }
+}
+
+/// Output rows with room between them, so that there is something to write wrongly.
+fn padded() -> Problem {
+    let strides = |problem: &Problem| {
+        let mut strides = problem.strides(Operand::Output);
+        strides.row += 8;
+        strides.head *= 2;
+        strides.batch *= 2;
+        strides
+    };
+    let problem = Problem::new(2, 2, 5, 8).layout(Layout::Bhld).build().unwrap();
+    problem.to_builder().strides(Operand::Output, strides(&problem)).build().unwrap()
+}
+
+fn memory_fault(fault: Fault) -> String {
+    let problem = padded();
+    let data = Regime::Normal.generate(&problem, 0);
+    match execute(&HostDevice::default(), &HostGeneration::new(fault), &problem, &data, Surroundings::Guarded) {
+        Err(RunError::Memory(fault)) => fault.to_string(),
+        other => panic!("{}: {other:?}", fault.name()),
+    }
+}
+
+#[test]
+fn memory_is_watched_all_around() {
+    let faults = [
+        Fault::ColumnMissing,
+        Fault::LseMissing,
+        Fault::RowTooLong,
+        Fault::WritesBefore,
+        Fault::WritesBehind,
+        Fault::InputScaled,
+    ];
+    insta::assert_snapshot!(faults.map(memory_fault).join("\n"), @"");
+}
+
+/// Without guards the device itself sees the access.
+#[test]
+fn exact_buffers_end_where_the_tensor_does() {
+    let problem = padded();
+    let data = Regime::Normal.generate(&problem, 0);
+    let generation = HostGeneration::new(Fault::WritesBehind);
+    let result = execute(&HostDevice::default(), &generation, &problem, &data, Surroundings::Exact);
+    assert!(matches!(result, Err(RunError::Device(sdpa_core::Error::Findings { .. }))), "{result:?}");
+    let right = execute(&HostDevice::default(), &HostGeneration::new(Fault::None), &problem, &data, Surroundings::Exact);
+    assert_eq!(right.unwrap_or_else(|error| panic!("{error}")), {
+        let guarded = HostGeneration::new(Fault::None);
+        execute(&HostDevice::default(), &guarded, &problem, &data, Surroundings::Guarded).unwrap()
+    });
+}
+
+#[test]
+fn each_kind_of_wrong_result_has_its_name() {
+    let reason = |fault, line: &str| {
+        let case = line.parse().unwrap();
+        let failure = verify(&HostDevice::default(), &HostGeneration::new(fault), &case).unwrap_err();
+        assert!(failure.is_verdict());
+        *failure.reason
+    };
+    let case = "L70 d16 f16 causal normal seed=1";
+    assert!(matches!(reason(Fault::Overshoot, case), Reason::Mismatch(mismatch) if mismatch.check == Check::Element));
+    assert!(matches!(reason(Fault::LseInBits, case), Reason::Mismatch(mismatch) if mismatch.check == Check::Lse));
+    assert!(matches!(reason(Fault::Unsteady, case), Reason::Differs { .. }));
+    assert!(matches!(reason(Fault::WritesBehind, case), Reason::Memory(MemoryFault::Guard { .. })));
+    let empty = "q9 kv5 d8 f16 causal normal";
+    assert!(matches!(reason(Fault::EmptyRowIsNan, empty), Reason::Mismatch(mismatch) if mismatch.check == Check::Nan));
+}
+
+#[test]
+fn a_failure_says_what_to_do() {
+    let case = "h2 q20 kv70 d16 f16 causal integers seed=3 schedule=1".parse().unwrap();
+    let failure = verify(&HostDevice::default(), &HostGeneration::new(Fault::MaskOffByOne), &case).unwrap_err();
+    insta::assert_snapshot!(failure, @"");
+}
+
+/// What the numbers are is part of a case's meaning: a seed must mean the same for ever.
+#[test]
+fn regimes_never_change() {
+    let problem = Problem::new(1, 2, 3, 8).build().unwrap();
+    let lines = Regime::ALL.map(|regime| {
+        let data = regime.generate(&problem, 7);
+        let row = |bits: &[u16]| bits[32..36].iter().map(|bits| format!("{bits:04x}")).collect::<Vec<_>>().join(" ");
+        format!("{regime:<15} {} | {} | {}", row(&data.query), row(&data.key), row(&data.value))
+    });
+    insta::assert_snapshot!(lines.join("\n"), @"");
+}
+
+/// A row's numbers do not depend on where the row lies.
+#[test]
+fn layouts_hold_the_same_numbers() {
+    let contiguous = Problem::new(2, 3, 5, 16).build().unwrap();
+    let strided = Problem::new(2, 3, 5, 16).layout(Layout::Blhd).build().unwrap();
+    for regime in Regime::ALL {
+        let (mut one, mut other) = (regime.generate(&contiguous, 1), regime.generate(&strided, 1));
+        for operand in [Operand::Query, Operand::Key, Operand::Value] {
+            let at = [1, 2, 3];
+            assert_eq!(one.row_mut(&contiguous, operand, at), other.row_mut(&strided, operand, at), "{regime} {operand}");
+        }
+    }
+}
+
+#[test]
+fn gaps_between_rows_hold_nan() {
+    let problem = Problem::new(1, 1, 2, 8).build().unwrap();
+    let mut strides = problem.strides(Operand::Key);
+    strides.row = 12;
+    let problem = problem.to_builder().strides(Operand::Key, strides).build().unwrap();
+    let data = Regime::Normal.generate(&problem, 0);
+    let is_nan = |bits: &u16| problem.dtype().decode(*bits).is_nan();
+    assert!(data.key[8..12].iter().all(is_nan) && !data.key[..8].iter().chain(&data.key[12..]).any(is_nan));
+}
+
+fn host() -> &'static dyn Device {
+    static DEVICE: OnceLock<HostDevice> = OnceLock::new();
+    DEVICE.get_or_init(HostDevice::default)
+}
+
+fn prove_fault(test: &'static str, fault: Fault) -> Result<(), suite::Failing> {
+    let config = Config { cases: 8, ..suite::config(test) };
+    let property = properties::find("matches_reference").expect("a property's name");
+    suite::prove_on(host, Size::Small, config, &HostGeneration::new(fault), property)
+}
+
+#[test]
+fn right_kernels_pass() {
+    prove_fault(concat!(module_path!(), "::right_kernels_pass"), Fault::None).unwrap_or_else(|failing| panic!("{failing}"));
+}
+
+#[test]
+fn wrong_kernels_fail_with_their_smallest_case() {
+    let test = concat!(module_path!(), "::wrong_kernels_fail_with_their_smallest_case");
+    let failing = prove_fault(test, Fault::Overshoot).unwrap_err();
+    assert!(failing.judged);
+    insta::assert_snapshot!(failing, @"");
+}
+
+/// The process dies with every failing case, and proptest shrinks all the same: to the fewest keys that are deadly.
+#[test]
+fn dying_processes_shrink() {
+    let failing = prove_fault(concat!(module_path!(), "::dying_processes_shrink"), Fault::Deadly).unwrap_err();
+    assert_eq!(failing.case.problem.len_kv(), 40, "{failing}");
+}
+
+/// A test that ran nothing has proven nothing.
+#[test]
+#[should_panic(expected = "could not run its cases")]
+fn declining_everything_is_no_pass() {
+    let test = concat!(module_path!(), "::declining_everything_is_no_pass");
+    prove_fault(test, Fault::DeclinesAll).unwrap_or_else(|failing| panic!("{failing}"));
+}
+
+#[test]
+#[should_panic(expected = "isolated_tests_fail_too failed")]
+fn isolated_tests_fail_too() {
+    suite::isolated(concat!(module_path!(), "::isolated_tests_fail_too"), |_| Err("as it should".to_owned()));
+}

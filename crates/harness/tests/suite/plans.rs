@@ -1,0 +1,66 @@
+//! What each generation would launch for the acceptance shapes, and what it takes.
+
+use harness::{acceptance, generations};
+use sdpa_core::{Attention, DeviceKind, DeviceLimits, Dtype, Layout, Operand, Problem, ProblemBuilder, Strides};
+
+const DEVICES: [(&str, DeviceLimits); 3] =
+    [("A100", DeviceLimits::A100), ("L4", DeviceLimits::L4), ("H200", DeviceLimits::H200)];
+
+fn plan(generation: &dyn Attention, problem: &Problem, limits: &DeviceLimits) -> String {
+    match generation.plan(problem, limits) {
+        Ok(plan) => plan.to_string(),
+        Err(reason) => format!("declined: {reason}"),
+    }
+}
+
+/// Devices that agree share a line.
+#[test]
+fn plans_of_the_acceptance_shapes() {
+    let mut lines = Vec::new();
+    for generation in generations::ALL {
+        for case in acceptance::cases(DeviceKind::Cuda) {
+            let problem = &case.case.problem;
+            let mut plans: Vec<(String, Vec<&str>)> = Vec::new();
+            for (name, limits) in &DEVICES {
+                let plan = plan(*generation, problem, limits);
+                match plans.iter_mut().find(|(known, _)| *known == plan) {
+                    Some((_, names)) => names.push(name),
+                    None => plans.push((plan, vec![name])),
+                }
+            }
+            for (plan, names) in plans {
+                let names = if names.len() == DEVICES.len() { String::new() } else { format!(" ({})", names.join(", ")) };
+                lines.push(format!("{problem}: {plan}{names}"));
+            }
+        }
+    }
+    insta::assert_snapshot!(lines.join("\n"), @"");
+}
+
+/// One row a generation, one column a thing that not every kernel can do.
+#[test]
+fn capabilities() {
+    let base = || Problem::new(2, 4, 128, 64);
+    let odd_rows = |heads: i64| Strides { batch: heads * 128 * 65, head: 128 * 65, row: 65 };
+    let abilities: [(&str, ProblemBuilder); 9] = [
+        ("f16", base()),
+        ("bf16", base().dtype(Dtype::Bf16)),
+        ("d8", Problem::new(1, 1, 16, 8)),
+        ("d128", Problem::new(1, 1, 16, 128)),
+        ("d256", Problem::new(1, 1, 16, 256)),
+        ("blhd", base().layout(Layout::Blhd)),
+        ("odd strides", base().strides(Operand::Key, odd_rows(4))),
+        ("grouped", base().heads_kv(2)),
+        ("no queries", base().len_q(0)),
+    ];
+    let mut table = vec![format!("{:5}{}", "", abilities.iter().map(|(name, _)| format!("{name:>12}")).collect::<String>())];
+    for generation in generations::ALL {
+        let cells = abilities.iter().map(|(_, problem)| {
+            let problem = problem.clone().build().unwrap();
+            let takes = generation.plan(&problem, &DeviceLimits::L4).is_ok();
+            format!("{:>12}", if takes { "yes" } else { "-" })
+        });
+        table.push(format!("{:5}{}", generation.generation().id, cells.collect::<String>()));
+    }
+    insta::assert_snapshot!(table.join("\n"), @"");
+}

@@ -1,0 +1,165 @@
+//! `cp.async`: copies that are under way until a wait covers them, and only then appear, at the latest legal moment.
+
+use crate::decode::CopyAsync;
+use crate::diagnostics::FindingKind;
+use crate::decode::Space;
+use crate::execute::{At, Cluster, Machine, SharedPlace, Step, Stopped, addresses};
+use crate::happens_before::Participant;
+use crate::registers::{LANES, each_lane};
+use crate::shared_memory::Accessor;
+use crate::warp::Warp;
+
+#[derive(Clone, Copy, Debug)]
+struct PendingCopy {
+    lane: u8,
+    bytes: u8,
+    /// Bytes that are read; the rest are zeros.
+    source_bytes: u8,
+    /// Number of the lane's group that it belongs to.
+    group: u32,
+    place: SharedPlace,
+    /// Buffer and offset; meaningless if nothing is read.
+    source: (usize, usize),
+    pc: u32,
+}
+
+/// Copies of a warp's lanes. Groups belong to a thread, so each lane counts its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CopyQueue {
+    pending: Vec<PendingCopy>,
+    committed: [u32; LANES],
+}
+
+impl CopyQueue {
+    pub(crate) fn commit(&mut self, mask: u32) {
+        each_lane!(mask, lane, {
+            self.committed[lane] += 1;
+        });
+    }
+}
+
+impl Machine<'_> {
+    pub(crate) fn copy_async(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        copy: &CopyAsync,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let destinations = addresses(&warp.registers, copy.destination);
+        let sources = addresses(&warp.registers, copy.source);
+        let bytes = u32::from(copy.bytes);
+        self.counters.async_copy_bytes += u64::from(bytes) * u64::from(mask.count_ones());
+        self.count_shared(&destinations, mask, bytes, true);
+        let mut reading = mask;
+        let mut read_bytes = [copy.bytes; LANES];
+        if let Some(register) = copy.source_bytes {
+            let asked = *warp.registers.word(register);
+            each_lane!(mask, lane, {
+                if asked[lane] > bytes {
+                    let message = || format!("reads {} bytes of a copy of {bytes}", asked[lane]);
+                    return Err(self.stop(cluster, FindingKind::BadAsyncCopy, at.pc, at.participant(lane), message));
+                }
+                read_bytes[lane] = asked[lane] as u8;
+                if asked[lane] == 0 {
+                    reading &= !(1 << lane);
+                }
+            });
+        }
+        if let Some(predicate) = copy.ignore_source {
+            let ignored = warp.registers.holds(predicate) & mask;
+            reading &= !ignored;
+            each_lane!(ignored, lane, {
+                read_bytes[lane] = 0;
+            });
+        }
+        self.count_global(&sources, reading, bytes, false);
+        each_lane!(mask, lane, {
+            let place = self.shared_place(cluster, at, lane, destinations[lane], bytes, Space::Shared)?;
+            let mut source = (0, 0);
+            if sources[lane] % u64::from(bytes) != 0 {
+                let address = sources[lane];
+                let message = || format!("the source of a copy of {bytes} bytes is {address:#x}, which is no multiple of it");
+                return Err(self.stop(cluster, FindingKind::Misaligned, at.pc, at.participant(lane), message));
+            }
+            if read_bytes[lane] > 0 {
+                let length = usize::from(read_bytes[lane]);
+                source = self.global_place(cluster, at, lane, sources[lane], length, 1)?;
+                self.note_global_read(cluster, at, lane, source, length, false);
+            }
+            let who = at.accessor(lane, false);
+            let block = &mut cluster.blocks[place.rank as usize];
+            let conflict = block.shared.begin_copy(&cluster.order, who, place.offset, bytes);
+            if let Some(conflict) = conflict {
+                self.report_conflict(cluster, conflict, at.pc, who.participant, place.offset, bytes);
+            }
+            // What is read too early should look wrong.
+            let start = place.offset as usize;
+            cluster.blocks[place.rank as usize].shared.bytes[start..start + bytes as usize].fill(0xff);
+            warp.copies.pending.push(PendingCopy {
+                lane: lane as u8,
+                bytes: copy.bytes,
+                source_bytes: read_bytes[lane],
+                group: warp.copies.committed[lane],
+                place,
+                source,
+                pc: at.pc,
+            });
+        });
+        Ok(Step::Next)
+    }
+
+    /// Completes the groups of these lanes except the newest `keep`; all copies, committed or not, for `None`.
+    pub(crate) fn copy_async_wait(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        keep: Option<u32>,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let queue = &mut warp.copies;
+        let mut limits = [0u32; LANES];
+        each_lane!(mask, lane, {
+            limits[lane] = match keep {
+                Some(keep) => queue.committed[lane].saturating_sub(keep),
+                None => u32::MAX,
+            };
+        });
+        self.finish_copies(cluster, warp, |copy| copy.group < limits[usize::from(copy.lane)], |lane| at.participant(lane));
+        Ok(Step::Next)
+    }
+
+    /// Completes a lane's copies on behalf of an mbarrier, whose phase they belong to from now on.
+    pub(crate) fn hand_copies_over(&mut self, cluster: &mut Cluster, warp: &mut Warp, lane: usize, to: Participant) {
+        self.finish_copies(cluster, warp, |copy| usize::from(copy.lane) == lane, |_| to);
+    }
+
+    /// Carries out the chosen copies; each counts as written by `writer` of its lane, now.
+    fn finish_copies(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        chosen: impl Fn(&PendingCopy) -> bool,
+        writer: impl Fn(usize) -> Participant,
+    ) {
+        let mut pending = std::mem::take(&mut warp.copies.pending);
+        pending.retain(|copy| {
+            if !chosen(copy) {
+                return true;
+            }
+            let mut data = [0; 16];
+            if copy.source_bytes > 0 {
+                self.global.read(copy.source.0, copy.source.1, &mut data[..usize::from(copy.source_bytes)]);
+            }
+            let block = &mut cluster.blocks[copy.place.rank as usize];
+            let (start, length) = (copy.place.offset as usize, usize::from(copy.bytes));
+            block.shared.bytes[start..start + length].copy_from_slice(&data[..length]);
+            let who = Accessor { participant: writer(usize::from(copy.lane)), pc: copy.pc, atomic: false };
+            block.shared.end_copy(&cluster.order, who, copy.place.offset, u32::from(copy.bytes), false);
+            false
+        });
+        warp.copies.pending = pending;
+    }
+}

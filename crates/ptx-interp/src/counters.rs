@@ -1,0 +1,305 @@
+//! What a launch did, counted exactly: a property of the kernel, not of this machine.
+
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
+
+use crate::decode::{
+    Binary32, Binary64, FloatKind, Operation, Program, Space, Ternary32, Ternary64, Unary32, Unary64,
+};
+
+/// Kinds of instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum InstructionClass {
+    /// f32, f16, bf16 and f64 arithmetic.
+    Float,
+    /// Exponentials, logarithms, reciprocals, roots, divisions.
+    SpecialFunction,
+    /// Integer arithmetic and bit operations.
+    Integer,
+    /// Conversions between types.
+    Conversion,
+    /// Comparisons, predicates, selects.
+    Predicate,
+    /// Moves between registers.
+    Move,
+    /// Loads and stores of global memory, and generic ones.
+    GlobalMemory,
+    /// Loads and stores of shared memory, ldmatrix and stmatrix.
+    SharedMemory,
+    /// Loads and stores of local memory and parameters.
+    LocalMemory,
+    /// Atomics and reductions.
+    Atomic,
+    /// cp.async, bulk and tensor copies, their commits and waits.
+    AsyncCopy,
+    /// Tensor-core operations and their fragments' loads and stores.
+    Tensor,
+    /// Shuffles, votes, matches.
+    Shuffle,
+    /// Barriers, fences, mbarriers.
+    Synchronisation,
+    /// Branches and exits.
+    Control,
+}
+
+/// Counts of one launch. All of them are the same for every seed if the kernel is right and does not spin.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Instructions that a warp issued, by class.
+    pub warp_instructions: BTreeMap<InstructionClass, u64>,
+    /// The same, times the lanes that took part.
+    pub thread_instructions: BTreeMap<InstructionClass, u64>,
+    /// Blocks executed.
+    pub blocks: u64,
+    /// Bytes that loads asked global memory for.
+    pub global_load_bytes: u64,
+    /// Bytes that stores sent to global memory.
+    pub global_store_bytes: u64,
+    /// 32-byte sectors that those loads touched, a warp's instruction at a time.
+    pub global_load_sectors: u64,
+    /// 32-byte sectors that those stores touched.
+    pub global_store_sectors: u64,
+    /// Bytes read from shared memory.
+    pub shared_load_bytes: u64,
+    /// Bytes written to shared memory.
+    pub shared_store_bytes: u64,
+    /// Passes over the 32 banks that shared-memory accesses took.
+    pub shared_wavefronts: u64,
+    /// Passes that the same accesses would take without any bank conflict.
+    pub shared_ideal_wavefronts: u64,
+    /// Multiply-adds done by tensor cores, counted as two operations each.
+    pub tensor_flops: u64,
+    /// Tensor-core instructions (a warp's).
+    pub tensor_instructions: u64,
+    /// Block barriers that a warp arrived at.
+    pub block_barriers: u64,
+    /// Warp barriers.
+    pub warp_barriers: u64,
+    /// Cluster barriers that a warp arrived at.
+    pub cluster_barriers: u64,
+    /// Warp shuffles.
+    pub shuffles: u64,
+    /// Atomics and reductions of single lanes.
+    pub atomics: u64,
+    /// Bytes that cp.async asked for.
+    pub async_copy_bytes: u64,
+    /// Bulk and tensor copies.
+    pub bulk_copies: u64,
+    /// Bytes they moved.
+    pub bulk_copy_bytes: u64,
+    /// Operations on mbarriers by single lanes, waits excluded.
+    pub mbarrier_arrivals: u64,
+}
+
+impl Counters {
+    /// Passes over the banks that conflicts cost.
+    pub fn bank_conflicts(&self) -> u64 {
+        self.shared_wavefronts - self.shared_ideal_wavefronts
+    }
+
+    /// Instructions that warps issued, all classes together.
+    pub fn total_warp_instructions(&self) -> u64 {
+        self.warp_instructions.values().sum()
+    }
+
+    /// The same for threads.
+    pub fn total_thread_instructions(&self) -> u64 {
+        self.thread_instructions.values().sum()
+    }
+}
+
+impl AddAssign<&Counters> for Counters {
+    fn add_assign(&mut self, other: &Counters) {
+        for (class, count) in &other.warp_instructions {
+            *self.warp_instructions.entry(*class).or_default() += count;
+        }
+        for (class, count) in &other.thread_instructions {
+            *self.thread_instructions.entry(*class).or_default() += count;
+        }
+        self.blocks += other.blocks;
+        self.global_load_bytes += other.global_load_bytes;
+        self.global_store_bytes += other.global_store_bytes;
+        self.global_load_sectors += other.global_load_sectors;
+        self.global_store_sectors += other.global_store_sectors;
+        self.shared_load_bytes += other.shared_load_bytes;
+        self.shared_store_bytes += other.shared_store_bytes;
+        self.shared_wavefronts += other.shared_wavefronts;
+        self.shared_ideal_wavefronts += other.shared_ideal_wavefronts;
+        self.tensor_flops += other.tensor_flops;
+        self.tensor_instructions += other.tensor_instructions;
+        self.block_barriers += other.block_barriers;
+        self.warp_barriers += other.warp_barriers;
+        self.cluster_barriers += other.cluster_barriers;
+        self.shuffles += other.shuffles;
+        self.atomics += other.atomics;
+        self.async_copy_bytes += other.async_copy_bytes;
+        self.bulk_copies += other.bulk_copies;
+        self.bulk_copy_bytes += other.bulk_copy_bytes;
+        self.mbarrier_arrivals += other.mbarrier_arrivals;
+    }
+}
+
+/// How often each instruction ran: cheaper to keep than classes, which follow from it at the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Executions {
+    pub warps: Vec<u64>,
+    pub threads: Vec<u64>,
+}
+
+impl Executions {
+    pub(crate) fn new(instructions: usize) -> Self {
+        Self { warps: vec![0; instructions], threads: vec![0; instructions] }
+    }
+
+    pub(crate) fn classify(&self, program: &Program, counters: &mut Counters) {
+        for (pc, instruction) in program.instructions.iter().enumerate() {
+            if self.warps[pc] > 0 {
+                let class = class(&instruction.operation);
+                *counters.warp_instructions.entry(class).or_default() += self.warps[pc];
+                *counters.thread_instructions.entry(class).or_default() += self.threads[pc];
+            }
+        }
+    }
+}
+
+fn class(operation: &Operation) -> InstructionClass {
+    match operation {
+        Operation::Unary32 { op: Unary32::Move, .. }
+        | Operation::Unary64 { op: Unary64::Move, .. }
+        | Operation::Pack { .. }
+        | Operation::Unpack { .. }
+        | Operation::Clock { .. }
+        | Operation::Nothing => InstructionClass::Move,
+        Operation::Unary32 { op: Unary32::NegateF32 | Unary32::AbsoluteF32, .. }
+        | Operation::Binary32 {
+            op: Binary32::AddF32 | Binary32::SubF32 | Binary32::MulF32 | Binary32::MaxF32 | Binary32::MinF32 | Binary32::CopySign,
+            ..
+        }
+        | Operation::Ternary32 { op: Ternary32::FmaF32, .. }
+        | Operation::Unary64 { op: Unary64::NegateF64 | Unary64::AbsoluteF64, .. }
+        | Operation::Binary64 {
+            op: Binary64::AddF64 | Binary64::SubF64 | Binary64::MulF64 | Binary64::MaxF64 | Binary64::MinF64,
+            ..
+        }
+        | Operation::Ternary64 { op: Ternary64::FmaF64, .. } => InstructionClass::Float,
+        Operation::Unary64 { op: Unary64::SqrtF64 | Unary64::RcpF64, .. }
+        | Operation::Binary64 { op: Binary64::DivF64, .. } => InstructionClass::SpecialFunction,
+        Operation::Float(operation) => float_class(operation.kind),
+        Operation::Half(operation) => float_class(operation.kind),
+        Operation::Convert { .. } | Operation::ConvertPair { .. } => InstructionClass::Conversion,
+        Operation::SetPredicate(_)
+        | Operation::Set { .. }
+        | Operation::Select32 { .. }
+        | Operation::Select64 { .. }
+        | Operation::Predicate { .. }
+        | Operation::TestSpace { .. } => InstructionClass::Predicate,
+        Operation::Load(access) | Operation::Store(access) => match access.space {
+            Space::Global | Space::Generic => InstructionClass::GlobalMemory,
+            Space::Shared | Space::SharedCluster => InstructionClass::SharedMemory,
+            Space::Local | Space::Parameter => InstructionClass::LocalMemory,
+        },
+        Operation::MatrixMove(_) | Operation::StoreAsync(_) => InstructionClass::SharedMemory,
+        Operation::Atomic(_) => InstructionClass::Atomic,
+        Operation::Shuffle(_) | Operation::Vote(_) | Operation::Match { .. } | Operation::Redux { .. }
+        | Operation::Elect { .. } | Operation::ActiveMask { .. } => InstructionClass::Shuffle,
+        Operation::Branch { .. } | Operation::BranchIndexed { .. } | Operation::Exit | Operation::Trap => {
+            InstructionClass::Control
+        }
+        Operation::Barrier(_) | Operation::WarpBarrier { .. } | Operation::ClusterArrive { .. } | Operation::ClusterWait
+        | Operation::Fence(_) | Operation::Mbarrier(_) => InstructionClass::Synchronisation,
+        Operation::CopyAsync(_) | Operation::CopyAsyncCommit | Operation::CopyAsyncWait { .. } | Operation::CopyAsyncWaitAll
+        | Operation::BulkCopy(_) | Operation::TensorCopy(_) | Operation::BulkCommit | Operation::BulkWait { .. } => {
+            InstructionClass::AsyncCopy
+        }
+        Operation::MatrixMultiply(_) | Operation::FragmentMove(_) | Operation::FragmentMultiply(_) | Operation::Wgmma(_)
+        | Operation::WgmmaFence | Operation::WgmmaCommit | Operation::WgmmaWait { .. } => InstructionClass::Tensor,
+        _ => InstructionClass::Integer,
+    }
+}
+
+fn float_class(kind: FloatKind) -> InstructionClass {
+    match kind {
+        FloatKind::Div
+        | FloatKind::DivApprox
+        | FloatKind::Sqrt
+        | FloatKind::Rcp
+        | FloatKind::Rsqrt
+        | FloatKind::Exp2
+        | FloatKind::Log2
+        | FloatKind::Sin
+        | FloatKind::Cos
+        | FloatKind::Tanh => InstructionClass::SpecialFunction,
+        _ => InstructionClass::Float,
+    }
+}
+
+/// Passes over the banks that one warp's access takes, and the fewest it could take.
+///
+/// A pass serves each of the 32 four-byte banks once; lanes that want the same word share it. Accesses of 8 and
+/// 16 bytes are served in two and four groups of lanes.
+pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, u64) {
+    let lanes_per_group = match bytes {
+        0..=4 => 32u32,
+        5..=8 => 16,
+        _ => 8,
+    };
+    let words_per_lane = bytes.div_ceil(4).max(1);
+    let mut total = 0;
+    let mut distinct_total = 0u64;
+    let mut group = 0;
+    while group < 32 {
+        let group_mask = if lanes_per_group == 32 { mask } else { mask >> group & ((1 << lanes_per_group) - 1) };
+        let active = group_mask;
+        group += lanes_per_group;
+        if active == 0 {
+            continue;
+        }
+        let first_lane = group - lanes_per_group;
+        let (passes, distinct) = group_passes(addresses, active, first_lane, words_per_lane);
+        total += passes;
+        distinct_total += distinct;
+    }
+    (total, distinct_total.div_ceil(32).min(total))
+}
+
+fn group_passes(addresses: &[u32; 32], active: u32, first_lane: u32, words_per_lane: u32) -> (u64, u64) {
+    let start = addresses[(first_lane + active.trailing_zeros()) as usize & 31] >> 2;
+    // The two usual cases: consecutive words, and one word for all.
+    let (mut consecutive, mut same) = (true, true);
+    let mut rest = active;
+    let base_lane = active.trailing_zeros();
+    while rest != 0 {
+        let lane = rest.trailing_zeros();
+        rest &= rest - 1;
+        let word = addresses[(first_lane + lane) as usize & 31] >> 2;
+        same &= word == start;
+        consecutive &= word == start.wrapping_add((lane - base_lane) * words_per_lane);
+    }
+    if same {
+        return (1, u64::from(words_per_lane));
+    }
+    if consecutive {
+        return (1, u64::from(active.count_ones() * words_per_lane));
+    }
+    // Distinct words of each bank; at most 32 words are in a group.
+    let mut words = [[0u32; 32]; 32];
+    let mut used = [0u8; 32];
+    let mut distinct = 0;
+    let mut rest = active;
+    while rest != 0 {
+        let lane = rest.trailing_zeros();
+        rest &= rest - 1;
+        let first = addresses[(first_lane + lane) as usize & 31] >> 2;
+        for word in first..first.saturating_add(words_per_lane) {
+            let bank = (word & 31) as usize;
+            let known = usize::from(used[bank]);
+            if !words[bank][..known].contains(&word) && known < 32 {
+                words[bank][known] = word;
+                used[bank] += 1;
+                distinct += 1;
+            }
+        }
+    }
+    (u64::from(used.iter().copied().max().unwrap_or(1)), distinct)
+}

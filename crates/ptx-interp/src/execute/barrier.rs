@@ -1,0 +1,339 @@
+//! Block barriers, warp barriers and cluster barriers.
+
+use super::{At, Cluster, Machine, Step, Stopped};
+use crate::decode::{Barrier, BarrierAction, BooleanOperation, WordRegister};
+use crate::diagnostics::FindingKind;
+use crate::happens_before::{Clock, Participant};
+use crate::registers::{LANES, each_lane};
+use crate::warp::{Wait, Warp};
+
+/// One of a block's sixteen barriers.
+#[derive(Debug, Default)]
+pub(crate) struct NamedBarrier {
+    /// Threads that complete it; 0 for all that live.
+    pub expected: u32,
+    /// How often it has completed.
+    pub generation: u64,
+    /// Threads counted so far: whole warps where the barrier is aligned.
+    counted: u32,
+    participants: Vec<Participant>,
+    /// Those that wait, and not only arrive.
+    waiting: Vec<Participant>,
+    /// Predicates of a reduction: how many held, of how many.
+    held: u32,
+    /// The last completed reduction.
+    result: (u32, u32),
+}
+
+impl NamedBarrier {
+    pub(crate) fn arrived(&self) -> u32 {
+        self.counted
+    }
+}
+
+/// A cluster's barrier.
+#[derive(Debug, Default)]
+pub(crate) struct ClusterBarrier {
+    generation: u64,
+    arrived: u32,
+    message: Clock,
+    completed: Clock,
+}
+
+impl Machine<'_> {
+    pub(super) fn block_barrier(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        barrier: &Barrier,
+        mask: u32,
+        together: u32,
+    ) -> Result<Step, Stopped> {
+        if barrier.aligned && mask != warp.live() {
+            return if mask == together {
+                Ok(Step::Retry(Wait::Lanes))
+            } else {
+                // A guard let only some lanes through: they can never be joined by the others.
+                let by = at.participant(mask.trailing_zeros() as usize);
+                let message = || format!("only lanes {mask:#010x} of {together:#010x} execute this barrier");
+                Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message))
+            };
+        }
+        let present = self.present(warp);
+        if barrier.aligned && mask != present {
+            let by = at.participant(mask.trailing_zeros() as usize);
+            let gone = present & !mask;
+            let message = || format!("lanes {gone:#010x} of the warp have exited, the others wait for a barrier");
+            self.report(cluster, FindingKind::DivergentBarrier, at.pc, by, None, message);
+        }
+        self.counters.block_barriers += 1;
+        let first_lane = mask.trailing_zeros() as usize;
+        let by = at.participant(first_lane);
+        let index = warp.registers.uniform(barrier.index, mask);
+        if index > 15 {
+            let message = || format!("barrier {index}; a block has 16");
+            return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message));
+        }
+        let expected = barrier.threads.map_or(0, |threads| warp.registers.uniform(threads, mask));
+        if expected % LANES as u32 != 0 || barrier.threads.is_some() && expected == 0 {
+            let message = || format!("a barrier of {expected} threads; it must be a multiple of 32");
+            return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+        }
+        let state = &mut cluster.blocks[at.rank as usize].barriers[index as usize];
+        if state.counted > 0 && state.expected != expected {
+            let known = state.expected;
+            let message = || format!("barrier {index} is used with {expected} threads while others expect {known}");
+            return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+        }
+        state.expected = expected;
+        // An aligned barrier counts whole warps.
+        state.counted += if barrier.aligned && expected != 0 { LANES as u32 } else { mask.count_ones() };
+        let waits = barrier.action != BarrierAction::Arrive;
+        each_lane!(mask, lane, {
+            state.participants.push(at.participant(lane));
+            if waits {
+                state.waiting.push(at.participant(lane));
+            }
+        });
+        if let Some(predicate) = barrier.predicate {
+            state.held += (warp.registers.holds(predicate) & mask).count_ones();
+        }
+        let generation = state.generation;
+        if state.expected != 0 && state.counted > state.expected {
+            let counted = state.counted;
+            let message = || format!("{counted} threads arrive at barrier {index}, which expects {expected}");
+            return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+        }
+        let complete = self.complete_barrier(cluster, warp, at.rank, index);
+        if !waits {
+            return Ok(Step::Next);
+        }
+        if barrier.to_word.is_some() || barrier.to_predicate.is_some() {
+            return Ok(self.reduction(cluster, warp, at, barrier, index, generation, complete, mask));
+        }
+        Ok(if complete { Step::Next } else { Step::Park(Wait::Barrier { index, generation }) })
+    }
+
+    /// The result of `bar.red`, which every waiting warp gets when the barrier completes.
+    fn reduction(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        barrier: &Barrier,
+        index: u32,
+        generation: u64,
+        complete: bool,
+        mask: u32,
+    ) -> Step {
+        if complete {
+            let result = cluster.blocks[at.rank as usize].barriers[index as usize].result;
+            deliver_reduction(warp, barrier, mask, result);
+            return Step::Next;
+        }
+        Step::Park(Wait::Barrier { index, generation })
+    }
+
+    /// Lanes that the warp began with.
+    fn present(&self, warp: &Warp) -> u32 {
+        let first = warp.index * LANES as u32;
+        match self.context.threads - first {
+            0..=31 => (1 << (self.context.threads - first)) - 1,
+            _ => u32::MAX,
+        }
+    }
+
+    /// Completes a barrier if everybody has arrived; `current` is out of its block.
+    fn complete_barrier(&mut self, cluster: &mut Cluster, current: &mut Warp, rank: u32, index: u32) -> bool {
+        let program = self.context.program;
+        let block = &mut cluster.blocks[rank as usize];
+        let live: u32 = block.warps.iter().map(|warp| warp.live().count_ones()).sum::<u32>()
+            + current.live().count_ones();
+        let state = &mut block.barriers[index as usize];
+        let needed = if state.expected == 0 { live } else { state.expected };
+        if state.counted == 0 || state.counted < needed {
+            return false;
+        }
+        let participants = std::mem::take(&mut state.participants);
+        let waiting = std::mem::take(&mut state.waiting);
+        let everybody = participants.len() as u32 >= live && waiting.len() == participants.len();
+        let generation = state.generation;
+        state.generation += 1;
+        state.counted = 0;
+        state.expected = 0;
+        state.result = (state.held, participants.len() as u32);
+        state.held = 0;
+        let result = state.result;
+        if everybody {
+            cluster.order.block_barrier(rank);
+        } else {
+            let mut message = Clock::new();
+            cluster.order.release_all(&participants, &mut message);
+            for thread in waiting {
+                cluster.order.acquire(thread, &message);
+            }
+        }
+        let done = Wait::Barrier { index, generation };
+        for warp in cluster.blocks[rank as usize].warps.iter_mut().chain(std::iter::once(current)) {
+            for split in &mut warp.splits {
+                if split.wait == done {
+                    split.wait = Wait::Nothing;
+                    // The instruction before the one it goes on with is the barrier.
+                    let instruction = &program.instructions[split.pc as usize - 1];
+                    if let crate::decode::Operation::Barrier(barrier) = &instruction.operation {
+                        let mask = split.mask;
+                        deliver_reduction_to(&mut warp.registers, barrier, mask, result);
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Lanes that have exited no longer count: barriers that waited for them may complete.
+    pub(super) fn lanes_exited(&mut self, cluster: &mut Cluster, warp: &mut Warp, at: At) {
+        for index in 0..16 {
+            let state = &cluster.blocks[at.rank as usize].barriers[index];
+            if state.counted > 0 && state.expected == 0 {
+                self.complete_barrier(cluster, warp, at.rank, index as u32);
+            }
+        }
+        self.complete_cluster(cluster, warp);
+    }
+
+    pub(super) fn warp_barrier(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        members: WordRegister,
+        mask: u32,
+        together: u32,
+    ) -> Result<Step, Stopped> {
+        let members = warp.registers.uniform(members, mask);
+        let needed = members & warp.live();
+        if needed & mask != needed {
+            // Other lanes may wait for the same barrier at another place of the program.
+            if let Some(step) = self.join_elsewhere(cluster, warp, at, needed, mask) {
+                return Ok(step);
+            }
+            if needed & together != needed {
+                return Ok(Step::Retry(Wait::Lanes));
+            }
+        }
+        if members & mask != mask {
+            let by = at.participant((mask & !members).trailing_zeros() as usize);
+            let message = || format!("a lane executes a warp barrier for lanes {members:#010x} and is not one of them");
+            return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+        }
+        self.counters.warp_barriers += 1;
+        cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
+        Ok(Step::Next)
+    }
+
+    /// Completes a warp barrier whose lanes wait at different instructions, if all of them do.
+    fn join_elsewhere(&mut self, cluster: &mut Cluster, warp: &mut Warp, at: At, needed: u32, mask: u32) -> Option<Step> {
+        let program = self.context.program;
+        let mut found = mask;
+        for split in &warp.splits {
+            let operation = &program.instructions[split.pc as usize].operation;
+            if split.wait == Wait::Lanes
+                && let crate::decode::Operation::WarpBarrier { members } = operation
+                && warp.registers.uniform(*members, split.mask) & warp.live() == needed
+            {
+                found |= split.mask;
+            }
+        }
+        if found & needed != needed {
+            return None;
+        }
+        for split in &mut warp.splits {
+            let operation = &program.instructions[split.pc as usize].operation;
+            if split.wait == Wait::Lanes
+                && split.mask & needed != 0
+                && matches!(operation, crate::decode::Operation::WarpBarrier { .. })
+            {
+                split.wait = Wait::Nothing;
+                split.pc += 1;
+            }
+        }
+        self.counters.warp_barriers += 1;
+        cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
+        Some(Step::Next)
+    }
+
+    pub(super) fn cluster_arrive(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        release: bool,
+        mask: u32,
+        _together: u32,
+    ) -> Result<Step, Stopped> {
+        self.counters.cluster_barriers += 1;
+        let threads: Vec<_> = (0..LANES).filter(|lane| mask >> lane & 1 == 1).map(|lane| at.participant(lane)).collect();
+        if release {
+            let mut message = std::mem::take(&mut cluster.cluster_barrier.message);
+            cluster.order.release_all(&threads, &mut message);
+            cluster.cluster_barrier.message = message;
+        }
+        cluster.cluster_barrier.arrived += threads.len() as u32;
+        warp.cluster_generation = cluster.cluster_barrier.generation;
+        self.complete_cluster(cluster, warp);
+        Ok(Step::Next)
+    }
+
+    fn complete_cluster(&mut self, cluster: &mut Cluster, current: &mut Warp) {
+        let live: u32 = cluster.blocks.iter().flat_map(|block| &block.warps).map(|warp| warp.live().count_ones()).sum::<u32>()
+            + current.live().count_ones();
+        let state = &mut cluster.cluster_barrier;
+        if state.arrived == 0 || state.arrived < live {
+            return;
+        }
+        state.arrived = 0;
+        let generation = state.generation;
+        state.generation += 1;
+        state.completed = std::mem::take(&mut state.message);
+        for warp in cluster.blocks.iter_mut().flat_map(|block| &mut block.warps).chain(std::iter::once(current)) {
+            warp.wake(|wait| wait == Wait::Cluster { generation });
+        }
+    }
+
+    pub(super) fn cluster_wait(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let generation = warp.cluster_generation;
+        if cluster.cluster_barrier.generation <= generation {
+            return Ok(Step::Retry(Wait::Cluster { generation }));
+        }
+        let message = std::mem::take(&mut cluster.cluster_barrier.completed);
+        each_lane!(mask, lane, {
+            cluster.order.acquire(at.participant(lane), &message);
+        });
+        cluster.cluster_barrier.completed = message;
+        Ok(Step::Next)
+    }
+}
+
+fn deliver_reduction(warp: &mut Warp, barrier: &Barrier, mask: u32, result: (u32, u32)) {
+    deliver_reduction_to(&mut warp.registers, barrier, mask, result);
+}
+
+fn deliver_reduction_to(registers: &mut crate::registers::Registers, barrier: &Barrier, mask: u32, (held, of): (u32, u32)) {
+    if let Some(to) = barrier.to_word {
+        registers.set_words(to, mask, &[held; LANES]);
+    }
+    if let Some(to) = barrier.to_predicate {
+        let value = match barrier.action {
+            BarrierAction::Reduce(BooleanOperation::And) => held == of,
+            _ => held > 0,
+        };
+        registers.set_predicate(to, mask, if value { u32::MAX } else { 0 });
+    }
+}

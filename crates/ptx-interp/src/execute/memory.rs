@@ -1,0 +1,568 @@
+//! Loads and stores of every space, checked a lane at a time.
+
+use super::{At, Cluster, Machine, Step, Stopped};
+use crate::address_space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_BASE, SHARED_WINDOW, WINDOW_BYTES, split_shared};
+use crate::counters::wavefronts;
+use crate::decode::{Access, Address, LaneRegister, Ordering, Space};
+use crate::diagnostics::FindingKind;
+use crate::global_view::{ATOMIC_BIT, GlobalConflict, Record};
+use crate::registers::{Doubles, LANES, Registers, each_lane};
+use crate::warp::Warp;
+
+/// An address for each lane.
+pub(crate) type Lanes = Doubles;
+
+/// A place in some block's shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SharedPlace {
+    pub rank: u32,
+    pub offset: u32,
+}
+
+pub(crate) fn is_in_space(space: Space, address: u64) -> bool {
+    let within = |base: u64| (base..base + WINDOW_BYTES).contains(&address);
+    match space {
+        Space::Shared | Space::SharedCluster => within(SHARED_WINDOW),
+        Space::Local => within(LOCAL_WINDOW),
+        Space::Parameter => within(PARAMETER_WINDOW),
+        Space::Global | Space::Generic => {
+            !(within(SHARED_WINDOW) || within(LOCAL_WINDOW) || within(PARAMETER_WINDOW))
+        }
+    }
+}
+
+pub(crate) fn addresses(registers: &Registers, address: Address) -> Lanes {
+    let mut result = [0; LANES];
+    match address.base {
+        LaneRegister::Word(base) => {
+            let base = registers.word(base);
+            for lane in 0..LANES {
+                // 32-bit addresses wrap at 32 bits.
+                result[lane] = u64::from(base[lane].wrapping_add(address.offset as u32));
+            }
+        }
+        LaneRegister::Double(base) => {
+            let base = registers.double(base);
+            for lane in 0..LANES {
+                result[lane] = base[lane].wrapping_add(address.offset as u64);
+            }
+        }
+    }
+    result
+}
+
+/// Lanes of a generic access by the space they hit: shared, local, parameter, global.
+fn by_space(addresses: &Lanes, mask: u32) -> [(Space, u32, u64); 4] {
+    let mut parts = [
+        (Space::Shared, 0, SHARED_WINDOW),
+        (Space::Local, 0, LOCAL_WINDOW),
+        (Space::Parameter, 0, PARAMETER_WINDOW),
+        (Space::Global, 0, 0),
+    ];
+    each_lane!(mask, lane, {
+        for part in &mut parts {
+            if is_in_space(part.0, addresses[lane]) {
+                part.1 |= 1 << lane;
+                break;
+            }
+        }
+    });
+    parts
+}
+
+pub(crate) fn rebased(addresses: &Lanes, base: u64) -> Lanes {
+    addresses.map(|address| address.wrapping_sub(base))
+}
+
+fn extend(value: u64, bytes: u8, signed: bool) -> u64 {
+    if !signed || bytes == 8 {
+        return value;
+    }
+    let unused = 64 - u32::from(bytes) * 8;
+    ((value << unused) as i64 >> unused) as u64
+}
+
+fn little_endian(bytes: &[u8]) -> u64 {
+    let mut value = [0; 8];
+    value[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(value)
+}
+
+/// Writes the loaded bytes of one lane to its registers.
+#[inline(always)]
+fn deliver(registers: &mut Registers, access: &Access, lane: usize, bytes: &[u8]) {
+    let element = usize::from(access.element);
+    for (register, chunk) in access.registers.iter().zip(bytes.chunks_exact(element)) {
+        match *register {
+            Some(LaneRegister::Word(register)) if element == 4 => {
+                let value = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+                registers.words[usize::from(register.0)][lane] = value;
+            }
+            Some(register) => {
+                registers.set_lane(register, lane, extend(little_endian(chunk), access.element, access.signed));
+            }
+            None => {}
+        }
+    }
+}
+
+/// Gathers the bytes that one lane stores.
+#[inline(always)]
+fn collect(registers: &Registers, access: &Access, lane: usize, bytes: &mut [u8; 32]) -> usize {
+    let element = usize::from(access.element);
+    for (index, register) in access.registers.iter().enumerate() {
+        if let Some(register) = register {
+            let value = registers.lane(*register, lane).to_le_bytes();
+            bytes[index * element..(index + 1) * element].copy_from_slice(&value[..element]);
+        }
+    }
+    element * access.registers.len()
+}
+
+impl Machine<'_> {
+    pub(super) fn load(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let places = addresses(&warp.registers, access.address);
+        match access.space {
+            Space::Generic => {
+                for (space, lanes, base) in by_space(&places, mask) {
+                    if lanes != 0 {
+                        self.load_space(cluster, warp, at, access, space, &rebased(&places, base), lanes)?;
+                    }
+                }
+            }
+            space => self.load_space(cluster, warp, at, access, space, &places, mask)?,
+        }
+        self.after_access(cluster, at, access, &places, mask);
+        // A loop that polls memory must let the writer run.
+        Ok(if access.ordering == Ordering::Weak { Step::Next } else { Step::Yield })
+    }
+
+    fn load_space(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        space: Space,
+        places: &Lanes,
+        mask: u32,
+    ) -> Result<(), Stopped> {
+        let bytes = u32::from(access.element) * access.registers.len() as u32;
+        let atomic = access.ordering != Ordering::Weak;
+        match space {
+            Space::Shared | Space::SharedCluster | Space::Generic => {
+                self.count_shared(places, mask, bytes, false);
+                each_lane!(mask, lane, {
+                    let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
+                    let block = &mut cluster.blocks[place.rank as usize];
+                    let who = at.accessor(lane, atomic);
+                    let conflict = block.shared.note_read(&cluster.order, who, place.offset, bytes);
+                    let start = place.offset as usize;
+                    deliver(&mut warp.registers, access, lane, &block.shared.bytes[start..start + bytes as usize]);
+                    if let Some(conflict) = conflict {
+                        self.report_conflict(cluster, conflict, at.pc, who.participant, place.offset, bytes);
+                    }
+                });
+            }
+            Space::Global => {
+                self.count_global(places, mask, bytes, false);
+                each_lane!(mask, lane, {
+                    let mut data = [0; 32];
+                    let data = &mut data[..bytes as usize];
+                    self.read_global(cluster, at, lane, places[lane], data, atomic)?;
+                    deliver(&mut warp.registers, access, lane, data);
+                });
+            }
+            Space::Local => {
+                let size = self.context.program.local_bytes;
+                each_lane!(mask, lane, {
+                    let start = self.local_place(cluster, at, lane, places[lane], bytes, size)?;
+                    let mut data = [0; 32];
+                    data[..bytes as usize].copy_from_slice(&warp.local[start..start + bytes as usize]);
+                    deliver(&mut warp.registers, access, lane, &data[..bytes as usize]);
+                });
+            }
+            Space::Parameter => {
+                let context = self.context;
+                each_lane!(mask, lane, {
+                    let start = usize::try_from(places[lane]).unwrap_or(usize::MAX);
+                    let end = start.saturating_add(bytes as usize);
+                    let Some(data) = context.launch.params.get(start..end) else {
+                        let by = at.participant(lane);
+                        let message = || format!("reads parameter bytes {start}.. of {}", context.launch.params.len());
+                        return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message));
+                    };
+                    deliver(&mut warp.registers, access, lane, data);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn store(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let places = addresses(&warp.registers, access.address);
+        self.before_access(cluster, at, access, &places, mask);
+        match access.space {
+            Space::Generic => {
+                for (space, lanes, base) in by_space(&places, mask) {
+                    if lanes != 0 {
+                        self.store_space(cluster, warp, at, access, space, &rebased(&places, base), lanes)?;
+                    }
+                }
+            }
+            space => self.store_space(cluster, warp, at, access, space, &places, mask)?,
+        }
+        Ok(Step::Next)
+    }
+
+    fn store_space(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        space: Space,
+        places: &Lanes,
+        mask: u32,
+    ) -> Result<(), Stopped> {
+        let bytes = u32::from(access.element) * access.registers.len() as u32;
+        let atomic = access.ordering != Ordering::Weak;
+        let mut data = [0; 32];
+        match space {
+            Space::Shared | Space::SharedCluster | Space::Generic => {
+                self.count_shared(places, mask, bytes, true);
+                each_lane!(mask, lane, {
+                    let length = collect(&warp.registers, access, lane, &mut data);
+                    let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
+                    self.write_shared(cluster, at, lane, place, &data[..length], atomic);
+                });
+            }
+            Space::Global => {
+                self.count_global(places, mask, bytes, true);
+                each_lane!(mask, lane, {
+                    let length = collect(&warp.registers, access, lane, &mut data);
+                    self.write_global(cluster, at, lane, places[lane], &data[..length], atomic)?;
+                });
+            }
+            Space::Local => {
+                let size = self.context.program.local_bytes;
+                each_lane!(mask, lane, {
+                    let length = collect(&warp.registers, access, lane, &mut data);
+                    let start = self.local_place(cluster, at, lane, places[lane], bytes, size)?;
+                    warp.local[start..start + length].copy_from_slice(&data[..length]);
+                });
+            }
+            Space::Parameter => {
+                let by = at.participant(mask.trailing_zeros() as usize);
+                let message = || "writes to the kernel's parameters".into();
+                return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A checked store of bytes to shared memory; the place has been checked already.
+    #[inline(always)]
+    pub(crate) fn write_shared(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        place: SharedPlace,
+        data: &[u8],
+        atomic: bool,
+    ) {
+        let bytes = data.len() as u32;
+        let block = &mut cluster.blocks[place.rank as usize];
+        let who = at.accessor(lane, atomic);
+        let conflict = block.shared.note_write(&cluster.order, who, place.offset, bytes, |old| old == data);
+        block.shared.bytes[place.offset as usize..place.offset as usize + data.len()].copy_from_slice(data);
+        if let Some(conflict) = conflict {
+            self.report_conflict(cluster, conflict, at.pc, who.participant, place.offset, bytes);
+        }
+    }
+
+    /// Bounds and alignment of an access to shared memory.
+    #[inline(always)]
+    pub(crate) fn shared_place(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        bytes: u32,
+        space: Space,
+    ) -> Result<SharedPlace, Stopped> {
+        let narrow = address as u32;
+        let (rank, offset) = split_shared(narrow, at.rank);
+        let end = u64::from(offset) + u64::from(bytes);
+        let inside = u64::from(narrow) == address
+            && (rank as usize) < cluster.blocks.len()
+            && offset >= SHARED_BASE
+            && end <= u64::from(self.context.shared_end)
+            && (rank == at.rank || space != Space::Shared);
+        if inside && offset & (bytes - 1) == 0 {
+            return Ok(SharedPlace { rank, offset });
+        }
+        Err(self.bad_shared(cluster, at, lane, address, bytes, inside))
+    }
+
+    #[cold]
+    fn bad_shared(&mut self, cluster: &Cluster, at: At, lane: usize, address: u64, bytes: u32, inside: bool) -> Stopped {
+        let by = at.participant(lane);
+        let end = self.context.shared_end;
+        if inside {
+            let message = || format!("{bytes} bytes at shared address {address:#x}, which is not a multiple of {bytes}");
+            return self.stop(cluster, FindingKind::Misaligned, at.pc, by, message);
+        }
+        let message = || {
+            format!("{bytes} bytes at shared address {address:#x}; this block's shared memory is {SHARED_BASE:#x}..{end:#x}")
+        };
+        self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message)
+    }
+
+    fn local_place(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        bytes: u32,
+        size: u32,
+    ) -> Result<usize, Stopped> {
+        let by = at.participant(lane);
+        if address.checked_add(u64::from(bytes)).is_none_or(|end| end > u64::from(size)) {
+            let message = || format!("{bytes} bytes at offset {address:#x} of a thread's {size} bytes of local memory");
+            return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message));
+        }
+        if !address.is_multiple_of(u64::from(bytes)) {
+            let message = || format!("{bytes} bytes at local address {address:#x}");
+            return Err(self.stop(cluster, FindingKind::Misaligned, at.pc, by, message));
+        }
+        Ok(lane * size as usize + address as usize)
+    }
+
+    /// Bounds and alignment of an access to global memory: the buffer and the offset in it.
+    #[inline(always)]
+    pub(crate) fn global_place(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        bytes: usize,
+        align: usize,
+    ) -> Result<(usize, usize), Stopped> {
+        match self.global.resolve(address, bytes) {
+            Some(found) if address & (align as u64 - 1) == 0 => Ok(found),
+            found => Err(self.bad_global(cluster, at, lane, address, bytes, align, found.is_some())),
+        }
+    }
+
+    #[cold]
+    fn bad_global(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        bytes: usize,
+        align: usize,
+        inside: bool,
+    ) -> Stopped {
+        let by = at.participant(lane);
+        let memory = self.global.memory;
+        if inside {
+            let message = || {
+                let (index, offset) = memory.resolve(address, bytes).unwrap_or_default();
+                let name = memory.buffers().get(index).map_or("?", |buffer| &buffer.name);
+                format!("{bytes} bytes at byte {offset} of `{name}`: {address:#x} is not a multiple of {align}")
+            };
+            return self.stop(cluster, FindingKind::Misaligned, at.pc, by, message);
+        }
+        let message = || format!("{bytes} bytes at {address:#x}: {}", memory.place(address, bytes));
+        self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message)
+    }
+
+    pub(crate) fn record(&self, cluster: &Cluster, at: At, lane: usize, atomic: bool) -> Record {
+        Record {
+            cluster: cluster.index as u32 + 1,
+            participant: at.participant(lane),
+            stamp: cluster.order.now(),
+            pc: at.pc | if atomic { ATOMIC_BIT } else { 0 },
+        }
+    }
+
+    /// A checked read of global memory.
+    #[inline(always)]
+    pub(crate) fn read_global(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        into: &mut [u8],
+        atomic: bool,
+    ) -> Result<(), Stopped> {
+        let (buffer, offset) = self.global_place(cluster, at, lane, address, into.len(), into.len())?;
+        self.global.read(buffer, offset, into);
+        self.note_global_read(cluster, at, lane, (buffer, offset), into.len(), atomic);
+        Ok(())
+    }
+
+    /// Race and initialisation checks of a read that lies in one page.
+    #[inline(always)]
+    pub(crate) fn note_global_read(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        (buffer, offset): (usize, usize),
+        bytes: usize,
+        atomic: bool,
+    ) {
+        if !self.global.is_written(buffer, offset, bytes) {
+            self.report_unwritten(cluster, at, lane, buffer, offset, bytes);
+        }
+        let record = self.record(cluster, at, lane, atomic);
+        let ordered = |other: Record| is_ordered(cluster, other, record.participant);
+        let conflict = self.global.note_read(buffer, offset, bytes, record, ordered);
+        if let Some(conflict) = conflict {
+            self.report_global(cluster, at, lane, buffer, offset, &conflict, false);
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn note_global_write(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        (buffer, offset): (usize, usize),
+        bytes: usize,
+        atomic: bool,
+        unchanged: bool,
+    ) {
+        let record = self.record(cluster, at, lane, atomic);
+        let ordered = |other: Record| is_ordered(cluster, other, record.participant);
+        let conflict = self.global.note_write(buffer, offset, bytes, record, ordered);
+        if let Some(conflict) = conflict
+            && !(unchanged && conflict.with_is_write)
+        {
+            self.report_global(cluster, at, lane, buffer, offset, &conflict, true);
+        }
+    }
+
+    /// A checked write of global memory.
+    #[inline(always)]
+    pub(crate) fn write_global(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        data: &[u8],
+        atomic: bool,
+    ) -> Result<(), Stopped> {
+        let place = self.global_place(cluster, at, lane, address, data.len(), data.len())?;
+        let mut old = [0; 32];
+        let old = &mut old[..data.len()];
+        self.global.read(place.0, place.1, old);
+        self.note_global_write(cluster, at, lane, place, data.len(), atomic, old == data);
+        self.global.write(place.0, place.1, data);
+        Ok(())
+    }
+
+    #[cold]
+    fn report_unwritten(&mut self, cluster: &Cluster, at: At, lane: usize, buffer: usize, offset: usize, bytes: usize) {
+        let name = &self.global.memory.buffers()[buffer].name;
+        let message = || format!("reads {bytes} bytes at byte {offset} of `{name}` that nobody has written");
+        self.report(cluster, FindingKind::UninitializedRead, at.pc, at.participant(lane), None, message);
+    }
+
+    #[cold]
+    fn report_global(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        buffer: usize,
+        offset: usize,
+        conflict: &GlobalConflict,
+        write: bool,
+    ) {
+        let name = self.global.memory.buffers()[buffer].name.as_str();
+        let with = conflict.with;
+        let here = self.context.site(cluster.index as u32, at.participant(lane), at.pc);
+        let other = self.context.site(with.cluster - 1, with.participant, with.pc());
+        let message = || {
+            format!(
+                "{} byte {offset} of `{name}`, and nothing orders that after another thread's {}",
+                if write { "writes" } else { "reads" },
+                if conflict.with_is_write { "write" } else { "read" },
+            )
+        };
+        let (program, seed) = (self.context.program, self.context.launch.seed);
+        self.findings.report(program, seed, FindingKind::GlobalRace, here, Some(other), message);
+    }
+
+    pub(crate) fn count_global(&mut self, places: &Lanes, mask: u32, bytes: u32, store: bool) {
+        // Each aligned access lies in one sector unless it is a whole one or more.
+        let mut sectors = [0u64; LANES];
+        let mut count = 0;
+        each_lane!(mask, lane, {
+            let sector = places[lane] >> 5;
+            if !sectors[..count].iter().rev().any(|known| *known == sector) {
+                sectors[count] = sector;
+                count += 1;
+            }
+        });
+        let total = u64::from(mask.count_ones()) * u64::from(bytes);
+        if store {
+            self.counters.global_store_bytes += total;
+            self.counters.global_store_sectors += count as u64;
+        } else {
+            self.counters.global_load_bytes += total;
+            self.counters.global_load_sectors += count as u64;
+        }
+    }
+
+    pub(crate) fn count_shared(&mut self, places: &Lanes, mask: u32, bytes: u32, store: bool) {
+        let mut offsets = [0; LANES];
+        for lane in 0..LANES {
+            offsets[lane] = places[lane] as u32;
+        }
+        let (passes, ideal) = wavefronts(&offsets, mask, bytes);
+        self.counters.shared_wavefronts += passes;
+        self.counters.shared_ideal_wavefronts += ideal;
+        let total = u64::from(mask.count_ones()) * u64::from(bytes);
+        if store {
+            self.counters.shared_store_bytes += total;
+        } else {
+            self.counters.shared_load_bytes += total;
+        }
+    }
+}
+
+/// Whether an earlier access of global memory happened before what a thread does now.
+#[inline(always)]
+pub(crate) fn is_ordered(cluster: &Cluster, earlier: Record, now: u32) -> bool {
+    if earlier.cluster == cluster.index as u32 + 1 {
+        return cluster.order.ordered(earlier.participant, earlier.stamp, now);
+    }
+    cluster.foreign.get(&earlier.cluster).is_some_and(|known| *known >= earlier.stamp)
+}

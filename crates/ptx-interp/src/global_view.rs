@@ -1,0 +1,372 @@
+//! Global memory as one unit of execution sees it: what was there at launch, plus its own writes.
+//!
+//! Units that cannot talk to each other run in parallel on views of their own, whose writes are merged in order
+//! afterwards: the result does not depend on threads, and what two units both touched is a race that the merge
+//! sees. Units that may talk (atomics, acquire, volatile) share one view and run side by side on one thread.
+
+use std::collections::HashMap;
+
+use crate::diagnostics::Site;
+use crate::memory::{Memory, Written};
+
+pub(crate) const PAGE_BYTES: usize = 4096;
+
+/// Someone's access to a granule.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Record {
+    /// Cluster index + 1; 0 for nobody.
+    pub cluster: u32,
+    pub participant: u32,
+    pub stamp: u32,
+    /// Instruction, and in the top bit whether it was atomic.
+    pub pc: u32,
+}
+
+pub(crate) const ATOMIC_BIT: u32 = 1 << 31;
+
+impl Record {
+    pub(crate) fn is_some(self) -> bool {
+        self.cluster != 0
+    }
+
+    pub(crate) fn is_atomic(self) -> bool {
+        self.pc & ATOMIC_BIT != 0
+    }
+
+    pub(crate) fn pc(self) -> u32 {
+        self.pc & !ATOMIC_BIT
+    }
+}
+
+struct Page {
+    buffer: u32,
+    index: u32,
+    /// The page's contents once this unit has written to it.
+    data: Option<Box<[u8]>>,
+    /// One bit a byte that this unit wrote.
+    written: Vec<u64>,
+    writers: Vec<Record>,
+    /// Newest reader, and the first one since the last write.
+    readers: Vec<[Record; 2]>,
+}
+
+/// Which earlier access of a granule an access collides with.
+pub(crate) struct GlobalConflict {
+    pub with: Record,
+    pub with_is_write: bool,
+}
+
+pub(crate) struct GlobalView<'m> {
+    pub memory: &'m Memory,
+    granule: u32,
+    check: bool,
+    check_uninitialized: bool,
+    /// For each buffer: page number to page + 1, made when first needed.
+    tables: Vec<Vec<u32>>,
+    pages: Vec<Page>,
+    last_buffer: usize,
+}
+
+impl<'m> GlobalView<'m> {
+    pub(crate) fn new(memory: &'m Memory, granule: u32, check: bool, check_uninitialized: bool) -> Self {
+        let tables = vec![Vec::new(); memory.buffers().len()];
+        Self { memory, granule, check, check_uninitialized, tables, pages: Vec::new(), last_buffer: 0 }
+    }
+
+    /// The buffer that holds a range, and the offset in it.
+    #[inline(always)]
+    pub(crate) fn resolve(&mut self, address: u64, bytes: usize) -> Option<(usize, usize)> {
+        if let Some(buffer) = self.memory.buffers().get(self.last_buffer) {
+            let offset = address.wrapping_sub(buffer.base);
+            if !buffer.freed && offset < buffer.length as u64 && buffer.length as u64 - offset >= bytes as u64 {
+                return Some((self.last_buffer, offset as usize));
+            }
+        }
+        let found = self.memory.resolve(address, bytes)?;
+        self.last_buffer = found.0;
+        Some(found)
+    }
+
+    #[inline(always)]
+    fn page(&self, buffer: usize, offset: usize) -> Option<&Page> {
+        match self.tables[buffer].get(offset / PAGE_BYTES) {
+            None | Some(0) => None,
+            Some(&page) => Some(&self.pages[page as usize - 1]),
+        }
+    }
+
+    fn page_mut(&mut self, buffer: usize, offset: usize) -> &mut Page {
+        let table = &mut self.tables[buffer];
+        if table.is_empty() {
+            table.resize(self.memory.buffers()[buffer].length.div_ceil(PAGE_BYTES), 0);
+        }
+        let slot = &mut table[offset / PAGE_BYTES];
+        if *slot == 0 {
+            self.pages.push(Page {
+                buffer: buffer as u32,
+                index: (offset / PAGE_BYTES) as u32,
+                data: None,
+                written: Vec::new(),
+                writers: Vec::new(),
+                readers: Vec::new(),
+            });
+            *slot = self.pages.len() as u32;
+        }
+        let slot = *slot;
+        &mut self.pages[slot as usize - 1]
+    }
+
+    /// Reads bytes that lie inside a buffer.
+    #[inline(always)]
+    pub(crate) fn read(&self, buffer: usize, offset: usize, into: &mut [u8]) {
+        if offset % PAGE_BYTES + into.len() <= PAGE_BYTES {
+            let bytes = match self.page(buffer, offset) {
+                Some(Page { data: Some(data), .. }) => &data[offset % PAGE_BYTES..][..into.len()],
+                _ => &self.memory.buffers()[buffer].bytes[offset..offset + into.len()],
+            };
+            into.copy_from_slice(bytes);
+            return;
+        }
+        let split = PAGE_BYTES - offset % PAGE_BYTES;
+        let (head, tail) = into.split_at_mut(split);
+        self.read(buffer, offset, head);
+        self.read(buffer, offset + split, tail);
+    }
+
+    pub(crate) fn write(&mut self, buffer: usize, offset: usize, data: &[u8]) {
+        if data.is_empty() {
+            return;
+        }
+        let within = offset % PAGE_BYTES;
+        if within + data.len() > PAGE_BYTES {
+            let split = PAGE_BYTES - within;
+            self.write(buffer, offset, &data[..split]);
+            self.write(buffer, offset + split, &data[split..]);
+            return;
+        }
+        let memory = self.memory;
+        let page = self.page_mut(buffer, offset);
+        let contents = page.data.get_or_insert_with(|| {
+            let start = offset - within;
+            let source = &memory.buffers()[buffer].bytes;
+            let end = source.len().min(start + PAGE_BYTES);
+            source[start..end].into()
+        });
+        contents[within..within + data.len()].copy_from_slice(data);
+        if page.written.is_empty() {
+            page.written.resize(PAGE_BYTES / 64, 0);
+        }
+        // An aligned access of at most 64 bytes lies in one word of bits.
+        if within / 64 == (within + data.len() - 1) / 64 {
+            let bits = if data.len() == 64 { u64::MAX } else { (1 << data.len()) - 1 };
+            page.written[within / 64] |= bits << (within % 64);
+        } else {
+            for byte in within..within + data.len() {
+                page.written[byte / 64] |= 1 << (byte % 64);
+            }
+        }
+    }
+
+    /// Whether somebody has written these bytes, at launch or since.
+    #[inline(always)]
+    pub(crate) fn is_written(&self, buffer: usize, offset: usize, bytes: usize) -> bool {
+        if !self.check_uninitialized {
+            return true;
+        }
+        let source = &self.memory.buffers()[buffer];
+        if matches!(source.written, Written::All) {
+            return true;
+        }
+        (offset..offset + bytes).all(|byte| {
+            let own = self.page(buffer, byte).is_some_and(|page| {
+                let within = byte % PAGE_BYTES;
+                page.written.get(within / 64).is_some_and(|bits| bits >> (within % 64) & 1 == 1)
+            });
+            own || source.is_written(byte, 1)
+        })
+    }
+
+    /// Notes a read and finds the write that it races with. `ordered` tells whether a record is before the access.
+    #[inline(always)]
+    pub(crate) fn note_read(
+        &mut self,
+        buffer: usize,
+        offset: usize,
+        bytes: usize,
+        record: Record,
+        ordered: impl Fn(Record) -> bool,
+    ) -> Option<GlobalConflict> {
+        if !self.check {
+            return None;
+        }
+        let granule = self.granule;
+        let page = self.page_mut(buffer, offset);
+        if page.readers.is_empty() {
+            page.readers.resize(PAGE_BYTES >> granule, Default::default());
+        }
+        let mut conflict = None;
+        let within = offset % PAGE_BYTES;
+        for cell in within >> granule..=(within + bytes - 1) >> granule {
+            if let Some(&writer) = page.writers.get(cell)
+                && writer.is_some()
+                && !(writer.is_atomic() && record.is_atomic())
+                && !ordered(writer)
+            {
+                conflict = Some(GlobalConflict { with: writer, with_is_write: true });
+            }
+            let readers = &mut page.readers[cell];
+            if !readers[1].is_some() || ordered(readers[1]) {
+                readers[1] = record;
+            }
+            readers[0] = record;
+        }
+        conflict
+    }
+
+    #[inline(always)]
+    pub(crate) fn note_write(
+        &mut self,
+        buffer: usize,
+        offset: usize,
+        bytes: usize,
+        record: Record,
+        ordered: impl Fn(Record) -> bool,
+    ) -> Option<GlobalConflict> {
+        if !self.check {
+            return None;
+        }
+        let granule = self.granule;
+        let page = self.page_mut(buffer, offset);
+        if page.writers.is_empty() {
+            page.writers.resize(PAGE_BYTES >> granule, Record::default());
+        }
+        let mut conflict = None;
+        let within = offset % PAGE_BYTES;
+        for cell in within >> granule..=(within + bytes - 1) >> granule {
+            let writer = page.writers[cell];
+            let races = |other: Record| {
+                other.is_some() && !(other.is_atomic() && record.is_atomic()) && !ordered(other)
+            };
+            if races(writer) {
+                conflict = Some(GlobalConflict { with: writer, with_is_write: true });
+            } else if let Some(readers) = page.readers.get_mut(cell) {
+                for reader in readers.iter() {
+                    if races(*reader) {
+                        conflict = Some(GlobalConflict { with: *reader, with_is_write: false });
+                    }
+                }
+            }
+            page.writers[cell] = record;
+        }
+        conflict
+    }
+
+    pub(crate) fn into_changes(self) -> Changes {
+        Changes { granule: self.granule, pages: self.pages }
+    }
+}
+
+/// What a unit did to global memory, to be merged in the order of units.
+pub(crate) struct Changes {
+    granule: u32,
+    pages: Vec<Page>,
+}
+
+/// Who touched what in earlier units of a launch.
+#[derive(Default)]
+pub(crate) struct LaunchHistory {
+    pages: HashMap<(u32, u32), History>,
+}
+
+#[derive(Default)]
+struct History {
+    writers: Vec<Option<Site>>,
+    readers: Vec<Option<Site>>,
+}
+
+/// A race between two units.
+pub(crate) struct UnitRace {
+    pub buffer: usize,
+    pub offset: usize,
+    /// The later unit's access.
+    pub at: Site,
+    pub at_is_write: bool,
+    pub with: Site,
+    pub with_is_write: bool,
+}
+
+impl LaunchHistory {
+    /// Writes a unit's pages to memory and reports the granules that an earlier unit touched in conflict.
+    pub(crate) fn merge(
+        &mut self,
+        memory: &mut Memory,
+        changes: Changes,
+        check: bool,
+        site: impl Fn(Record) -> Site,
+        mut report: impl FnMut(UnitRace),
+    ) {
+        for page in changes.pages {
+            if let Some(data) = &page.data {
+                let start = page.index as usize * PAGE_BYTES;
+                apply_written(memory, page.buffer as usize, start, data, &page.written);
+            }
+            if !check {
+                continue;
+            }
+            let history = self.pages.entry((page.buffer, page.index)).or_default();
+            let cells = PAGE_BYTES >> changes.granule;
+            let place = |cell: usize| page.index as usize * PAGE_BYTES + (cell << changes.granule);
+            for (cell, readers) in page.readers.iter().enumerate() {
+                let reader = readers[0];
+                if reader.is_some() {
+                    if let Some(Some(with)) = history.writers.get(cell) {
+                        let (buffer, offset) = (page.buffer as usize, place(cell));
+                        report(UnitRace { buffer, offset, at: site(reader), at_is_write: false, with: *with, with_is_write: true });
+                    }
+                }
+            }
+            for (cell, writer) in page.writers.iter().enumerate() {
+                if writer.is_some() {
+                    let written = history.writers.get(cell).copied().flatten().map(|with| (with, true));
+                    let read = history.readers.get(cell).copied().flatten().map(|with| (with, false));
+                    if let Some((with, with_is_write)) = written.or(read) {
+                        let (buffer, offset) = (page.buffer as usize, place(cell));
+                        report(UnitRace { buffer, offset, at: site(*writer), at_is_write: true, with, with_is_write });
+                    }
+                }
+            }
+            if !page.readers.is_empty() {
+                history.readers.resize(cells, None);
+                for (known, readers) in history.readers.iter_mut().zip(&page.readers) {
+                    if known.is_none() && readers[0].is_some() {
+                        *known = Some(site(readers[0]));
+                    }
+                }
+            }
+            if !page.writers.is_empty() {
+                history.writers.resize(cells, None);
+                for (known, writer) in history.writers.iter_mut().zip(&page.writers) {
+                    if writer.is_some() {
+                        *known = Some(site(*writer));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn apply_written(memory: &mut Memory, buffer: usize, start: usize, data: &[u8], written: &[u64]) {
+    let is_written = |byte: usize| written.get(byte / 64).is_some_and(|bits| bits >> (byte % 64) & 1 == 1);
+    let mut at = 0;
+    while at < data.len() {
+        if !is_written(at) {
+            at += 1;
+            continue;
+        }
+        let first = at;
+        while at < data.len() && is_written(at) {
+            at += 1;
+        }
+        memory.apply(buffer, start + first, &data[first..at]);
+    }
+}

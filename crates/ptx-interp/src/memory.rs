@@ -1,0 +1,198 @@
+//! Global memory as the host sees it: named buffers at addresses of their own, with unmapped gaps between them.
+
+use crate::address_space::{GLOBAL_BASE, GUARD_BYTES};
+
+/// A host access to memory that is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes at {address:#x}: {place}")]
+pub struct MemoryError {
+    /// First address of the access.
+    pub address: u64,
+    /// Its length.
+    pub bytes: usize,
+    /// Where that is, in words.
+    pub place: String,
+}
+
+/// Which bytes have a value.
+#[derive(Clone, Debug)]
+pub(crate) enum Written {
+    All,
+    /// One bit a byte.
+    Some(Vec<u64>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Buffer {
+    pub name: String,
+    pub base: u64,
+    pub bytes: Vec<u8>,
+    pub written: Written,
+    pub freed: bool,
+    /// Length before it was freed.
+    pub length: usize,
+}
+
+impl Buffer {
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.length as u64
+    }
+
+    fn mark_written(&mut self, offset: usize, count: usize) {
+        if offset == 0 && count == self.length {
+            self.written = Written::All;
+            return;
+        }
+        if let Written::Some(bits) = &mut self.written {
+            for byte in offset..offset + count {
+                bits[byte / 64] |= 1 << (byte % 64);
+            }
+        }
+    }
+
+    pub(crate) fn is_written(&self, offset: usize, count: usize) -> bool {
+        match &self.written {
+            Written::All => true,
+            Written::Some(bits) => (offset..offset + count).all(|byte| bits[byte / 64] >> (byte % 64) & 1 == 1),
+        }
+    }
+}
+
+/// Global memory: buffers with names, so that a bad address can say which one it missed.
+///
+/// ```
+/// use ptx_interp::Memory;
+/// let mut memory = Memory::new();
+/// let values = memory.allocate("values", 16, 256);
+/// memory.write(values, &[1, 2, 3, 4]).unwrap();
+/// assert!(memory.read_vec(values + 16, 1).unwrap_err().to_string().contains("past the end of `values`"));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// In order of their addresses, which are never used twice.
+    buffers: Vec<Buffer>,
+}
+
+impl Memory {
+    /// Nothing allocated.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A new buffer of `bytes` bytes whose address is a multiple of `align` (a power of two; at least 16 is used).
+    /// Its contents count as uninitialised until they are written.
+    pub fn allocate(&mut self, name: &str, bytes: usize, align: usize) -> u64 {
+        let align = (align.max(16) as u64).next_power_of_two();
+        let after = self.buffers.last().map_or(GLOBAL_BASE, |last| last.end() + GUARD_BYTES);
+        let base = after.next_multiple_of(align);
+        self.buffers.push(Buffer {
+            name: name.to_string(),
+            base,
+            // Not zeros: a kernel that reads them by mistake should look wrong.
+            bytes: vec![0xcb; bytes],
+            written: Written::Some(vec![0; bytes.div_ceil(64)]),
+            freed: false,
+            length: bytes,
+        });
+        base
+    }
+
+    /// Gives a buffer back; later accesses to it are findings that name it. False if no buffer starts here.
+    pub fn free(&mut self, address: u64) -> bool {
+        match self.buffers.iter_mut().find(|buffer| buffer.base == address && !buffer.freed) {
+            Some(buffer) => {
+                buffer.freed = true;
+                buffer.bytes = Vec::new();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Copies bytes in; they count as initialised.
+    pub fn write(&mut self, address: u64, data: &[u8]) -> Result<(), MemoryError> {
+        let (index, offset) = self.resolve(address, data.len()).ok_or_else(|| self.error(address, data.len()))?;
+        let buffer = &mut self.buffers[index];
+        buffer.bytes[offset..offset + data.len()].copy_from_slice(data);
+        buffer.mark_written(offset, data.len());
+        Ok(())
+    }
+
+    /// Sets every byte of a range; they count as initialised.
+    pub fn fill(&mut self, address: u64, bytes: usize, value: u8) -> Result<(), MemoryError> {
+        let (index, offset) = self.resolve(address, bytes).ok_or_else(|| self.error(address, bytes))?;
+        let buffer = &mut self.buffers[index];
+        buffer.bytes[offset..offset + bytes].fill(value);
+        buffer.mark_written(offset, bytes);
+        Ok(())
+    }
+
+    /// Copies bytes out, initialised or not.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        let (index, offset) = self.resolve(address, data.len()).ok_or_else(|| self.error(address, data.len()))?;
+        data.copy_from_slice(&self.buffers[index].bytes[offset..offset + data.len()]);
+        Ok(())
+    }
+
+    /// Copies bytes out into a new vector.
+    pub fn read_vec(&self, address: u64, bytes: usize) -> Result<Vec<u8>, MemoryError> {
+        let (index, offset) = self.resolve(address, bytes).ok_or_else(|| self.error(address, bytes))?;
+        Ok(self.buffers[index].bytes[offset..offset + bytes].to_vec())
+    }
+
+    /// Whether every byte of a range has been written, by the host or by a kernel.
+    pub fn is_initialized(&self, address: u64, bytes: usize) -> bool {
+        self.resolve(address, bytes).is_some_and(|(index, offset)| self.buffers[index].is_written(offset, bytes))
+    }
+
+    fn error(&self, address: u64, bytes: usize) -> MemoryError {
+        MemoryError { address, bytes, place: self.place(address, bytes) }
+    }
+
+    pub(crate) fn buffers(&self) -> &[Buffer] {
+        &self.buffers
+    }
+
+    /// The live buffer that holds a range, and the offset in it.
+    #[inline]
+    pub(crate) fn resolve(&self, address: u64, bytes: usize) -> Option<(usize, usize)> {
+        let index = self.buffers.partition_point(|buffer| buffer.base <= address).checked_sub(1)?;
+        let buffer = &self.buffers[index];
+        let offset = (address - buffer.base) as usize;
+        (!buffer.freed && offset.checked_add(bytes)? <= buffer.length).then_some((index, offset))
+    }
+
+    /// Where an address is, relative to the nearest buffer, in words.
+    pub(crate) fn place(&self, address: u64, bytes: usize) -> String {
+        let after = self.buffers.partition_point(|buffer| buffer.base <= address);
+        let below = after.checked_sub(1).map(|index| &self.buffers[index]);
+        let above = self.buffers.get(after);
+        if let Some(buffer) = below {
+            let offset = address - buffer.base;
+            if buffer.freed && offset < buffer.length as u64 {
+                return format!("inside `{}`, which was freed", buffer.name);
+            }
+            if offset < buffer.length as u64 {
+                return format!("starts inside `{}` and ends {} bytes past its end", buffer.name, offset + bytes as u64 - buffer.length as u64);
+            }
+            let past = offset - buffer.length as u64;
+            if above.is_none_or(|above| past <= above.base - address) {
+                return format!("{past} bytes past the end of `{}` ({} bytes)", buffer.name, buffer.length);
+            }
+        }
+        match above {
+            Some(buffer) if address != 0 => format!("{} bytes before `{}`", buffer.base - address, buffer.name),
+            _ => "no buffer is near".into(),
+        }
+    }
+
+    /// Applies what a unit of execution wrote.
+    pub(crate) fn apply(&mut self, index: usize, offset: usize, data: &[u8]) {
+        let buffer = &mut self.buffers[index];
+        if buffer.freed || offset + data.len() > buffer.bytes.len() {
+            return;
+        }
+        buffer.bytes[offset..offset + data.len()].copy_from_slice(data);
+        buffer.mark_written(offset, data.len());
+    }
+}

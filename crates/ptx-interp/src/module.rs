@@ -1,0 +1,132 @@
+//! A PTX module and the kernels in it, parsed and decoded once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::decode::{DecodeError, Program, decode};
+use crate::parse::{ParseError, Parameter, parse_module};
+
+/// Why a module has no such kernel to launch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KernelError {
+    /// No kernel has this name.
+    #[error("no kernel `{name}` in the module; it has {}", .available.join(", "))]
+    NotFound {
+        /// The name asked for.
+        name: String,
+        /// Those that exist.
+        available: Vec<String>,
+    },
+    /// The kernel uses something that the interpreter does not know.
+    #[error("kernel `{name}`: {error}")]
+    Decode {
+        /// The kernel.
+        name: String,
+        /// The statement and what is wrong with it.
+        error: DecodeError,
+    },
+}
+
+/// A parsed PTX text. Cloning is cheap, and threads may share it.
+#[derive(Clone, Debug)]
+pub struct Module {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    target: String,
+    kernels: Vec<(String, Result<Kernel, DecodeError>)>,
+}
+
+impl Module {
+    /// Reads a PTX text and decodes its kernels. A kernel that cannot be decoded is an error only when it is asked
+    /// for.
+    pub fn parse(ptx: &str) -> Result<Self, ParseError> {
+        let parsed = Arc::new(parse_module(ptx)?);
+        let kernels = parsed
+            .kernels
+            .iter()
+            .map(|kernel| {
+                let decoded = decode(&parsed, kernel).map(|program| Kernel { program: Arc::new(program) });
+                (kernel.name.clone(), decoded)
+            })
+            .collect();
+        Ok(Self { inner: Arc::new(Inner { target: parsed.target.clone(), kernels }) })
+    }
+
+    /// What the text was compiled for, such as `sm_80`.
+    pub fn target(&self) -> &str {
+        &self.inner.target
+    }
+
+    /// Names of the kernels, in the order of the text.
+    pub fn kernel_names(&self) -> impl Iterator<Item = &str> {
+        self.inner.kernels.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// A kernel by name.
+    pub fn kernel(&self, name: &str) -> Result<Kernel, KernelError> {
+        match self.inner.kernels.iter().find(|(known, _)| known == name) {
+            Some((_, Ok(kernel))) => Ok(kernel.clone()),
+            Some((_, Err(error))) => Err(KernelError::Decode { name: name.to_string(), error: error.clone() }),
+            None => Err(KernelError::NotFound {
+                name: name.to_string(),
+                available: self.kernel_names().map(str::to_string).collect(),
+            }),
+        }
+    }
+}
+
+/// A decoded kernel, ready to launch. Cloning is cheap, and threads may share it.
+#[derive(Clone)]
+pub struct Kernel {
+    pub(crate) program: Arc<Program>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Kernel")
+            .field("name", &self.program.name)
+            .field("instructions", &self.program.instructions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    /// Name of the entry.
+    pub fn name(&self) -> &str {
+        &self.program.name
+    }
+
+    /// Parameters and where they lie in the parameter block.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.program.parameters
+    }
+
+    /// Size of the packed parameter block.
+    pub fn parameter_bytes(&self) -> usize {
+        self.program.parameter_bytes
+    }
+
+    /// Bytes of static shared memory.
+    pub fn static_shared_bytes(&self) -> u32 {
+        self.program.static_shared_end - crate::address_space::SHARED_BASE
+    }
+
+    /// Most threads a block may have, from `.maxntid` or `.reqntid`.
+    pub fn max_threads(&self) -> Option<[u32; 3]> {
+        self.program.required_threads.or(self.program.max_threads)
+    }
+
+    /// The cluster shape that the kernel was compiled for.
+    pub fn required_cluster(&self) -> Option<[u32; 3]> {
+        self.program.required_cluster
+    }
+
+    /// Whether blocks may talk through global memory (atomics, acquire, volatile), so that they run on one thread.
+    pub fn communicates(&self) -> bool {
+        self.program.features.communicates
+    }
+}

@@ -1,0 +1,178 @@
+//! PTX text to statements: names are resolved through their scopes, nothing is interpreted yet.
+
+mod body;
+mod lexer;
+mod module;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+pub(crate) use module::parse_module;
+
+/// Why a text is not PTX that this crate reads.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("PTX line {line}: {message}: `{text}`")]
+pub struct ParseError {
+    /// Line in the PTX text, from 1.
+    pub line: u32,
+    /// What is wrong.
+    pub message: String,
+    /// The text it is wrong with.
+    pub text: String,
+}
+
+impl ParseError {
+    pub(crate) fn new(line: u32, message: impl Into<String>, text: &str) -> Self {
+        let mut text: String = text.chars().take(160).collect();
+        text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { line, message: message.into(), text }
+    }
+}
+
+/// A place in the CUDA source, from `.loc`. Line 0 means that the compiler gave none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Location {
+    pub file: u32,
+    pub line: u32,
+    /// Where the function that holds this line was inlined.
+    pub inlined_at: Option<(u32, u32)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct ParsedModule {
+    pub source: Arc<str>,
+    pub target: String,
+    pub files: BTreeMap<u32, String>,
+    pub kernels: Vec<ParsedKernel>,
+    /// Module-level `.shared`, `.global` and `.const` variables.
+    pub variables: Vec<Variable>,
+}
+
+/// The state space that a declared variable lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VariableSpace {
+    Shared,
+    Local,
+    Global,
+    Constant,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Variable {
+    pub name: String,
+    pub space: VariableSpace,
+    pub align: u64,
+    /// Bytes; none for `extern` arrays without a length (dynamic shared memory).
+    pub size: Option<u64>,
+    pub initial: Vec<u8>,
+}
+
+/// One parameter of a kernel, at its place in the packed parameter block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// Name in the PTX text.
+    pub name: String,
+    /// Byte offset in the parameter block.
+    pub offset: usize,
+    /// Size in bytes.
+    pub size: usize,
+    /// Alignment in bytes.
+    pub align: usize,
+}
+
+/// Width of a declared register: what matters for where it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RegisterClass {
+    Predicate,
+    Bits8,
+    Bits16,
+    Bits32,
+    Bits64,
+    Bits128,
+}
+
+impl RegisterClass {
+    pub(crate) fn of_type(name: &str) -> Option<Self> {
+        Some(match name {
+            "pred" => Self::Predicate,
+            "b8" | "u8" | "s8" => Self::Bits8,
+            "b16" | "u16" | "s16" | "f16" | "bf16" => Self::Bits16,
+            "b32" | "u32" | "s32" | "f32" | "f16x2" | "bf16x2" => Self::Bits32,
+            "b64" | "u64" | "s64" | "f64" => Self::Bits64,
+            "b128" => Self::Bits128,
+            _ => return None,
+        })
+    }
+}
+
+/// Index into [`ParsedKernel::registers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RegisterId(pub u32);
+
+#[derive(Clone, Debug)]
+pub(crate) struct RegisterDeclaration {
+    pub name: String,
+    pub class: RegisterClass,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Immediate {
+    /// An integer literal, sign-extended to 64 bits.
+    Integer(u64),
+    /// `0f…`: bits of a 32-bit float.
+    Single(u32),
+    /// `0d…` or decimal: bits of a 64-bit float.
+    Double(u64),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Operand {
+    Register(RegisterId),
+    /// A special register such as `%tid.x`.
+    Special(String),
+    Immediate(Immediate),
+    /// A variable, a parameter or a label.
+    Symbol(String),
+    /// `_`: the result is not wanted.
+    Sink,
+    /// `!p`
+    Not(Box<Operand>),
+    /// `d|p`
+    Pair(Box<Operand>, Box<Operand>),
+    /// `{a, b, …}` or `(a, b, …)`
+    Vector(Vec<Operand>),
+    /// `[base + offset]`
+    Address { base: Box<Operand>, offset: i64 },
+    /// `[map, {x, y, …}]`
+    TensorAddress(Vec<Operand>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Statement {
+    /// The predicate that guards it, and whether it is negated.
+    pub guard: Option<(RegisterId, bool)>,
+    pub opcode: String,
+    pub operands: Vec<Operand>,
+    pub line: u32,
+    pub location: Location,
+    /// Byte range in the module's source.
+    pub span: (usize, usize),
+    scope: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ParsedKernel {
+    pub name: String,
+    pub parameters: Vec<Parameter>,
+    pub registers: Vec<RegisterDeclaration>,
+    pub variables: Vec<Variable>,
+    pub statements: Vec<Statement>,
+    /// `.branchtargets` lists by unique label.
+    pub branch_targets: HashMap<String, Vec<u32>>,
+    /// `.maxntid`: no block may have more threads.
+    pub max_threads: Option<[u32; 3]>,
+    /// `.reqntid`: every block must have this shape.
+    pub required_threads: Option<[u32; 3]>,
+    /// `.reqnctapercluster`: every cluster must have this shape.
+    pub required_cluster: Option<[u32; 3]>,
+}

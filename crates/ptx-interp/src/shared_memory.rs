@@ -1,0 +1,314 @@
+//! Shared memory of one block, with a shadow that remembers who touched what.
+
+use crate::happens_before::{HappensBefore, Participant, Stamp};
+use crate::registers::LANES;
+
+/// State of a cell of shadow.
+mod state {
+    /// Somebody has written it.
+    pub(super) const WRITTEN: u8 = 1;
+    /// An asynchronous copy is under way.
+    pub(super) const IN_FLIGHT: u8 = 2;
+    /// The last write came through the asynchronous proxy.
+    pub(super) const ASYNC: u8 = 4;
+    /// The last access that writes was atomic.
+    pub(super) const ATOMIC: u8 = 8;
+}
+
+#[derive(Clone, Copy, Default)]
+struct Writer {
+    participant: Participant,
+    stamp: Stamp,
+    pc: u32,
+    state: u8,
+}
+
+/// Reads of one cell by one warp since that warp last met.
+#[derive(Clone, Copy, Default)]
+struct WarpReads {
+    lanes: u32,
+    interval: Stamp,
+    pc: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Reader {
+    participant: Participant,
+    stamp: Stamp,
+    pc: u32,
+    atomic: bool,
+}
+
+/// Who accesses, and where in the program.
+#[derive(Clone, Copy)]
+pub(crate) struct Accessor {
+    pub participant: Participant,
+    pub pc: u32,
+    /// Races with other atomics do not count.
+    pub atomic: bool,
+}
+
+/// What is wrong with an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Conflict {
+    Uninitialized,
+    InFlight { by: Participant, pc: u32 },
+    ReadAfterWrite { by: Participant, pc: u32 },
+    WriteAfterWrite { by: Participant, pc: u32 },
+    WriteAfterRead { by: Participant, pc: u32 },
+    Unfenced { by: Participant, pc: u32 },
+}
+
+pub(crate) struct SharedMemory {
+    pub bytes: Vec<u8>,
+    granule: u32,
+    warps: usize,
+    /// First warp of the block among its cluster's.
+    first_warp: u32,
+    writers: Vec<Writer>,
+    /// `cell * warps + warp`, used when no clocks are kept.
+    warp_reads: Vec<WarpReads>,
+    /// Used when clocks are kept.
+    readers: Vec<Vec<Reader>>,
+    check: bool,
+    check_uninitialized: bool,
+}
+
+impl SharedMemory {
+    pub(crate) fn new(
+        bytes: u32,
+        granule: u32,
+        warps: usize,
+        first_warp: u32,
+        precise: bool,
+        check: bool,
+        check_uninitialized: bool,
+    ) -> Self {
+        let cells = if check { (bytes as usize >> granule) + 1 } else { 0 };
+        Self {
+            // Not zeros: a value that was never written should look wrong.
+            bytes: vec![0xcb; bytes as usize],
+            granule,
+            warps,
+            first_warp,
+            writers: vec![Writer::default(); cells],
+            warp_reads: if precise { Vec::new() } else { vec![WarpReads::default(); cells * warps] },
+            readers: if precise { vec![Vec::new(); cells] } else { Vec::new() },
+            check,
+            check_uninitialized,
+        }
+    }
+
+    #[inline(always)]
+    fn cells(&self, offset: u32, bytes: u32) -> std::ops::RangeInclusive<usize> {
+        (offset >> self.granule) as usize..=((offset + bytes - 1) >> self.granule) as usize
+    }
+
+    /// A read through the generic proxy.
+    #[inline(always)]
+    pub(crate) fn note_read(&mut self, order: &HappensBefore, who: Accessor, offset: u32, bytes: u32) -> Option<Conflict> {
+        if !self.check {
+            return None;
+        }
+        let mut conflict = None;
+        for cell in self.cells(offset, bytes) {
+            let writer = self.writers[cell];
+            // The usual case first: a finished write that is ordered.
+            if writer.state & (state::WRITTEN | state::IN_FLIGHT) != state::WRITTEN
+                || !order.ordered(writer.participant, writer.stamp, who.participant)
+            {
+                conflict = conflict.or(self.read_conflict(writer, who));
+            }
+            self.record_read(order, who, cell);
+        }
+        conflict
+    }
+
+    #[cold]
+    fn read_conflict(&self, writer: Writer, who: Accessor) -> Option<Conflict> {
+        let by = writer.participant;
+        if writer.state & state::IN_FLIGHT != 0 {
+            return Some(Conflict::InFlight { by, pc: writer.pc });
+        }
+        if writer.state & state::WRITTEN == 0 {
+            return self.check_uninitialized.then_some(Conflict::Uninitialized);
+        }
+        if who.atomic && writer.state & state::ATOMIC != 0 {
+            return None;
+        }
+        Some(Conflict::ReadAfterWrite { by, pc: writer.pc })
+    }
+
+    #[inline(always)]
+    fn record_read(&mut self, order: &HappensBefore, who: Accessor, cell: usize) {
+        if self.readers.is_empty() {
+            let warp = who.participant / LANES as u32;
+            let lane = 1 << (who.participant % LANES as u32);
+            let interval = order.warp_interval(warp);
+            let reads = &mut self.warp_reads[cell * self.warps + (warp - self.first_warp) as usize];
+            if reads.interval == interval && reads.lanes != 0 {
+                reads.lanes |= lane;
+            } else {
+                *reads = WarpReads { lanes: lane, interval, pc: who.pc };
+            }
+        } else {
+            self.record_reader(order, who, cell, order.now());
+        }
+    }
+
+    fn record_reader(&mut self, order: &HappensBefore, who: Accessor, cell: usize, stamp: Stamp) {
+        let readers = &mut self.readers[cell];
+        let entry = Reader { participant: who.participant, stamp, pc: who.pc, atomic: who.atomic };
+        if let Some(known) = readers.iter_mut().find(|known| known.participant == who.participant) {
+            *known = entry;
+            return;
+        }
+        // A later write that is ordered after this read is ordered after whatever this read is ordered after.
+        if readers.len() >= 8 && who.participant < order.threads() {
+            readers.retain(|known| !order.ordered(known.participant, known.stamp, who.participant));
+        }
+        readers.push(entry);
+    }
+
+    /// A write through the generic proxy. `unchanged` if it stores the bytes that are there already: two such
+    /// writes give the same memory in either order.
+    #[inline(always)]
+    pub(crate) fn note_write(
+        &mut self,
+        order: &HappensBefore,
+        who: Accessor,
+        offset: u32,
+        bytes: u32,
+        unchanged: impl Fn(&[u8]) -> bool,
+    ) -> Option<Conflict> {
+        if !self.check {
+            return None;
+        }
+        let mut conflict = None;
+        for cell in self.cells(offset, bytes) {
+            let found = self.write_conflict(order, who, cell);
+            if let Some(found) = found {
+                let benign = matches!(found, Conflict::WriteAfterWrite { .. })
+                    && unchanged(&self.bytes[offset as usize..(offset + bytes) as usize]);
+                if !benign {
+                    conflict = conflict.or(Some(found));
+                }
+            }
+            let state = state::WRITTEN | if who.atomic { state::ATOMIC } else { 0 };
+            self.writers[cell] = Writer { participant: who.participant, stamp: order.now(), pc: who.pc, state };
+        }
+        conflict
+    }
+
+    /// What a write of a cell by this thread would collide with; reads are forgotten, the write stands for them.
+    #[inline(always)]
+    fn write_conflict(&mut self, order: &HappensBefore, who: Accessor, cell: usize) -> Option<Conflict> {
+        let writer = self.writers[cell];
+        if writer.state != 0 {
+            if writer.state & state::IN_FLIGHT != 0 {
+                return Some(Conflict::InFlight { by: writer.participant, pc: writer.pc });
+            }
+            let both_atomic = who.atomic && writer.state & state::ATOMIC != 0;
+            if !both_atomic && !order.ordered(writer.participant, writer.stamp, who.participant) {
+                return Some(Conflict::WriteAfterWrite { by: writer.participant, pc: writer.pc });
+            }
+        }
+        if self.readers.is_empty() {
+            let own_warp = (who.participant / LANES as u32).wrapping_sub(self.first_warp) as usize;
+            let lane = who.participant % LANES as u32;
+            let base = order.block_interval(order.block_of(who.participant));
+            let reads = &self.warp_reads[cell * self.warps..(cell + 1) * self.warps];
+            for (warp, read) in reads.iter().enumerate() {
+                let others = if warp == own_warp { read.lanes & !(1 << lane) } else { read.lanes };
+                // Reads of this warp count until it meets, those of other warps until the block does.
+                let from = if warp == own_warp { order.warp_interval(own_warp as u32 + self.first_warp) } else { base };
+                if others != 0 && read.interval >= from && !(warp == own_warp && read.interval != from) {
+                    let by = (self.first_warp + warp as u32) * LANES as u32 + others.trailing_zeros();
+                    return Some(Conflict::WriteAfterRead { by, pc: read.pc });
+                }
+            }
+            return None;
+        }
+        let unordered = self.readers[cell].iter().find(|reader| {
+            !(who.atomic && reader.atomic) && !order.ordered(reader.participant, reader.stamp, who.participant)
+        });
+        let conflict = unordered.map(|reader| Conflict::WriteAfterRead { by: reader.participant, pc: reader.pc });
+        self.readers[cell].clear();
+        conflict
+    }
+
+    /// An asynchronous copy into this range begins: until it ends nobody may touch it.
+    pub(crate) fn begin_copy(&mut self, order: &HappensBefore, who: Accessor, offset: u32, bytes: u32) -> Option<Conflict> {
+        if !self.check || bytes == 0 {
+            return None;
+        }
+        let mut conflict = None;
+        for cell in self.cells(offset, bytes) {
+            conflict = conflict.or(self.write_conflict(order, who, cell));
+            self.writers[cell] = Writer {
+                participant: who.participant,
+                stamp: order.now(),
+                pc: who.pc,
+                state: state::IN_FLIGHT | state::WRITTEN,
+            };
+        }
+        conflict
+    }
+
+    /// The copy has ended; its bytes count as written by `who`, at this moment.
+    pub(crate) fn end_copy(&mut self, order: &HappensBefore, who: Accessor, offset: u32, bytes: u32, async_proxy: bool) {
+        if !self.check || bytes == 0 {
+            return;
+        }
+        let state = state::WRITTEN | if async_proxy { state::ASYNC } else { 0 };
+        for cell in self.cells(offset, bytes) {
+            self.writers[cell] = Writer { participant: who.participant, stamp: order.now(), pc: who.pc, state };
+        }
+    }
+
+    /// A read through the asynchronous proxy that `issuer` starts and `reader` finishes.
+    pub(crate) fn note_async_read(
+        &mut self,
+        order: &HappensBefore,
+        issuer: Accessor,
+        reader: Participant,
+        offset: u32,
+        bytes: u32,
+    ) -> Option<Conflict> {
+        if !self.check || bytes == 0 {
+            return None;
+        }
+        let mut conflict = None;
+        for cell in self.cells(offset, bytes) {
+            let writer = self.writers[cell];
+            let by = writer.participant;
+            let found = if writer.state & (state::WRITTEN | state::IN_FLIGHT) != state::WRITTEN
+                || !order.ordered(by, writer.stamp, issuer.participant)
+            {
+                self.read_conflict(writer, issuer)
+            } else if writer.state & state::ASYNC == 0 && !order.proxy_fenced(by, writer.stamp, issuer.participant) {
+                Some(Conflict::Unfenced { by, pc: writer.pc })
+            } else {
+                None
+            };
+            conflict = conflict.or(found);
+            if !self.readers.is_empty() {
+                let who = Accessor { participant: reader, ..issuer };
+                self.record_reader(order, who, cell, order.now());
+            }
+        }
+        conflict
+    }
+
+    /// For a generic write after which an mbarrier lives here: whether `who` may use it.
+    pub(crate) fn visible_to(&self, order: &HappensBefore, who: Participant, offset: u32) -> Option<Conflict> {
+        if !self.check {
+            return None;
+        }
+        let writer = *self.writers.get((offset >> self.granule) as usize)?;
+        if writer.state & state::WRITTEN == 0 || order.ordered(writer.participant, writer.stamp, who) {
+            return None;
+        }
+        Some(Conflict::ReadAfterWrite { by: writer.participant, pc: writer.pc })
+    }
+}

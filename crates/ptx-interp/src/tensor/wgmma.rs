@@ -1,0 +1,214 @@
+//! wgmma: four warps multiply 64 rows by a matrix in shared memory, asynchronously. Each warp does its own 16 rows.
+
+use super::{DepthByColumns, Product, RowsByDepth, widen};
+use crate::decode::{MatrixElement, Wgmma, WgmmaA};
+use crate::diagnostics::FindingKind;
+use crate::execute::{At, Cluster, Machine, Step, Stopped};
+use crate::registers::LANES;
+use crate::tensor_map::Swizzle;
+use crate::warp::{Wait, Warp};
+
+/// Where a matrix lies in shared memory.
+#[derive(Clone, Copy, Debug)]
+struct Descriptor {
+    start: u32,
+    leading: u32,
+    stride: u32,
+    swizzle: Swizzle,
+}
+
+impl Descriptor {
+    fn new(bits: u64) -> Self {
+        let field = |at: u32| ((bits >> at & 0x3fff) as u32) << 4;
+        Self {
+            start: field(0),
+            leading: field(16),
+            stride: field(32),
+            swizzle: match bits >> 62 {
+                0 => Swizzle::None,
+                1 => Swizzle::Bytes128,
+                2 => Swizzle::Bytes64,
+                _ => Swizzle::Bytes32,
+            },
+        }
+    }
+
+    /// Bytes of a row inside the swizzle's pattern; 16 without one.
+    fn span(self) -> u32 {
+        match self.swizzle {
+            Swizzle::None => 16,
+            Swizzle::Bytes32 => 32,
+            Swizzle::Bytes64 => 64,
+            Swizzle::Bytes128 => 128,
+        }
+    }
+
+    /// Address of the 16-bit element at this depth and at this row of A (or column of B).
+    ///
+    /// The canonical layouts are made of cores of eight lines of `span` bytes. Depth runs along the lines when the
+    /// operand is K-major, across them when it is MN-major.
+    fn element(self, outer: u32, depth: u32, mn_major: bool) -> u32 {
+        let span = self.span();
+        let per_line = span / 2;
+        let linear = if mn_major {
+            // Lines hold outer; the next group of eight depths is a stride away, the next span of outer a leading
+            // offset (without a swizzle the two change roles).
+            let (along, across) = (outer / per_line, depth / 8);
+            let (along_step, across_step) =
+                if self.swizzle == Swizzle::None { (self.stride, self.leading) } else { (self.leading, self.stride) };
+            along * along_step + across * across_step + depth % 8 * span + outer % per_line * 2
+        } else {
+            let (along, across) = (depth / per_line, outer / 8);
+            along * self.leading + across * self.stride + outer % 8 * span + depth % per_line * 2
+        };
+        self.swizzle.apply(self.start.wrapping_add(linear))
+    }
+}
+
+impl Machine<'_> {
+    pub(crate) fn wgmma(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        wgmma: &Wgmma,
+        mask: u32,
+        together: u32,
+    ) -> Result<Step, Stopped> {
+        if !self.is_whole_warp(warp, mask, together) {
+            return Ok(Step::Retry(Wait::Lanes));
+        }
+        let by = at.participant(0);
+        if mask != u32::MAX {
+            return Err(self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, by, || "wgmma with lanes missing".into()));
+        }
+        self.counters.tensor_instructions += 1;
+        self.counters.tensor_flops += 2 * 16 * 16 * u64::from(wgmma.n);
+        let first_row = (warp.index % 4) * 16;
+        let a = match &wgmma.a {
+            WgmmaA::Registers(registers) => super::mma::gather_a(&warp.registers, registers, wgmma.element),
+            WgmmaA::Shared { descriptor, transposed } => {
+                let descriptor = Descriptor::new(warp.registers.double(*descriptor)[0]);
+                let mut matrix: RowsByDepth = [[0.0; 16]; 16];
+                let mut places = [0; 256];
+                for row in 0..16 {
+                    for depth in 0..16 {
+                        places[row * 16 + depth] = descriptor.element(first_row + row as u32, depth as u32, *transposed);
+                    }
+                }
+                self.read_matrix(cluster, at, &places)?;
+                let bytes = &cluster.blocks[at.rank as usize].shared.bytes;
+                for row in 0..16 {
+                    for depth in 0..16 {
+                        matrix[row][depth] = element_at(bytes, places[row * 16 + depth], wgmma.element);
+                    }
+                }
+                matrix
+            }
+        };
+        let a = if wgmma.negate_a != wgmma.negate_b { a.map(|row| row.map(|value| -value)) } else { a };
+        let descriptor = Descriptor::new(warp.registers.double(wgmma.b)[0]);
+        let keep = warp.registers.predicate(wgmma.keep) & 1 == 1;
+        let engine = self.tensor();
+        for block in 0..u32::from(wgmma.n) / 8 {
+            let mut b: DepthByColumns = [[0.0; 8]; 16];
+            let mut places = [0; 128];
+            for depth in 0..16 {
+                for column in 0..8 {
+                    places[depth * 8 + column] =
+                        descriptor.element(block * 8 + column as u32, depth as u32, wgmma.b_transposed);
+                }
+            }
+            self.read_matrix(cluster, at, &places)?;
+            let bytes = &cluster.blocks[at.rank as usize].shared.bytes;
+            for depth in 0..16 {
+                for column in 0..8 {
+                    b[depth][column] = element_at(bytes, places[depth * 8 + column], wgmma.element);
+                }
+            }
+            let mut product: Product = [[0.0; 8]; 16];
+            engine.multiply(&a, &b, &mut product);
+            let count = if wgmma.accumulator == MatrixElement::F32 { 4 } else { 2 };
+            let d = &wgmma.d[block as usize * count..(block as usize + 1) * count];
+            let c = if keep { Some(d) } else { None };
+            super::mma::accumulate(&mut warp.registers, d, c, wgmma.accumulator, &product, mask);
+        }
+        warp.wgmma_open = true;
+        Ok(Step::Next)
+    }
+
+    /// Bounds and order of the 16-byte pieces that hold these elements.
+    fn read_matrix(&mut self, cluster: &mut Cluster, at: At, places: &[u32]) -> Result<(), Stopped> {
+        let reader = cluster.order.warp_participant(at.warp);
+        let mut last = u32::MAX;
+        let mut pieces: Vec<u32> = Vec::with_capacity(places.len() / 4);
+        for place in places {
+            let piece = place & !15;
+            if piece != last {
+                pieces.push(piece);
+                last = piece;
+            }
+        }
+        pieces.sort_unstable();
+        pieces.dedup();
+        for piece in pieces {
+            let end = u64::from(piece) + 16;
+            if piece < crate::address_space::SHARED_BASE || end > u64::from(self.context.shared_end) {
+                let end = self.context.shared_end;
+                let message = || format!("the matrix descriptor leads to shared address {piece:#x}; memory ends at {end:#x}");
+                return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(0), message));
+            }
+            let who = at.accessor(0, false);
+            let shared = &mut cluster.blocks[at.rank as usize].shared;
+            if let Some(conflict) = shared.note_async_read(&cluster.order, who, reader, piece, 16) {
+                self.report_conflict(cluster, conflict, at.pc, who.participant, piece, 16);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn wgmma_commit(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        mask: u32,
+        together: u32,
+    ) -> Result<Step, Stopped> {
+        if !self.is_whole_warp(warp, mask, together) {
+            return Ok(Step::Retry(Wait::Lanes));
+        }
+        warp.wgmma_open = false;
+        warp.wgmma_groups.push(cluster.order.tick());
+        Ok(Step::Next)
+    }
+
+    /// The reads of all groups but the newest `keep` have happened.
+    pub(crate) fn wgmma_wait(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        keep: u32,
+        mask: u32,
+        together: u32,
+    ) -> Result<Step, Stopped> {
+        if !self.is_whole_warp(warp, mask, together) {
+            return Ok(Step::Retry(Wait::Lanes));
+        }
+        let due = warp.wgmma_groups.len().saturating_sub(keep as usize);
+        if let Some(stamp) = warp.wgmma_groups.drain(..due).max() {
+            let reader = cluster.order.warp_participant(at.warp) as usize;
+            let mut message = vec![0; reader + 1];
+            message[reader] = stamp;
+            for lane in 0..LANES {
+                cluster.order.acquire(at.participant(lane), &message);
+            }
+        }
+        Ok(Step::Next)
+    }
+}
+
+fn element_at(bytes: &[u8], place: u32, element: MatrixElement) -> f32 {
+    let at = place as usize;
+    widen(element, u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+}

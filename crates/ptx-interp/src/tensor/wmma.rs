@@ -1,0 +1,286 @@
+//! wmma: fragments whose layout is the device's own business, loaded, multiplied and stored by a warp.
+//!
+//! For m16n16k16 the layout is that of two m16n8k16 operations, as on the device. For the other shapes any
+//! consistent layout will do, since kernels may not look inside; elements are dealt out in order.
+
+use super::{DepthByColumns, Product, RowsByDepth, widen};
+use crate::address_space::SHARED_WINDOW;
+use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
+use crate::decode::{FragmentMove, FragmentMultiply, FragmentRole, FragmentShape, MatrixElement, Space};
+use crate::diagnostics::FindingKind;
+use crate::execute::{At, Cluster, Machine, Step, Stopped, addresses, is_in_space};
+use crate::registers::{LANES, Registers};
+use crate::warp::{Wait, Warp};
+
+/// Which register, lane and half hold an element.
+#[derive(Clone, Copy)]
+struct Slot {
+    register: usize,
+    lane: usize,
+    half: usize,
+}
+
+const SQUARE: FragmentShape = FragmentShape { m: 16, n: 16, k: 16 };
+
+/// Rows and columns of a fragment.
+fn size(role: FragmentRole, shape: FragmentShape) -> (usize, usize) {
+    let (m, n, k) = (usize::from(shape.m), usize::from(shape.n), usize::from(shape.k));
+    match role {
+        FragmentRole::A => (m, k),
+        FragmentRole::B => (k, n),
+        FragmentRole::C | FragmentRole::D => (m, n),
+    }
+}
+
+#[inline(always)]
+fn slot(role: FragmentRole, shape: FragmentShape, wide: bool, row: usize, column: usize) -> Slot {
+    if shape == SQUARE {
+        return match role {
+            FragmentRole::A => {
+                Slot { register: row >> 3 | column >> 3 << 1, lane: (row & 7) * 4 + (column & 7) / 2, half: column & 1 }
+            }
+            FragmentRole::B => {
+                Slot { register: row >> 3 | column >> 3 << 1, lane: (column & 7) * 4 + (row & 7) / 2, half: row & 1 }
+            }
+            _ if wide => Slot {
+                register: column & 1 | row >> 3 << 1 | column >> 3 << 2,
+                lane: (row & 7) * 4 + (column & 7) / 2,
+                half: 0,
+            },
+            _ => Slot { register: row >> 3 | column >> 3 << 1, lane: (row & 7) * 4 + (column & 7) / 2, half: column & 1 },
+        };
+    }
+    let element = row * size(role, shape).1 + column;
+    if wide {
+        Slot { register: element / LANES, lane: element % LANES, half: 0 }
+    } else {
+        Slot { register: element / (2 * LANES), lane: element / 2 % LANES, half: element & 1 }
+    }
+}
+
+fn get(registers: &Registers, list: &[crate::decode::WordRegister], slot: Slot) -> u16 {
+    (registers.word(list[slot.register])[slot.lane] >> (16 * slot.half)) as u16
+}
+
+impl Machine<'_> {
+    pub(crate) fn fragment_move(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        fragment: &FragmentMove,
+        mask: u32,
+        together: u32,
+    ) -> Result<Step, Stopped> {
+        if !self.is_whole_warp(warp, mask, together) {
+            return Ok(Step::Retry(Wait::Lanes));
+        }
+        let first = mask.trailing_zeros() as usize & 31;
+        let bases = addresses(&warp.registers, fragment.address);
+        let mut base = bases[first];
+        let mut space = fragment.space;
+        if space == Space::Generic {
+            if is_in_space(Space::Shared, base) {
+                base -= SHARED_WINDOW;
+                space = Space::Shared;
+            } else {
+                space = Space::Global;
+            }
+        }
+        let (rows, columns) = size(fragment.role, fragment.shape);
+        // Consecutive elements of a line lie side by side in memory.
+        let (lines, line_length) = if fragment.column_major { (columns, rows) } else { (rows, columns) };
+        let stride = fragment.stride.map_or(line_length as u64, |stride| u64::from(warp.registers.word(stride)[first]));
+        let wide = fragment.element == MatrixElement::F32;
+        let bytes = if wide { 4 } else { 2 };
+        if !base.is_multiple_of(32) || !(stride * bytes).is_multiple_of(16) {
+            let message = || format!("the matrix is at {base:#x} with {stride} elements a line; 32 and 16 bytes are needed");
+            return Err(self.stop(cluster, FindingKind::Misaligned, at.pc, at.participant(first), message));
+        }
+        let store = fragment.role == FragmentRole::D;
+        self.count_fragment(base, stride * bytes, lines, line_length as u64 * bytes, space, store);
+        // Elements that one lane holds and that lie side by side are one access.
+        let together = if wide { 1 } else { 2 };
+        for line in 0..lines {
+            let mut at_element = 0;
+            while at_element < line_length {
+                let coordinates = |element: usize| if fragment.column_major { (element, line) } else { (line, element) };
+                let (row, column) = coordinates(at_element);
+                let here = slot(fragment.role, fragment.shape, wide, row, column);
+                let mut count = 1;
+                if together == 2 && at_element + 1 < line_length {
+                    let (row, column) = coordinates(at_element + 1);
+                    let next = slot(fragment.role, fragment.shape, wide, row, column);
+                    if next.lane == here.lane && next.register == here.register {
+                        count = 2;
+                    }
+                }
+                let address = base.wrapping_add((line as u64 * stride + at_element as u64) * bytes);
+                let length = count * bytes as usize;
+                if store {
+                    let mut data = [0; 4];
+                    let value = warp.registers.word(fragment.registers[here.register])[here.lane] >> (16 * here.half);
+                    data.copy_from_slice(&value.to_le_bytes());
+                    self.fragment_write(cluster, at, here.lane, space, address, &data[..length])?;
+                } else {
+                    let mut data = [0; 4];
+                    self.fragment_read(cluster, at, here.lane, space, address, &mut data[..length])?;
+                    let value = u32::from_le_bytes(data);
+                    let register = fragment.registers[here.register];
+                    let target = &mut warp.registers.words[usize::from(register.0)][here.lane];
+                    if wide || count == 2 {
+                        *target = value;
+                    } else {
+                        *target = *target & !(0xffff << (16 * here.half)) | value << (16 * here.half);
+                    }
+                }
+                at_element += count;
+            }
+        }
+        // f16 fragments of A and B have room for every element twice.
+        if !store && fragment.shape == SQUARE && fragment.registers.len() == 8 && !wide {
+            for index in 4..8 {
+                let value = *warp.registers.word(fragment.registers[index - 4]);
+                warp.registers.set_words(fragment.registers[index], mask, &value);
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    /// Wavefronts or sectors of a fragment's lines, which the hardware reads as 16-byte rows.
+    fn count_fragment(&mut self, base: u64, stride: u64, lines: usize, line_bytes: u64, space: Space, store: bool) {
+        let pieces: Vec<u64> = (0..lines as u64)
+            .flat_map(|line| (0..line_bytes / 16).map(move |piece| base.wrapping_add(line * stride + piece * 16)))
+            .collect();
+        for group in pieces.chunks(LANES) {
+            let mut places = [0; LANES];
+            places[..group.len()].copy_from_slice(group);
+            let mask = if group.len() == LANES { u32::MAX } else { (1 << group.len()) - 1 };
+            if space == Space::Global {
+                self.count_global(&places, mask, 16, store);
+            } else {
+                self.count_shared(&places, mask, 16, store);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fragment_read(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        space: Space,
+        address: u64,
+        data: &mut [u8],
+    ) -> Result<(), Stopped> {
+        if space == Space::Global {
+            return self.read_global(cluster, at, lane, address, data, false);
+        }
+        let bytes = data.len() as u32;
+        let place = self.shared_place(cluster, at, lane, address, bytes, Space::Shared)?;
+        let who = at.accessor(lane, false);
+        let block = &mut cluster.blocks[place.rank as usize];
+        let conflict = block.shared.note_read(&cluster.order, who, place.offset, bytes);
+        data.copy_from_slice(&block.shared.bytes[place.offset as usize..place.offset as usize + data.len()]);
+        if let Some(conflict) = conflict {
+            self.report_conflict(cluster, conflict, at.pc, who.participant, place.offset, bytes);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn fragment_write(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        space: Space,
+        address: u64,
+        data: &[u8],
+    ) -> Result<(), Stopped> {
+        if space == Space::Global {
+            return self.write_global(cluster, at, lane, address, data, false);
+        }
+        let place = self.shared_place(cluster, at, lane, address, data.len() as u32, Space::Shared)?;
+        self.write_shared(cluster, at, lane, place, data, false);
+        Ok(())
+    }
+
+    pub(crate) fn fragment_multiply(
+        &mut self,
+        _cluster: &mut Cluster,
+        warp: &mut Warp,
+        _at: At,
+        multiply: &FragmentMultiply,
+        mask: u32,
+        together: u32,
+    ) -> Result<Step, Stopped> {
+        if !self.is_whole_warp(warp, mask, together) {
+            return Ok(Step::Retry(Wait::Lanes));
+        }
+        let shape = multiply.shape;
+        let (m, n, k) = (usize::from(shape.m), usize::from(shape.n), usize::from(shape.k));
+        self.counters.tensor_instructions += 1;
+        self.counters.tensor_flops += (2 * m * n * k) as u64;
+        let engine = self.tensor();
+        let registers = &mut warp.registers;
+        let singles = multiply.d_element == MatrixElement::F32 && multiply.c_element == MatrixElement::F32;
+        if shape == SQUARE && singles {
+            let a = super::mma::gather_a(registers, &multiply.a[..4], multiply.element);
+            for half in 0..2 {
+                let b = super::mma::gather_b(registers, &multiply.b[2 * half..2 * half + 2], multiply.element);
+                let mut product: Product = [[0.0; 8]; 16];
+                engine.multiply(&a, &b, &mut product);
+                let range = 4 * half..4 * half + 4;
+                let (d, c) = (&multiply.d[range.clone()], &multiply.c[range]);
+                super::mma::accumulate(registers, d, Some(c), MatrixElement::F32, &product, mask);
+            }
+            return Ok(Step::Next);
+        }
+        let mut result = vec![[0u32; LANES]; multiply.d.len()];
+        for row_base in (0..m).step_by(16) {
+            let mut a: RowsByDepth = [[0.0; 16]; 16];
+            for (row, values) in a.iter_mut().enumerate().take(m - row_base) {
+                for (column, value) in values.iter_mut().enumerate() {
+                    let slot = slot(FragmentRole::A, shape, false, row_base + row, column);
+                    *value = widen(multiply.element, get(registers, &multiply.a, slot));
+                }
+            }
+            for column_base in (0..n).step_by(8) {
+                let mut b: DepthByColumns = [[0.0; 8]; 16];
+                for (row, values) in b.iter_mut().enumerate() {
+                    for (column, value) in values.iter_mut().enumerate() {
+                        let slot = slot(FragmentRole::B, shape, false, row, column_base + column);
+                        *value = widen(multiply.element, get(registers, &multiply.b, slot));
+                    }
+                }
+                let mut product: Product = [[0.0; 8]; 16];
+                engine.multiply(&a, &b, &mut product);
+                for (row, sums) in product.iter().enumerate().take(m - row_base) {
+                    for (column, sum) in sums.iter().enumerate() {
+                        let (row, column) = (row_base + row, column_base + column);
+                        let c_wide = multiply.c_element == MatrixElement::F32;
+                        let from = slot(FragmentRole::C, shape, c_wide, row, column);
+                        let old = if c_wide {
+                            f32::from_bits(registers.word(multiply.c[from.register])[from.lane])
+                        } else {
+                            f16_to_f32(get(registers, &multiply.c, from))
+                        };
+                        let d_wide = multiply.d_element == MatrixElement::F32;
+                        let to = slot(FragmentRole::D, shape, d_wide, row, column);
+                        result[to.register][to.lane] |= if d_wide {
+                            canonical(old + sum)
+                        } else {
+                            u32::from(f32_to_f16(old + sum)) << (16 * to.half)
+                        };
+                    }
+                }
+            }
+        }
+        for (register, values) in multiply.d.iter().zip(&result) {
+            registers.set_words(*register, mask, values);
+        }
+        Ok(Step::Next)
+    }
+}

@@ -1,0 +1,100 @@
+//! A warp: its registers, where its lanes are, and what they wait for.
+//!
+//! Divergence is a small set of splits, each a place in the program and the lanes that are there. The one that is
+//! furthest behind runs, and splits that meet become one. There is no stack of reconvergence points: it would
+//! deadlock where lanes of one warp wait for each other.
+
+use crate::async_copy::CopyQueue;
+use crate::registers::{LANES, Registers};
+
+/// Why lanes cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Nothing,
+    /// Other lanes of the warp must arrive at the same instruction.
+    Lanes,
+    /// A block barrier, until its generation has passed.
+    Barrier { index: u32, generation: u64 },
+    /// A cluster barrier, until its generation has passed.
+    Cluster { generation: u64 },
+    /// Phases of mbarriers: the instruction is executed again when something has happened to them.
+    Mbarrier,
+    /// Bulk copies of these lanes.
+    Bulk,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Split {
+    pub pc: u32,
+    pub mask: u32,
+    pub wait: Wait,
+}
+
+pub(crate) struct Warp {
+    /// Number in its block.
+    pub index: u32,
+    pub registers: Registers,
+    pub splits: Vec<Split>,
+    /// Lanes that have exited, and those that never existed.
+    pub exited: u32,
+    pub local: Vec<u8>,
+    pub copies: CopyQueue,
+    /// Stamps of the warp's wgmma groups that are under way, oldest first.
+    pub wgmma_groups: Vec<u32>,
+    pub wgmma_open: bool,
+    /// Instructions so far: what `%clock` tells.
+    pub clock: u64,
+    /// Block barriers: the result of a reduction, for the lanes that wait.
+    pub cluster_generation: u64,
+}
+
+impl Warp {
+    pub(crate) fn new(index: u32, registers: Registers, lanes: u32, local_bytes: usize) -> Self {
+        Self {
+            index,
+            registers,
+            splits: vec![Split { pc: 0, mask: lanes, wait: Wait::Nothing }],
+            exited: !lanes,
+            local: vec![0; local_bytes * LANES],
+            copies: CopyQueue::default(),
+            wgmma_groups: Vec::new(),
+            wgmma_open: false,
+            clock: 0,
+            cluster_generation: 0,
+        }
+    }
+
+    /// What stands in while a warp is out of its block, being executed.
+    pub(crate) fn placeholder() -> Self {
+        let registers = Registers { words: Vec::new(), doubles: Vec::new(), predicates: Vec::new() };
+        Self {
+            index: 0,
+            registers,
+            splits: Vec::new(),
+            exited: u32::MAX,
+            local: Vec::new(),
+            copies: CopyQueue::default(),
+            wgmma_groups: Vec::new(),
+            wgmma_open: false,
+            clock: 0,
+            cluster_generation: 0,
+        }
+    }
+
+    pub(crate) fn live(&self) -> u32 {
+        !self.exited
+    }
+
+    pub(crate) fn is_runnable(&self) -> bool {
+        self.splits.iter().any(|split| split.wait == Wait::Nothing)
+    }
+
+    /// Lanes that waited for others look again.
+    pub(crate) fn wake(&mut self, matches: impl Fn(Wait) -> bool) {
+        for split in &mut self.splits {
+            if matches(split.wait) {
+                split.wait = Wait::Nothing;
+            }
+        }
+    }
+}

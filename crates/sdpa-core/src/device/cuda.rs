@@ -1,0 +1,273 @@
+//! A GPU, through cudarc. The driver is loaded at run time; a machine without one gets a typed error.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUevent_flags, CUfunction_attribute, CUresult};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DriverError, LaunchConfig, PushKernelArg, result, sys,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::{Buffer, Device, DeviceKind, Recording, Resources};
+use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation, load_ptx};
+
+// SAFETY: `Params` is `repr(C)` plain data whose layout a test holds to the kernels' own parameter block.
+unsafe impl cudarc::driver::DeviceRepr for Params {}
+
+/// True where a CUDA driver is installed. Loads the library and calls nothing in it, so that a process may ask and
+/// still fork.
+pub fn driver_present() -> bool {
+    // SAFETY: probing only loads the library, whose initialisers have no preconditions.
+    unsafe { sys::is_culib_present() }
+}
+
+/// A CUDA device and the one stream that its work is queued on.
+pub struct Cuda {
+    stream: Arc<CudaStream>,
+    limits: DeviceLimits,
+    kernels: Mutex<HashMap<Specialisation, CudaFunction>>,
+}
+
+impl Cuda {
+    /// Opens the device with this ordinal and makes a stream for it.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`] or [`Error::NoDevice`] where there is none.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        if !driver_present() {
+            return Err(Error::NoDriver);
+        }
+        let no_device = |error: DriverError| Error::NoDevice { reason: reason(error) };
+        let context = CudaContext::new(ordinal).map_err(no_device)?;
+        // SAFETY: this device allocates, frees and launches on one stream only, so there is nothing to order between
+        // streams; tracking would add an event record and wait to every launch, and break graph capture.
+        unsafe { context.disable_event_tracking() };
+        Self::from_stream(context.new_stream().map_err(no_device)?)
+    }
+
+    /// Uses a stream of your own program: work is queued behind what you queued there.
+    ///
+    /// # Errors
+    /// The driver's, where it does not say what the device can hold.
+    pub fn from_stream(stream: Arc<CudaStream>) -> Result<Self> {
+        let context = stream.context();
+        let attribute = |attribute| {
+            context.attribute(attribute).map(|value| value as u32).map_err(driver("asking for the device's limits"))
+        };
+        let limits = DeviceLimits {
+            compute_capability: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            shared_bytes_per_multiprocessor: attribute(
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            )?,
+            registers_per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
+        };
+        Ok(Self { stream, limits, kernels: Mutex::default() })
+    }
+
+    fn kernel(&self, kernel: &Specialisation) -> Result<CudaFunction> {
+        // A poisoned map is still a map: entries are inserted whole.
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = kernels.get(kernel) {
+            return Ok(function.clone());
+        }
+        let load = |error: DriverError| Error::Load { kernel: kernel.to_string(), reason: reason(error) };
+        let module = self.stream.context().load_module(Ptx::from_src(load_ptx(kernel)?)).map_err(load)?;
+        let function = module.load_function(Specialisation::ENTRY).map_err(load)?;
+        let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(limit, kernel.shared_bytes as i32).map_err(load)?;
+        kernels.insert(*kernel, function.clone());
+        Ok(function)
+    }
+}
+
+impl Device for Cuda {
+    fn name(&self) -> String {
+        let (major, minor) = self.limits.compute_capability;
+        let name = self.stream.context().name().unwrap_or_else(|_| "unnamed CUDA device".to_owned());
+        format!("{name} (sm_{major}{minor}, {} multiprocessors)", self.limits.multiprocessors)
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Cuda
+    }
+
+    fn limits(&self) -> &DeviceLimits {
+        &self.limits
+    }
+
+    fn allocate_named(&self, _name: &str, bytes: usize) -> Result<Buffer> {
+        // The driver allocates no empty memory, and an empty tensor still wants an address.
+        // SAFETY: the contents are documented as undefined, and bytes have no invalid values.
+        let slice =
+            unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(driver("allocating device memory"))?;
+        let address = {
+            use cudarc::driver::DevicePtr as _;
+            slice.device_ptr(&self.stream).0
+        };
+        Ok(Buffer::new(address, bytes, Arc::new(slice)))
+    }
+
+    fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        let address = buffer.check_range(offset, bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.stream.context().bind_to_thread().map_err(driver("binding the context"))?;
+        // SAFETY: the range lies inside the buffer; the driver stages pageable host memory before it returns, so
+        // `bytes` need not outlive this call.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copying to the device"))
+    }
+
+    fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let address = buffer.check_range(offset, bytes.len())?;
+        self.synchronize()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range lies inside the buffer, and `synchronize` below ends the copy before `bytes` is used.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
+            .map_err(driver("copying from the device"))?;
+        self.synchronize()
+    }
+
+    fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
+        let function = self.kernel(&launch.kernel)?;
+        let [x, y, z] = launch.grid;
+        let [threads_x, threads_y, threads_z] = launch.block;
+        let mut call = self.stream.launch_builder(&function);
+        call.arg(params);
+        // SAFETY: every kernel takes one `AttentionParams` by value, whose layout `Params` mirrors; addresses and
+        // extents in it were checked against their buffers, and the kernels stay inside those (tested with guard bands
+        // and under compute-sanitizer).
+        unsafe {
+            call.launch(LaunchConfig {
+                grid_dim: (x, y, z),
+                block_dim: (threads_x, threads_y, threads_z),
+                shared_mem_bytes: launch.shared_bytes,
+            })
+        }
+        .map(drop)
+        .map_err(|error| match sticky(error) {
+            true => Error::Sticky { reason: reason(error) },
+            false => Error::Launch { launch: launch.to_string(), reason: reason(error), hint: hint(error) },
+        })
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.stream.synchronize().map_err(driver("waiting for the device"))?;
+        // An error in a destructor would otherwise be blamed on the next innocent call.
+        self.stream.context().check_err().map_err(driver("releasing device memory"))
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording + '_>> {
+        let event = || {
+            let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
+            self.stream.context().new_event(timed).map_err(driver("making an event"))
+        };
+        let (start, end) = (event()?, event()?);
+        self.stream
+            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .map_err(driver("starting to record a graph"))?;
+        let worked = work();
+        // Ended whatever happened, or the stream would stay in capture.
+        let graph = self
+            .stream
+            .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
+            .map_err(driver("ending the recording of a graph"));
+        worked?;
+        let graph = graph?.ok_or(Error::Driver {
+            doing: "recording a graph",
+            reason: "the work to record queued nothing".to_owned(),
+        })?;
+        Ok(Box::new(Graph { graph, start, end, stream: &self.stream }))
+    }
+
+    fn resources(&self, kernel: &Specialisation) -> Result<Option<Resources>> {
+        let function = self.kernel(kernel)?;
+        let ask = |value: std::result::Result<i32, DriverError>| {
+            value.map(|value| value as u32).map_err(driver("asking for a kernel's resources"))
+        };
+        Ok(Some(Resources {
+            registers: ask(function.num_regs())?,
+            static_shared_bytes: ask(function.shared_size_bytes())?,
+            local_bytes: ask(function.local_size_bytes())?,
+        }))
+    }
+}
+
+/// A captured graph between two timing events.
+struct Graph<'a> {
+    graph: CudaGraph,
+    start: CudaEvent,
+    end: CudaEvent,
+    stream: &'a CudaStream,
+}
+
+impl Recording for Graph<'_> {
+    fn replay(&self, times: u32) -> Result<Duration> {
+        self.start.record(self.stream).map_err(driver("recording an event"))?;
+        for _ in 0..times {
+            self.graph.launch().map_err(driver("replaying a graph"))?;
+        }
+        self.end.record(self.stream).map_err(driver("recording an event"))?;
+        let milliseconds = self.start.elapsed_ms(&self.end).map_err(driver("reading an event"))?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds) * 1e-3))
+    }
+}
+
+/// Turns a driver's refusal into an error that says what was being done.
+fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| match sticky(error) {
+        true => Error::Sticky { reason: reason(error) },
+        false => Error::Driver { doing, reason: reason(error) },
+    }
+}
+
+fn reason(error: DriverError) -> String {
+    let name = error.error_name().map(|name| name.to_string_lossy().into_owned());
+    let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
+    match (name, text) {
+        (Ok(name), Ok(text)) => format!("{name}, {text}"),
+        _ => format!("{:?}", error.0),
+    }
+}
+
+/// Errors that a kernel raised while it ran; they poison the context.
+fn sticky(DriverError(code): DriverError) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_ASSERT
+    )
+}
+
+/// What to look at first when a launch is refused.
+fn hint(DriverError(code): DriverError) -> &'static str {
+    match code {
+        CUresult::CUDA_ERROR_INVALID_VALUE => {
+            "look at the grid, at the block's threads, and at shared memory beyond the device's limit"
+        }
+        CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => {
+            "registers × threads exceed the multiprocessor, see `sdpa resources`"
+        }
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_INVALID_PTX => {
+            "the PTX is not for this GPU or newer than its driver"
+        }
+        _ => "see the CUDA driver's documentation for this code",
+    }
+}

@@ -1,0 +1,221 @@
+//! Where kernels run: one trait, two devices, one place that chooses.
+
+pub(crate) mod cuda;
+pub(crate) mod interpreter;
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
+
+/// The two kinds of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A GPU, through the CUDA driver.
+    Cuda,
+    /// The PTX interpreter, on any machine.
+    Interpreter,
+}
+
+/// Something that holds memory and runs kernels. Work is queued in order; [`synchronize`](Self::synchronize) waits.
+pub trait Device: Send + Sync {
+    /// One line for people: which device this is.
+    fn name(&self) -> String;
+
+    /// Which of the two kinds.
+    fn kind(&self) -> DeviceKind;
+
+    /// What plans must fit into.
+    fn limits(&self) -> &DeviceLimits;
+
+    /// Allocates memory whose contents are undefined, aligned to at least 256 bytes. Freed on drop, in queue order. The
+    /// interpreter calls it by `name` when a kernel misses it.
+    ///
+    /// # Errors
+    /// The driver's, out of memory above all.
+    fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer>;
+
+    /// [`allocate_named`](Self::allocate_named), for those who need no name.
+    ///
+    /// # Errors
+    /// As there.
+    fn allocate(&self, bytes: usize) -> Result<Buffer> {
+        self.allocate_named("buffer", bytes)
+    }
+
+    /// Copies bytes into a buffer, `offset` bytes after its start.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBuffer`], or the driver's.
+    fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
+
+    /// Waits for all queued work, then copies bytes out of a buffer.
+    ///
+    /// # Errors
+    /// [`Error::OutOfBuffer`], or whatever the queued work failed with.
+    fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Queues a kernel; loads it first where this is its first launch.
+    ///
+    /// # Errors
+    /// Kernels that are stale, do not load or may not be launched; on the interpreter also what it found.
+    fn launch(&self, launch: &Launch, params: &Params) -> Result<()>;
+
+    /// Waits for all queued work.
+    ///
+    /// # Errors
+    /// Whatever the queued work failed with.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Records what `work` queues, without running it, for timed replays.
+    ///
+    /// # Errors
+    /// [`Error::NoClock`] where the device keeps no time.
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording + '_>>;
+
+    /// What a kernel costs, as this device's own compiler built it; `None` where there is none.
+    ///
+    /// # Errors
+    /// Kernels that are stale or do not load.
+    fn resources(&self, kernel: &Specialisation) -> Result<Option<Resources>>;
+
+    /// Chooses the order in which the interpreter runs warps and completes copies; a GPU chooses its own.
+    fn set_schedule(&self, _seed: u64) {}
+
+    /// Allocates a buffer and fills it.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate) and [`write`](Self::write).
+    fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
+        let buffer = self.allocate(bytes.len())?;
+        self.write(&buffer, 0, bytes)?;
+        Ok(buffer)
+    }
+}
+
+/// Queued work that can be run again and timed by the device's own clock.
+pub trait Recording {
+    /// Runs the recorded work `times` times in a row and says how long all of it took on the device.
+    ///
+    /// # Errors
+    /// Whatever the work failed with.
+    fn replay(&self, times: u32) -> Result<Duration>;
+}
+
+/// What one compiled kernel costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Registers a thread.
+    pub registers: u32,
+    /// Bytes of static shared memory a block.
+    pub static_shared_bytes: u32,
+    /// Bytes of local memory a thread: spills and indexed arrays.
+    pub local_bytes: u32,
+}
+
+/// Device memory. Freed when dropped, in queue order.
+#[derive(Clone)]
+pub struct Buffer {
+    address: u64,
+    bytes: usize,
+    _owner: Arc<dyn Any + Send + Sync>,
+}
+
+impl Buffer {
+    pub(crate) fn new(address: u64, bytes: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { address, bytes, _owner: owner }
+    }
+
+    /// Device memory that somebody else owns, e.g. a tensor of your own program.
+    ///
+    /// # Safety
+    /// `address..address + bytes` must be device memory of the device this buffer is used with, and stay allocated
+    /// while the buffer or work queued with it lives.
+    pub unsafe fn borrowed(address: u64, bytes: usize) -> Self {
+        Self::new(address, bytes, Arc::new(()))
+    }
+
+    /// Device address of the first byte.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Length in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Checks that `length` bytes from `offset` lie inside.
+    pub(crate) fn check_range(&self, offset: usize, length: usize) -> Result<u64> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.bytes => Ok(self.address + offset as u64),
+            end => Err(Error::OutOfBuffer { start: offset, end: end.unwrap_or(usize::MAX), length: self.bytes }),
+        }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Buffer({:#x}, {} bytes)", self.address, self.bytes)
+    }
+}
+
+/// Which device to open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The GPU where there is one, else the interpreter.
+    #[default]
+    Auto,
+    /// The GPU, or an error: a machine with a GPU cannot pass by skipping.
+    Cuda,
+    /// The interpreter, GPU or not.
+    Interpreter,
+}
+
+impl DeviceChoice {
+    /// Reads `SDPA_DEVICE` (`auto`, `cuda` or `interpreter`; unset means `auto`).
+    ///
+    /// # Errors
+    /// [`Error::DeviceChoice`] for anything else.
+    pub fn from_env() -> Result<Self> {
+        match std::env::var_os("SDPA_DEVICE") {
+            None => Ok(Self::Auto),
+            Some(name) => match name.to_str() {
+                Some("auto" | "") => Ok(Self::Auto),
+                Some("cuda") => Ok(Self::Cuda),
+                Some("interpreter") => Ok(Self::Interpreter),
+                _ => Err(Error::DeviceChoice { found: name.to_string_lossy().into_owned() }),
+            },
+        }
+    }
+
+    /// The kind that [`open`] would open, without touching the driver beyond looking whether it is installed.
+    pub fn expected_kind(self) -> DeviceKind {
+        match self {
+            Self::Cuda => DeviceKind::Cuda,
+            Self::Auto if cuda::driver_present() => DeviceKind::Cuda,
+            Self::Auto | Self::Interpreter => DeviceKind::Interpreter,
+        }
+    }
+}
+
+/// Opens a device: the one place that decides between a GPU and the interpreter.
+///
+/// `Auto` takes the interpreter only where there is no driver or no device; a driver that is there and fails is an
+/// error, not a reason to fall back.
+///
+/// # Errors
+/// [`Error::NoDriver`], [`Error::NoDevice`], or the driver's own.
+pub fn open(choice: DeviceChoice) -> Result<Box<dyn Device>> {
+    let interpreter = || Box::new(interpreter::Interpreter::new()) as Box<dyn Device>;
+    match choice {
+        DeviceChoice::Interpreter => Ok(interpreter()),
+        DeviceChoice::Cuda => Ok(Box::new(cuda::Cuda::new(0)?)),
+        DeviceChoice::Auto => match cuda::Cuda::new(0) {
+            Ok(device) => Ok(Box::new(device)),
+            Err(Error::NoDriver | Error::NoDevice { .. }) => Ok(interpreter()),
+            Err(error) => Err(error),
+        },
+    }
+}

@@ -1,0 +1,159 @@
+//! What can go wrong, typed, and worded for the person who has to act on it.
+
+use thiserror::Error;
+
+use crate::{Operand, ProblemError, Unsupported};
+
+/// Result of anything a [`Device`](crate::Device) does.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can go wrong between a problem and its output. Only [`Error::Unsupported`] may skip a test case.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The problem itself is invalid.
+    #[error(transparent)]
+    Problem(#[from] ProblemError),
+    /// The generation declines the problem, with its reason.
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    /// No CUDA driver on this machine.
+    #[error("no CUDA driver: libcuda could not be loaded; install NVIDIA's driver, or set SDPA_DEVICE=interpreter")]
+    NoDriver,
+    /// A driver, but no GPU it can use.
+    #[error("no CUDA device: {reason}; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set SDPA_DEVICE=interpreter")]
+    NoDevice {
+        /// The driver's words.
+        reason: String,
+    },
+    /// `SDPA_DEVICE` holds something else than a device.
+    #[error("SDPA_DEVICE is {found:?}: it must be auto, cuda or interpreter")]
+    DeviceChoice {
+        /// What it holds.
+        found: String,
+    },
+    /// A tensor's buffer is too short.
+    #[error("{operand} needs {needed} bytes for its shape and strides; its buffer holds {found} from the offset given")]
+    BufferTooSmall {
+        /// Which tensor: an operand's name, or `lse` or `workspace`.
+        operand: &'static str,
+        /// Bytes the problem needs.
+        needed: usize,
+        /// Bytes there are.
+        found: usize,
+    },
+    /// A tensor starts at an address that 16-byte copies cannot read.
+    #[error("{operand} starts at address {address:#x}: it must be a multiple of {alignment} bytes")]
+    Misaligned {
+        /// Which tensor.
+        operand: Operand,
+        /// Its device address.
+        address: u64,
+        /// What it must be a multiple of.
+        alignment: u64,
+    },
+    /// A read or write outside of a buffer.
+    #[error("bytes {start}..{end} lie outside a buffer of {length} bytes")]
+    OutOfBuffer {
+        /// First byte.
+        start: usize,
+        /// One past the last byte.
+        end: usize,
+        /// Bytes of the buffer.
+        length: usize,
+    },
+    /// No such kernel file.
+    #[error("{path} is not among the embedded kernels: run `cargo run --release -p harness -- build-ptx`")]
+    MissingKernel {
+        /// Path under `kernels/`.
+        path: String,
+    },
+    /// The committed PTX was made from another source, and there is no compiler to make it afresh.
+    #[error(
+        "kernels/{path} was made from another source (fingerprint {found}, the source has {expected}) and NVRTC is not \
+         installed to compile it: install kernels/requirements.txt, or run `sdpa build-ptx` where it is"
+    )]
+    StaleKernel {
+        /// Path under `kernels/`.
+        path: String,
+        /// Fingerprint of the source as it is.
+        expected: String,
+        /// Fingerprint in the file.
+        found: String,
+    },
+    /// NVRTC is not there.
+    #[error("no compiler: libnvrtc could not be loaded; install kernels/requirements.txt and add its lib folder to LD_LIBRARY_PATH")]
+    NoCompiler,
+    /// The CUDA headers that kernels include are not there.
+    #[error("no CUDA headers: none of {searched} holds cuda_fp16.h; set CUDA_HOME to a toolkit")]
+    NoHeaders {
+        /// Folders looked into.
+        searched: String,
+    },
+    /// The compiler refused the source.
+    #[error("{kernel} does not compile:\n{log}")]
+    Compile {
+        /// Which specialisation.
+        kernel: String,
+        /// The compiler's log.
+        log: String,
+    },
+    /// The driver or the interpreter refused the PTX.
+    #[error("{kernel} does not load: {reason}")]
+    Load {
+        /// Which specialisation.
+        kernel: String,
+        /// Its words.
+        reason: String,
+    },
+    /// The launch itself was refused.
+    #[error("{launch} was not launched: {reason} ({hint})")]
+    Launch {
+        /// The launch as planned.
+        launch: String,
+        /// The driver's words.
+        reason: String,
+        /// Which limit to look at.
+        hint: &'static str,
+    },
+    /// A kernel failed while it ran, and the CUDA context is lost with it: every later call in this process fails.
+    #[error("a kernel failed while it ran: {reason}; the CUDA context is lost, run again under compute-sanitizer")]
+    Sticky {
+        /// The driver's words.
+        reason: String,
+    },
+    /// Any other refusal of the driver.
+    #[error("{doing}: {reason}")]
+    Driver {
+        /// What was being done.
+        doing: &'static str,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The interpreter ran the kernel and found it wrong: races, reads out of bounds, deadlocks, …
+    #[error("{launch} is wrong:\n{findings}")]
+    Findings {
+        /// The launch as planned.
+        launch: String,
+        /// One compiler-like diagnostic a finding.
+        findings: String,
+    },
+    /// Timing was asked of a device that keeps no time.
+    #[error("{device} keeps no time: figures come from a GPU only")]
+    NoClock {
+        /// Which device.
+        device: String,
+    },
+}
+
+impl Error {
+    /// True where the generation declined the problem: the one error that a test may count as a skip.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Unsupported(_))
+    }
+
+    /// True where every later CUDA call of this process will fail, too.
+    pub fn is_sticky(&self) -> bool {
+        matches!(self, Self::Sticky { .. })
+    }
+}

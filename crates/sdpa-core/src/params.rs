@@ -1,0 +1,161 @@
+//! The parameter block that every kernel takes, byte for byte the one in `kernels/common/params.cuh`.
+
+use crate::{Operand, Problem};
+
+/// Where a `[batch, heads, length, head_dim]` tensor lies; strides in elements, the last dimension contiguous.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TensorParams {
+    /// Device address of element 0.
+    pub address: u64,
+    /// Elements between two batches.
+    pub batch_stride: i64,
+    /// Elements between two heads.
+    pub head_stride: i64,
+    /// Elements between two positions.
+    pub row_stride: i64,
+}
+
+/// The one parameter block of all generations; mirrors `AttentionParams` in `kernels/common/params.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Params {
+    /// `[batch, heads_q, len_q, head_dim]`.
+    pub query: TensorParams,
+    /// `[batch, heads_kv, len_kv, head_dim]`.
+    pub key: TensorParams,
+    /// `[batch, heads_kv, len_kv, head_dim]`.
+    pub value: TensorParams,
+    /// `[batch, heads_q, len_q, head_dim]`.
+    pub output: TensorParams,
+    /// `[batch, heads_q, len_q]` f32, contiguous; 0 where nobody asked for it.
+    pub lse: u64,
+    /// Partial results of a plan with several launches; 0 where the plan needs none.
+    pub workspace: u64,
+    /// Independent sequences.
+    pub batch: i32,
+    /// Query heads.
+    pub heads_q: i32,
+    /// Key and value heads.
+    pub heads_kv: i32,
+    /// Queries a head.
+    pub len_q: i32,
+    /// Keys a head.
+    pub len_kv: i32,
+    /// Elements a vector.
+    pub head_dim: i32,
+    /// Factor on `query · key`.
+    pub scale: f32,
+    /// `scale · log2(e)`, rounded once.
+    pub scale_log2e: f32,
+    /// 1 where query `i` sees only keys `j <= i + diagonal`.
+    pub causal: i32,
+    /// See [`causal`](Self::causal).
+    pub diagonal: i32,
+}
+
+impl Params {
+    /// The block for `problem`, with its four tensors at `addresses` (in the order of [`Operand::ALL`]).
+    pub fn new(problem: &Problem, addresses: [u64; 4]) -> Self {
+        let tensor = |operand: Operand| {
+            let strides = problem.strides(operand);
+            TensorParams {
+                address: addresses[operand as usize],
+                batch_stride: strides.batch,
+                head_stride: strides.head,
+                row_stride: strides.row,
+            }
+        };
+        // `Problem` keeps every count below `i32::MAX`.
+        let count = |value: usize| value as i32;
+        Self {
+            query: tensor(Operand::Query),
+            key: tensor(Operand::Key),
+            value: tensor(Operand::Value),
+            output: tensor(Operand::Output),
+            lse: 0,
+            workspace: 0,
+            batch: count(problem.batch()),
+            heads_q: count(problem.heads_q()),
+            heads_kv: count(problem.heads_kv()),
+            len_q: count(problem.len_q()),
+            len_kv: count(problem.len_kv()),
+            head_dim: count(problem.head_dim()),
+            scale: problem.scale(),
+            scale_log2e: (f64::from(problem.scale()) * std::f64::consts::LOG2_E) as f32,
+            causal: i32::from(problem.diagonal().is_some()),
+            diagonal: problem.diagonal().unwrap_or(0) as i32,
+        }
+    }
+
+    /// The block's bytes as the device reads them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let tensors = [self.query, self.key, self.value, self.output];
+        let mut bytes = Vec::with_capacity(size_of::<Self>());
+        for tensor in tensors {
+            bytes.extend(tensor.address.to_le_bytes());
+            for stride in [tensor.batch_stride, tensor.head_stride, tensor.row_stride] {
+                bytes.extend(stride.to_le_bytes());
+            }
+        }
+        bytes.extend(self.lse.to_le_bytes());
+        bytes.extend(self.workspace.to_le_bytes());
+        for count in [self.batch, self.heads_q, self.heads_kv, self.len_q, self.len_kv, self.head_dim] {
+            bytes.extend(count.to_le_bytes());
+        }
+        bytes.extend(self.scale.to_le_bytes());
+        bytes.extend(self.scale_log2e.to_le_bytes());
+        bytes.extend(self.causal.to_le_bytes());
+        bytes.extend(self.diagonal.to_le_bytes());
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+    use crate::{Mask, embedded_file};
+
+    /// The header asserts its own offsets when a kernel is compiled; here the same lines are held to the Rust struct.
+    #[test]
+    fn the_header_and_the_struct_agree_on_every_offset() {
+        let ours = [
+            ("query", offset_of!(Params, query)),
+            ("key", offset_of!(Params, key)),
+            ("value", offset_of!(Params, value)),
+            ("output", offset_of!(Params, output)),
+            ("lse", offset_of!(Params, lse)),
+            ("workspace", offset_of!(Params, workspace)),
+            ("batch", offset_of!(Params, batch)),
+            ("heads_q", offset_of!(Params, heads_q)),
+            ("heads_kv", offset_of!(Params, heads_kv)),
+            ("len_q", offset_of!(Params, len_q)),
+            ("len_kv", offset_of!(Params, len_kv)),
+            ("head_dim", offset_of!(Params, head_dim)),
+            ("scale", offset_of!(Params, scale)),
+            ("scale_log2e", offset_of!(Params, scale_log2e)),
+            ("causal", offset_of!(Params, causal)),
+            ("diagonal", offset_of!(Params, diagonal)),
+        ]
+        .map(|(field, offset)| format!("FIELD_AT({field}, {offset});"));
+
+        let header = embedded_file("common/params.cuh").expect("the header is embedded");
+        let theirs: Vec<&str> = header.lines().filter(|line| line.starts_with("FIELD_AT(")).collect();
+        assert_eq!(theirs, ours);
+        assert!(header.contains(&format!("sizeof(AttentionParams) == {}", size_of::<Params>())));
+    }
+
+    #[test]
+    fn bytes_are_the_struct_in_memory() {
+        let problem = Problem::new(2, 6, 33, 40).heads_kv(3).len_kv(70).mask(Mask::Causal).build().unwrap();
+        let mut params = Params::new(&problem, [11, 22, 33, 44]);
+        (params.lse, params.workspace) = (55, 66);
+        // SAFETY: `Params` is `repr(C)`, has no padding (its size is the sum of its fields' sizes, checked above by the
+        // offsets) and holds only plain numbers, so all its bytes are initialised.
+        let memory = unsafe { std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<Params>()) };
+        assert_eq!(params.to_bytes(), memory);
+        assert_eq!(params.diagonal, 37);
+    }
+}

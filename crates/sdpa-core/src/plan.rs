@@ -1,0 +1,299 @@
+//! What a generation decides: which kernel, how large a grid, how much shared memory. Pure data, printable.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::{Problem, Specialisation};
+
+/// What a device can hold, as plans need to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceLimits {
+    /// Compute capability, e.g. `(9, 0)`.
+    pub compute_capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Bytes of shared memory a block may have after opting in.
+    pub shared_bytes_per_block: u32,
+    /// Bytes of shared memory all blocks of a multiprocessor share.
+    pub shared_bytes_per_multiprocessor: u32,
+    /// 32-bit registers all blocks of a multiprocessor share.
+    pub registers_per_multiprocessor: u32,
+}
+
+impl DeviceLimits {
+    /// NVIDIA A100 (sm_80).
+    pub const A100: Self = Self {
+        compute_capability: (8, 0),
+        multiprocessors: 108,
+        shared_bytes_per_block: 163 * 1024,
+        shared_bytes_per_multiprocessor: 164 * 1024,
+        registers_per_multiprocessor: 65536,
+    };
+
+    /// NVIDIA L4 (sm_89), where the ladder began.
+    pub const L4: Self = Self {
+        compute_capability: (8, 9),
+        multiprocessors: 58,
+        shared_bytes_per_block: 99 * 1024,
+        shared_bytes_per_multiprocessor: 100 * 1024,
+        registers_per_multiprocessor: 65536,
+    };
+
+    /// NVIDIA H200 (sm_90), where the ladder is measured.
+    pub const H200: Self = Self {
+        compute_capability: (9, 0),
+        multiprocessors: 132,
+        shared_bytes_per_block: 227 * 1024,
+        shared_bytes_per_multiprocessor: 228 * 1024,
+        registers_per_multiprocessor: 65536,
+    };
+}
+
+/// Why a generation declines a problem. The only error that lets a test skip a case; the harness counts and prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Unsupported {
+    /// The element type has no kernel.
+    #[error("{generation} has no {dtype} kernel; it takes {}", supported.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(" and "))]
+    Dtype {
+        /// Who declines.
+        generation: &'static str,
+        /// What was asked for.
+        dtype: crate::Dtype,
+        /// What there is.
+        supported: &'static [crate::Dtype],
+    },
+    /// The head dimension is larger than any specialisation.
+    #[error("{generation} takes head_dim up to {largest}; this problem has {found}")]
+    HeadDim {
+        /// Who declines.
+        generation: &'static str,
+        /// What was asked for.
+        found: usize,
+        /// The widest specialisation.
+        largest: usize,
+    },
+    /// A stride that wide copies cannot follow.
+    #[error(
+        "{generation} copies 16 bytes at a time: {operand}'s {dimension} stride is {found} elements and must be a multiple of {multiple}"
+    )]
+    Stride {
+        /// Who declines.
+        generation: &'static str,
+        /// Which tensor.
+        operand: crate::Operand,
+        /// `batch`, `head` or `row`.
+        dimension: &'static str,
+        /// The stride found.
+        found: i64,
+        /// What it must be a multiple of.
+        multiple: i64,
+    },
+    /// The kernel needs a newer GPU.
+    #[error(
+        "{generation} needs compute capability {}.{}; this device has {}.{}", needed.0, needed.1, found.0, found.1
+    )]
+    ComputeCapability {
+        /// Who declines.
+        generation: &'static str,
+        /// The least it runs on.
+        needed: (u32, u32),
+        /// What the device has.
+        found: (u32, u32),
+    },
+    /// The kernel's tiles do not fit the device's shared memory.
+    #[error("{generation}'s kernel {kernel} needs {needed} bytes of shared memory a block; this device allows {limit}")]
+    SharedMemory {
+        /// Who declines.
+        generation: &'static str,
+        /// Which specialisation.
+        kernel: &'static str,
+        /// Bytes it needs.
+        needed: u32,
+        /// Bytes the device allows.
+        limit: u32,
+    },
+    /// More blocks than a launch may have.
+    #[error("{generation} would launch {blocks} blocks; a grid holds at most {limit}: split the batch")]
+    Grid {
+        /// Who declines.
+        generation: &'static str,
+        /// Blocks needed.
+        blocks: u64,
+        /// Blocks allowed.
+        limit: u64,
+    },
+    /// A combination of specialisations that was not built (a mutant carries only a few).
+    #[error("{generation} was not built for {kernel}")]
+    NotBuilt {
+        /// Who declines.
+        generation: &'static str,
+        /// Which specialisation the problem would need.
+        kernel: &'static str,
+    },
+}
+
+/// How close to the ideal flash kernel a generation promises to be (NUMERICS.md).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accuracy {
+    /// Relative Frobenius error at most 1.5 × that of an ideal kernel of the same dtype.
+    #[default]
+    Standard,
+    /// At most 2 ×: for kernels that trade accuracy for speed and say why.
+    Relaxed,
+}
+
+impl Accuracy {
+    /// The factor on the ideal kernel's error.
+    pub const fn factor(self) -> f64 {
+        match self {
+            Self::Standard => 1.5,
+            Self::Relaxed => 2.0,
+        }
+    }
+}
+
+/// Limits a generation sets itself; checked by `sdpa resources` and in CI for sm_80, sm_89 and sm_90a.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Registers a thread.
+    pub registers: u32,
+    /// Bytes of shared memory a block, static and dynamic.
+    pub shared_bytes: u32,
+    /// Bytes a thread spills; 0 wherever somebody cares.
+    pub spill_bytes: u32,
+}
+
+/// One kernel launch of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Which compiled kernel.
+    pub kernel: Specialisation,
+    /// Blocks; only x is used today.
+    pub grid: [u32; 3],
+    /// Threads a block.
+    pub block: [u32; 3],
+    /// Bytes of dynamic shared memory a block.
+    pub shared_bytes: u32,
+}
+
+impl Launch {
+    /// A launch of `blocks` blocks with the specialisation's own block shape and shared memory, checked against the
+    /// device first.
+    ///
+    /// # Errors
+    /// [`Unsupported`] where the device is too old, the shared memory too small or the grid too large.
+    pub fn new(
+        generation: &'static str,
+        kernel: Specialisation,
+        blocks: u64,
+        limits: &DeviceLimits,
+    ) -> Result<Self, Unsupported> {
+        /// Largest `gridDim.x`, CUDA C++ Programming Guide, table of technical specifications.
+        const MAX_GRID_X: u64 = i32::MAX as u64;
+
+        let (needed, found) = (kernel.architecture.compute_capability(), limits.compute_capability);
+        if !kernel.architecture.runs_on(found) {
+            return Err(Unsupported::ComputeCapability { generation, needed, found });
+        }
+        if kernel.shared_bytes > limits.shared_bytes_per_block {
+            return Err(Unsupported::SharedMemory {
+                generation,
+                kernel: kernel.name,
+                needed: kernel.shared_bytes,
+                limit: limits.shared_bytes_per_block,
+            });
+        }
+        if blocks > MAX_GRID_X {
+            return Err(Unsupported::Grid { generation, blocks, limit: MAX_GRID_X });
+        }
+        Ok(Self {
+            kernel,
+            grid: [blocks as u32, 1, 1],
+            block: [kernel.threads, 1, 1],
+            shared_bytes: kernel.shared_bytes,
+        })
+    }
+}
+
+impl Launch {
+    /// One block for every `tile_rows` query rows of every head of every sequence.
+    ///
+    /// # Errors
+    /// As [`Launch::new`].
+    pub fn per_query_tile(
+        generation: &'static str,
+        kernel: Specialisation,
+        problem: &Problem,
+        tile_rows: usize,
+        limits: &DeviceLimits,
+    ) -> Result<Self, Unsupported> {
+        let tiles = problem.len_q().div_ceil(tile_rows) as u64;
+        Self::new(generation, kernel, tiles * (problem.batch() * problem.heads_q()) as u64, limits)
+    }
+}
+
+impl fmt::Display for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} grid {} block {} shared {}",
+            self.kernel,
+            Dimensions(self.grid),
+            Dimensions(self.block),
+            self.shared_bytes
+        )
+    }
+}
+
+/// `4` or `4×2` or `4×2×3`: trailing ones are not worth reading.
+struct Dimensions([u32; 3]);
+
+impl fmt::Display for Dimensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [x, y, z] = self.0;
+        write!(f, "{x}")?;
+        if y > 1 || z > 1 {
+            write!(f, "×{y}")?;
+        }
+        if z > 1 {
+            write!(f, "×{z}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything needed to run one problem: launches in order, and what they share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaunchPlan {
+    /// In stream order. Empty where there is nothing to compute.
+    pub launches: Vec<Launch>,
+    /// Bytes of scratch memory that the launches hand to one another.
+    pub workspace_bytes: usize,
+}
+
+impl LaunchPlan {
+    /// The usual plan: one launch, no workspace. A grid without blocks (no query, no sequence) launches nothing.
+    pub fn single(launch: Launch) -> Self {
+        let launches = if launch.grid[0] == 0 { Vec::new() } else { vec![launch] };
+        Self { launches, workspace_bytes: 0 }
+    }
+}
+
+impl fmt::Display for LaunchPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.launches.is_empty() {
+            return f.write_str("nothing to launch");
+        }
+        for (index, launch) in self.launches.iter().enumerate() {
+            if index > 0 {
+                f.write_str(" then ")?;
+            }
+            write!(f, "{launch}")?;
+        }
+        if self.workspace_bytes > 0 {
+            write!(f, " workspace {}", self.workspace_bytes)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! How far a right kernel may be from the oracle. `NUMERICS.md` derives every figure here.
+
+use sdpa_core::{Dtype, Problem};
+
+/// Unit roundoff of f32, in which every kernel keeps scores, statistics and accumulators.
+pub(crate) const F32_ROUNDOFF: f64 = 1.0 / (1 << 24) as f64;
+
+/// Smallest normal f32; kernels may flush what is smaller to zero.
+pub(crate) const F32_TINY: f64 = f64::from_bits((1023 - 126) << 52);
+
+/// Root mean square of the relative error of rounding to nearest, in unit roundoffs: the error is uniform over a step
+/// and significands are spread logarithmically, √(1/3 · 3/(8·ln 2)).
+pub(crate) const ROUNDING_RMS: f64 = 0.4247;
+
+/// What a generation promises. The elementwise bounds are the same for all: they are theorems about right kernels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tolerance {
+    /// Relative Frobenius error allowed, in multiples of the ideal kernel's: 1.5, or 2 where a generation says why.
+    pub factor: f64,
+    /// Root-mean-square error allowed of the log-sum-exp, relative to max(1, |lse|): 1e-5.
+    pub lse: f64,
+    /// Reject a NaN that came from a non-finite value which the mask hides from that row. Tensor cores multiply
+    /// whole tiles, and 0·NaN is NaN, so by default it may spread inside its column.
+    pub strict_masked_values: bool,
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self { factor: 1.5, lse: 1e-5, strict_masked_values: false }
+    }
+}
+
+/// Error of the f32 scores, from Σ|q||k| of a key and the largest such sum of its row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScoreError {
+    head_dim: f64,
+    scale: f64,
+}
+
+impl ScoreError {
+    pub(crate) fn new(problem: &Problem) -> Self {
+        Self { head_dim: problem.head_dim() as f64, scale: f64::from(problem.scale()).abs() }
+    }
+
+    /// No kernel's scaled score, less its row's maximum, is further from the exact one. Infinite where f32 may overflow.
+    pub(crate) fn bound(self, products: f64, largest: f64) -> f64 {
+        // A factor 4 below overflow leaves room for log2(e) folded into the scale.
+        let in_range = products.max(largest) * self.scale.max(1.0) < f64::from(f32::MAX) / 4.0;
+        if !in_range {
+            return f64::INFINITY;
+        }
+        let relative = F32_ROUNDOFF * self.scale * ((1.5 * self.head_dim + 8.0) * products + 4.0 * largest);
+        relative + F32_TINY * (self.scale * self.head_dim + 1.0)
+    }
+
+    /// Typical size of the same error, for the statistical checks.
+    pub(crate) fn rms(self, products: f64, largest: f64) -> f64 {
+        F32_ROUNDOFF * self.scale * (self.head_dim.sqrt() * products + 2.0 * largest)
+    }
+}
+
+/// Largest absolute error of rounding a weight: below the dtype's normal range, or flushed by f32 arithmetic.
+pub(crate) fn weight_floor(dtype: Dtype) -> f64 {
+    dtype.subnormal_roundoff().max(F32_TINY)
+}
+
+/// What the oracle knows about one output element.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ElementScale {
+    pub(crate) reference: f64,
+    pub(crate) weighted_abs: f64,
+    pub(crate) abs_per_normaliser: f64,
+    pub(crate) score_spread: f64,
+    pub(crate) visible: usize,
+}
+
+impl ElementScale {
+    /// Bound on the error before the output is rounded.
+    pub(crate) fn accumulated(&self, dtype: Dtype) -> f64 {
+        let unit = dtype.unit_roundoff();
+        // One rounding a key in the product sum and one in the normaliser, half as much again for tensor cores that
+        // truncate, and a constant for exp, the last division and short rows.
+        let sums = F32_ROUNDOFF * (1.5 * self.visible as f64 + 32.0);
+        self.score_spread
+            + (unit + sums) * self.weighted_abs
+            + sums * self.reference.abs()
+            + weight_floor(dtype) * self.abs_per_normaliser
+            + F32_TINY * (self.visible as f64 + 1.0)
+    }
+
+    /// Bound on the error of the rounded output.
+    pub(crate) fn bound(&self, dtype: Dtype) -> f64 {
+        let accumulated = self.accumulated(dtype);
+        accumulated + dtype.unit_roundoff() * (self.reference.abs() + accumulated) + dtype.subnormal_roundoff()
+    }
+}
+
+/// Bound on the error of one log-sum-exp.
+pub(crate) fn lse_bound(tolerance: &Tolerance, reference: f64, spread: f64, visible: usize) -> f64 {
+    tolerance.lse * reference.abs().max(1.0) + spread + F32_ROUNDOFF * (1.5 * visible as f64 + 32.0)
+}
+
+/// Limit on the root-mean-square error of all log-sum-exps, relative to max(1, |lse|).
+pub(crate) fn lse_rms_limit(tolerance: &Tolerance, ideal: f64, expected: f64) -> f64 {
+    tolerance.lse + (tolerance.factor * ideal).max(3.0 * expected)
+}
+
+/// Limit on the Frobenius norm of the error, from the ideal kernel's squared error and the expected squares of the rows
+/// with the sum of their squares.
+pub(crate) fn frobenius_limit(tolerance: &Tolerance, ideal: f64, expected: f64, expected_squared: f64) -> f64 {
+    // How many independent rows carry the error; a few rows scatter more than many.
+    let rows = if expected_squared > 0.0 { expected * (expected / expected_squared) } else { 1.0 };
+    tolerance.factor * ideal.max(expected).sqrt() * (1.0 + 2.0 / rows.sqrt())
+}
