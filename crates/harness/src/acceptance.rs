@@ -25,7 +25,9 @@ pub fn cases(device: DeviceKind) -> Vec<Acceptance> {
             let [batch, heads, length, head_dim] = shape;
             let problem = match device {
                 DeviceKind::Cuda => Problem::new(batch, heads, length, head_dim),
-                DeviceKind::Interpreter => Problem::new(batch, 2, length, head_dim).len_q(if length > 512 { 64 } else { length }),
+                DeviceKind::Interpreter => {
+                    Problem::new(batch, 2, length, head_dim).len_q(if length > 512 { 64 } else { length })
+                }
             };
             let problem = problem.mask(mask).build().expect("the gate's shapes are valid");
             cases.push(Acceptance { shape, case: Case::new(problem) });

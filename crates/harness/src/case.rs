@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn the_example_reads_back() {
         let case: Case = EXAMPLE.parse().unwrap();
-        assert_eq!(case.to_string(), EXAMPLE.replace("scale=0.125 ", "scale=0.125 "));
+        assert_eq!(case.to_string(), EXAMPLE);
         assert_eq!((case.problem.heads_q(), case.problem.heads_kv()), (4, 2));
         assert_eq!((case.problem.len_q(), case.problem.len_kv(), case.problem.head_dim()), (17, 129, 40));
         assert_eq!((case.regime, case.seed, case.schedule), (Regime::Peaked, 7, 3));
@@ -265,7 +265,13 @@ mod tests {
                 error("L16 d64 h4/3"),
             ]
             .join("\n"),
-            @""
+            @r#"
+        the case has no head dimension (d…); a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "f32" is no part of a case; one looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "seed=-1" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "key=1,2" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        heads_q is 4 and heads_kv is 3: the query heads must be a multiple of the key heads
+        "#
         );
     }
 }

@@ -114,15 +114,16 @@ pub struct Expected {
 /// A [`FileError`] that names the first thing found wrong.
 pub fn read(path: &Path, mask: Mask, scale: Option<f32>) -> Result<UserTensors, FileError> {
     let bytes = std::fs::read(path).map_err(|source| FileError::System { path: path.to_owned(), source })?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|source| FileError::Format { path: path.to_owned(), source })?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|source| FileError::Format { path: path.to_owned(), source })?;
 
     let (query_view, query_shape, dtype) = operand(path, &file, "q", None)?;
     let (key_view, key_shape, _) = operand(path, &file, "k", Some(dtype))?;
     let (value_view, value_shape, _) = operand(path, &file, "v", Some(dtype))?;
     let [batch, heads, len_q, head_dim] = query_shape;
     if key_shape[0] != batch || key_shape[3] != head_dim {
-        let expected = format!("[{batch}, heads, length, {head_dim}], with the batch and head_dim of `q` {query_shape:?}");
+        let expected =
+            format!("[{batch}, heads, length, {head_dim}], with the batch and head_dim of `q` {query_shape:?}");
         return Err(FileError::Shape { name: "k", found: key_shape, expected });
     }
     if value_shape != key_shape {
@@ -163,7 +164,8 @@ fn operand<'a>(
         FileDtype::BF16 => Some(Dtype::Bf16),
         _ => None,
     };
-    let wrong_dtype = |expected| FileError::Dtype { name, found: format!("{:?}", view.dtype()).to_lowercase(), expected };
+    let wrong_dtype =
+        |expected| FileError::Dtype { name, found: format!("{:?}", view.dtype()).to_lowercase(), expected };
     let dtype = match (dtype, like) {
         (Some(dtype), None) => dtype,
         (Some(dtype), Some(like)) if dtype == like => dtype,
@@ -189,7 +191,10 @@ fn expected(file: &SafeTensors<'_>, problem: &Problem) -> (Option<Expected>, Opt
     let Ok(view) = file.tensor(name) else { return (None, None) };
     let shape = problem.shape(Operand::Output);
     if view.shape() != shape {
-        return (None, Some(format!("`{name}` is not compared with: it has shape {:?}, the output {shape:?}", view.shape())));
+        return (
+            None,
+            Some(format!("`{name}` is not compared with: it has shape {:?}, the output {shape:?}", view.shape())),
+        );
     }
     let data = view.data();
     let (values, roundoff) = match view.dtype() {
@@ -199,7 +204,10 @@ fn expected(file: &SafeTensors<'_>, problem: &Problem) -> (Option<Expected>, Opt
         FileDtype::F64 => (decode(data, f64::from_le_bytes), f64::EPSILON / 2.0),
         other => {
             let other = format!("{other:?}").to_lowercase();
-            return (None, Some(format!("`{name}` is not compared with: it is {other}, no floating-point type known here")));
+            return (
+                None,
+                Some(format!("`{name}` is not compared with: it is {other}, no floating-point type known here")),
+            );
         }
     };
     (Some(Expected { name, values, roundoff }), None)

@@ -12,6 +12,8 @@ macro_rules! for_each_generation {
             (v1, ::sdpa_v1::V1);
             (v2b, ::sdpa_v2b::V2b);
             (v2c, ::sdpa_v2c::V2c);
+            (v2d, ::sdpa_v2d::V2d);
+            (v2e, ::sdpa_v2e::V2e);
         }
     };
 }

@@ -251,8 +251,7 @@ pub fn assemble(
     generations: &[&Generation],
     progress: impl Fn(&Specialisation) + Sync,
 ) -> Result<Vec<Cost>, ResourceError> {
-    let kernels: Vec<&Specialisation> =
-        generations.iter().flat_map(|generation| generation.specialisations).collect();
+    let kernels: Vec<&Specialisation> = generations.iter().flat_map(|generation| generation.specialisations).collect();
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     let work = || {

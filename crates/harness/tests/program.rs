@@ -66,7 +66,8 @@ struct Tensor {
 
 /// A tensor of small numbers that differ.
 fn tensor(name: &'static str, dtype: Dtype, shape: &[usize]) -> Tensor {
-    let value = |index: usize| ((index * 37 + name.len() * 11 + usize::from(name.as_bytes()[0])) % 101) as f32 / 50.0 - 1.0;
+    let value =
+        |index: usize| ((index * 37 + name.len() * 11 + usize::from(name.as_bytes()[0])) % 101) as f32 / 50.0 - 1.0;
     let count: usize = shape.iter().product();
     let bytes = (0..count)
         .flat_map(|index| match dtype {
@@ -216,7 +217,10 @@ fn a_device_that_is_none_is_told() {
 #[test]
 fn a_case_that_is_none_is_told_what_one_looks_like() {
     let said = Sandbox::new().sdpa(&["verify", "v1", "16 by 64"]);
-    assert!(said.starts_with("error: \"16\"") && said.contains("looks like: b1 h4/2") && said.ends_with("exit 2"), "{said}");
+    assert!(
+        said.starts_with("error: \"16\"") && said.contains("looks like: b1 h4/2") && said.ends_with("exit 2"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -272,11 +276,16 @@ fn real_model() -> PathBuf {
 fn a_real_models_attention_is_computed_and_compared() {
     let sandbox = Sandbox::new();
     let input = real_model().display().to_string();
-    for (flags, reference) in [(&[][..], "`out`"), (&["--causal"][..], "`out_causal`"), (&["--causal-top-left"][..], "`out_causal`")] {
+    for (flags, reference) in
+        [(&[][..], "`out`"), (&["--causal"][..], "`out_causal`"), (&["--causal-top-left"][..], "`out_causal`")]
+    {
         let arguments = [&["run", input.as_str(), "-o", "out.safetensors"], flags].concat();
         let said = sandbox.sdpa(&arguments);
         assert!(said.contains(&format!("against {reference}: ")) && said.contains(": within tolerance"), "{said}");
-        assert!(said.contains("plan: ") && said.contains("wrote out.safetensors") && said.ends_with("exit 0"), "{said}");
+        assert!(
+            said.contains("plan: ") && said.contains("wrote out.safetensors") && said.ends_with("exit 0"),
+            "{said}"
+        );
 
         let bytes = std::fs::read(sandbox.path("out.safetensors")).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -299,7 +308,10 @@ fn fewer_heads_and_another_length_are_taken() {
     let sandbox = Sandbox::new();
     sandbox.write("in.safetensors", &qkv(Dtype::F16, &[1, 4, 3, 64], &[1, 2, 40, 64], &[1, 2, 40, 64]));
     let said = sandbox.sdpa(&["run", "--generation", "v1", "--causal", "in.safetensors", "-o", "out.safetensors"]);
-    assert!(said.contains("problem: b1 h4/2 q3 kv40 d64 f16 causal scale 0.125\n") && said.ends_with("exit 0"), "{said}");
+    assert!(
+        said.contains("problem: b1 h4/2 q3 kv40 d64 f16 causal scale 0.125\n") && said.ends_with("exit 0"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -307,4 +319,26 @@ fn a_case_is_verified_again() {
     let said = Sandbox::new().sdpa(&["verify", "v1", "b1 h2 q17 kv33 d40 causal peaked seed=7", "--repeat", "2"]);
     assert!(said.contains("\ncase: b1 h2 q17 kv33 d40 f16 causal peaked seed=7\n"), "{said}");
     assert!(said.contains("\nok: relative Frobenius error ") && said.ends_with("exit 0"), "{said}");
+}
+
+#[test]
+fn a_property_is_verified_by_its_name() {
+    let sandbox = Sandbox::new();
+    let verify = |property: &str| sandbox.sdpa(&["verify", "v1", "q5 kv9 d16 causal seed=1", "--property", property]);
+    let said = verify("causal_prefix");
+    assert!(said.ends_with("ok: causal_prefix holds\nexit 0"), "{said}");
+    let said = verify("beauty");
+    assert!(
+        said.starts_with("error: no property `beauty`: there are matches_reference, ") && said.ends_with("exit 2"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_wrong_kernel_fails_and_says_what_to_look_at() {
+    let said = Sandbox::new().sdpa(&["verify", "last_tile_dropped", "L200 d64 seed=1"]);
+    assert!(
+        said.contains("fails matches_reference on ") && said.contains("look at ") && said.ends_with("exit 1"),
+        "{said}"
+    );
 }

@@ -38,8 +38,10 @@ fn kernels_cost_no_more_than_recorded_and_keep_their_budgets() {
         return;
     }
     let how = format!("to accept: {ACCEPT}=1 cargo test -p harness --test resources");
-    let recorded = std::fs::read_to_string(record()).unwrap_or_else(|error| panic!("tests/resources.json: {error}; {how}"));
-    let before: Vec<Cost> = serde_json::from_str(&recorded).unwrap_or_else(|error| panic!("tests/resources.json: {error}; {how}"));
+    let recorded =
+        std::fs::read_to_string(record()).unwrap_or_else(|error| panic!("tests/resources.json: {error}; {how}"));
+    let before: Vec<Cost> =
+        serde_json::from_str(&recorded).unwrap_or_else(|error| panic!("tests/resources.json: {error}; {how}"));
     let drift = resources::drift(&before, &now);
     assert!(drift.worse.is_empty(), "kernels cost more than recorded:\n  {}\n{how}", drift.worse.join("\n  "));
     // Or a kernel could improve, and get worse again, and nobody would know.

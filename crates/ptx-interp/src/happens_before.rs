@@ -74,18 +74,14 @@ impl HappensBefore {
     }
 
     #[inline(always)]
-    pub(crate) fn is_precise(&self) -> bool {
-        self.precise
-    }
-
-    #[inline(always)]
     pub(crate) fn threads(&self) -> u32 {
         self.threads
     }
 
     #[inline(always)]
     pub(crate) fn block_of(&self, thread: Participant) -> u32 {
-        thread / self.threads_per_block
+        // The division is slow, and clusters of more than one block are rare.
+        if self.threads_per_block == self.threads { 0 } else { thread / self.threads_per_block }
     }
 
     /// The participant for the asynchronous reads of a warp.
@@ -107,7 +103,7 @@ impl HappensBefore {
     /// The newest stamp that is ordered for all lanes of a warp by block and warp barriers.
     #[inline(always)]
     pub(crate) fn warp_interval(&self, warp: u32) -> Stamp {
-        let block = warp * LANES as u32 / self.threads_per_block;
+        let block = self.block_of(warp * LANES as u32);
         self.warp_base[warp as usize].max(self.block_base[block as usize])
     }
 
@@ -123,7 +119,7 @@ impl HappensBefore {
             return true;
         }
         if from < self.threads {
-            let (from_block, to_block) = (from / self.threads_per_block, to / self.threads_per_block);
+            let (from_block, to_block) = (self.block_of(from), self.block_of(to));
             if from_block == to_block && stamp <= self.block_base[to_block as usize] {
                 return true;
             }

@@ -235,8 +235,6 @@ impl Launch {
                 executions.classify(program, &mut counters);
                 completed &= finished;
                 stop |= !finished;
-                let buffers: Vec<String> = Vec::new();
-                drop(buffers);
                 let mut races = Vec::new();
                 history.merge(
                     memory,

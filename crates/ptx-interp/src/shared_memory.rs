@@ -1,7 +1,7 @@
 //! Shared memory of one block, with a shadow that remembers who touched what.
 
 use crate::happens_before::{HappensBefore, Participant, Stamp};
-use crate::registers::LANES;
+use crate::registers::{LANES, each_lane};
 
 /// State of a cell of shadow.
 mod state {
@@ -122,6 +122,85 @@ impl SharedMemory {
             self.record_read(order, who, cell);
         }
         conflict
+    }
+
+    /// Reads of many lanes of one warp; the first conflict and its lane. Places have been checked.
+    pub(crate) fn note_reads(
+        &mut self,
+        order: &HappensBefore,
+        first: Accessor,
+        offsets: &[u32; LANES],
+        mask: u32,
+        bytes: u32,
+    ) -> Option<(usize, Conflict)> {
+        if !self.check {
+            return None;
+        }
+        let mut found = None;
+        let base = order.block_interval(order.block_of(first.participant));
+        let warp = first.participant / LANES as u32;
+        let interval = order.warp_interval(warp);
+        let own_warp = (warp.wrapping_sub(self.first_warp)) as usize;
+        let fast = self.readers.is_empty() && own_warp < self.warps;
+        let span = (bytes - 1) >> self.granule;
+        each_lane!(mask, lane, {
+            let who = Accessor { participant: first.participant + lane as u32, ..first };
+            let start = offsets[lane] >> self.granule;
+            for cell in start as usize..=(start + span) as usize {
+                let writer = self.writers[cell];
+                // Written before the block last met: the usual case. Without clocks every writer is of this block.
+                let settled = fast && writer.state & (state::WRITTEN | state::IN_FLIGHT) == state::WRITTEN && writer.stamp <= base;
+                if !settled
+                    && (writer.state & (state::WRITTEN | state::IN_FLIGHT) != state::WRITTEN
+                        || !order.ordered(writer.participant, writer.stamp, who.participant))
+                    && found.is_none()
+                {
+                    found = self.read_conflict(writer, who).map(|conflict| (lane, conflict));
+                }
+                if fast {
+                    let reads = &mut self.warp_reads[cell * self.warps + own_warp];
+                    if reads.interval == interval && reads.lanes != 0 {
+                        reads.lanes |= 1 << lane;
+                    } else {
+                        *reads = WarpReads { lanes: 1 << lane, interval, pc: who.pc };
+                    }
+                } else {
+                    self.record_read(order, who, cell);
+                }
+            }
+        });
+        found
+    }
+
+    /// Lanes that read the same place: checked once.
+    pub(crate) fn note_broadcast(
+        &mut self,
+        order: &HappensBefore,
+        first: Accessor,
+        offset: u32,
+        mask: u32,
+        bytes: u32,
+    ) -> Option<(usize, Conflict)> {
+        if !self.readers.is_empty() || !self.check {
+            return self.note_reads(order, first, &[offset; LANES], mask, bytes);
+        }
+        // A lane's own write is ordered for itself only, so all lanes must be asked unless the block has met since.
+        let base = order.block_interval(order.block_of(first.participant));
+        let settled = self.cells(offset, bytes).all(|cell| {
+            let writer = self.writers[cell];
+            writer.state & (state::WRITTEN | state::IN_FLIGHT) == state::WRITTEN && writer.stamp <= base
+        });
+        if !settled {
+            return self.note_reads(order, first, &[offset; LANES], mask, bytes);
+        }
+        let interval = order.warp_interval(first.participant / LANES as u32);
+        let own_warp = (first.participant / LANES as u32 - self.first_warp) as usize;
+        for cell in self.cells(offset, bytes) {
+            let reads = &mut self.warp_reads[cell * self.warps + own_warp];
+            let lanes = if reads.interval == interval { reads.lanes | mask } else { mask };
+            *reads = WarpReads { lanes, interval, pc: first.pc };
+        }
+        None
     }
 
     #[cold]

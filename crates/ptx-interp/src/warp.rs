@@ -44,7 +44,7 @@ pub(crate) struct Warp {
     pub wgmma_open: bool,
     /// Instructions so far: what `%clock` tells.
     pub clock: u64,
-    /// Block barriers: the result of a reduction, for the lanes that wait.
+    /// Generation of the cluster barrier that the warp last arrived at.
     pub cluster_generation: u64,
 }
 

@@ -1,8 +1,8 @@
 //! The trait every generation implements, and the one `forward` that all of them share.
 
 use crate::{
-    Accuracy, Budget, Buffer, Device, DeviceLimits, Error, LaunchPlan, Operand, Params, Problem, Result, Specialisation,
-    Unsupported,
+    Accuracy, Budget, Buffer, Device, DeviceLimits, Error, LaunchPlan, Operand, Params, Problem, Result,
+    Specialisation, Unsupported,
 };
 
 /// Who a generation is. Everything the harness needs to know without asking for the id.

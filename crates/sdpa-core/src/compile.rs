@@ -83,7 +83,10 @@ pub fn compile(kernel: &Specialisation) -> Result<String> {
         let found = ptx.lines().find(|line| line.starts_with(".version")).unwrap_or("no version");
         return Err(Error::Compile {
             kernel: kernel.to_string(),
-            log: format!("NVRTC {}.{} wrote {found}; the pinned one writes {PTX_VERSION}: install kernels/requirements.txt", toolchain.version.0, toolchain.version.1),
+            log: format!(
+                "NVRTC {}.{} wrote {found}; the pinned one writes {PTX_VERSION}: install kernels/requirements.txt",
+                toolchain.version.0, toolchain.version.1
+            ),
         });
     }
     Ok(format!("{}{}", hash.header(kernel), strip_machine_paths(&ptx, &toolchain.include)))

@@ -82,7 +82,9 @@ pub enum Error {
         found: String,
     },
     /// NVRTC is not there.
-    #[error("no compiler: libnvrtc could not be loaded; install kernels/requirements.txt and add its lib folder to LD_LIBRARY_PATH")]
+    #[error(
+        "no compiler: libnvrtc could not be loaded; install kernels/requirements.txt and add its lib folder to LD_LIBRARY_PATH"
+    )]
     NoCompiler,
     /// The CUDA headers that kernels include are not there.
     #[error("no CUDA headers: none of {searched} holds cuda_fp16.h; set CUDA_HOME to a toolkit")]

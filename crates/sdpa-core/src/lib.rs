@@ -41,10 +41,8 @@ pub use error::{Error, Result};
 pub use kernels::{
     Architecture, Fingerprint, Specialisation, embedded_file, embedded_files, fingerprint, load_ptx, source_closure,
 };
-/// What the interpreter counts and finds, as data.
-pub use ptx_interp::{Counters, Finding};
 pub use params::{Params, TensorParams};
 pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, Unsupported};
-pub use problem::{
-    Dtype, Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides,
-};
+pub use problem::{Dtype, Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
+/// What the interpreter counts and finds, as data.
+pub use ptx_interp::{Counters, Finding};

@@ -123,6 +123,21 @@ pub enum Unsupported {
         /// Blocks allowed.
         limit: u64,
     },
+    /// The problem has so many query tiles that splitting its keys would only cost.
+    #[error(
+        "{generation} is for short problems, up to {limit} tiles of {tile_rows} queries on this device; this one has \
+         {tiles}: its parent takes it"
+    )]
+    Long {
+        /// Who declines.
+        generation: &'static str,
+        /// Query tiles of the problem, over all heads and sequences.
+        tiles: usize,
+        /// Queries a tile.
+        tile_rows: usize,
+        /// Tiles that run at once.
+        limit: usize,
+    },
     /// A combination of specialisations that was not built (a mutant carries only a few).
     #[error("{generation} was not built for {kernel}")]
     NotBuilt {

@@ -198,7 +198,9 @@ pub enum ProblemError {
         found: i64,
     },
     /// Two elements of the output would share memory.
-    #[error("output's {dimension} stride is {found}, but {needed} elements lie below it: two of its elements would share memory")]
+    #[error(
+        "output's {dimension} stride is {found}, but {needed} elements lie below it: two of its elements would share memory"
+    )]
     OverlappingOutput {
         /// `batch`, `head` or `row`.
         dimension: &'static str,

@@ -12,7 +12,14 @@ const TILE_ROWS: usize = 64;
 const LONG: usize = 2048;
 
 const fn specialisation(name: &'static str, defines: &'static [&'static str], shared_bytes: u32) -> Specialisation {
-    Specialisation { source: "v2c.cu", name, architecture: Architecture::Compute80, defines, threads: 128, shared_bytes }
+    Specialisation {
+        source: "v2c.cu",
+        name,
+        architecture: Architecture::Compute80,
+        defines,
+        threads: 128,
+        shared_bytes,
+    }
 }
 
 static GENERATION: Generation = Generation {

@@ -132,15 +132,19 @@ struct Gate<'a> {
 
 impl Gate<'_> {
     /// Runs one case and prints its line; false where the device is lost with it.
-    fn case(&mut self, out: &mut dyn Write, generation: &'static dyn Attention, case: &Acceptance) -> std::io::Result<bool> {
+    fn case(
+        &mut self,
+        out: &mut dyn Write,
+        generation: &'static dyn Attention,
+        case: &Acceptance,
+    ) -> std::io::Result<bool> {
         let id = generation.generation().id;
         let problem = &case.case.problem;
         let progress = spinner(format!("{id} {problem}"));
         let verified = Verified::new(self.device, generation, &case.case);
         let measured = verified.as_ref().ok().map(|verified| *verified.measured());
-        let result = verified
-            .map_err(Trouble::Wrong)
-            .and_then(|verified| self.time(problem, verified).map_err(Trouble::NoTime));
+        let result =
+            verified.map_err(Trouble::Wrong).and_then(|verified| self.time(problem, verified).map_err(Trouble::NoTime));
         progress.finish_and_clear();
 
         let time = result.as_ref().ok().and_then(Option::as_ref).map(|timing| timing.median_us);
@@ -150,7 +154,9 @@ impl Gate<'_> {
         let mut row: Vec<Cell> = vec![id.into(), shape_of(problem).into(), problem.mask().name().into()];
         row.extend(self.time_cells(generation, problem, time));
         row.extend(match measured {
-            Some(measured) => [format!("{:.1e}", measured.max_abs), format!("{:.2}", measured.worst_ratio)].map(Cell::from),
+            Some(measured) => {
+                [format!("{:.1e}", measured.max_abs), format!("{:.2}", measured.worst_ratio)].map(Cell::from)
+            }
             None => [Cell::from("–"), Cell::from("–")],
         });
         let failure = result.err();
@@ -225,7 +231,11 @@ impl Gate<'_> {
             let most = |what: fn(&Cost) -> u32| own.iter().map(|cost| what(cost)).max().unwrap_or(0);
             let over: Vec<String> = own
                 .iter()
-                .flat_map(|cost| cost.over(&who.budget).into_iter().map(|over| format!("{} {}: {over}", cost.kernel, cost.architecture)))
+                .flat_map(|cost| {
+                    cost.over(&who.budget)
+                        .into_iter()
+                        .map(|over| format!("{} {}: {over}", cost.kernel, cost.architecture))
+                })
                 .collect();
             writeln!(
                 out,

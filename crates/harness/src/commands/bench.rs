@@ -158,7 +158,12 @@ struct Entry {
 
 impl Sitting<'_> {
     /// Verifies, times and prints; false where a generation is wrong.
-    fn run(&self, out: &mut dyn Write, generations: &[&'static dyn Attention], figures: &mut Vec<Figure>) -> Result<bool, AnyError> {
+    fn run(
+        &self,
+        out: &mut dyn Write,
+        generations: &[&'static dyn Attention],
+        figures: &mut Vec<Figure>,
+    ) -> Result<bool, AnyError> {
         let problem = self.problem;
         writeln!(out, "\n{} {} {}", shape_of(problem), problem.dtype(), problem.mask().name())?;
         let (proofs, all_right) = self.verify(out, generations)?;
@@ -251,7 +256,8 @@ impl Sitting<'_> {
 
     fn fingerprint(&self, generation: &dyn Attention) -> Result<String, AnyError> {
         let plan = generation.plan(self.problem, self.device.limits())?;
-        let kernels = plan.launches.iter().map(|launch| sdpa_core::fingerprint(&launch.kernel).map(|hash| hash.to_string()));
+        let kernels =
+            plan.launches.iter().map(|launch| sdpa_core::fingerprint(&launch.kernel).map(|hash| hash.to_string()));
         Ok(kernels.collect::<Result<Vec<_>, _>>()?.join("+"))
     }
 }

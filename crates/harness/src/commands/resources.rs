@@ -63,7 +63,8 @@ pub(crate) fn measure(
         progress.finish_and_clear();
         return Ok(("ptxas".to_owned(), costs?));
     }
-    let nothing = "no ptxas on PATH, in CUDA_HOME or beside LD_LIBRARY_PATH, and no GPU to ask: install kernels/requirements.txt";
+    let nothing =
+        "no ptxas on PATH, in CUDA_HOME or beside LD_LIBRARY_PATH, and no GPU to ask: install kernels/requirements.txt";
     let choice = DeviceChoice::from_env()?;
     if choice.expected_kind() == DeviceKind::Interpreter {
         return Err(nothing.into());

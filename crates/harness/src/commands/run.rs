@@ -103,7 +103,11 @@ struct Computed {
     lse: Vec<f32>,
 }
 
-fn compute(device: &dyn Device, generation: &dyn Attention, tensors: &UserTensors) -> Result<Computed, sdpa_core::Error> {
+fn compute(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    tensors: &UserTensors,
+) -> Result<Computed, sdpa_core::Error> {
     let problem = &tensors.problem;
     let upload = |bits: &[u16]| device.upload(&bits.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<_>>());
     let (query, key, value) = (upload(&tensors.query)?, upload(&tensors.key)?, upload(&tensors.value)?);

@@ -9,8 +9,8 @@ use sdpa_core::{Device, Unsupported};
 
 /// A line that is seen whether or not the test passes: the test harness captures `println!`, not the stream itself.
 pub(super) fn say(line: &str) {
-    // Nobody to tell that nobody is listening.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    // In one piece, since other tests speak, too; and nobody is there to be told that nobody listens.
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Counts what ran and what was declined in the process that runs the cases, and hands it to the one that reports.
@@ -60,7 +60,9 @@ impl Tally {
     }
 
     pub(super) fn runs_on(&self, device: &dyn Device) {
-        self.update(|counts| counts.device = device.name());
+        // The name without its particulars: the line is one of many.
+        let name = device.name();
+        self.update(|counts| counts.device = name.split(" (").next().unwrap_or(&name).to_owned());
     }
 
     pub(super) fn count(&self, declined: Option<&Unsupported>) {
@@ -110,6 +112,8 @@ fn kind_of(reason: &Unsupported) -> String {
         Unsupported::ComputeCapability { needed, .. } => format!("needs compute capability {}.{}", needed.0, needed.1),
         Unsupported::SharedMemory { kernel, .. } => format!("{kernel} does not fit shared memory"),
         Unsupported::Grid { .. } => "grid too large".to_owned(),
+        Unsupported::Long { limit, .. } => format!("more than {limit} query tiles"),
         Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),
+        Unsupported::Long { .. } => "too many query tiles".to_owned(),
     }
 }

@@ -8,8 +8,7 @@ use serde_json::{Map, Value};
 /// Driver, clocks, power and temperature from nvidia-smi and the commit from git, where these are installed.
 pub fn environment() -> Map<String, Value> {
     let mut found = Map::new();
-    const FIELDS: [&str; 6] =
-        ["name", "driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"];
+    const FIELDS: [&str; 6] = ["name", "driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"];
     let mut smi = Command::new("nvidia-smi");
     smi.arg(format!("--query-gpu={}", FIELDS.join(","))).args(["--format=csv,noheader", "--id=0"]);
     if let Some(line) = first_line(&mut smi) {
@@ -18,7 +17,13 @@ pub fn environment() -> Map<String, Value> {
         }
     }
     let mut git = Command::new("git");
-    git.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).args(["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]);
+    git.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).args([
+        "describe",
+        "--always",
+        "--dirty",
+        "--abbrev=40",
+        "--exclude=*",
+    ]);
     if let Some(commit) = first_line(&mut git) {
         found.insert("commit".to_owned(), commit.into());
     }

@@ -25,7 +25,9 @@ pub struct Shape {
 
 /// Why a text is no shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{found:?} is no shape: it is B,H,L,d with Hkv and Lq after it where they differ, e.g. 1,8,512,64 or 8,32,4096,128,8,1")]
+#[error(
+    "{found:?} is no shape: it is B,H,L,d with Hkv and Lq after it where they differ, e.g. 1,8,512,64 or 8,32,4096,128,8,1"
+)]
 pub struct ShapeError {
     found: String,
 }

@@ -68,7 +68,7 @@ impl<'g> Verified<'g> {
     /// # Errors
     /// [`Failure`] where it is wrong, or declines, or does not run.
     pub fn new(device: &dyn Device, generation: &'g dyn Attention, case: &Case) -> Result<Self, Box<Failure>> {
-        let measured = verify(device, generation, case).map_err(Box::new)?;
+        let measured = verify(device, generation, case)?;
         Ok(Self { generation, problem: case.problem.clone(), measured })
     }
 

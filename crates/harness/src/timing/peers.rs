@@ -124,7 +124,10 @@ impl Peers {
         let Pipes { questions, answers } = &mut *self.pipes.borrow_mut();
         let mut line = question.to_string();
         line.push('\n');
-        questions.write_all(line.as_bytes()).and_then(|()| questions.flush()).map_err(|error| no_answer(error.to_string()))?;
+        questions
+            .write_all(line.as_bytes())
+            .and_then(|()| questions.flush())
+            .map_err(|error| no_answer(error.to_string()))?;
         let mut answer = String::new();
         match answers.read_line(&mut answer) {
             Ok(0) => return Err(no_answer("it ended".to_owned())),
@@ -157,9 +160,9 @@ impl Contender for Peer<'_> {
 
     fn sample(&mut self) -> Result<f64, PeerError> {
         let answer = self.peers.ask(&json!({"sample": self.name}))?;
-        answer.get("us").and_then(Value::as_f64).ok_or_else(|| PeerError::NoAnswer {
-            question: "sample".to_owned(),
-            reason: answer.to_string(),
-        })
+        answer
+            .get("us")
+            .and_then(Value::as_f64)
+            .ok_or_else(|| PeerError::NoAnswer { question: "sample".to_owned(), reason: answer.to_string() })
     }
 }

@@ -114,7 +114,8 @@ impl Record {
     /// # Errors
     /// [`RecordError`].
     pub fn read(path: &Path) -> Result<Self, RecordError> {
-        let text = std::fs::read_to_string(path).map_err(|source| RecordError::System { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| RecordError::System { path: path.to_owned(), source })?;
         serde_json::from_str(&text).map_err(|source| RecordError::Format { path: path.to_owned(), source })
     }
 

@@ -141,7 +141,14 @@ fn memory_is_watched_all_around() {
         Fault::WritesBehind,
         Fault::InputScaled,
     ];
-    insta::assert_snapshot!(faults.map(memory_fault).join("\n"), @"");
+    insta::assert_snapshot!(faults.map(memory_fault).join("\n"), @r"
+    output: 4 elements were never written, the first at [b0 h0 i4 d7]
+    lse: 4 elements were never written, the first at [b0 h0 i4]
+    output: 16 elements between its rows were written, the first 8 elements after the tensor's start
+    output: written 1 bytes before its start (2 bytes of its guard are changed)
+    lse: written 8 bytes behind its end (4 bytes of its guard are changed)
+    query: the kernel changed its input, first 0 bytes after its start
+    ");
 }
 
 /// Without guards the device itself sees the access.
@@ -180,7 +187,19 @@ fn each_kind_of_wrong_result_has_its_name() {
 fn a_failure_says_what_to_do() {
     let case = "h2 q20 kv70 d16 f16 causal integers seed=3 schedule=1".parse().unwrap();
     let failure = verify(&HostDevice::default(), &HostGeneration::new(Fault::MaskOffByOne), &case).unwrap_err();
-    insta::assert_snapshot!(failure, @"");
+    insta::assert_snapshot!(failure, @r#"
+    mask-off-by-one fails matches_reference on host functions
+      case       b1 h2 q20 kv70 d16 f16 causal integers seed=3 schedule=1
+      output is wrong
+      problem    b1 h2 q20 kv70 d16 f16 causal
+      failing    544 of 640 elements are outside their bound (85.00 %)
+      failing    38 of 40 rows have a wrong log-sum-exp (95.00 %)
+      worst      out[b0 h0 i2 d12] is -0.0567322, expected 0.0198206 ± 9.2e-5 (832 × the bound)
+      frobenius  1.16e-1 relative, ideal kernel 2.48e-4, limit 7.56e-4
+      where      only queries 0 to 18 of 20
+      look at    the mask's diagonal and the last key tile; then the softmax invariants
+      repeat     cargo run --release -p harness -- verify mask-off-by-one "b1 h2 q20 kv70 d16 f16 causal integers seed=3 schedule=1"
+    "#);
 }
 
 /// What the numbers are is part of a case's meaning: a seed must mean the same for ever.
@@ -192,7 +211,17 @@ fn regimes_never_change() {
         let row = |bits: &[u16]| bits[32..36].iter().map(|bits| format!("{bits:04x}")).collect::<Vec<_>>().join(" ");
         format!("{regime:<15} {} | {} | {}", row(&data.query), row(&data.key), row(&data.value))
     });
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r"
+    normal          b28f 3d22 2d9e 35b7 | b2a8 b751 3646 b6d2 | 3197 3591 412b 356a
+    peaked          be8f 4922 399e 41b7 | b2a8 b751 3646 b6d2 | 3197 3591 412b 356a
+    ascending       41a8 301b 207e 2892 | 3000 a9da 2905 a975 | 3197 3591 412b 356a
+    one-hot         0000 0000 0000 503e | 0000 3c00 0000 0000 | 3197 3591 412b 356a
+    integers        0000 0000 0000 0000 | 0000 bc00 0000 3c00 | 0000 0000 0000 0000
+    constant-values b28f 3d22 2d9e 35b7 | b2a8 b751 3646 b6d2 | 331a ba2e 323d a949
+    offset          b28f 3d22 2d9e 35b7 | 4f73 4f63 4f99 4f65 | 63d0 63d1 63d5 63d1
+    outliers        b28f 3d22 39ae 3d74 | b2a8 b751 3e90 b709 | 3197 3591 35f9 3807
+    huge-logits     d40d 5e57 4ef0 570f | d41c d885 57c0 d836 | 3197 3591 412b 356a
+    ");
 }
 
 /// A row's numbers do not depend on where the row lies.
@@ -241,7 +270,11 @@ fn wrong_kernels_fail_with_their_smallest_case() {
     let test = concat!(module_path!(), "::wrong_kernels_fail_with_their_smallest_case");
     let failing = prove_fault(test, Fault::Overshoot).unwrap_err();
     assert!(failing.judged);
-    insta::assert_snapshot!(failing, @"");
+    insta::assert_snapshot!(failing, @r#"
+    overshoot fails matches_reference; the smallest case found (what was found in it is above):
+      case       b1 h1 L1 d64 f16 full normal seed=0
+      repeat     cargo run --release -p harness -- verify overshoot "b1 h1 L1 d64 f16 full normal seed=0"
+    "#);
 }
 
 /// The process dies with every failing case, and proptest shrinks all the same: to the fewest keys that are deadly.

@@ -2,50 +2,43 @@
 
 use super::float::{bf16_to_f32, f16_to_f32, flush};
 use crate::decode::{BooleanOperation, Comparison, LaneRegister, Scalar, SetPredicate};
-use crate::registers::{LANES, Registers, Words};
+use crate::registers::{Doubles, LANES, Registers};
+
+/// The lanes where a is less than b, equal to it, greater than it; none of them where one is NaN.
+type Relation = (u32, u32, u32);
 
 #[inline(always)]
-fn lanes<T: Copy>(a: &[T; LANES], b: &[T; LANES], test: impl Fn(T, T) -> bool) -> u32 {
-    let mut result = 0;
+fn relation<T: Copy + PartialOrd>(a: &[T; LANES], b: &[T; LANES]) -> Relation {
+    let (mut less, mut equal, mut greater) = (0, 0, 0);
     for lane in 0..LANES {
-        result |= u32::from(test(a[lane], b[lane])) << lane;
+        less |= u32::from(a[lane] < b[lane]) << lane;
     }
-    result
+    for lane in 0..LANES {
+        equal |= u32::from(a[lane] == b[lane]) << lane;
+    }
+    for lane in 0..LANES {
+        greater |= u32::from(a[lane] > b[lane]) << lane;
+    }
+    (less, equal, greater)
 }
 
 #[inline(always)]
-fn integers<T: Copy + Ord>(comparison: Comparison, a: &[T; LANES], b: &[T; LANES]) -> u32 {
+fn select(comparison: Comparison, (less, equal, greater): Relation) -> u32 {
     match comparison {
-        Comparison::Equal | Comparison::EqualUnordered => lanes(a, b, |a, b| a == b),
-        Comparison::NotEqual | Comparison::NotEqualUnordered => lanes(a, b, |a, b| a != b),
-        Comparison::Less | Comparison::LessUnordered => lanes(a, b, |a, b| a < b),
-        Comparison::LessEqual | Comparison::LessEqualUnordered => lanes(a, b, |a, b| a <= b),
-        Comparison::Greater | Comparison::GreaterUnordered => lanes(a, b, |a, b| a > b),
-        Comparison::GreaterEqual | Comparison::GreaterEqualUnordered => lanes(a, b, |a, b| a >= b),
-        Comparison::Number => u32::MAX,
-        Comparison::NotNumber => 0,
-    }
-}
-
-/// The negations are deliberate: a comparison with NaN is false, its unordered form true.
-#[inline(always)]
-#[allow(clippy::neg_cmp_op_on_partial_ord)]
-fn floats<T: Copy + PartialOrd>(comparison: Comparison, a: &[T; LANES], b: &[T; LANES]) -> u32 {
-    match comparison {
-        Comparison::Equal => lanes(a, b, |a, b| a == b),
-        Comparison::NotEqual => lanes(a, b, |a, b| a < b || a > b),
-        Comparison::Less => lanes(a, b, |a, b| a < b),
-        Comparison::LessEqual => lanes(a, b, |a, b| a <= b),
-        Comparison::Greater => lanes(a, b, |a, b| a > b),
-        Comparison::GreaterEqual => lanes(a, b, |a, b| a >= b),
-        Comparison::EqualUnordered => lanes(a, b, |a, b| !(a < b || a > b)),
-        Comparison::NotEqualUnordered => lanes(a, b, |a, b| a != b),
-        Comparison::LessUnordered => lanes(a, b, |a, b| !(a >= b)),
-        Comparison::LessEqualUnordered => lanes(a, b, |a, b| !(a > b)),
-        Comparison::GreaterUnordered => lanes(a, b, |a, b| !(a <= b)),
-        Comparison::GreaterEqualUnordered => lanes(a, b, |a, b| !(a < b)),
-        Comparison::Number => lanes(a, b, |a, b| a.partial_cmp(&b).is_some()),
-        Comparison::NotNumber => lanes(a, b, |a, b| a.partial_cmp(&b).is_none()),
+        Comparison::Equal => equal,
+        Comparison::NotEqual => less | greater,
+        Comparison::Less => less,
+        Comparison::LessEqual => less | equal,
+        Comparison::Greater => greater,
+        Comparison::GreaterEqual => greater | equal,
+        Comparison::EqualUnordered => !(less | greater),
+        Comparison::NotEqualUnordered => !equal,
+        Comparison::LessUnordered => !(greater | equal),
+        Comparison::LessEqualUnordered => !greater,
+        Comparison::GreaterUnordered => !(less | equal),
+        Comparison::GreaterEqualUnordered => !less,
+        Comparison::Number => less | equal | greater,
+        Comparison::NotNumber => !(less | equal | greater),
     }
 }
 
@@ -61,35 +54,46 @@ fn map<T: Copy + Default, U: Copy>(source: &[U; LANES], convert: impl Fn(U) -> T
 /// The lanes for which a comparison holds, before it is combined with a predicate.
 #[inline(always)]
 pub(super) fn compare(operation: &SetPredicate, registers: &Registers) -> u32 {
-    let comparison = operation.comparison;
-    match (operation.a, operation.b) {
-        (LaneRegister::Word(a), LaneRegister::Word(b)) => {
-            let (a, b): (&Words, &Words) = (registers.word(a), registers.word(b));
-            match operation.scalar {
-                Scalar::Signed(4) => integers(comparison, &map(a, |x| x as i32), &map(b, |x| x as i32)),
-                Scalar::Unsigned(4) => integers(comparison, a, b),
-                Scalar::Signed(2) => integers(comparison, &map(a, |x| x as i16), &map(b, |x| x as i16)),
-                Scalar::Unsigned(2) => integers(comparison, &map(a, |x| x as u16), &map(b, |x| x as u16)),
-                Scalar::Signed(_) => integers(comparison, &map(a, |x| x as i8), &map(b, |x| x as i8)),
-                Scalar::Unsigned(_) => integers(comparison, &map(a, |x| x as u8), &map(b, |x| x as u8)),
-                Scalar::F16 => floats(comparison, &map(a, |x| f16_to_f32(x as u16)), &map(b, |x| f16_to_f32(x as u16))),
-                Scalar::BF16 => floats(comparison, &map(a, |x| bf16_to_f32(x as u16)), &map(b, |x| bf16_to_f32(x as u16))),
-                _ if operation.flush => {
-                    floats(comparison, &map(a, |x| flush(f32::from_bits(x))), &map(b, |x| flush(f32::from_bits(x))))
-                }
-                _ => floats(comparison, &map(a, f32::from_bits), &map(b, f32::from_bits)),
-            }
+    let relation = match (operation.a, operation.b, operation.scalar) {
+        (LaneRegister::Word(a), LaneRegister::Word(b), Scalar::Signed(4)) => {
+            relation(&map(registers.word(a), |x| x as i32), &map(registers.word(b), |x| x as i32))
         }
-        (LaneRegister::Double(a), LaneRegister::Double(b)) => {
-            let (a, b) = (registers.double(a), registers.double(b));
-            match operation.scalar {
-                Scalar::F64 => floats(comparison, &map(a, f64::from_bits), &map(b, f64::from_bits)),
-                Scalar::Signed(_) => integers(comparison, &map(a, |x| x as i64), &map(b, |x| x as i64)),
-                _ => integers(comparison, a, b),
-            }
+        (LaneRegister::Word(a), LaneRegister::Word(b), Scalar::Unsigned(4)) => {
+            relation(registers.word(a), registers.word(b))
         }
-        // The decoder gives both operands the width of the type.
-        _ => 0,
+        (LaneRegister::Word(a), LaneRegister::Word(b), Scalar::F32) if !operation.flush => {
+            relation(&map(registers.word(a), f32::from_bits), &map(registers.word(b), f32::from_bits))
+        }
+        _ => rare(operation, registers),
+    };
+    select(operation.comparison, relation)
+}
+
+/// Types that are compared seldom: integers as 64 bits, floats as f64, both of which hold every value.
+#[inline(never)]
+fn rare(operation: &SetPredicate, registers: &Registers) -> Relation {
+    let lanes = |register| -> [u64; LANES] { std::array::from_fn(|lane| registers.lane(register, lane)) };
+    let (a, b): (Doubles, Doubles) = (lanes(operation.a), lanes(operation.b));
+    match operation.scalar {
+        Scalar::Signed(bytes) => {
+            let unused = 64 - u32::from(bytes) * 8;
+            let extend = |x: u64| (x << unused) as i64 >> unused;
+            relation(&map(&a, extend), &map(&b, extend))
+        }
+        Scalar::Unsigned(bytes) => {
+            let unused = 64 - u32::from(bytes) * 8;
+            let extend = |x: u64| x << unused >> unused;
+            relation(&map(&a, extend), &map(&b, extend))
+        }
+        scalar => {
+            let widen = |bits: u64| match scalar {
+                Scalar::F16 => f64::from(f16_to_f32(bits as u16)),
+                Scalar::BF16 => f64::from(bf16_to_f32(bits as u16)),
+                Scalar::F64 => f64::from_bits(bits),
+                _ => f64::from(flush(f32::from_bits(bits as u32))),
+            };
+            relation(&map(&a, widen), &map(&b, widen))
+        }
     }
 }
 

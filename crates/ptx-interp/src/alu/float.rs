@@ -128,8 +128,11 @@ fn adjust(nearest: f32, residue: f64, rounding: Rounding) -> f32 {
 /// 2^x with a polynomial, good to about an ulp of f32: the device's own function is not rounded correctly either.
 #[inline(always)]
 pub(crate) fn exp2_approx(x: f32) -> f32 {
+    // Adding this puts the nearest integer into the low bits of the sum.
+    const SHIFTER: f64 = 6_755_399_441_055_744.0;
     let clamped = f64::from(x).clamp(-160.0, 160.0);
-    let whole = clamped.round_ties_even();
+    let shifted = clamped + SHIFTER;
+    let whole = shifted - SHIFTER;
     let t = (clamped - whole) * std::f64::consts::LN_2;
     // Taylor series on [-ln2/2, ln2/2]: the first term left out is below 1e-9.
     let mut sum = 1.0 / 40320.0;
@@ -141,7 +144,7 @@ pub(crate) fn exp2_approx(x: f32) -> f32 {
     sum = sum * t + 0.5;
     sum = sum * t + 1.0;
     sum = sum * t + 1.0;
-    let power = f64::from_bits(((whole as i64 + 1023) as u64) << 52);
+    let power = f64::from_bits(shifted.to_bits().wrapping_add(1023) << 52);
     let value = (sum * power) as f32;
     if x.is_nan() { x } else { value }
 }

@@ -115,12 +115,6 @@ fn apply_binary32(registers: &mut Registers, mask: u32, op: Binary32, to: WordRe
         Binary32::MulLow => lanes!(|a, b| a.wrapping_mul(b)),
         Binary32::MulHighSigned => lanes!(|a, b| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32),
         Binary32::MulHighUnsigned => lanes!(|a, b| (u64::from(a) * u64::from(b) >> 32) as u32),
-        Binary32::DivSigned => {
-            lanes!(|a, b| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 })
-        }
-        Binary32::DivUnsigned => lanes!(|a, b| a.checked_div(b).unwrap_or(u32::MAX)),
-        Binary32::RemSigned => lanes!(|a, b| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }),
-        Binary32::RemUnsigned => lanes!(|a, b| if b == 0 { a } else { a % b }),
         Binary32::MinSigned => lanes!(|a, b| (a as i32).min(b as i32) as u32),
         Binary32::MaxSigned => lanes!(|a, b| (a as i32).max(b as i32) as u32),
         Binary32::MinUnsigned => lanes!(|a, b| a.min(b)),
@@ -132,7 +126,23 @@ fn apply_binary32(registers: &mut Registers, mask: u32, op: Binary32, to: WordRe
         Binary32::ShiftRightUnsigned => lanes!(|a, b| if b > 31 { 0 } else { a >> (b & 31) }),
         Binary32::ShiftRightSigned => lanes!(|a, b| (a as i32 >> b.min(31)) as u32),
         Binary32::CopySign => lanes!(|a, b| a & 0x8000_0000 | b & 0x7fff_ffff),
+        Binary32::DivSigned | Binary32::DivUnsigned | Binary32::RemSigned | Binary32::RemUnsigned => {
+            divide(registers, mask, op, to, a, b);
+        }
     }
+}
+
+/// Quotients and remainders; the device gives all ones and the dividend where the divisor is 0.
+#[inline(never)]
+fn divide(registers: &mut Registers, mask: u32, op: Binary32, to: WordRegister, a: WordRegister, b: WordRegister) {
+    binary32(registers, mask, to, a, b, |a, b| match op {
+        Binary32::DivUnsigned => a.checked_div(b).unwrap_or(u32::MAX),
+        Binary32::RemUnsigned => a.checked_rem(b).unwrap_or(a),
+        Binary32::DivSigned if b == 0 => u32::MAX,
+        Binary32::DivSigned => (a as i32).wrapping_div(b as i32) as u32,
+        _ if b == 0 => a,
+        _ => (a as i32).wrapping_rem(b as i32) as u32,
+    });
 }
 
 #[inline(always)]
@@ -168,6 +178,10 @@ fn execute(operation: &Operation, registers: &mut Registers, mask: u32) -> bool 
         Operation::Narrow16 { op, signed, to, a, b } => narrow16(registers, mask, op, signed, to, a, b),
         Operation::Unary64 { op, to, a } => {
             let a = *registers.double(a);
+            if op == Unary64::Move {
+                registers.set_doubles(to, mask, &a);
+                return true;
+            }
             let mut result: Doubles = [0; LANES];
             for lane in 0..LANES {
                 let value = a[lane];
@@ -185,7 +199,11 @@ fn execute(operation: &Operation, registers: &mut Registers, mask: u32) -> bool 
             }
             registers.set_doubles(to, mask, &result);
         }
-        Operation::Binary64 { op, to, a, b } => apply_binary64(registers, mask, op, to, a, b),
+        Operation::Binary64 { op, to, a, b } => match op {
+            Binary64::Add => binary64(registers, mask, to, a, b, |a, b| a.wrapping_add(b)),
+            Binary64::MulLow => binary64(registers, mask, to, a, b, |a, b| a.wrapping_mul(b)),
+            _ => rare_binary64(registers, mask, op, to, a, b),
+        },
         Operation::Ternary64 { op, to, a, b, c } => {
             let (a, b, c) = (*registers.double(a), *registers.double(b), *registers.double(c));
             let mut result: Doubles = [0; LANES];
@@ -368,31 +386,47 @@ fn apply_ternary32(registers: &mut Registers, mask: u32, op: Ternary32, to: Word
             lanes!(|a, b, c| canonical(f32::from_bits(a).mul_add(f32::from_bits(b), f32::from_bits(c))))
         }
         Ternary32::MadLow => lanes!(|a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        Ternary32::MadHighSigned => {
-            lanes!(|a, b, c| ((i64::from(a as i32) * i64::from(b as i32) >> 32) as u32).wrapping_add(c))
-        }
-        Ternary32::MadHighUnsigned => lanes!(|a, b, c| ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)),
-        Ternary32::BitFieldExtractUnsigned => lanes!(|a, at, length| integer::extract(u64::from(a), at, length, 32, false) as u32),
-        Ternary32::BitFieldExtractSigned => lanes!(|a, at, length| integer::extract(u64::from(a), at, length, 32, true) as u32),
-        Ternary32::Permute(mode) => lanes!(|a, b, selector| integer::permute(mode, a, b, selector)),
-        Ternary32::Lop3(table) => lanes!(|a, b, c| integer::lop3(table, a, b, c)),
-        Ternary32::FunnelLeftWrap => lanes!(|a, b, c| integer::funnel(a, b, c & 31, true)),
-        Ternary32::FunnelLeftClamp => lanes!(|a, b, c| integer::funnel(a, b, c.min(32), true)),
-        Ternary32::FunnelRightWrap => lanes!(|a, b, c| integer::funnel(a, b, c & 31, false)),
-        Ternary32::FunnelRightClamp => lanes!(|a, b, c| integer::funnel(a, b, c.min(32), false)),
-        Ternary32::SelectBySign => lanes!(|a, b, c| if c as i32 >= 0 { a } else { b }),
-        Ternary32::SelectByFloatSign => lanes!(|a, b, c| if f32::from_bits(c) >= 0.0 { a } else { b }),
-        Ternary32::SumAbsoluteDifferenceSigned => {
-            lanes!(|a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32)))
-        }
-        Ternary32::SumAbsoluteDifferenceUnsigned => lanes!(|a, b, c| c.wrapping_add(a.abs_diff(b))),
-        Ternary32::DotBytesUnsigned => lanes!(|a, b, c| integer::dot_bytes(a, b, c, false)),
-        Ternary32::DotBytesSigned => lanes!(|a, b, c| integer::dot_bytes(a, b, c, true)),
+        _ => rare_ternary32(registers, mask, op, to, inputs),
     }
 }
 
-#[inline(always)]
-fn apply_binary64(registers: &mut Registers, mask: u32, op: Binary64, to: DoubleRegister, a: DoubleRegister, b: DoubleRegister) {
+/// Operations too rare to be worth unrolling.
+#[inline(never)]
+fn rare_ternary32(registers: &mut Registers, mask: u32, op: Ternary32, to: WordRegister, inputs: [WordRegister; 3]) {
+    let [x, y, z] = inputs.map(|register| *registers.word(register));
+    let mut result: Words = [0; LANES];
+    for lane in 0..LANES {
+        result[lane] = ternary32_of(op, x[lane], y[lane], z[lane]);
+    }
+    registers.set_words(to, mask, &result);
+}
+
+#[inline(never)]
+fn ternary32_of(op: Ternary32, a: u32, b: u32, c: u32) -> u32 {
+    match op {
+        Ternary32::FmaF32 => canonical(f32::from_bits(a).mul_add(f32::from_bits(b), f32::from_bits(c))),
+        Ternary32::MadLow => a.wrapping_mul(b).wrapping_add(c),
+        Ternary32::MadHighSigned => ((i64::from(a as i32) * i64::from(b as i32) >> 32) as u32).wrapping_add(c),
+        Ternary32::MadHighUnsigned => ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c),
+        Ternary32::BitFieldExtractUnsigned => integer::extract(u64::from(a), b, c, 32, false) as u32,
+        Ternary32::BitFieldExtractSigned => integer::extract(u64::from(a), b, c, 32, true) as u32,
+        Ternary32::Permute(mode) => integer::permute(mode, a, b, c),
+        Ternary32::Lop3(table) => integer::lop3(table, a, b, c),
+        Ternary32::FunnelLeftWrap => integer::funnel(a, b, c & 31, true),
+        Ternary32::FunnelLeftClamp => integer::funnel(a, b, c.min(32), true),
+        Ternary32::FunnelRightWrap => integer::funnel(a, b, c & 31, false),
+        Ternary32::FunnelRightClamp => integer::funnel(a, b, c.min(32), false),
+        Ternary32::SelectBySign => if c as i32 >= 0 { a } else { b },
+        Ternary32::SelectByFloatSign => if f32::from_bits(c) >= 0.0 { a } else { b },
+        Ternary32::SumAbsoluteDifferenceSigned => c.wrapping_add((a as i32).abs_diff(b as i32)),
+        Ternary32::SumAbsoluteDifferenceUnsigned => c.wrapping_add(a.abs_diff(b)),
+        Ternary32::DotBytesUnsigned => integer::dot_bytes(a, b, c, false),
+        Ternary32::DotBytesSigned => integer::dot_bytes(a, b, c, true),
+    }
+}
+
+#[inline(never)]
+fn rare_binary64(registers: &mut Registers, mask: u32, op: Binary64, to: DoubleRegister, a: DoubleRegister, b: DoubleRegister) {
     macro_rules! lanes {
         ($f:expr) => {
             binary64(registers, mask, to, a, b, $f)

@@ -53,6 +53,8 @@ impl Decoder<'_> {
             "init" => {
                 arity(operands, 2..=2)?;
                 allow(&[])?;
+                // Neighbouring mbarriers may be initialised by different threads.
+                self.note_write(Space::Shared, 8);
                 (MbarrierAction::Init { count: self.word(&operands[1])? }, 0, None)
             }
             "inval" => {
@@ -227,7 +229,6 @@ impl Decoder<'_> {
         }
         let map = self.based_address(map, 0)?;
         let shared = self.address(operand(operands, shared_operand)?)?;
-        let shared_space = if opcode.has("shared::cluster") { Space::SharedCluster } else { Space::Shared };
         let completion = if store {
             BulkCompletion::Group
         } else {
@@ -243,10 +244,8 @@ impl Decoder<'_> {
         }
         Ok(Operation::TensorCopy(Box::new(TensorCopy {
             rank,
-            store,
             map,
             coordinates,
-            shared_space,
             shared,
             completion,
             multicast,

@@ -58,10 +58,6 @@ impl Scalar {
             Self::F64 => 8,
         }
     }
-
-    pub(crate) fn is_float(self) -> bool {
-        matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -621,11 +617,8 @@ pub(crate) struct BulkCopy {
 #[derive(Clone, Debug)]
 pub(crate) struct TensorCopy {
     pub rank: u8,
-    /// Shared memory to global memory.
-    pub store: bool,
     pub map: Address,
     pub coordinates: Box<[WordRegister]>,
-    pub shared_space: Space,
     pub shared: Address,
     pub completion: BulkCompletion,
     pub multicast: Option<WordRegister>,

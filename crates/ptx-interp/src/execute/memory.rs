@@ -159,6 +159,9 @@ impl Machine<'_> {
         match space {
             Space::Shared | Space::SharedCluster | Space::Generic => {
                 self.count_shared(places, mask, bytes, false);
+                if self.load_own_shared(cluster, warp, at, access, places, mask, bytes) {
+                    return Ok(());
+                }
                 each_lane!(mask, lane, {
                     let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
                     let block = &mut cluster.blocks[place.rank as usize];
@@ -204,6 +207,61 @@ impl Machine<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Loads from the block's own shared memory when every place is in order; false if one is not.
+    #[inline(always)]
+    fn load_own_shared(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        places: &Lanes,
+        mask: u32,
+        bytes: u32,
+    ) -> bool {
+        let mut offsets = [0; LANES];
+        // Of all active lanes: bits that alignment forbids, the lowest and the highest address.
+        let (mut low_bits, mut lowest, mut highest) = (0, u64::MAX, 0);
+        for lane in 0..LANES {
+            offsets[lane] = places[lane] as u32;
+            if mask >> lane & 1 == 1 {
+                low_bits |= places[lane];
+                lowest = lowest.min(places[lane]);
+                highest = highest.max(places[lane]);
+            }
+        }
+        let inside = lowest >= u64::from(SHARED_BASE)
+            && highest.saturating_add(u64::from(bytes)) <= u64::from(self.context.shared_end);
+        if !inside || low_bits & u64::from(bytes - 1) != 0 {
+            return false;
+        }
+        let who = at.accessor(0, access.ordering != Ordering::Weak);
+        let shared = &mut cluster.blocks[at.rank as usize].shared;
+        let found = if lowest == highest {
+            shared.note_broadcast(&cluster.order, who, lowest as u32, mask, bytes)
+        } else {
+            shared.note_reads(&cluster.order, who, &offsets, mask, bytes)
+        };
+        let memory = &shared.bytes;
+        if let (4, [Some(LaneRegister::Word(register))]) = (access.element, &*access.registers) {
+            let target = &mut warp.registers.words[usize::from(register.0)];
+            each_lane!(mask, lane, {
+                let start = offsets[lane] as usize;
+                let bytes = &memory[start..start + 4];
+                target[lane] = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            });
+        } else {
+            each_lane!(mask, lane, {
+                let start = offsets[lane] as usize;
+                deliver(&mut warp.registers, access, lane, &memory[start..start + bytes as usize]);
+            });
+        }
+        if let Some((lane, conflict)) = found {
+            self.report_conflict(cluster, conflict, at.pc, at.participant(lane), offsets[lane], bytes);
+        }
+        true
     }
 
     pub(super) fn store(

@@ -13,7 +13,7 @@ pub(crate) use memory::{Lanes, SharedPlace, addresses, is_in_space, rebased};
 
 use crate::alu::Execute;
 use crate::counters::{Counters, Executions};
-use crate::decode::{Operation, Program};
+use crate::decode::Operation;
 use crate::diagnostics::{FindingKind, Findings, Site};
 use crate::global_view::GlobalView;
 use crate::happens_before::{Clock, HappensBefore, Participant};
@@ -147,11 +147,6 @@ impl<'l> Machine<'l> {
             tensor: crate::tensor::Engine::fastest(),
             instructions_left: context.launch.limits.instructions,
         }
-    }
-
-    #[inline(always)]
-    pub(crate) fn program(&self) -> &'l Program {
-        self.context.program
     }
 
     pub(crate) fn tensor(&self) -> crate::tensor::Engine {

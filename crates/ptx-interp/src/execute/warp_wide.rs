@@ -8,7 +8,7 @@ use crate::warp::{Wait, Warp};
 
 enum Members {
     /// All of them are here.
-    Ready(u32),
+    Ready,
     Wait,
 }
 
@@ -47,7 +47,7 @@ impl Machine<'_> {
             let message = || format!("lanes {gone:#010x} of the mask {members:#010x} have exited");
             self.report(cluster, FindingKind::DivergentShuffle, at.pc, by, None, message);
         }
-        Ok(Members::Ready(members))
+        Ok(Members::Ready)
     }
 
     pub(super) fn warp_wide(
@@ -69,7 +69,7 @@ impl Machine<'_> {
             }
             _ => return Ok(Step::Next),
         };
-        let Members::Ready(_) = self.gather(cluster, warp, at, members, mask, together)? else {
+        let Members::Ready = self.gather(cluster, warp, at, members, mask, together)? else {
             return Ok(Step::Retry(Wait::Lanes));
         };
         match operation {

@@ -64,7 +64,6 @@ pub(crate) struct Variable {
     pub align: u64,
     /// Bytes; none for `extern` arrays without a length (dynamic shared memory).
     pub size: Option<u64>,
-    pub initial: Vec<u8>,
 }
 
 /// One parameter of a kernel, at its place in the packed parameter block.

@@ -164,7 +164,6 @@ struct Declaration {
     name: String,
     align: u64,
     size: Option<u64>,
-    element: u64,
 }
 
 /// `.align 8 .ptr .global .align 4 .b8 name[16][2]`, everything after the state space.
@@ -224,7 +223,6 @@ fn declaration(cursor: &mut Cursor<'_>) -> Result<Declaration, ParseError> {
                     name: name.to_string(),
                     align: explicit_align.unwrap_or(element),
                     size,
-                    element,
                 });
             }
         }
@@ -234,35 +232,14 @@ fn declaration(cursor: &mut Cursor<'_>) -> Result<Declaration, ParseError> {
 /// A variable declaration up to its semicolon, the state space already read.
 pub(super) fn variable(cursor: &mut Cursor<'_>, space: VariableSpace) -> Result<Variable, ParseError> {
     let declared = declaration(cursor)?;
-    let mut initial = Vec::new();
     let token = cursor.next()?;
     if token.is(b'=') {
-        loop {
-            let token = cursor.next()?;
-            match token.kind {
-                TokenKind::Punctuation(b';') => break,
-                TokenKind::Punctuation(b'{' | b'}' | b',') => {}
-                TokenKind::Punctuation(b'-') => {
-                    let value = cursor.integer()?.wrapping_neg();
-                    initial.extend(&value.to_le_bytes()[..declared.element.min(8) as usize]);
-                }
-                TokenKind::Word => {
-                    let bits = match number(token.text) {
-                        Some(Immediate::Integer(bits) | Immediate::Double(bits)) => bits,
-                        Some(Immediate::Single(bits)) => u64::from(bits),
-                        None => {
-                            return Err(ParseError::new(token.line, "initial value is not a number", token.text));
-                        }
-                    };
-                    initial.extend(&bits.to_le_bytes()[..declared.element.min(8) as usize]);
-                }
-                _ => return Err(ParseError::new(token.line, "initial value", token.text)),
-            }
-        }
+        // Only module-level variables have initial values, and the decoder refuses kernels that use those.
+        cursor.skip_statement();
     } else if !token.is(b';') {
         return Err(ParseError::new(token.line, "expected `;` after a variable", token.text));
     }
-    Ok(Variable { name: declared.name, space, align: declared.align, size: declared.size, initial })
+    Ok(Variable { name: declared.name, space, align: declared.align, size: declared.size })
 }
 
 /// A numeric literal without its sign.

@@ -1,6 +1,6 @@
 //! mma.sync m16n8k16 and m16n8k8.
 
-use super::{DepthByColumns, Engine, Product, RowsByDepth, widen};
+use super::{DepthByColumns, Operands, Product, RowsByDepth, widen_pair};
 use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
 use crate::decode::{MatrixElement, MatrixMultiply, WordRegister};
 use crate::execute::{At, Cluster, Machine, Step, Stopped};
@@ -12,12 +12,12 @@ use crate::warp::{Wait, Warp};
 pub(super) fn gather_a(registers: &Registers, a: &[WordRegister], element: MatrixElement) -> RowsByDepth {
     let mut matrix = [[0.0; 16]; 16];
     for (index, register) in a.iter().enumerate() {
-        let values = registers.word(*register);
-        let (row_base, column_base) = (8 * (index & 1), 8 * (index >> 1));
+        let (low, high) = widen_pair(element, registers.word(*register));
+        let (row_base, column_base) = (8 * (index & 1), 8 * (index >> 1 & 1));
         for lane in 0..LANES {
             let (row, column) = (lane / 4 + row_base, lane % 4 * 2 + column_base);
-            matrix[row][column] = widen(element, values[lane] as u16);
-            matrix[row][column + 1] = widen(element, (values[lane] >> 16) as u16);
+            matrix[row][column] = low[lane];
+            matrix[row][column + 1] = high[lane];
         }
     }
     matrix
@@ -28,11 +28,11 @@ pub(super) fn gather_a(registers: &Registers, a: &[WordRegister], element: Matri
 pub(super) fn gather_b(registers: &Registers, b: &[WordRegister], element: MatrixElement) -> DepthByColumns {
     let mut matrix = [[0.0; 8]; 16];
     for (index, register) in b.iter().enumerate() {
-        let values = registers.word(*register);
+        let (low, high) = widen_pair(element, registers.word(*register));
         for lane in 0..LANES {
-            let (row, column) = (lane % 4 * 2 + 8 * index, lane / 4);
-            matrix[row][column] = widen(element, values[lane] as u16);
-            matrix[row + 1][column] = widen(element, (values[lane] >> 16) as u16);
+            let (row, column) = (lane % 4 * 2 + 8 * (index & 1), lane / 4);
+            matrix[row][column] = low[lane];
+            matrix[row + 1][column] = high[lane];
         }
     }
     matrix
@@ -68,15 +68,6 @@ pub(super) fn accumulate(
     }
 }
 
-pub(super) fn multiply_warp(engine: Engine, registers: &mut Registers, multiply: &MatrixMultiply, mask: u32) {
-    let a = gather_a(registers, &multiply.a, multiply.element);
-    let b = gather_b(registers, &multiply.b, multiply.element);
-    let mut product = [[0.0; 8]; 16];
-    engine.multiply(&a, &b, &mut product);
-    accumulate(registers, &multiply.d, Some(&multiply.c), multiply.accumulator, &product, mask);
-}
-
-
 impl Machine<'_> {
     pub(crate) fn matrix_multiply(
         &mut self,
@@ -92,7 +83,15 @@ impl Machine<'_> {
         }
         self.counters.tensor_instructions += 1;
         self.counters.tensor_flops += 2 * 16 * 8 * u64::from(multiply.depth);
-        multiply_warp(self.tensor(), &mut warp.registers, multiply, mask);
+        let operands = Operands {
+            element: multiply.element,
+            accumulator: multiply.accumulator,
+            d: &multiply.d,
+            a: &multiply.a,
+            b: &multiply.b,
+            c: &multiply.c,
+        };
+        self.tensor().multiply_registers(&mut warp.registers, &operands, mask);
         Ok(Step::Next)
     }
 }

@@ -227,14 +227,17 @@ impl Machine<'_> {
         let registers = &mut warp.registers;
         let singles = multiply.d_element == MatrixElement::F32 && multiply.c_element == MatrixElement::F32;
         if shape == SQUARE && singles {
-            let a = super::mma::gather_a(registers, &multiply.a[..4], multiply.element);
             for half in 0..2 {
-                let b = super::mma::gather_b(registers, &multiply.b[2 * half..2 * half + 2], multiply.element);
-                let mut product: Product = [[0.0; 8]; 16];
-                engine.multiply(&a, &b, &mut product);
                 let range = 4 * half..4 * half + 4;
-                let (d, c) = (&multiply.d[range.clone()], &multiply.c[range]);
-                super::mma::accumulate(registers, d, Some(c), MatrixElement::F32, &product, mask);
+                let operands = super::Operands {
+                    element: multiply.element,
+                    accumulator: MatrixElement::F32,
+                    d: &multiply.d[range.clone()],
+                    a: &multiply.a[..4],
+                    b: &multiply.b[2 * half..2 * half + 2],
+                    c: &multiply.c[range],
+                };
+                engine.multiply_registers(registers, &operands, mask);
             }
             return Ok(Step::Next);
         }

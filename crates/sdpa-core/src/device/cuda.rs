@@ -105,8 +105,7 @@ impl Device for Cuda {
     fn allocate_named(&self, _name: &str, bytes: usize) -> Result<Buffer> {
         // The driver allocates no empty memory, and an empty tensor still wants an address.
         // SAFETY: the contents are documented as undefined, and bytes have no invalid values.
-        let slice =
-            unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(driver("allocating device memory"))?;
+        let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(driver("allocating device memory"))?;
         let address = {
             use cudarc::driver::DevicePtr as _;
             slice.device_ptr(&self.stream).0

@@ -92,7 +92,10 @@ impl Drop for Allocation {
 
 impl Device for Interpreter {
     fn name(&self) -> String {
-        format!("PTX interpreter ({} threads; finds races, keeps no time)", std::thread::available_parallelism().map_or(1, usize::from))
+        format!(
+            "PTX interpreter ({} threads; finds races, keeps no time)",
+            std::thread::available_parallelism().map_or(1, usize::from)
+        )
     }
 
     fn kind(&self) -> DeviceKind {
@@ -110,18 +113,16 @@ impl Device for Interpreter {
 
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
         let address = buffer.check_range(offset, bytes.len())?;
-        lock(&self.memory).write(address, bytes).map_err(|error| Error::Driver {
-            doing: "copying to the interpreter",
-            reason: error.to_string(),
-        })
+        lock(&self.memory)
+            .write(address, bytes)
+            .map_err(|error| Error::Driver { doing: "copying to the interpreter", reason: error.to_string() })
     }
 
     fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
         let address = buffer.check_range(offset, bytes.len())?;
-        lock(&self.memory).read(address, bytes).map_err(|error| Error::Driver {
-            doing: "copying from the interpreter",
-            reason: error.to_string(),
-        })
+        lock(&self.memory)
+            .read(address, bytes)
+            .map_err(|error| Error::Driver { doing: "copying from the interpreter", reason: error.to_string() })
     }
 
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {

@@ -1,0 +1,103 @@
+//! V2d: fragments in registers; mma.sync and ldmatrix on swizzled shared memory. See this crate's README.
+
+use sdpa_core::{
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Specialisation, Unsupported, require,
+};
+
+/// Head dimensions that have kernels; others are padded with zeros to the next.
+const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
+
+const fn kernel(
+    name: &'static str,
+    defines: &'static [&'static str],
+    threads: u32,
+    shared_bytes: u32,
+) -> Specialisation {
+    Specialisation { source: "v2d.cu", name, architecture: Architecture::Compute80, defines, threads, shared_bytes }
+}
+
+static GENERATION: Generation = Generation {
+    id: "v2d",
+    title: "fragments in registers: mma.sync, ldmatrix, swizzled shared memory",
+    parent: Some("v2c"),
+    // In the order that `plan` counts in: dtype, head dimension, then tiles of 128 or of 64 query rows. The key tiles
+    // are the fastest of those measured on an H200 that keep every thread within its registers.
+    specialisations: &[
+        kernel("f16_d64_m128", &["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64"], 128, 49_152),
+        kernel("f16_d64_m64", &["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=128"], 128, 73_728),
+        kernel("f16_d96_m128", &["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64"], 128, 73_728),
+        kernel("f16_d96_m64", &["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64"], 128, 61_440),
+        kernel("f16_d128_m128", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64"], 128, 98_304),
+        kernel("f16_d128_m64", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64"], 128, 81_920),
+        kernel("f16_d256_m128", &["HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=64"], 256, 196_608),
+        kernel("f16_d256_m64", &["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=32"], 128, 98_304),
+        kernel("bf16_d64_m128", &["DTYPE_BF16", "HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64"], 128, 49_152),
+        kernel("bf16_d64_m64", &["DTYPE_BF16", "HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=128"], 128, 73_728),
+        kernel("bf16_d96_m128", &["DTYPE_BF16", "HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64"], 128, 73_728),
+        kernel("bf16_d96_m64", &["DTYPE_BF16", "HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64"], 128, 61_440),
+        kernel(
+            "bf16_d128_m128",
+            &["DTYPE_BF16", "HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64"],
+            128,
+            98_304,
+        ),
+        kernel(
+            "bf16_d128_m64",
+            &["DTYPE_BF16", "HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64"],
+            128,
+            81_920,
+        ),
+        kernel(
+            "bf16_d256_m128",
+            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=64"],
+            256,
+            196_608,
+        ),
+        kernel(
+            "bf16_d256_m64",
+            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=32"],
+            128,
+            98_304,
+        ),
+    ],
+    // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
+    // multiprocessor of an A100 or an H200, and one an L4's. Head dimension 256 has one block of 196608 bytes instead
+    // where the device allows it.
+    budget: Budget { registers: 255, shared_bytes: 192 * 1024, spill_bytes: 0 },
+    accuracy: Accuracy::Standard,
+    alignment: 16,
+};
+
+/// Tensor cores as the portable hardware wants them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct V2d;
+
+impl Attention for V2d {
+    fn generation(&self) -> &Generation {
+        &GENERATION
+    }
+
+    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+        require::head_dim_up_to("v2d", problem, 256)?;
+        require::strides_multiple_of("v2d", problem, 8)?;
+        let bf16 = problem.dtype() == Dtype::Bf16;
+        let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+        let kernels = &GENERATION.specialisations[2 * (HEAD_DIMS.len() * usize::from(bf16) + width)..][..2];
+        let launch = |kernel, rows| Launch::per_query_tile("v2d", kernel, problem, rows, limits);
+        let fits = kernels[0].shared_bytes <= limits.shared_bytes_per_block;
+        match fits && large_tiles_pay(problem, limits) {
+            true => launch(kernels[0], 128),
+            false => launch(kernels[1], 64),
+        }
+        .map(LaunchPlan::single)
+    }
+}
+
+/// Large tiles load every key half as often, small ones leave fewer multiprocessors idle. Measured on an H200: large
+/// ones win as soon as they give every multiprocessor one. Causal tiles differ in length, so it takes eight to even
+/// out.
+fn large_tiles_pay(problem: &Problem, limits: &DeviceLimits) -> bool {
+    let tiles = problem.len_q().div_ceil(128) * problem.batch() * problem.heads_q();
+    tiles >= limits.multiprocessors as usize * if problem.mask().is_causal() { 8 } else { 1 }
+}

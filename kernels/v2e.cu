@@ -1,0 +1,174 @@
+// V2e: keys split over the warps of a block, so that a short problem uses the whole chip.
+//
+// parent: v2d
+// idea:   a head of 512 queries is 8 tiles of 64 rows: 8 heads leave half of the multiprocessors idle
+//         and give the others 4 warps each. Here a block takes fewer rows, and KEY_GROUPS groups of
+//         warps take its keys in turn, each with a softmax of its own; at the end the groups' parts
+//         are weighed and added in shared memory. One launch, no workspace, and always the same
+//         order of additions. Long problems have warps enough and run v2d's kernel.
+// needs:  16-byte aligned tensors, strides in multiples of 8 elements
+// build:  -DHEAD_DIM=64|96|128|256 -DROW_WARPS=2 -DKEY_GROUPS=4 -DTILE_KEYS=16|32|64,
+//         f16 or -DDTYPE_BF16
+#include "common/async_copy.cuh"
+#include "common/element.cuh"
+#include "common/mask.cuh"
+#include "common/params.cuh"
+#include "common/query_tile.cuh"
+#include "common/softmax.cuh"
+#include "common/swizzled_tile.cuh"
+#include "common/warp.cuh"
+#include "common/warp_attention.cuh"
+
+// Tile laws.
+constexpr int GROUP_THREADS = ROW_WARPS * WARP_SIZE;
+constexpr int THREADS = KEY_GROUPS * GROUP_THREADS;
+constexpr int WARP_ROWS = 16;  // with a second block a warp, half as many could work at once
+constexpr int TILE_ROWS = ROW_WARPS * WARP_ROWS;
+constexpr int STAGES = 2;
+
+// What the groups hand to one another when the keys are through. Four floats more a row put the
+// 8-byte stores of the four rows that a quarter of a warp writes 8 banks apart.
+struct Parts {
+    float output[KEY_GROUPS][TILE_ROWS][HEAD_DIM + 4];
+    RowStatistics statistics[KEY_GROUPS][TILE_ROWS];
+
+    __device__ Parts() {}
+};
+
+struct SharedMemory {
+    SwizzledTile<TILE_ROWS, HEAD_DIM> query;
+    union {
+        struct {
+            SwizzledTile<TILE_KEYS, HEAD_DIM> key[KEY_GROUPS][STAGES];
+            SwizzledTile<TILE_KEYS, HEAD_DIM> value[KEY_GROUPS][STAGES];
+        };
+        Parts parts;
+    };
+};
+
+static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
+static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+static_assert(KEY_GROUPS < 16, "a barrier a group, and one for all");
+
+// Only the threads of a group wait for one another. Barrier 0 is that of __syncthreads.
+__device__ inline void group_barrier(int group) {
+    asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(GROUP_THREADS) : "memory");
+}
+
+// Adds the groups' parts of the tile's rows, each weighed by what its maximum has to the row's.
+__device__ inline void combine_parts(const Parts& parts, const AttentionParams& params,
+                                     const QueryTile& tile) {
+    Element* output = head_data(params.output, tile.batch, tile.head);
+    constexpr int CHUNKS = HEAD_DIM / CHUNK;
+    for (int index = threadIdx.x; index < TILE_ROWS * CHUNKS; index += THREADS) {
+        const int own_row = index / CHUNKS;
+        const int column = index % CHUNKS * CHUNK;
+        const int row = tile.first_row + own_row;
+        if (row >= params.len_q || column >= params.head_dim) continue;
+
+        RowStatistics total;
+#pragma unroll
+        for (int group = 0; group < KEY_GROUPS; ++group) {
+            total.maximum = fmaxf(total.maximum, parts.statistics[group][own_row].maximum);
+        }
+        float sum[CHUNK] = {};
+#pragma unroll
+        for (int group = 0; group < KEY_GROUPS; ++group) {
+            const RowStatistics& part = parts.statistics[group][own_row];
+            const float factor = exp2_approx(part.maximum - safe_maximum(total.maximum));
+            total.sum = fmaf(part.sum, factor, total.sum);
+            float columns[CHUNK];
+            load(&parts.output[group][own_row][column], columns);
+#pragma unroll
+            for (int i = 0; i < CHUNK; ++i) sum[i] = fmaf(columns[i], factor, sum[i]);
+        }
+        const float normalise = normaliser(total.sum);
+#pragma unroll
+        for (int i = 0; i < CHUNK; ++i) sum[i] *= normalise;
+        store_from_float(output + row * params.output.row_stride + column, sum);
+        if (column == 0) store_lse(params, tile, row, row_lse(total));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    attention(const __grid_constant__ AttentionParams params) {
+    extern __shared__ __align__(128) unsigned char shared_memory[];
+    SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
+
+    const QueryTile tile = locate_query_tile<TILE_ROWS>(params);
+    const int head_kv = key_head(params, tile.head);
+    const int key_tiles = key_tile_count(params, tile.first_row, TILE_ROWS, TILE_KEYS);
+    const int group = threadIdx.x / GROUP_THREADS;
+    const int thread = threadIdx.x % GROUP_THREADS;
+    const int first_row = thread / WARP_SIZE * WARP_ROWS;  // the warp's, within the tile
+
+    // A group takes every KEY_GROUPS-th tile, so that with a causal mask none gets all the short
+    // rows. Commits even past the last tile, so that counting commits counts tiles.
+    const auto load_key_tile = [&](int key_tile) {
+        if (key_tile < key_tiles) {
+            const int stage = key_tile / KEY_GROUPS % STAGES;
+            const int first_key = key_tile * TILE_KEYS;
+            shared.key[group][stage].template load_async<GROUP_THREADS>(
+                thread, params.key, tile.batch, head_kv, first_key, params.len_kv, params.head_dim);
+            shared.value[group][stage].template load_async<GROUP_THREADS>(
+                thread, params.value, tile.batch, head_kv, first_key, params.len_kv,
+                params.head_dim);
+        }
+        cp_async_commit();
+    };
+
+    shared.query.template load_async<THREADS>(threadIdx.x, params.query, tile.batch, tile.head,
+                                              tile.first_row, params.len_q, params.head_dim);
+    cp_async_commit();
+    // INSIGHT: a short problem is over before a pipeline fills: every stage is asked for at once,
+    // and where a group has no more tiles than stages it never waits for a second round trip.
+#pragma unroll
+    for (int stage = 0; stage < STAGES; ++stage) load_key_tile(group + stage * KEY_GROUPS);
+
+    // The copies of Q have landed, this thread's and, behind the barrier, everyone's. A negative
+    // scale moves into Q, so that the softmax may count on it being positive.
+    cp_async_wait<STAGES>();
+    if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
+    __syncthreads();
+    const LaneStart start(shared.query, first_row, shared.key[group][0], shared.value[group][0]);
+    WarpAttention<WARP_ROWS / 16, TILE_KEYS> rows(params, start.query);
+
+    const auto attend = [&](int key_tile, auto masked) {
+        // This thread's copies of the tile have landed; behind the barrier, the group's have.
+        cp_async_wait<STAGES - 1>();
+        group_barrier(group);
+
+        const int stage = key_tile / KEY_GROUPS % STAGES;
+        LaneStart here = start;
+        here.key += stage * sizeof(shared.key[0][0]);
+        here.value += stage * sizeof(shared.value[0][0]);
+        rows.template attend<masked.value>(here, params, tile.first_row + first_row,
+                                           key_tile * TILE_KEYS);
+
+        const int next = key_tile + STAGES * KEY_GROUPS;
+        // Everyone in the group is done with the tile before the next one takes its place.
+        if (next < key_tiles) group_barrier(group);
+        load_key_tile(next);
+    };
+    // The first row sees the fewest keys: up to there no tile needs a mask.
+    const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;
+    int key_tile = group;
+    for (; key_tile < unmasked_tiles; key_tile += KEY_GROUPS) attend(key_tile, Unmasked{});
+    for (; key_tile < key_tiles; key_tile += KEY_GROUPS) attend(key_tile, Masked{});
+
+    // The parts take the place of keys and values: everyone is done with those, and no copy is
+    // under way.
+    cp_async_wait<0>();
+    __syncthreads();
+    const int lane = threadIdx.x % WARP_SIZE;
+    rows.for_each_row([&](int own_row, const RowStatistics& own, auto columns) {
+        float* part = &shared.parts.output[group][first_row + own_row][lane % 4 * 2];
+#pragma unroll
+        for (int column = 0; column < HEAD_DIM / 8; ++column) {
+            *reinterpret_cast<float2*>(part + 8 * column) = columns(column);
+        }
+        if (lane % 4 == 0) shared.parts.statistics[group][first_row + own_row] = own;
+    });
+    __syncthreads();
+    combine_parts(shared.parts, params, tile);
+}
