@@ -377,9 +377,13 @@ pub fn budget_of(generations: &[&Generation], cost: &Cost) -> Option<Budget> {
     Some(owner.budget)
 }
 
-/// True where a row is over its generation's budget.
-pub fn any_over(generations: &[&Generation], costs: &[Cost]) -> bool {
-    costs.iter().any(|cost| budget_of(generations, cost).is_some_and(|budget| !cost.over(&budget).is_empty()))
+/// What is over its generation's budget, a line each; empty where nothing is.
+pub fn over_budget(generations: &[&Generation], costs: &[Cost]) -> Vec<String> {
+    let over = costs.iter().flat_map(|cost| {
+        let over = budget_of(generations, cost).map(|budget| cost.over(&budget)).unwrap_or_default();
+        over.into_iter().map(|over| format!("{} {}: {over}", cost.kernel, cost.architecture))
+    });
+    over.collect()
 }
 
 /// How `now` compares with the committed `before`: what got worse, and what is better or other than recorded.
@@ -495,7 +499,9 @@ ptxas info    : Used 168 registers, used 9 barriers, 24 bytes cumulative stack s
     #[test]
     fn what_is_over_budget_is_said() {
         let costs = [cost(72, 0), cost(80, 8)];
-        assert!(!any_over(&[&GENERATION], &costs[..1]) && any_over(&[&GENERATION], &costs));
+        assert!(over_budget(&[&GENERATION], &costs[..1]).is_empty());
+        let over = over_budget(&[&GENERATION], &costs);
+        assert_eq!(over, ["v9/f16_d64 sm_89: 80 registers, 72 allowed", "v9/f16_d64 sm_89: 8 spill bytes, 0 allowed"]);
         insta::assert_snapshot!(render(&[&GENERATION], &costs, false), @r"
         kernel      arch   threads  registers  spill B  static B  dynamic B  CTAs/SM  note
         v9/f16_d64  sm_89      256         72        0         0      63488        1

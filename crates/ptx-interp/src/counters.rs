@@ -239,6 +239,18 @@ fn float_class(kind: FloatKind) -> InstructionClass {
 /// A pass serves each of the 32 four-byte banks once; lanes that want the same word share it. Accesses of 8 and
 /// 16 bytes are served in two and four groups of lanes.
 pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, u64) {
+    // All lanes side by side, or all at one place: no need to look closer.
+    if mask == u32::MAX {
+        let (mut consecutive, mut same) = (true, true);
+        for lane in 0..32 {
+            consecutive &= addresses[lane] == addresses[0].wrapping_add(lane as u32 * bytes);
+            same &= addresses[lane] == addresses[0];
+        }
+        if bytes >= 4 && bytes <= 16 && (consecutive || same) {
+            let groups = u64::from(bytes / 4);
+            return if consecutive { (groups, groups) } else { (groups, 1) };
+        }
+    }
     let lanes_per_group = match bytes {
         0..=4 => 32u32,
         5..=8 => 16,

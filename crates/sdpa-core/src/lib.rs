@@ -25,6 +25,7 @@
 mod attention;
 mod compile;
 mod device;
+mod dtype;
 mod error;
 mod kernels;
 mod params;
@@ -37,12 +38,13 @@ pub use compile::{Toolchain, compile};
 pub use device::cuda::{Cuda, driver_present};
 pub use device::interpreter::{Interpreter, Reports};
 pub use device::{Buffer, Device, DeviceChoice, DeviceKind, Recording, Resources, open};
+pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use kernels::{
     Architecture, Fingerprint, Specialisation, embedded_file, embedded_files, fingerprint, load_ptx, source_closure,
 };
 pub use params::{Params, TensorParams};
 pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, Unsupported};
-pub use problem::{Dtype, Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
+pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
 /// What the interpreter counts and finds, as data.
 pub use ptx_interp::{Counters, Finding};

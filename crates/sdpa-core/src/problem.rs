@@ -2,70 +2,9 @@
 
 use std::fmt;
 
-use half::{bf16, f16};
 use thiserror::Error;
 
-/// Element type of query, key, value and output. Scores and statistics are always f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Dtype {
-    /// IEEE binary16: 11 significant bits, largest value 65504.
-    F16,
-    /// bfloat16: 8 significant bits, the range of f32.
-    Bf16,
-}
-
-impl Dtype {
-    /// Bytes of one element.
-    pub const fn bytes(self) -> usize {
-        2
-    }
-
-    /// Unit roundoff: the largest relative error of rounding a normal number to nearest.
-    pub const fn unit_roundoff(self) -> f64 {
-        match self {
-            Self::F16 => 1.0 / 2048.0,
-            Self::Bf16 => 1.0 / 256.0,
-        }
-    }
-
-    /// Largest absolute error of rounding a number in the subnormal range: half of the smallest subnormal.
-    pub fn subnormal_roundoff(self) -> f64 {
-        match self {
-            Self::F16 => 2f64.powi(-25),
-            Self::Bf16 => 2f64.powi(-134),
-        }
-    }
-
-    /// The bits of `value` rounded to nearest even.
-    pub fn encode(self, value: f64) -> u16 {
-        match self {
-            Self::F16 => f16::from_f64(value).to_bits(),
-            Self::Bf16 => bf16::from_f64(value).to_bits(),
-        }
-    }
-
-    /// The exact value of an element's bits.
-    pub fn decode(self, bits: u16) -> f64 {
-        match self {
-            Self::F16 => f16::from_bits(bits).to_f64(),
-            Self::Bf16 => bf16::from_bits(bits).to_f64(),
-        }
-    }
-
-    /// Lower-case name, as in kernel file names and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
-impl fmt::Display for Dtype {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::Dtype;
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

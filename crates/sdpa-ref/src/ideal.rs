@@ -5,7 +5,6 @@ use rayon::prelude::*;
 use sdpa_core::{Operand, Problem};
 
 use crate::inputs::{Inputs, ReferenceError, Rows};
-use crate::rounding::round_once;
 
 /// Query rows computed together, as in the oracle.
 const BLOCK: usize = 64;
@@ -102,13 +101,13 @@ impl<'a> Head<'a> {
             }
             seen.mapv_inplace(|score| (score - max).exp());
             let normaliser = seen.sum();
-            seen.mapv_inplace(|weight| round_once(dtype, weight));
+            seen.mapv_inplace(|weight| dtype.round(weight));
             normalisers.push(normaliser);
             lse.push(f64::from((max + normaliser.ln()) as f32));
         }
         let mut out = weights.dot(&self.value.slice(s![..keys, ..]));
         for (mut row, normaliser) in out.rows_mut().into_iter().zip(normalisers) {
-            row.mapv_inplace(|sum| round_once(dtype, sum / normaliser));
+            row.mapv_inplace(|sum| dtype.round(sum / normaliser));
         }
         (out, lse)
     }

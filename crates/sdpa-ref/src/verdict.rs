@@ -7,7 +7,6 @@ use crate::inputs::{Inputs, ReferenceError, Rows};
 use crate::oracle::Oracle;
 use crate::pattern::Tally;
 use crate::report::{Check, Count, Mismatch, Place};
-use crate::rounding::round_once;
 use crate::tolerance::{ElementScale, Tolerance, frobenius_limit, lse_bound, lse_rms_limit};
 
 /// What a kernel wrote.
@@ -232,7 +231,7 @@ impl<'a> Judge<'a> {
         }
         if found.is_infinite() {
             let reach = (expected.abs() + scale.accumulated(dtype)).copysign(expected);
-            return verdict(Check::Infinite, round_once(dtype, reach) == found, bound);
+            return verdict(Check::Infinite, dtype.round(reach) == found, bound);
         }
         let ratio = match (found - expected).abs() {
             0.0 => 0.0,

@@ -229,14 +229,7 @@ impl Gate<'_> {
             let who = generation.generation();
             let own: Vec<&Cost> = costs.iter().filter(|cost| resources::budget_of(&[who], cost).is_some()).collect();
             let most = |what: fn(&Cost) -> u32| own.iter().map(|cost| what(cost)).max().unwrap_or(0);
-            let over: Vec<String> = own
-                .iter()
-                .flat_map(|cost| {
-                    cost.over(&who.budget)
-                        .into_iter()
-                        .map(|over| format!("{} {}: {over}", cost.kernel, cost.architecture))
-                })
-                .collect();
+            let over = resources::over_budget(&[who], &costs);
             writeln!(
                 out,
                 "  {:<5} registers {} of {}, shared bytes {} of {}, spilled {} of {}: {}",

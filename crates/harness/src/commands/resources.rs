@@ -36,7 +36,7 @@ impl Resources {
         let generations = generations_or_all(&self.generations)?;
         let (source, costs) = measure(&generations)?;
         let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
-        let over_budget = resources::any_over(&generations, &costs);
+        let over_budget = !resources::over_budget(&generations, &costs).is_empty();
         if self.json {
             let report = Report { source: &source, over_budget, kernels: &costs };
             writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;

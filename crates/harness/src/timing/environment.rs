@@ -17,7 +17,9 @@ pub fn environment() -> Map<String, Value> {
         }
     }
     let mut git = Command::new("git");
-    git.current_dir(Path::new(env!("CARGO_MANIFEST_DIR"))).args([
+    // Where the program was built, unless it has been copied elsewhere.
+    let built_from = Path::new(env!("CARGO_MANIFEST_DIR"));
+    git.current_dir(if built_from.is_dir() { built_from } else { Path::new(".") }).args([
         "describe",
         "--always",
         "--dirty",

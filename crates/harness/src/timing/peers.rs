@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use sdpa_core::Problem;
@@ -62,7 +62,10 @@ impl Peers {
     /// # Errors
     /// [`PeerError`] where Python, PyTorch or the GPU is missing.
     pub fn start(python: &str) -> Result<Self, PeerError> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/peers.py");
+        // The program may have been copied to another machine, where it is run from the repository's root.
+        let here = PathBuf::from("bench/peers.py");
+        let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/peers.py");
+        let script = if here.is_file() { here } else { built_from };
         let started = Command::new(python)
             .arg(script)
             .arg("--serve")

@@ -99,6 +99,11 @@ impl Machine<'_> {
         }
         let store = fragment.role == FragmentRole::D;
         self.count_fragment(base, stride * bytes, lines, line_length as u64 * bytes, space, store);
+        // One check of the whole matrix, if it lies in the block's own memory, spares one for each element.
+        let last = base.saturating_add((lines as u64 - 1).saturating_mul(stride * bytes) + line_length as u64 * bytes);
+        let own = space == Space::Shared
+            && base >= u64::from(crate::address_space::SHARED_BASE)
+            && last <= u64::from(self.context.shared_end);
         // Elements that one lane holds and that lie side by side are one access.
         let together = if wide { 1 } else { 2 };
         for line in 0..lines {
@@ -123,9 +128,13 @@ impl Machine<'_> {
                     data.copy_from_slice(&value.to_le_bytes());
                     self.fragment_write(cluster, at, here.lane, space, address, &data[..length])?;
                 } else {
-                    let mut data = [0; 4];
-                    self.fragment_read(cluster, at, here.lane, space, address, &mut data[..length])?;
-                    let value = u32::from_le_bytes(data);
+                    let value = if own {
+                        self.fragment_read_own(cluster, at, here.lane, address as u32, length)
+                    } else {
+                        let mut data = [0; 4];
+                        self.fragment_read(cluster, at, here.lane, space, address, &mut data[..length])?;
+                        u32::from_le_bytes(data)
+                    };
                     let register = fragment.registers[here.register];
                     let target = &mut warp.registers.words[usize::from(register.0)][here.lane];
                     if wide || count == 2 {
@@ -164,7 +173,26 @@ impl Machine<'_> {
         }
     }
 
+    /// One or two elements at a place that has been checked.
     #[inline(always)]
+    fn fragment_read_own(&mut self, cluster: &mut Cluster, at: At, lane: usize, offset: u32, length: usize) -> u32 {
+        let who = at.accessor(lane, false);
+        let shared = &mut cluster.blocks[at.rank as usize].shared;
+        let conflict = shared.note_read(&cluster.order, who, offset, length as u32);
+        let start = offset as usize;
+        let value = if length == 4 {
+            let bytes = &shared.bytes[start..start + 4];
+            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+        } else {
+            let bytes = &shared.bytes[start..start + 2];
+            u32::from(u16::from_le_bytes([bytes[0], bytes[1]]))
+        };
+        if let Some(conflict) = conflict {
+            self.report_conflict(cluster, conflict, at.pc, who.participant, offset, length as u32);
+        }
+        value
+    }
+
     fn fragment_read(
         &mut self,
         cluster: &mut Cluster,

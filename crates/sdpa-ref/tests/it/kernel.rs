@@ -2,7 +2,7 @@
 //! rounded to the dtype before they meet V. And the ways it can be wrong.
 
 use sdpa_core::{Dtype, Operand, Problem};
-use sdpa_ref::{Found, round_once};
+use sdpa_ref::Found;
 
 use crate::data::Data;
 
@@ -90,7 +90,7 @@ impl Kernel {
                     let (result, sum) = self.row(problem, index, &query, &keys, &values);
                     let start = problem.row_offset(Operand::Output, batch, head, index);
                     for (bits, value) in out[start..].iter_mut().zip(result) {
-                        *bits = dtype.encode(round_once(dtype, f64::from(value)));
+                        *bits = dtype.encode(f64::from(value));
                     }
                     lse[(batch * problem.heads_q() + head) * problem.len_q() + index] = sum;
                 }
@@ -143,8 +143,8 @@ impl Kernel {
 
     fn round(&self, dtype: Dtype, weight: f32) -> f32 {
         let weight = f64::from(weight);
-        let weight = self.round_weights_to.map_or(weight, |dtype| round_once(dtype, weight));
-        (if self.keep_weights { weight } else { round_once(dtype, weight) }) as f32
+        let weight = self.round_weights_to.map_or(weight, |dtype| dtype.round(weight));
+        (if self.keep_weights { weight } else { dtype.round(weight) }) as f32
     }
 
     fn dot(&self, a: &[f32], b: &[f32]) -> f32 {

@@ -196,7 +196,7 @@ fn weights_rounded_to_bf16_in_an_f16_kernel() {
 fn output_rounded_to_bf16_in_an_f16_kernel() {
     let mismatch = Case::usual(Mask::Full).spoilt(|result| {
         for bits in &mut result.out {
-            *bits = Dtype::F16.encode(sdpa_ref::round_once(Dtype::Bf16, Dtype::F16.decode(*bits)));
+            *bits = Dtype::F16.encode(Dtype::Bf16.round(Dtype::F16.decode(*bits)));
         }
     });
     assert!(broke(&mismatch, Check::Frobenius));
