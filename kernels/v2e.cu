@@ -90,7 +90,7 @@ __device__ inline void combine_parts(const Parts& parts, const AttentionParams& 
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention(const __grid_constant__ AttentionParams params) {
     extern __shared__ __align__(128) unsigned char shared_memory[];
     SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);

@@ -56,7 +56,8 @@ impl fmt::Display for Case {
             let [_, heads, length, head_dim] = problem.shape(operand);
             layout.strides(heads, length, head_dim)
         };
-        let all_are = |layout| Operand::ALL.iter().all(|operand| problem.strides(*operand) == contiguous(layout, *operand));
+        let all_are =
+            |layout| Operand::ALL.iter().all(|operand| problem.strides(*operand) == contiguous(layout, *operand));
         if all_are(Layout::Bhld) {
             // The default.
         } else if all_are(Layout::Blhd) {

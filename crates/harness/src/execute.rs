@@ -71,7 +71,9 @@ pub enum MemoryFault {
         first: Position,
     },
     /// An element between two rows of a strided output was written.
-    #[error("output: {count} elements between its rows were written, the first {first} elements after the tensor's start")]
+    #[error(
+        "output: {count} elements between its rows were written, the first {first} elements after the tensor's start"
+    )]
     Gap {
         /// How many.
         count: usize,
@@ -153,7 +155,11 @@ pub fn execute(
         }
     }
     let out = output.read(device)?.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-    let lse = lse.read(device)?.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+    let lse = lse
+        .read(device)?
+        .chunks_exact(4)
+        .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+        .collect();
     let found = Output { out, lse };
     check_written(problem, &found)?;
     Ok(found)
@@ -192,7 +198,12 @@ impl Placed {
         device.read(&self.buffer, 0, &mut all)?;
         let changed = |guard: &[u8]| -> Vec<usize> {
             let pattern = POISON.to_le_bytes();
-            guard.iter().enumerate().filter(|(index, byte)| **byte != pattern[index % 2]).map(|(index, _)| index).collect()
+            guard
+                .iter()
+                .enumerate()
+                .filter(|(index, byte)| **byte != pattern[index % 2])
+                .map(|(index, _)| index)
+                .collect()
         };
         let after = all.split_off(all.len() - self.guard);
         let tensor = all.split_off(self.guard);
@@ -229,7 +240,8 @@ fn check_written(problem: &Problem, found: &Output) -> Result<(), MemoryFault> {
     if let Some(first) = first {
         return Err(MemoryFault::Unwritten { tensor: "output", count: unwritten, first });
     }
-    let mut gaps = inside.iter().zip(&found.out).enumerate().filter(|(_, (inside, bits))| !**inside && **bits != POISON);
+    let mut gaps =
+        inside.iter().zip(&found.out).enumerate().filter(|(_, (inside, bits))| !**inside && **bits != POISON);
     if let Some((first, _)) = gaps.next() {
         return Err(MemoryFault::Gap { count: 1 + gaps.count(), first });
     }
@@ -245,7 +257,6 @@ fn check_written(problem: &Problem, found: &Output) -> Result<(), MemoryFault> {
 /// Every `[batch, head, query]` of a problem.
 pub fn rows(problem: &Problem) -> impl Iterator<Item = [usize; 3]> {
     let (batches, heads, queries) = (problem.batch(), problem.heads_q(), problem.len_q());
-    (0..batches).flat_map(move |batch| {
-        (0..heads).flat_map(move |head| (0..queries).map(move |query| [batch, head, query]))
-    })
+    (0..batches)
+        .flat_map(move |batch| (0..heads).flat_map(move |head| (0..queries).map(move |query| [batch, head, query])))
 }

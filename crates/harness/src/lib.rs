@@ -2,10 +2,13 @@
 
 pub mod acceptance;
 pub mod case;
+pub mod check;
+pub mod counters;
 pub mod execute;
 pub mod files;
 pub mod generations;
 pub mod mutants;
+pub mod mutate;
 pub mod properties;
 pub mod ptx;
 pub mod random;

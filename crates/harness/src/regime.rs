@@ -147,11 +147,13 @@ impl Regime {
                 row[0] = stream[3] as f64 / 8.0;
                 row
             }
-            (Self::OneHot, Operand::Query) => unit(head_dim, random.below(head_dim), 12.0 * query_for_unit_logit(scale)),
+            (Self::OneHot, Operand::Query) => {
+                unit(head_dim, random.below(head_dim), 12.0 * query_for_unit_logit(scale))
+            }
             (Self::OneHot, Operand::Key) => unit(head_dim, stream[3] as usize % head_dim, 1.0),
-            (Self::Integers, _) => (0..head_dim)
-                .map(|_| [-2.0, -1.0, 1.0, 2.0].get(random.below(16)).copied().unwrap_or(0.0))
-                .collect(),
+            (Self::Integers, _) => {
+                (0..head_dim).map(|_| [-2.0, -1.0, 1.0, 2.0].get(random.below(16)).copied().unwrap_or(0.0)).collect()
+            }
             (Self::ConstantValues, Operand::Value) => {
                 let mut shared = Random::new(seed, &stream[..3]);
                 (0..head_dim).map(|_| shared.normal()).collect()
@@ -192,7 +194,10 @@ impl FromStr for Regime {
     type Err = UnknownRegime;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|regime| regime.name() == name).ok_or_else(|| UnknownRegime { found: name.to_owned() })
+        Self::ALL
+            .into_iter()
+            .find(|regime| regime.name() == name)
+            .ok_or_else(|| UnknownRegime { found: name.to_owned() })
     }
 }
 

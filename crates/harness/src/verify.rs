@@ -44,7 +44,7 @@ pub struct Failure {
     /// On which device.
     pub device: String,
     /// What it was given.
-    pub case: Case,
+    pub case: Box<Case>,
     /// Which check it failed; `matches_reference` or another property's name.
     pub property: &'static str,
     /// What went wrong.
@@ -125,7 +125,13 @@ impl Failure {
         reason: impl Into<Reason>,
     ) -> Self {
         let reason = Box::new(reason.into());
-        Self { generation: generation.generation().id, device: device.name(), case: case.clone(), property, reason }
+        Self {
+            generation: generation.generation().id,
+            device: device.name(),
+            case: Box::new(case.clone()),
+            property,
+            reason,
+        }
     }
 
     /// Why the generation declined the case, where it did: the one outcome that counts as skipped, not as failed.
@@ -155,16 +161,24 @@ impl Failure {
         let problem = &self.case.problem;
         match &*self.reason {
             Reason::Device(Error::Findings { .. }) => "each finding names its source line and both threads",
-            Reason::Device(Error::Sticky { .. }) => "an address or an alignment: run the command under compute-sanitizer",
+            Reason::Device(Error::Sticky { .. }) => {
+                "an address or an alignment: run the command under compute-sanitizer"
+            }
             Reason::Device(_) | Reason::Reference(_) => "the kernel did not run: see the error",
-            Reason::Memory(MemoryFault::Unwritten { .. }) => "who owns these rows: is every row and column stored by somebody?",
+            Reason::Memory(MemoryFault::Unwritten { .. }) => {
+                "who owns these rows: is every row and column stored by somebody?"
+            }
             Reason::Memory(_) => "the bounds of the last tile's stores, and strides",
             Reason::Differs { .. } => "ownership of rows: a race, or a read of what is not this row's",
-            Reason::Row { .. } => "the softmax invariants: maximum, rescaling, normaliser, and what a masked key weighs",
+            Reason::Row { .. } => {
+                "the softmax invariants: maximum, rescaling, normaliser, and what a masked key weighs"
+            }
             Reason::Mismatch(mismatch) => match mismatch.check {
                 Check::Lse | Check::LseRms => "the softmax invariants: maximum and sum, and ln 2",
                 Check::Nan => "masked keys, padding and empty rows: what multiplies 0, what subtracts −∞",
-                _ if problem.mask().is_causal() => "the mask's diagonal and the last key tile; then the softmax invariants",
+                _ if problem.mask().is_causal() => {
+                    "the mask's diagonal and the last key tile; then the softmax invariants"
+                }
                 _ if problem.head_dim() > 64 => "shared-memory indexing at d = 128; then ownership of rows",
                 _ => "the last key tile, ownership of rows, the softmax invariants",
             },
@@ -270,11 +284,8 @@ pub(crate) fn sample_rows(problem: &Problem, count: usize) -> Rows {
     let mut random = Random::new(length as u64, &[]);
     let edges = (0..EDGE.min(length)).chain(length.saturating_sub(EDGE)..length);
     let between = (0..count.saturating_sub(2 * EDGE)).map(|_| random.below(length));
-    let queries: std::collections::BTreeSet<usize> = if count < length {
-        edges.chain(between).collect()
-    } else {
-        (0..length).collect()
-    };
+    let queries: std::collections::BTreeSet<usize> =
+        if count < length { edges.chain(between).collect() } else { (0..length).collect() };
     Rows { queries: queries.into_iter().collect(), ..Rows::all(problem) }
 }
 

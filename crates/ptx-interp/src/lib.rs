@@ -54,6 +54,7 @@ mod mbarrier;
 mod memory;
 mod module;
 mod parse;
+pub mod probes;
 mod registers;
 mod schedule;
 mod shared_memory;

@@ -24,8 +24,9 @@ pub fn head_dim_up_to(generation: &'static str, problem: &Problem, largest: usiz
     }
 }
 
-/// Every row of every tensor starts a multiple of `multiple` elements after the tensor does. Strides of dimensions of
-/// length 1 are never multiplied by anything but 0 and may be what they like.
+/// Every row of every tensor starts a multiple of `multiple` elements after the tensor does. The strides of one batch or
+/// one head are never multiplied by anything but 0 and may be what they like; that of one row is, because kernels copy
+/// whole tiles and address the rows past the end, too, though they read nothing there.
 ///
 /// # Errors
 /// [`Unsupported::Stride`].
@@ -36,7 +37,7 @@ pub fn strides_multiple_of(generation: &'static str, problem: &Problem, multiple
         for (dimension, count, found) in
             [("batch", batch, strides.batch), ("head", heads, strides.head), ("row", length, strides.row)]
         {
-            if count > 1 && found % multiple != 0 {
+            if (count > 1 || dimension == "row") && found % multiple != 0 {
                 return Err(Unsupported::Stride { generation, operand, dimension, found, multiple });
             }
         }

@@ -36,6 +36,8 @@ struct Entry {
 struct Capability {
     dtype: &'static str,
     head_dims: Vec<usize>,
+    /// The longest of [`LENGTHS`] that is taken for one sequence of 8 heads; none where all are.
+    longest: Option<usize>,
 }
 
 #[derive(Serialize)]
@@ -44,6 +46,9 @@ struct BudgetEntry {
     shared_bytes: u32,
     spill_bytes: u32,
 }
+
+/// The lengths that plans are asked about.
+const LENGTHS: [usize; 8] = [64, 256, 512, 1024, 2048, 4096, 16384, 65536];
 
 /// The GPUs that plans are asked about.
 const GPUS: [(&str, DeviceLimits); 3] =
@@ -96,14 +101,19 @@ fn kilobytes(bytes: u32) -> String {
 /// What a generation takes is what it plans for, so its plan is asked: short and long problems on each GPU.
 fn entry(generation: &'static dyn Attention) -> Entry {
     let who = generation.generation();
-    let plans = |dtype, head_dim, limits: &DeviceLimits| {
-        [128, 4096].into_iter().all(|length| {
-            let problem = Problem::new(1, 8, length, head_dim).dtype(dtype).build();
-            problem.is_ok_and(|problem| generation.plan(&problem, limits).is_ok())
-        })
+    let plans = |dtype, head_dim, length, limits: &DeviceLimits| {
+        let problem = Problem::new(1, 8, length, head_dim).dtype(dtype).build();
+        problem.is_ok_and(|problem| generation.plan(&problem, limits).is_ok())
     };
     let head_dims = |dtype, limits: &DeviceLimits| {
-        (8..=MAX_HEAD_DIM).step_by(8).filter(|head_dim| plans(dtype, *head_dim, limits)).collect::<Vec<_>>()
+        let taken = |head_dim: &usize| LENGTHS.into_iter().any(|length| plans(dtype, *head_dim, length, limits));
+        (8..=MAX_HEAD_DIM).step_by(8).filter(taken).collect::<Vec<_>>()
+    };
+    let longest = |dtype, head_dims: &[usize]| {
+        let taken = |length: &usize| {
+            GPUS.iter().any(|(_, limits)| head_dims.iter().any(|head_dim| plans(dtype, *head_dim, *length, limits)))
+        };
+        LENGTHS.into_iter().rev().find(taken).filter(|longest| LENGTHS.last() != Some(longest))
     };
     let dtypes = [Dtype::F16, Dtype::Bf16];
     let takes = dtypes
@@ -111,7 +121,8 @@ fn entry(generation: &'static dyn Attention) -> Entry {
         .map(|dtype| {
             // The widest answer of any GPU; where one takes less, its plans say why.
             let head_dims = GPUS.iter().map(|(_, limits)| head_dims(dtype, limits)).max_by_key(Vec::len);
-            Capability { dtype: dtype.name(), head_dims: head_dims.unwrap_or_default() }
+            let head_dims = head_dims.unwrap_or_default();
+            Capability { dtype: dtype.name(), longest: longest(dtype, &head_dims), head_dims }
         })
         .filter(|capability| !capability.head_dims.is_empty())
         .collect();
@@ -136,12 +147,16 @@ impl Capability {
     /// `f16 d ≤ 128`, or the dimensions themselves where they are no whole range of multiples of 8.
     fn describe(&self) -> String {
         let whole = self.head_dims.iter().enumerate().all(|(index, head_dim)| *head_dim == 8 * (index + 1));
-        match (whole, self.head_dims.last()) {
+        let dims = match (whole, self.head_dims.last()) {
             (true, Some(largest)) => format!("{} d ≤ {largest}", self.dtype),
             _ => {
                 let dims: Vec<String> = self.head_dims.iter().map(usize::to_string).collect();
                 format!("{} d {}", self.dtype, dims.join(" "))
             }
+        };
+        match self.longest {
+            Some(longest) => format!("{dims} (8 heads of L ≤ {longest})"),
+            None => dims,
         }
     }
 }

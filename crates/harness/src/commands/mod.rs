@@ -3,7 +3,10 @@
 pub(crate) mod accept;
 pub(crate) mod bench;
 pub(crate) mod build_ptx;
+pub(crate) mod check;
+pub(crate) mod counters;
 pub(crate) mod list;
+pub(crate) mod mutate;
 pub(crate) mod resources;
 pub(crate) mod run;
 pub(crate) mod verify;

@@ -166,7 +166,8 @@ pub(super) fn attention(
             let values = load(memory, &params.value, [kv_batch, kv_head, params.len_kv], params.head_dim, dtype)?;
             for row in 0..params.len_q {
                 let visible = visible_keys(params, row, kernel.ends_with("top_left"), fault);
-                let (mut out, mut lse) = attend(&queries[row as usize], &keys[..visible], &values[..visible], params.scale, fault);
+                let (mut out, mut lse) =
+                    attend(&queries[row as usize], &keys[..visible], &values[..visible], params.scale, fault);
                 let leak = match fault {
                     Fault::FutureLeaks => values.last().map(|last| last.iter().map(|value| 1e-2 * value).collect()),
                     Fault::NanKeySpreads if keys.last().is_some_and(|last| last[0].is_nan()) => {
@@ -242,7 +243,9 @@ fn attend(query: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], scale: f32, fau
 }
 
 fn address(tensor: &TensorParams, [batch, head, row]: [i32; 3]) -> u64 {
-    let elements = i64::from(batch) * tensor.batch_stride + i64::from(head) * tensor.head_stride + i64::from(row) * tensor.row_stride;
+    let elements = i64::from(batch) * tensor.batch_stride
+        + i64::from(head) * tensor.head_stride
+        + i64::from(row) * tensor.row_stride;
     tensor.address + 2 * elements as u64
 }
 

@@ -86,7 +86,8 @@ pub(super) fn nan_key_reaches_only_rows_that_see_it(trial: &Trial<'_>) -> Result
     data.row_mut(&problem, Operand::Key, chosen).fill(GAP);
     let after = trial.run(&problem, &data)?;
     let [batch, kv_head, key] = chosen;
-    let sees = |row: [usize; 3]| row[0] == batch && problem.kv_head(row[1]) == kv_head && problem.visible_keys(row[2]) > key;
+    let sees =
+        |row: [usize; 3]| row[0] == batch && problem.kv_head(row[1]) == kv_head && problem.visible_keys(row[2]) > key;
     expect_same("a row moved when a key that it does not see became NaN", &problem, &after, &before, |row| !sees(row))?;
     expect_nan(&problem, &after, sees)
 }

@@ -130,7 +130,8 @@ pub(super) fn empty_lengths(trial: &Trial<'_>) -> Result<(), Reason> {
 /// Rows that see no key are 0, and the logarithm of their empty sum is −∞.
 fn expect_zero_rows(problem: &Problem, output: &Output) -> Result<(), Reason> {
     for row in rows(problem).filter(|[_, _, query]| problem.visible_keys(*query) == 0) {
-        let wrong = |column, found, rule: &str| Err(Reason::Row { at: Position { row, column }, found, rule: rule.to_owned() });
+        let wrong =
+            |column, found, rule: &str| Err(Reason::Row { at: Position { row, column }, found, rule: rule.to_owned() });
         for (column, bits) in output.row(problem, row).iter().enumerate() {
             let found = problem.dtype().decode(*bits);
             if found != 0.0 {

@@ -21,7 +21,7 @@ use crate::properties::Property;
 use crate::strategies::{Size, cases};
 use crate::verify::{Failure, MATCHES_REFERENCE, repeat_command};
 use remembered::remember;
-use tally::{Tally, say};
+use tally::{Tally, kind_of, say};
 
 /// Cases a test, without `PROPTEST_CASES`.
 fn default_cases(kind: DeviceKind, property: &Property) -> u32 {
@@ -30,7 +30,7 @@ fn default_cases(kind: DeviceKind, property: &Property) -> u32 {
         (DeviceKind::Cuda, true) => 256,
         (DeviceKind::Cuda, false) => 64,
         // What keeps the whole suite under five minutes on two cores.
-        (DeviceKind::Interpreter, true) => 96,
+        (DeviceKind::Interpreter, true) => 128,
         (DeviceKind::Interpreter, false) => 16,
     }
 }
@@ -62,7 +62,7 @@ pub struct Failing {
     /// Which property it does not have.
     pub property: &'static str,
     /// The case.
-    pub case: Case,
+    pub case: Box<Case>,
     /// False where the kernel could not be run at all, so that the case is not worth remembering.
     pub judged: bool,
 }
@@ -84,7 +84,7 @@ impl fmt::Display for Failing {
 /// # Panics
 /// Where no case could be run.
 pub fn prove_on(
-    device: fn() -> &'static dyn Device,
+    device: fn() -> Opened,
     size: Size,
     mut config: Config,
     generation: &dyn Attention,
@@ -101,29 +101,34 @@ pub fn prove_on(
     let judged = tally.report();
     match outcome {
         Ok(()) => Ok(()),
-        Err(TestError::Fail(_, case)) => {
-            Err(Failing { generation: generation.generation().id, property: property.name, case, judged })
-        }
+        Err(TestError::Fail(_, case)) => Err(Failing {
+            generation: generation.generation().id,
+            property: property.name,
+            case: Box::new(case),
+            judged,
+        }),
         Err(TestError::Abort(reason)) => panic!("{test} could not run its cases: {reason}"),
     }
 }
 
-fn ask(
-    tally: &Tally,
-    device: &dyn Device,
-    generation: &dyn Attention,
-    property: &Property,
-    case: &Case,
-) -> TestCaseResult {
+fn ask(tally: &Tally, device: Opened, generation: &dyn Attention, property: &Property, case: &Case) -> TestCaseResult {
+    let device = match device {
+        Ok(device) => device,
+        Err(reason) => {
+            // No case is to blame, so there is none to shrink: proptest gives up after enough of these.
+            tally.decline(reason.to_owned());
+            return Err(TestCaseError::reject(reason));
+        }
+    };
     tally.runs_on(device);
     match property.check(device, generation, case) {
         Ok(()) => {
-            tally.count(None);
+            tally.ran();
             Ok(())
         }
         Err(failure) => match failure.unsupported() {
             Some(reason) => {
-                tally.count(Some(reason));
+                tally.decline(kind_of(reason));
                 Err(TestCaseError::reject(reason.to_string()))
             }
             None => {
@@ -155,7 +160,7 @@ pub fn isolated(test: &'static str, body: impl Fn(&dyn Device) -> Result<String,
     let outcome = TestRunner::new(config).run(&Just(()), {
         let tally = tally.clone();
         move |()| {
-            let device = device();
+            let device = device().map_err(TestCaseError::fail)?;
             tally.runs_on(device);
             let text = body(device).map_err(TestCaseError::fail)?;
             tally.say(text);
@@ -182,12 +187,22 @@ pub fn config(test: &'static str) -> Config {
     }
 }
 
+/// A device, or why there is none.
+pub type Opened = Result<&'static dyn Device, &'static str>;
+
 /// The device of this process, opened at its first use.
-fn device() -> &'static dyn Device {
-    static DEVICE: OnceLock<Box<dyn Device>> = OnceLock::new();
-    &**DEVICE.get_or_init(|| {
-        DeviceChoice::from_env().and_then(sdpa_core::open).unwrap_or_else(|error| panic!("no device to test on: {error}"))
-    })
+fn device() -> Opened {
+    static DEVICE: OnceLock<Result<Box<dyn Device>, String>> = OnceLock::new();
+    let opened = DEVICE.get_or_init(|| {
+        let choice = DeviceChoice::from_env().map_err(|error| error.to_string())?;
+        let device = sdpa_core::open(choice).map_err(|error| error.to_string())?;
+        // The parent chose the cases by what it could see without opening anything.
+        match device.kind() == choice.expected_kind() {
+            true => Ok(device),
+            false => Err("a CUDA driver but no GPU: set SDPA_DEVICE=interpreter".to_owned()),
+        }
+    });
+    opened.as_ref().map(|device| &**device).map_err(|reason| reason.as_str())
 }
 
 /// Says once on which kind of device this program's tests will run.

@@ -45,6 +45,7 @@ impl Tally {
         let Counts { device, ran, declined, text, unjudged } = &*counts;
         let mut line = format!("{}: ", self.test.split_once("::").map_or(self.test, |(_, name)| name));
         match text.is_empty() {
+            true if device.is_empty() => line += "no case ran",
             true => line += &format!("{ran} cases on {device}"),
             false => line += &format!("{text} (on {device})"),
         }
@@ -65,11 +66,12 @@ impl Tally {
         self.update(|counts| counts.device = name.split(" (").next().unwrap_or(&name).to_owned());
     }
 
-    pub(super) fn count(&self, declined: Option<&Unsupported>) {
-        self.update(|counts| match declined {
-            None => counts.ran += 1,
-            Some(reason) => *counts.declined.entry(kind_of(reason)).or_default() += 1,
-        });
+    pub(super) fn ran(&self) {
+        self.update(|counts| counts.ran += 1);
+    }
+
+    pub(super) fn decline(&self, reason: String) {
+        self.update(|counts| *counts.declined.entry(reason).or_default() += 1);
     }
 
     pub(super) fn say(&self, text: String) {
@@ -82,7 +84,7 @@ impl Tally {
 
     /// Says what the process that ran the cases counted. False where a case could not be run at all.
     pub(super) fn report(&self) -> bool {
-        let Ok(line) = std::fs::read_to_string(&self.file) else { return true };
+        let Ok(line) = std::fs::read_to_string(&self.file) else { return false };
         let _ = std::fs::remove_file(&self.file);
         say(&line);
         !line.ends_with(UNJUDGED)
@@ -104,7 +106,7 @@ fn parent_process() -> u32 {
 }
 
 /// A reason without the figures of the case, so that equal reasons are counted together.
-fn kind_of(reason: &Unsupported) -> String {
+pub(super) fn kind_of(reason: &Unsupported) -> String {
     match reason {
         Unsupported::Dtype { dtype, .. } => format!("no {dtype} kernel"),
         Unsupported::HeadDim { largest, .. } => format!("head_dim over {largest}"),
@@ -114,6 +116,5 @@ fn kind_of(reason: &Unsupported) -> String {
         Unsupported::Grid { .. } => "grid too large".to_owned(),
         Unsupported::Long { limit, .. } => format!("more than {limit} query tiles"),
         Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),
-        Unsupported::Long { .. } => "too many query tiles".to_owned(),
     }
 }

@@ -8,7 +8,8 @@ use sdpa_core::{Attention as _, Fingerprint, embedded_file, embedded_files, fing
 
 /// The repository's root: where this was built, or, in a copied executable, where it is run.
 fn root() -> PathBuf {
-    let candidates = [PathBuf::from("."), PathBuf::from("../.."), PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")];
+    let candidates =
+        [PathBuf::from("."), PathBuf::from("../.."), PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")];
     let is_root = |path: &PathBuf| path.join("crates/harness").is_dir() && path.join("kernels").is_dir();
     candidates.into_iter().find(is_root).expect("run in the repository's root")
 }

@@ -30,7 +30,8 @@ fn plans_of_the_acceptance_shapes() {
                 }
             }
             for (plan, names) in plans {
-                let names = if names.len() == DEVICES.len() { String::new() } else { format!(" ({})", names.join(", ")) };
+                let names =
+                    if names.len() == DEVICES.len() { String::new() } else { format!(" ({})", names.join(", ")) };
                 lines.push(format!("{:4} {problem}: {plan}{names}", generation.generation().id));
             }
         }
@@ -87,7 +88,8 @@ fn capabilities() {
         ("grouped", base().heads_kv(2)),
         ("no queries", base().len_q(0)),
     ];
-    let mut table = vec![format!("{:5}{}", "", abilities.iter().map(|(name, _)| format!("{name:>12}")).collect::<String>())];
+    let mut table =
+        vec![format!("{:5}{}", "", abilities.iter().map(|(name, _)| format!("{name:>12}")).collect::<String>())];
     for generation in generations::ALL {
         let cells = abilities.iter().map(|(_, problem)| {
             let problem = problem.clone().build().unwrap();

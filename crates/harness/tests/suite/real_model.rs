@@ -26,9 +26,12 @@ fn check(device: &dyn Device, id: &str) -> Result<String, String> {
     let &[batch, heads, length, head_dim] = tensor("q")?.shape() else { return Err("q is no 4-D tensor".to_owned()) };
     let mut lines = Vec::new();
     for mask in [Mask::Full, Mask::Causal] {
-        let problem = Problem::new(batch, heads, length, head_dim).mask(mask).build().map_err(|error| error.to_string())?;
-        let measured = verify_data(device, generation, &problem, &data, 0, Thoroughness::default())
-            .map_err(|reason| format!("{} fails on MiniLM's first layer, {problem}:\n{reason}", generation.generation().id))?;
+        let problem =
+            Problem::new(batch, heads, length, head_dim).mask(mask).build().map_err(|error| error.to_string())?;
+        let measured =
+            verify_data(device, generation, &problem, &data, 0, Thoroughness::default()).map_err(|reason| {
+                format!("{} fails on MiniLM's first layer, {problem}:\n{reason}", generation.generation().id)
+            })?;
         lines.push(format!("{} {:.2} × ideal", mask.name(), measured.rel_fro / measured.ideal_fro));
     }
     Ok(format!("MiniLM's first layer, error {}", lines.join(", ")))

@@ -275,7 +275,7 @@ pub(crate) fn narrow_f64(value: f64, format: HalfFormat) -> u16 {
     let error = value - f64::from(single);
     let odd = if error == 0.0 || !single.is_finite() || single.to_bits() & 1 == 1 {
         single
-    } else if (error > 0.0) == (single > 0.0) {
+    } else if single == 0.0 || (error > 0.0) == (single > 0.0) {
         f32::from_bits(single.to_bits() | 1)
     } else {
         f32::from_bits(single.to_bits() - 1)

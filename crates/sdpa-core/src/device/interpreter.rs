@@ -23,6 +23,8 @@ pub struct Interpreter {
     memory: Arc<Mutex<Memory>>,
     kernels: Mutex<HashMap<Specialisation, Kernel>>,
     schedule: AtomicU64,
+    /// Warp instructions a block may take; 0 leaves the interpreter's own limit.
+    instruction_limit: AtomicU64,
     reports: Mutex<Reports>,
 }
 
@@ -44,6 +46,11 @@ impl Interpreter {
     /// Hands over what was counted and found since the last call.
     pub fn take_reports(&self) -> Reports {
         std::mem::take(&mut *lock(&self.reports))
+    }
+
+    /// Ends later launches whose blocks take more warp instructions than this: loops that mutations made endless.
+    pub fn limit_instructions(&self, most: u64) {
+        self.instruction_limit.store(most.max(1), Ordering::Relaxed);
     }
 
     fn kernel(&self, kernel: &Specialisation) -> Result<Kernel> {
@@ -131,6 +138,10 @@ impl Device for Interpreter {
         run.dynamic_shared = launch.shared_bytes;
         run.params = params.to_bytes();
         run.seed = self.schedule.load(Ordering::Relaxed);
+        match self.instruction_limit.load(Ordering::Relaxed) {
+            0 => {}
+            most => run.limits.instructions = most,
+        }
         let report = run.run(&kernel, &mut lock(&self.memory)).map_err(|error| Error::Launch {
             launch: launch.to_string(),
             reason: error.to_string(),

@@ -1,0 +1,114 @@
+//! Runs a generation on the interpreter over a fixed set of shapes and schedules, under every check there is.
+
+mod render;
+mod trials;
+
+use rayon::prelude::*;
+use sdpa_core::{Attention, Finding, Interpreter, Reports};
+
+use crate::case::Case;
+use crate::verify::{Failure, verify};
+
+pub use render::{render, source_line};
+pub use trials::{Resized, Trial, trials};
+
+/// What a check found.
+#[derive(Debug)]
+pub struct Checked {
+    /// Which generation or mutant.
+    pub generation: &'static str,
+    /// Cases run, each schedule counted.
+    pub runs: usize,
+    /// Different faults, in the order of the trials.
+    pub faults: Vec<Fault>,
+}
+
+/// Something wrong, as it first showed.
+#[derive(Debug)]
+pub struct Fault {
+    /// What.
+    pub what: What,
+    /// Where it showed first, with the schedule that showed it.
+    pub trial: Trial,
+    /// Later runs that showed the same.
+    pub again: usize,
+}
+
+/// The two ways to be wrong.
+#[derive(Debug)]
+pub enum What {
+    /// The interpreter saw the kernel do what it must not.
+    Finding(Box<Finding>),
+    /// The interpreter saw nothing, and the result is wrong.
+    Wrong(Box<Failure>),
+}
+
+/// Runs each trial under `seeds` schedules, on one interpreter a trial, side by side; `progress` hears of each that is
+/// done.
+///
+/// # Errors
+/// The first [`Failure`] that is no verdict: a kernel that does not load, or a trial that the generation declines.
+pub fn check(
+    generation: &'static dyn Attention,
+    trials: &[Trial],
+    seeds: u64,
+    progress: impl Fn() + Sync,
+) -> Result<Checked, Box<Failure>> {
+    let outcomes = trials.par_iter().map(|trial| {
+        let outcome = try_trial(generation, trial, seeds);
+        progress();
+        outcome
+    });
+    let outcomes: Vec<Vec<Fault>> = outcomes.collect::<Result<_, _>>()?;
+    let mut faults: Vec<Fault> = Vec::new();
+    for fault in outcomes.into_iter().flatten() {
+        match faults.iter_mut().find(|known| known.is_like(&fault)) {
+            Some(known) => known.again += 1 + fault.again,
+            None => faults.push(fault),
+        }
+    }
+    let runs = trials.len() * usize::try_from(seeds).unwrap_or(usize::MAX);
+    Ok(Checked { generation: generation.generation().id, runs, faults })
+}
+
+fn try_trial(generation: &'static dyn Attention, trial: &Trial, seeds: u64) -> Result<Vec<Fault>, Box<Failure>> {
+    let device = Interpreter::new();
+    let subject = trial.subject(generation);
+    let mut faults = Vec::new();
+    for seed in 0..seeds {
+        // Verifying runs a case under its schedule and under the next.
+        let schedule = trial.case.schedule.wrapping_add(2 * seed);
+        let trial = Trial { case: Case { schedule, ..trial.case.clone() }, ..trial.clone() };
+        let verdict = verify(&device, &subject, &trial.case);
+        let Reports { findings, .. } = device.take_reports();
+        if let Err(failure) = verdict {
+            if !failure.is_verdict() {
+                return Err(Box::new(failure));
+            }
+            if findings.is_empty() {
+                faults.push(Fault { what: What::Wrong(Box::new(failure)), trial: trial.clone(), again: 0 });
+            }
+        }
+        let found = findings.into_iter().map(|finding| What::Finding(Box::new(finding)));
+        faults.extend(found.map(|what| Fault { what, trial: trial.clone(), again: 0 }));
+    }
+    Ok(faults)
+}
+
+impl Fault {
+    /// The same kind of fault at the same lines.
+    fn is_like(&self, other: &Self) -> bool {
+        match (&self.what, &other.what) {
+            (What::Finding(left), What::Finding(right)) => {
+                let lines = |finding: &Finding| {
+                    [Some(&finding.place), finding.other.as_ref()].map(|place| {
+                        place.map(|place| (place.source.clone(), place.source.is_none().then_some(place.ptx_line)))
+                    })
+                };
+                left.kind == right.kind && lines(left) == lines(right)
+            }
+            (What::Wrong(_), What::Wrong(_)) => true,
+            _ => false,
+        }
+    }
+}

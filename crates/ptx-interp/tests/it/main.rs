@@ -1,0 +1,10 @@
+//! The interpreter against kernels that are right, kernels that are wrong, and texts that are no kernels.
+
+mod arithmetic;
+mod findings;
+mod fixtures;
+mod fuzz;
+mod layouts;
+mod oracle;
+mod right_kernels;
+mod seeded_bugs;
