@@ -1,7 +1,8 @@
 // V2e: keys split over the warps of a block, so that a short problem uses the whole chip.
 //
 // parent: v2d
-// idea:   a head of 512 queries is 8 tiles of 64 rows: 8 heads leave half of the multiprocessors idle
+// idea:   a head of 512 queries is 8 tiles of 64 rows: 8 heads leave half of the multiprocessors
+// idle
 //         and give the others 4 warps each. Here a block takes fewer rows, and KEY_GROUPS groups of
 //         warps take its keys in turn, each with a softmax of its own; at the end the groups' parts
 //         are weighed and added in shared memory. One launch, no workspace, and always the same
@@ -48,12 +49,6 @@ struct SharedMemory {
 
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
 static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
-static_assert(KEY_GROUPS < 16, "a barrier a group, and one for all");
-
-// Only the threads of a group wait for one another. Barrier 0 is that of __syncthreads.
-__device__ inline void group_barrier(int group) {
-    asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(GROUP_THREADS) : "memory");
-}
 
 // Adds the groups' parts of the tile's rows, each weighed by what its maximum has to the row's.
 __device__ inline void combine_parts(const Parts& parts, const AttentionParams& params,
@@ -133,28 +128,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const LaneStart start(shared.query, first_row, shared.key[group][0], shared.value[group][0]);
     WarpAttention<WARP_ROWS / 16, TILE_KEYS> rows(params, start.query);
 
-    const auto attend = [&](int key_tile, auto masked) {
-        // This thread's copies of the tile have landed; behind the barrier, the group's have.
-        cp_async_wait<STAGES - 1>();
-        group_barrier(group);
-
-        const int stage = key_tile / KEY_GROUPS % STAGES;
-        LaneStart here = start;
-        here.key += stage * sizeof(shared.key[0][0]);
-        here.value += stage * sizeof(shared.value[0][0]);
-        rows.template attend<masked.value>(here, params, tile.first_row + first_row,
-                                           key_tile * TILE_KEYS);
-
-        const int next = key_tile + STAGES * KEY_GROUPS;
-        // Everyone in the group is done with the tile before the next one takes its place.
-        if (next < key_tiles) group_barrier(group);
-        load_key_tile(next);
-    };
+    // The groups go in step. Barriers of their own would let them drift apart, but a short problem
+    // is through after two rounds and then waits for all of them anyway.
+    const int rounds = (key_tiles + KEY_GROUPS - 1) / KEY_GROUPS;
     // The first row sees the fewest keys: up to there no tile needs a mask.
     const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;
-    int key_tile = group;
-    for (; key_tile < unmasked_tiles; key_tile += KEY_GROUPS) attend(key_tile, Unmasked{});
-    for (; key_tile < key_tiles; key_tile += KEY_GROUPS) attend(key_tile, Masked{});
+    for (int round = 0; round < rounds; ++round) {
+        // This thread's copies of the round's tile have landed; behind the barrier, everyone's
+        // have.
+        cp_async_wait<STAGES - 1>();
+        __syncthreads();
+
+        const int key_tile = round * KEY_GROUPS + group;
+        LaneStart here = start;
+        here.key += round % STAGES * sizeof(shared.key[0][0]);
+        here.value += round % STAGES * sizeof(shared.value[0][0]);
+        const int first_query = tile.first_row + first_row;
+        if (key_tile < unmasked_tiles) {
+            rows.template attend<false>(here, params, first_query, key_tile * TILE_KEYS);
+        } else if (key_tile < key_tiles) {
+            rows.template attend<true>(here, params, first_query, key_tile * TILE_KEYS);
+        }
+
+        // Everyone is done with the round's tiles before the next ones take their place.
+        if (round + STAGES < rounds) __syncthreads();
+        load_key_tile(key_tile + STAGES * KEY_GROUPS);
+    }
 
     // The parts take the place of keys and values: everyone is done with those, and no copy is
     // under way.

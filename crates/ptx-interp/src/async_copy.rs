@@ -1,8 +1,8 @@
 //! `cp.async`: copies that are under way until a wait covers them, and only then appear, at the latest legal moment.
 
 use crate::decode::CopyAsync;
-use crate::diagnostics::FindingKind;
 use crate::decode::Space;
+use crate::diagnostics::FindingKind;
 use crate::execute::{At, Cluster, Machine, SharedPlace, Step, Stopped, addresses};
 use crate::happens_before::Participant;
 use crate::registers::{LANES, each_lane};
@@ -78,9 +78,10 @@ impl Machine<'_> {
         each_lane!(mask, lane, {
             let place = self.shared_place(cluster, at, lane, destinations[lane], bytes, Space::Shared)?;
             let mut source = (0, 0);
-            if sources[lane] % u64::from(bytes) != 0 {
+            if !sources[lane].is_multiple_of(u64::from(bytes)) {
                 let address = sources[lane];
-                let message = || format!("the source of a copy of {bytes} bytes is {address:#x}, which is no multiple of it");
+                let message =
+                    || format!("the source of a copy of {bytes} bytes is {address:#x}, which is no multiple of it");
                 return Err(self.stop(cluster, FindingKind::Misaligned, at.pc, at.participant(lane), message));
             }
             if read_bytes[lane] > 0 {
@@ -127,7 +128,12 @@ impl Machine<'_> {
                 None => u32::MAX,
             };
         });
-        self.finish_copies(cluster, warp, |copy| copy.group < limits[usize::from(copy.lane)], |lane| at.participant(lane));
+        self.finish_copies(
+            cluster,
+            warp,
+            |copy| copy.group < limits[usize::from(copy.lane)],
+            |lane| at.participant(lane),
+        );
         Ok(Step::Next)
     }
 

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
 
-use crate::decode::{
-    Binary32, Binary64, FloatKind, Operation, Program, Space, Ternary32, Ternary64, Unary32, Unary64,
-};
+use crate::decode::{Binary32, Binary64, FloatKind, Operation, Program, Space, Ternary32, Ternary64, Unary32, Unary64};
 
 /// Kinds of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,7 +37,7 @@ pub enum InstructionClass {
     Shuffle,
     /// Barriers, fences, mbarriers.
     Synchronisation,
-    /// Branches and exits.
+    /// Branches; exits are not counted.
     Control,
 }
 
@@ -154,7 +152,8 @@ impl Executions {
 
     pub(crate) fn classify(&self, program: &Program, counters: &mut Counters) {
         for (pc, instruction) in program.instructions.iter().enumerate() {
-            if self.warps[pc] > 0 {
+            // Lanes of a warp may exit together or one by one, as the schedule has it: that is nobody's work.
+            if self.warps[pc] > 0 && !matches!(instruction.operation, Operation::Exit) {
                 let class = class(&instruction.operation);
                 *counters.warp_instructions.entry(class).or_default() += self.warps[pc];
                 *counters.thread_instructions.entry(class).or_default() += self.threads[pc];
@@ -173,7 +172,13 @@ fn class(operation: &Operation) -> InstructionClass {
         | Operation::Nothing => InstructionClass::Move,
         Operation::Unary32 { op: Unary32::NegateF32 | Unary32::AbsoluteF32, .. }
         | Operation::Binary32 {
-            op: Binary32::AddF32 | Binary32::SubF32 | Binary32::MulF32 | Binary32::MaxF32 | Binary32::MinF32 | Binary32::CopySign,
+            op:
+                Binary32::AddF32
+                | Binary32::SubF32
+                | Binary32::MulF32
+                | Binary32::MaxF32
+                | Binary32::MinF32
+                | Binary32::CopySign,
             ..
         }
         | Operation::Ternary32 { op: Ternary32::FmaF32, .. }
@@ -201,19 +206,36 @@ fn class(operation: &Operation) -> InstructionClass {
         },
         Operation::MatrixMove(_) | Operation::StoreAsync(_) => InstructionClass::SharedMemory,
         Operation::Atomic(_) => InstructionClass::Atomic,
-        Operation::Shuffle(_) | Operation::Vote(_) | Operation::Match { .. } | Operation::Redux { .. }
-        | Operation::Elect { .. } | Operation::ActiveMask { .. } => InstructionClass::Shuffle,
+        Operation::Shuffle(_)
+        | Operation::Vote(_)
+        | Operation::Match { .. }
+        | Operation::Redux { .. }
+        | Operation::Elect { .. }
+        | Operation::ActiveMask { .. } => InstructionClass::Shuffle,
         Operation::Branch { .. } | Operation::BranchIndexed { .. } | Operation::Exit | Operation::Trap => {
             InstructionClass::Control
         }
-        Operation::Barrier(_) | Operation::WarpBarrier { .. } | Operation::ClusterArrive { .. } | Operation::ClusterWait
-        | Operation::Fence(_) | Operation::Mbarrier(_) => InstructionClass::Synchronisation,
-        Operation::CopyAsync(_) | Operation::CopyAsyncCommit | Operation::CopyAsyncWait { .. } | Operation::CopyAsyncWaitAll
-        | Operation::BulkCopy(_) | Operation::TensorCopy(_) | Operation::BulkCommit | Operation::BulkWait { .. } => {
-            InstructionClass::AsyncCopy
-        }
-        Operation::MatrixMultiply(_) | Operation::FragmentMove(_) | Operation::FragmentMultiply(_) | Operation::Wgmma(_)
-        | Operation::WgmmaFence | Operation::WgmmaCommit | Operation::WgmmaWait { .. } => InstructionClass::Tensor,
+        Operation::Barrier(_)
+        | Operation::WarpBarrier { .. }
+        | Operation::ClusterArrive { .. }
+        | Operation::ClusterWait
+        | Operation::Fence(_)
+        | Operation::Mbarrier(_) => InstructionClass::Synchronisation,
+        Operation::CopyAsync(_)
+        | Operation::CopyAsyncCommit
+        | Operation::CopyAsyncWait { .. }
+        | Operation::CopyAsyncWaitAll
+        | Operation::BulkCopy(_)
+        | Operation::TensorCopy(_)
+        | Operation::BulkCommit
+        | Operation::BulkWait { .. } => InstructionClass::AsyncCopy,
+        Operation::MatrixMultiply(_)
+        | Operation::FragmentMove(_)
+        | Operation::FragmentMultiply(_)
+        | Operation::Wgmma(_)
+        | Operation::WgmmaFence
+        | Operation::WgmmaCommit
+        | Operation::WgmmaWait { .. } => InstructionClass::Tensor,
         _ => InstructionClass::Integer,
     }
 }
@@ -246,7 +268,7 @@ pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, 
             consecutive &= addresses[lane] == addresses[0].wrapping_add(lane as u32 * bytes);
             same &= addresses[lane] == addresses[0];
         }
-        if bytes >= 4 && bytes <= 16 && (consecutive || same) {
+        if (4..=16).contains(&bytes) && (consecutive || same) {
             let groups = u64::from(bytes / 4);
             return if consecutive { (groups, groups) } else { (groups, 1) };
         }

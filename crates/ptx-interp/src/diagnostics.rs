@@ -101,11 +101,7 @@ pub struct ThreadId {
 impl fmt::Display for ThreadId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ([x, y, z], [bx, by, bz]) = (self.thread, self.block);
-        write!(
-            formatter,
-            "thread ({x},{y},{z}) of block ({bx},{by},{bz}) (warp {}, lane {})",
-            self.warp, self.lane
-        )
+        write!(formatter, "thread ({x},{y},{z}) of block ({bx},{by},{bz}) (warp {}, lane {})", self.warp, self.lane)
     }
 }
 
@@ -190,7 +186,11 @@ impl Findings {
     fn line(program: &Program, pc: u32) -> Line {
         let origin = &program.origins[(pc as usize).min(program.origins.len() - 1)];
         let location = origin.location;
-        if location.line == 0 { (u32::MAX, origin.line, None) } else { (location.file, location.line, location.inlined_at) }
+        if location.line == 0 {
+            (u32::MAX, origin.line, None)
+        } else {
+            (location.file, location.line, location.inlined_at)
+        }
     }
 
     pub(crate) fn report(

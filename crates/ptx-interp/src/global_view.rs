@@ -244,9 +244,8 @@ impl<'m> GlobalView<'m> {
         let within = offset % PAGE_BYTES;
         for cell in within >> granule..=(within + bytes - 1) >> granule {
             let writer = page.writers[cell];
-            let races = |other: Record| {
-                other.is_some() && !(other.is_atomic() && record.is_atomic()) && !ordered(other)
-            };
+            let races =
+                |other: Record| other.is_some() && !(other.is_atomic() && record.is_atomic()) && !ordered(other);
             if races(writer) {
                 conflict = Some(GlobalConflict { with: writer, with_is_write: true });
             } else if let Some(readers) = page.readers.get_mut(cell) {
@@ -318,11 +317,18 @@ impl LaunchHistory {
             let place = |cell: usize| page.index as usize * PAGE_BYTES + (cell << changes.granule);
             for (cell, readers) in page.readers.iter().enumerate() {
                 let reader = readers[0];
-                if reader.is_some() {
-                    if let Some(Some(with)) = history.writers.get(cell) {
-                        let (buffer, offset) = (page.buffer as usize, place(cell));
-                        report(UnitRace { buffer, offset, at: site(reader), at_is_write: false, with: *with, with_is_write: true });
-                    }
+                if reader.is_some()
+                    && let Some(Some(with)) = history.writers.get(cell)
+                {
+                    let (buffer, offset) = (page.buffer as usize, place(cell));
+                    report(UnitRace {
+                        buffer,
+                        offset,
+                        at: site(reader),
+                        at_is_write: false,
+                        with: *with,
+                        with_is_write: true,
+                    });
                 }
             }
             for (cell, writer) in page.writers.iter().enumerate() {

@@ -199,7 +199,8 @@ impl HappensBefore {
             self.now += 1;
             return;
         }
-        let members: Vec<_> = (0..LANES as u32).filter(|lane| lanes >> lane & 1 == 1).map(|lane| first + lane).collect();
+        let members: Vec<_> =
+            (0..LANES as u32).filter(|lane| lanes >> lane & 1 == 1).map(|lane| first + lane).collect();
         self.meeting(&members);
     }
 
@@ -283,7 +284,8 @@ impl HappensBefore {
         if writer >= self.threads {
             return true;
         }
-        self.proxy_fences[writer as usize].0 >= stamp || self.proxy_fences[issuer as usize].1 >= stamp
+        self.proxy_fences[writer as usize].0 >= stamp
+            || self.proxy_fences[issuer as usize].1 >= stamp
             || writer == issuer && self.proxy_fences[issuer as usize].0 >= stamp
     }
 }

@@ -229,7 +229,8 @@ impl Launch {
                 if wave.len() == 1 { wave.iter().map(run).collect() } else { wave.par_iter().map(run).collect() };
             let mut stop = false;
             for outcome in outcomes {
-                let UnitOutcome { findings: found, counters: counted, executions, changes, completed: finished } = outcome;
+                let UnitOutcome { findings: found, counters: counted, executions, changes, completed: finished } =
+                    outcome;
                 findings.absorb(found);
                 counters += &counted;
                 executions.classify(program, &mut counters);
@@ -303,7 +304,7 @@ impl Launch {
         if size == 0 || size > u64::from(self.limits.blocks_per_cluster.min(16)) {
             return Err(cluster_error(format!("the device allows 1 to {} blocks", self.limits.blocks_per_cluster)));
         }
-        if (0..3).any(|axis| self.grid[axis] % cluster[axis] != 0) {
+        if (0..3).any(|axis| !self.grid[axis].is_multiple_of(cluster[axis])) {
             return Err(cluster_error("they do not divide the grid".into()));
         }
         let dynamic_at = if self.dynamic_shared > 0 { program.dynamic_shared_at } else { program.static_shared_end };

@@ -173,7 +173,11 @@ impl Memory {
                 return format!("inside `{}`, which was freed", buffer.name);
             }
             if offset < buffer.length as u64 {
-                return format!("starts inside `{}` and ends {} bytes past its end", buffer.name, offset + bytes as u64 - buffer.length as u64);
+                return format!(
+                    "starts inside `{}` and ends {} bytes past its end",
+                    buffer.name,
+                    offset + bytes as u64 - buffer.length as u64
+                );
             }
             let past = offset - buffer.length as u64;
             if above.is_none_or(|above| past <= above.base - address) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::decode::{DecodeError, Program, decode};
-use crate::parse::{ParseError, Parameter, parse_module};
+use crate::parse::{Parameter, ParseError, parse_module};
 
 /// Why a module has no such kernel to launch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -186,7 +186,10 @@ pub fn probes() -> Vec<Probe> {
     let doubles = DOUBLE_PROBES.iter().map(|&(name, body)| {
         let wide = |which: usize| {
             let (low, high) = (input(which), input((which + 1) % 3));
-            low.iter().zip(&high).flat_map(|(low, high)| (u64::from(*high) << 32 | u64::from(*low)).to_le_bytes()).collect()
+            low.iter()
+                .zip(&high)
+                .flat_map(|(low, high)| (u64::from(*high) << 32 | u64::from(*low)).to_le_bytes())
+                .collect()
         };
         build(name, body, Bound::Exact, 8, [wide(0), wide(1), wide(2)])
     });
@@ -217,10 +220,16 @@ fn input(which: usize) -> Vec<u32> {
 fn build(name: &str, body: &str, bound: Bound, bytes: usize, inputs: [Vec<u8>; 3]) -> Probe {
     let threads = (inputs[0].len() / bytes) as u32;
     let (load, store) = if bytes == 4 {
-        ("ld.global.u32 %r1, [%rd11];\nld.global.u32 %r2, [%rd12];\nld.global.u32 %r3, [%rd13];\n\
-          mov.b32 %f1, %r1;\nmov.b32 %f2, %r2;\nmov.b32 %f3, %r3;", "st.global.u32 [%rd14], %r4;")
+        (
+            "ld.global.u32 %r1, [%rd11];\nld.global.u32 %r2, [%rd12];\nld.global.u32 %r3, [%rd13];\n\
+          mov.b32 %f1, %r1;\nmov.b32 %f2, %r2;\nmov.b32 %f3, %r3;",
+            "st.global.u32 [%rd14], %r4;",
+        )
     } else {
-        ("ld.global.u64 %rd1, [%rd11];\nld.global.u64 %rd2, [%rd12];\nld.global.u64 %rd3, [%rd13];", "st.global.u64 [%rd14], %rd4;")
+        (
+            "ld.global.u64 %rd1, [%rd11];\nld.global.u64 %rd2, [%rd12];\nld.global.u64 %rd3, [%rd13];",
+            "st.global.u64 [%rd14], %rd4;",
+        )
     };
     let ptx = format!(
         ".version 8.0\n.target sm_80\n.address_size 64\n\n.visible .entry probe(\n.param .u64 a,\n.param .u64 b,\n.param .u64 c,\n\

@@ -66,12 +66,8 @@ impl<'l> Unit<'l> {
     pub(crate) fn new(context: &'l LaunchContext<'l>, memory: &'l Memory, clusters: Range<u64>) -> Self {
         let launch = context.launch;
         let checks = &launch.checks;
-        let global = GlobalView::new(
-            memory,
-            context.program.global_granule,
-            checks.global_races,
-            checks.uninitialized_global,
-        );
+        let global =
+            GlobalView::new(memory, context.program.global_granule, checks.global_races, checks.uninitialized_global);
         let machine = Machine::new(
             context,
             global,
@@ -128,7 +124,8 @@ impl<'l> Unit<'l> {
 
     fn any_can_move(&self) -> bool {
         self.active.iter().any(|cluster| {
-            !cluster.transfers.is_empty() || cluster.blocks.iter().any(|block| block.warps.iter().any(Warp::is_runnable))
+            !cluster.transfers.is_empty()
+                || cluster.blocks.iter().any(|block| block.warps.iter().any(Warp::is_runnable))
         })
     }
 
@@ -160,10 +157,7 @@ impl<'l> Unit<'l> {
             return if alive { Progress::Stuck } else { Progress::Finished };
         };
         let quantum = turn_length(&mut self.random);
-        let mut warp = std::mem::replace(
-            &mut cluster.blocks[rank as usize].warps[index as usize],
-            Warp::placeholder(),
-        );
+        let mut warp = std::mem::replace(&mut cluster.blocks[rank as usize].warps[index as usize], Warp::placeholder());
         let turn = self.machine.run_warp(cluster, rank, &mut warp, quantum, &mut self.random);
         cluster.blocks[rank as usize].warps[index as usize] = warp;
         match turn {
@@ -177,9 +171,7 @@ impl<'l> Unit<'l> {
         for cluster in &self.active {
             // Lanes that wait for lanes of their own warp are the cause where there are any.
             let stuck = cluster.blocks.iter().flat_map(|block| {
-                block.warps.iter().flat_map(move |warp| {
-                    warp.splits.iter().map(move |split| (block.rank, warp, split))
-                })
+                block.warps.iter().flat_map(move |warp| warp.splits.iter().map(move |split| (block.rank, warp, split)))
             });
             let mut stuck: Vec<_> = stuck.collect();
             stuck.sort_by_key(|(_, _, split)| split.wait != Wait::Lanes);
@@ -317,7 +309,10 @@ fn describe_wait(wait: Wait, mask: u32, warp: &Warp, cluster: &Cluster, rank: u3
         Wait::Barrier { index, .. } => {
             let barrier = &cluster.blocks[rank as usize].barriers[index as usize & 15];
             let wanted = if barrier.expected == 0 { "all".to_string() } else { barrier.expected.to_string() };
-            format!("barrier {index} waits for {wanted} threads; {} have arrived and nobody can move", barrier.arrived())
+            format!(
+                "barrier {index} waits for {wanted} threads; {} have arrived and nobody can move",
+                barrier.arrived()
+            )
         }
         Wait::Cluster { .. } => "a cluster barrier waits for threads that never arrive".into(),
         Wait::Mbarrier => "an mbarrier's phase never completes: arrivals or bytes are missing".into(),
@@ -325,4 +320,3 @@ fn describe_wait(wait: Wait, mask: u32, warp: &Warp, cluster: &Cluster, rank: u3
         Wait::Nothing => "nobody can move".into(),
     }
 }
-

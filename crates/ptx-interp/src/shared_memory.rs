@@ -106,7 +106,13 @@ impl SharedMemory {
 
     /// A read through the generic proxy.
     #[inline(always)]
-    pub(crate) fn note_read(&mut self, order: &HappensBefore, who: Accessor, offset: u32, bytes: u32) -> Option<Conflict> {
+    pub(crate) fn note_read(
+        &mut self,
+        order: &HappensBefore,
+        who: Accessor,
+        offset: u32,
+        bytes: u32,
+    ) -> Option<Conflict> {
         if !self.check {
             return None;
         }
@@ -143,13 +149,18 @@ impl SharedMemory {
         let own_warp = (warp.wrapping_sub(self.first_warp)) as usize;
         let fast = self.readers.is_empty() && own_warp < self.warps;
         let span = (bytes - 1) >> self.granule;
+        if fast && span == 0 && self.read_settled(offsets, mask, base, own_warp, interval, first.pc) {
+            return None;
+        }
         each_lane!(mask, lane, {
             let who = Accessor { participant: first.participant + lane as u32, ..first };
             let start = offsets[lane] >> self.granule;
             for cell in start as usize..=(start + span) as usize {
                 let writer = self.writers[cell];
                 // Written before the block last met: the usual case. Without clocks every writer is of this block.
-                let settled = fast && writer.state & (state::WRITTEN | state::IN_FLIGHT) == state::WRITTEN && writer.stamp <= base;
+                let settled = fast
+                    && writer.state & (state::WRITTEN | state::IN_FLIGHT) == state::WRITTEN
+                    && writer.stamp <= base;
                 if !settled
                     && (writer.state & (state::WRITTEN | state::IN_FLIGHT) != state::WRITTEN
                         || !order.ordered(writer.participant, writer.stamp, who.participant))
@@ -170,6 +181,73 @@ impl SharedMemory {
             }
         });
         found
+    }
+
+    /// The usual case of [`Self::note_reads`]: one cell a lane, all written before the block last met. False, and
+    /// nothing done, if one of them was not.
+    #[inline(always)]
+    fn read_settled(
+        &mut self,
+        offsets: &[u32; LANES],
+        mask: u32,
+        base: Stamp,
+        own_warp: usize,
+        interval: Stamp,
+        pc: u32,
+    ) -> bool {
+        let mut settled = true;
+        each_lane!(mask, lane, {
+            let writer = &self.writers[(offsets[lane] >> self.granule) as usize];
+            settled &= writer.state & (state::WRITTEN | state::IN_FLIGHT) == state::WRITTEN && writer.stamp <= base;
+        });
+        if !settled {
+            return false;
+        }
+        each_lane!(mask, lane, {
+            let cell = (offsets[lane] >> self.granule) as usize;
+            let reads = &mut self.warp_reads[cell * self.warps + own_warp];
+            let known = if reads.interval == interval { reads.lanes } else { 0 };
+            *reads = WarpReads { lanes: known | 1 << lane, interval, pc };
+        });
+        true
+    }
+
+    /// A read by a whole warp whose lanes share the bytes out as they like: it counts as every lane's.
+    pub(crate) fn note_warp_read(
+        &mut self,
+        order: &HappensBefore,
+        first: Accessor,
+        offset: u32,
+        bytes: u32,
+    ) -> Option<Conflict> {
+        if !self.check {
+            return None;
+        }
+        let second = Accessor { participant: first.participant + 1, ..first };
+        let base = order.block_interval(order.block_of(first.participant));
+        let warp = first.participant / LANES as u32;
+        let interval = order.warp_interval(warp);
+        let own_warp = warp.wrapping_sub(self.first_warp) as usize;
+        let fast = self.readers.is_empty() && own_warp < self.warps;
+        let mut conflict = None;
+        for cell in self.cells(offset, bytes) {
+            let writer = self.writers[cell];
+            let written = writer.state & (state::WRITTEN | state::IN_FLIGHT) == state::WRITTEN;
+            if !(written && fast && writer.stamp <= base) {
+                // What is ordered for two lanes of a warp has been ordered by more than belonging to one of them.
+                let ordered = |who: Accessor| order.ordered(writer.participant, writer.stamp, who.participant);
+                if !written || !ordered(first) || !ordered(second) {
+                    conflict = conflict.or(self.read_conflict(writer, first));
+                }
+            }
+            if fast {
+                self.warp_reads[cell * self.warps + own_warp] = WarpReads { lanes: u32::MAX, interval, pc: first.pc };
+            } else {
+                self.record_read(order, first, cell);
+                self.record_read(order, second, cell);
+            }
+        }
+        conflict
     }
 
     /// Lanes that read the same place: checked once.
@@ -309,7 +387,8 @@ impl SharedMemory {
             return None;
         }
         let unordered = self.readers[cell].iter().find(|reader| {
-            !(who.atomic && reader.atomic) && !order.ordered(reader.participant, reader.stamp, who.participant)
+            let both_atomic = who.atomic && reader.atomic;
+            !both_atomic && !order.ordered(reader.participant, reader.stamp, who.participant)
         });
         let conflict = unordered.map(|reader| Conflict::WriteAfterRead { by: reader.participant, pc: reader.pc });
         self.readers[cell].clear();
@@ -317,7 +396,13 @@ impl SharedMemory {
     }
 
     /// An asynchronous copy into this range begins: until it ends nobody may touch it.
-    pub(crate) fn begin_copy(&mut self, order: &HappensBefore, who: Accessor, offset: u32, bytes: u32) -> Option<Conflict> {
+    pub(crate) fn begin_copy(
+        &mut self,
+        order: &HappensBefore,
+        who: Accessor,
+        offset: u32,
+        bytes: u32,
+    ) -> Option<Conflict> {
         if !self.check || bytes == 0 {
             return None;
         }
@@ -335,7 +420,14 @@ impl SharedMemory {
     }
 
     /// The copy has ended; its bytes count as written by `who`, at this moment.
-    pub(crate) fn end_copy(&mut self, order: &HappensBefore, who: Accessor, offset: u32, bytes: u32, async_proxy: bool) {
+    pub(crate) fn end_copy(
+        &mut self,
+        order: &HappensBefore,
+        who: Accessor,
+        offset: u32,
+        bytes: u32,
+        async_proxy: bool,
+    ) {
         if !self.check || bytes == 0 {
             return;
         }

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use crate::address_space::{CLUSTER_SHIFT, PARAMETER_WINDOW, SHARED_WINDOW, split_shared};
 use crate::decode::{
-    AtomicKind, BulkCompletion, BulkCopy, LaneRegister, Scalar, Space, StoreAsync, TensorCopy,
-    WordRegister,
+    AtomicKind, BulkCompletion, BulkCopy, LaneRegister, Scalar, Space, StoreAsync, TensorCopy, WordRegister,
 };
 use crate::diagnostics::FindingKind;
 use crate::execute::{At, Cluster, Machine, SharedPlace, Step, Stopped, addresses, combine, is_in_space};
@@ -17,6 +16,9 @@ use crate::warp::{Wait, Warp};
 
 /// Bytes that travel together: what swizzles permute.
 const PIECE_BYTES: u32 = 16;
+
+/// A block that gets a copy, and its mbarrier by block and offset.
+type Target = (u32, (u32, u32));
 
 /// A piece of a box: where it lies in shared memory, and the part of it that lies inside the tensor.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +33,7 @@ struct Piece {
 #[derive(Debug)]
 enum Action {
     /// Global to shared memory of some blocks.
-    Load { buffer: usize, pieces: Vec<Piece>, fill: [u8; 16], targets: Vec<(u32, (u32, u32))>, bytes: u32 },
+    Load { buffer: usize, pieces: Vec<Piece>, fill: [u8; 16], targets: Vec<Target>, bytes: u32 },
     /// Bytes known when it was issued.
     Deliver { place: SharedPlace, data: Vec<u8>, mbarrier: (u32, u32) },
     /// Shared memory to shared memory of another block.
@@ -125,13 +127,18 @@ impl Machine<'_> {
     ) -> Result<TensorMapDescription, Stopped> {
         let mut bytes = [0; TENSOR_MAP_BYTES];
         if !address.is_multiple_of(64) {
-            return Err(self.bad_copy(cluster, at, lane, || format!("the tensor map at {address:#x} is not aligned to 64 bytes")));
+            return Err(self
+                .bad_copy(cluster, at, lane, || format!("the tensor map at {address:#x} is not aligned to 64 bytes")));
         }
         if is_in_space(Space::Parameter, address) {
             let start = (address - PARAMETER_WINDOW) as usize;
             match self.context.launch.params.get(start..start + TENSOR_MAP_BYTES) {
                 Some(found) => bytes.copy_from_slice(found),
-                None => return Err(self.bad_copy(cluster, at, lane, || "the tensor map reaches past the parameters".into())),
+                None => {
+                    return Err(
+                        self.bad_copy(cluster, at, lane, || "the tensor map reaches past the parameters".into())
+                    );
+                }
             }
         } else {
             let (buffer, offset) = self.global_place(cluster, at, lane, address, TENSOR_MAP_BYTES, 64)?;
@@ -141,7 +148,8 @@ impl Machine<'_> {
             Some(map) if map.dims.len() == usize::from(rank) => Ok(map),
             Some(map) => {
                 let found = map.dims.len();
-                Err(self.bad_copy(cluster, at, lane, || format!("a copy of rank {rank} with a tensor map of rank {found}")))
+                Err(self
+                    .bad_copy(cluster, at, lane, || format!("a copy of rank {rank} with a tensor map of rank {found}")))
             }
             None => Err(self.bad_copy(cluster, at, lane, || format!("{address:#x} holds no tensor map"))),
         }
@@ -156,13 +164,15 @@ impl Machine<'_> {
         destination: SharedPlace,
         mbarrier: SharedPlace,
         multicast: Option<u32>,
-    ) -> Result<Vec<(u32, (u32, u32))>, Stopped> {
+    ) -> Result<Vec<Target>, Stopped> {
         let blocks = cluster.blocks.len() as u32;
         let Some(mask) = multicast else {
             return Ok(vec![(destination.rank, (mbarrier.rank, mbarrier.offset))]);
         };
         if mask == 0 || mask >> blocks != 0 {
-            return Err(self.bad_copy(cluster, at, lane, || format!("multicast to blocks {mask:#b} of a cluster of {blocks}")));
+            return Err(
+                self.bad_copy(cluster, at, lane, || format!("multicast to blocks {mask:#b} of a cluster of {blocks}"))
+            );
         }
         let targets: Vec<_> =
             (0..blocks).filter(|rank| mask >> rank & 1 == 1).map(|rank| (rank, (rank, mbarrier.offset))).collect();
@@ -181,7 +191,16 @@ impl Machine<'_> {
         }
     }
 
-    fn read_by_copy(&mut self, cluster: &mut Cluster, at: At, lane: usize, reader: Participant, rank: u32, offset: u32, bytes: u32) {
+    fn read_by_copy(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        reader: Participant,
+        rank: u32,
+        offset: u32,
+        bytes: u32,
+    ) {
         let who = at.accessor(lane, false);
         let conflict = cluster.blocks[rank as usize].shared.note_async_read(&cluster.order, who, reader, offset, bytes);
         if let Some(conflict) = conflict {
@@ -221,17 +240,26 @@ impl Machine<'_> {
             };
             let (rank, offset) = split_shared(narrow, at.rank);
             if !offset.is_multiple_of(128) {
-                return Err(self.bad_copy(cluster, at, lane, || format!("the box's shared address {offset:#x} is not a multiple of 128")));
+                return Err(self.bad_copy(cluster, at, lane, || {
+                    format!("the box's shared address {offset:#x} is not a multiple of 128")
+                }));
             }
             let element = map.element.bytes() as usize;
             // The tensor's own extent must lie in its buffer.
             let extent: u64 = map.dims[0] * element as u64
-                + map.dims[1..].iter().zip(&map.strides).map(|(dim, stride)| (dim - 1).saturating_mul(*stride)).sum::<u64>();
+                + map.dims[1..]
+                    .iter()
+                    .zip(&map.strides)
+                    .map(|(dim, stride)| (dim - 1).saturating_mul(*stride))
+                    .sum::<u64>();
             let (buffer, base_offset) = self.global_place(cluster, at, lane, map.address, extent as usize, 16)?;
             let base = map.address - base_offset as u64;
             let (pieces, bytes) = pieces_of(&map, &coordinates, offset, base);
-            if rank as usize >= cluster.blocks.len() || u64::from(offset) + u64::from(bytes) > u64::from(self.context.shared_end) {
-                let message = || format!("the box's {bytes} bytes at shared address {offset:#x} reach past the block's memory");
+            if rank as usize >= cluster.blocks.len()
+                || u64::from(offset) + u64::from(bytes) > u64::from(self.context.shared_end)
+            {
+                let message =
+                    || format!("the box's {bytes} bytes at shared address {offset:#x} reach past the block's memory");
                 return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(lane), message));
             }
             self.counters.bulk_copy_bytes += u64::from(bytes);
@@ -247,7 +275,14 @@ impl Machine<'_> {
                         self.begin_delivery(cluster, at, lane, *rank, offset, bytes);
                     }
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
-                        self.note_global_read(cluster, at, lane, (buffer, piece.global), usize::from(piece.length), false);
+                        self.note_global_read(
+                            cluster,
+                            at,
+                            lane,
+                            (buffer, piece.global),
+                            usize::from(piece.length),
+                            false,
+                        );
                     }
                     let fill = fill_of(&map);
                     self.start(cluster, at, lane, Action::Load { buffer, pieces, fill, targets, bytes });
@@ -283,7 +318,11 @@ impl Machine<'_> {
         each_lane!(mask, lane, {
             let (destination, source, bytes) = (destinations[lane], sources[lane], sizes[lane]);
             if bytes % 16 != 0 || destination % 16 != 0 || source % 16 != 0 {
-                let message = || format!("a bulk copy of {bytes} bytes from {source:#x} to {destination:#x}; all must be multiples of 16");
+                let message = || {
+                    format!(
+                        "a bulk copy of {bytes} bytes from {source:#x} to {destination:#x}; all must be multiples of 16"
+                    )
+                };
                 return Err(self.bad_copy(cluster, at, lane, message));
             }
             if bytes == 0 {
@@ -303,14 +342,20 @@ impl Machine<'_> {
                         let atomic = copy.reduction.is_some();
                         self.note_global_write(cluster, at, lane, (buffer, piece.global), 16, atomic, false);
                     }
-                    self.start(cluster, at, lane, Action::Store { rank: place.rank, buffer, pieces, reduction: copy.reduction });
+                    self.start(
+                        cluster,
+                        at,
+                        lane,
+                        Action::Store { rank: place.rank, buffer, pieces, reduction: copy.reduction },
+                    );
                 }
                 BulkCompletion::Mbarrier(address) => {
                     let mbarriers = addresses(&warp.registers, address);
                     let mbarrier = self.mbarrier_place(cluster, at, lane, mbarriers[lane], Space::SharedCluster)?;
                     self.check_mbarrier(cluster, at, lane, mbarrier)?;
                     if copy.reduction.is_some() {
-                        return Err(self.bad_copy(cluster, at, lane, || "reductions into shared memory are not supported".into()));
+                        return Err(self
+                            .bad_copy(cluster, at, lane, || "reductions into shared memory are not supported".into()));
                     }
                     if copy.source_space == Space::Global {
                         let (buffer, offset) = self.global_place(cluster, at, lane, source, bytes as usize, 16)?;
@@ -326,7 +371,10 @@ impl Machine<'_> {
                         self.start(cluster, at, lane, Action::Load { buffer, pieces, fill: [0; 16], targets, bytes });
                     } else {
                         let from = self.bulk_shared(cluster, at, lane, source, bytes)?;
-                        let reader = cluster.mbarriers.get(&(mbarrier.rank, mbarrier.offset)).map_or(0, |state| state.participant);
+                        let reader = cluster
+                            .mbarriers
+                            .get(&(mbarrier.rank, mbarrier.offset))
+                            .map_or(0, |state| state.participant);
                         self.read_by_copy(cluster, at, lane, reader, from.rank, from.offset, bytes);
                         self.begin_delivery(cluster, at, lane, place.rank, place.offset, bytes);
                         let mbarrier = (mbarrier.rank, mbarrier.offset);
@@ -339,10 +387,18 @@ impl Machine<'_> {
     }
 
     /// A range of shared memory whose length is any multiple of 16.
-    fn bulk_shared(&mut self, cluster: &Cluster, at: At, lane: usize, address: u64, bytes: u32) -> Result<SharedPlace, Stopped> {
+    fn bulk_shared(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        bytes: u32,
+    ) -> Result<SharedPlace, Stopped> {
         let place = self.shared_place(cluster, at, lane, address, 16, Space::SharedCluster)?;
         if u64::from(place.offset) + u64::from(bytes) > u64::from(self.context.shared_end) {
-            let message = || format!("{bytes} bytes at shared address {:#x} reach past the block's memory", place.offset);
+            let message =
+                || format!("{bytes} bytes at shared address {:#x} reach past the block's memory", place.offset);
             return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(lane), message));
         }
         Ok(place)
@@ -441,9 +497,10 @@ impl Machine<'_> {
             let thread = at.participant(lane);
             let Some(groups) = cluster.bulk_groups.get(&thread) else { continue };
             let due = groups.committed.len().saturating_sub(keep as usize);
-            let busy = groups.committed.iter().take(due).any(|(group, _)| {
-                group.iter().any(|id| cluster.transfers.iter().any(|transfer| transfer.id == *id))
-            });
+            let busy =
+                groups.committed.iter().take(due).any(|(group, _)| {
+                    group.iter().any(|id| cluster.transfers.iter().any(|transfer| transfer.id == *id))
+                });
             waits |= busy;
         });
         if waits {
@@ -489,7 +546,15 @@ impl Machine<'_> {
         Ok(Step::Next)
     }
 
-    pub(crate) fn block_rank(&mut self, warp: &mut Warp, at: At, to: WordRegister, address: LaneRegister, generic: bool, mask: u32) -> Step {
+    pub(crate) fn block_rank(
+        &mut self,
+        warp: &mut Warp,
+        at: At,
+        to: WordRegister,
+        address: LaneRegister,
+        generic: bool,
+        mask: u32,
+    ) -> Step {
         each_lane!(mask, lane, {
             let base = if generic { SHARED_WINDOW } else { 0 };
             let (rank, _) = split_shared(warp.registers.lane(address, lane).wrapping_sub(base) as u32, at.rank);

@@ -14,9 +14,14 @@ pub(crate) enum Wait {
     /// Other lanes of the warp must arrive at the same instruction.
     Lanes,
     /// A block barrier, until its generation has passed.
-    Barrier { index: u32, generation: u64 },
+    Barrier {
+        index: u32,
+        generation: u64,
+    },
     /// A cluster barrier, until its generation has passed.
-    Cluster { generation: u64 },
+    Cluster {
+        generation: u64,
+    },
     /// Phases of mbarriers: the instruction is executed again when something has happened to them.
     Mbarrier,
     /// Bulk copies of these lanes.
@@ -42,6 +47,8 @@ pub(crate) struct Warp {
     /// Stamps of the warp's wgmma groups that are under way, oldest first.
     pub wgmma_groups: Vec<u32>,
     pub wgmma_open: bool,
+    /// The last turn ended at an instruction that polls memory: another split should have a go.
+    pub polled: bool,
     /// Instructions so far: what `%clock` tells.
     pub clock: u64,
     /// Generation of the cluster barrier that the warp last arrived at.
@@ -59,6 +66,7 @@ impl Warp {
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
+            polled: false,
             clock: 0,
             cluster_generation: 0,
         }
@@ -76,6 +84,7 @@ impl Warp {
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
+            polled: false,
             clock: 0,
             cluster_generation: 0,
         }

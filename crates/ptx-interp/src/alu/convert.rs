@@ -82,10 +82,14 @@ fn whole(value: f64, rounding: Rounding) -> f64 {
 
 fn integer_to_float(conversion: &Conversion, value: i128) -> u64 {
     match conversion.to {
-        Scalar::F64 => directed(value as f64, |nearest| value - nearest as i128, conversion.rounding, f64::next_down, f64::next_up).to_bits(),
+        Scalar::F64 => {
+            directed(value as f64, |nearest| value - nearest as i128, conversion.rounding, f64::next_down, f64::next_up)
+                .to_bits()
+        }
         Scalar::F32 => {
             let nearest = value as f32;
-            let single = directed(nearest, |nearest| value - nearest as i128, conversion.rounding, f32::next_down, f32::next_up);
+            let single =
+                directed(nearest, |nearest| value - nearest as i128, conversion.rounding, f32::next_down, f32::next_up);
             u64::from(single.to_bits())
         }
         // Every i64 that does not overflow to infinity is exact or rounds once through f64's 53 bits to odd.
@@ -94,10 +98,13 @@ fn integer_to_float(conversion: &Conversion, value: i128) -> u64 {
     }
 }
 
-fn directed<F: Copy>(nearest: F, residue: impl Fn(F) -> i128, rounding: Rounding, down: fn(F) -> F, up: fn(F) -> F) -> F
-where
-    F: PartialOrd + Default,
-{
+fn directed<F: Copy + PartialOrd + Default>(
+    nearest: F,
+    residue: impl Fn(F) -> i128,
+    rounding: Rounding,
+    down: fn(F) -> F,
+    up: fn(F) -> F,
+) -> F {
     let residue = residue(nearest);
     let zero = F::default();
     match rounding {

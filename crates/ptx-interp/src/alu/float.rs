@@ -21,16 +21,40 @@ pub(crate) fn flush(value: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn max_f32(a: f32, b: f32) -> u32 {
     let equal = f32::from_bits(a.to_bits() & b.to_bits());
-    let ordered = if a > b { a } else if b > a { b } else { equal };
-    let picked = if a.is_nan() { b } else if b.is_nan() { a } else { ordered };
+    let ordered = if a > b {
+        a
+    } else if b > a {
+        b
+    } else {
+        equal
+    };
+    let picked = if a.is_nan() {
+        b
+    } else if b.is_nan() {
+        a
+    } else {
+        ordered
+    };
     canonical(picked)
 }
 
 #[inline(always)]
 pub(crate) fn min_f32(a: f32, b: f32) -> u32 {
     let equal = f32::from_bits(a.to_bits() | b.to_bits());
-    let ordered = if a < b { a } else if b < a { b } else { equal };
-    let picked = if a.is_nan() { b } else if b.is_nan() { a } else { ordered };
+    let ordered = if a < b {
+        a
+    } else if b < a {
+        b
+    } else {
+        equal
+    };
+    let picked = if a.is_nan() {
+        b
+    } else if b.is_nan() {
+        a
+    } else {
+        ordered
+    };
     canonical(picked)
 }
 
@@ -254,8 +278,20 @@ pub(crate) fn narrow(value: f32, format: HalfFormat, rounding: Rounding) -> u16 
     let grow = if nearest & 0x7fff == 0 { sign | 1 } else { larger };
     match rounding {
         Rounding::Zero if back.abs() > value.abs() => smaller,
-        Rounding::Down if back > value => if back > 0.0 { smaller } else { grow },
-        Rounding::Up if back < value => if back < 0.0 { smaller } else { grow },
+        Rounding::Down if back > value => {
+            if back > 0.0 {
+                smaller
+            } else {
+                grow
+            }
+        }
+        Rounding::Up if back < value => {
+            if back < 0.0 {
+                smaller
+            } else {
+                grow
+            }
+        }
         _ => nearest,
     }
 }
@@ -287,7 +323,14 @@ pub(crate) fn narrow_f64(value: f64, format: HalfFormat) -> u16 {
 }
 
 /// One f16 or bf16 operation.
-pub(crate) fn half(kind: FloatKind, format: HalfFormat, ftz: bool, saturate: bool, relu: bool, inputs: [u16; 3]) -> u16 {
+pub(crate) fn half(
+    kind: FloatKind,
+    format: HalfFormat,
+    ftz: bool,
+    saturate: bool,
+    relu: bool,
+    inputs: [u16; 3],
+) -> u16 {
     let subnormal = |half: u16| match format {
         HalfFormat::F16 => half & 0x7c00 == 0,
         HalfFormat::BF16 => half & 0x7f80 == 0,

@@ -97,7 +97,14 @@ fn binary64(
 
 /// What a 32-bit operation of two operands does to one lane.
 #[inline(always)]
-fn apply_binary32(registers: &mut Registers, mask: u32, op: Binary32, to: WordRegister, a: WordRegister, b: WordRegister) {
+fn apply_binary32(
+    registers: &mut Registers,
+    mask: u32,
+    op: Binary32,
+    to: WordRegister,
+    a: WordRegister,
+    b: WordRegister,
+) {
     macro_rules! lanes {
         ($f:expr) => {
             binary32(registers, mask, to, a, b, $f)
@@ -113,8 +120,8 @@ fn apply_binary32(registers: &mut Registers, mask: u32, op: Binary32, to: WordRe
         Binary32::Add => lanes!(|a, b| a.wrapping_add(b)),
         Binary32::Sub => lanes!(|a, b| a.wrapping_sub(b)),
         Binary32::MulLow => lanes!(|a, b| a.wrapping_mul(b)),
-        Binary32::MulHighSigned => lanes!(|a, b| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32),
-        Binary32::MulHighUnsigned => lanes!(|a, b| (u64::from(a) * u64::from(b) >> 32) as u32),
+        Binary32::MulHighSigned => lanes!(|a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32),
+        Binary32::MulHighUnsigned => lanes!(|a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
         Binary32::MinSigned => lanes!(|a, b| (a as i32).min(b as i32) as u32),
         Binary32::MaxSigned => lanes!(|a, b| (a as i32).max(b as i32) as u32),
         Binary32::MinUnsigned => lanes!(|a, b| a.min(b)),
@@ -285,7 +292,8 @@ fn execute(operation: &Operation, registers: &mut Registers, mask: u32) -> bool 
                     u32::from(f32_to_bf16(clamp(high))) << 16 | u32::from(f32_to_bf16(clamp(low)))
                 }),
                 _ => binary32(registers, mask, to, high, low, |high, low| {
-                    u32::from(narrow(clamp(high), format, rounding)) << 16 | u32::from(narrow(clamp(low), format, rounding))
+                    u32::from(narrow(clamp(high), format, rounding)) << 16
+                        | u32::from(narrow(clamp(low), format, rounding))
                 }),
             }
         }
@@ -406,8 +414,8 @@ fn ternary32_of(op: Ternary32, a: u32, b: u32, c: u32) -> u32 {
     match op {
         Ternary32::FmaF32 => canonical(f32::from_bits(a).mul_add(f32::from_bits(b), f32::from_bits(c))),
         Ternary32::MadLow => a.wrapping_mul(b).wrapping_add(c),
-        Ternary32::MadHighSigned => ((i64::from(a as i32) * i64::from(b as i32) >> 32) as u32).wrapping_add(c),
-        Ternary32::MadHighUnsigned => ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c),
+        Ternary32::MadHighSigned => (((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32).wrapping_add(c),
+        Ternary32::MadHighUnsigned => (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c),
         Ternary32::BitFieldExtractUnsigned => integer::extract(u64::from(a), b, c, 32, false) as u32,
         Ternary32::BitFieldExtractSigned => integer::extract(u64::from(a), b, c, 32, true) as u32,
         Ternary32::Permute(mode) => integer::permute(mode, a, b, c),
@@ -416,8 +424,20 @@ fn ternary32_of(op: Ternary32, a: u32, b: u32, c: u32) -> u32 {
         Ternary32::FunnelLeftClamp => integer::funnel(a, b, c.min(32), true),
         Ternary32::FunnelRightWrap => integer::funnel(a, b, c & 31, false),
         Ternary32::FunnelRightClamp => integer::funnel(a, b, c.min(32), false),
-        Ternary32::SelectBySign => if c as i32 >= 0 { a } else { b },
-        Ternary32::SelectByFloatSign => if f32::from_bits(c) >= 0.0 { a } else { b },
+        Ternary32::SelectBySign => {
+            if c as i32 >= 0 {
+                a
+            } else {
+                b
+            }
+        }
+        Ternary32::SelectByFloatSign => {
+            if f32::from_bits(c) >= 0.0 {
+                a
+            } else {
+                b
+            }
+        }
         Ternary32::SumAbsoluteDifferenceSigned => c.wrapping_add((a as i32).abs_diff(b as i32)),
         Ternary32::SumAbsoluteDifferenceUnsigned => c.wrapping_add(a.abs_diff(b)),
         Ternary32::DotBytesUnsigned => integer::dot_bytes(a, b, c, false),
@@ -426,7 +446,14 @@ fn ternary32_of(op: Ternary32, a: u32, b: u32, c: u32) -> u32 {
 }
 
 #[inline(never)]
-fn rare_binary64(registers: &mut Registers, mask: u32, op: Binary64, to: DoubleRegister, a: DoubleRegister, b: DoubleRegister) {
+fn rare_binary64(
+    registers: &mut Registers,
+    mask: u32,
+    op: Binary64,
+    to: DoubleRegister,
+    a: DoubleRegister,
+    b: DoubleRegister,
+) {
     macro_rules! lanes {
         ($f:expr) => {
             binary64(registers, mask, to, a, b, $f)
@@ -443,8 +470,8 @@ fn rare_binary64(registers: &mut Registers, mask: u32, op: Binary64, to: DoubleR
         Binary64::Add => lanes!(|a, b| a.wrapping_add(b)),
         Binary64::Sub => lanes!(|a, b| a.wrapping_sub(b)),
         Binary64::MulLow => lanes!(|a, b| a.wrapping_mul(b)),
-        Binary64::MulHighSigned => lanes!(|a, b| (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64),
-        Binary64::MulHighUnsigned => lanes!(|a, b| (u128::from(a) * u128::from(b) >> 64) as u64),
+        Binary64::MulHighSigned => lanes!(|a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64),
+        Binary64::MulHighUnsigned => lanes!(|a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
         Binary64::DivSigned => lanes!(|a, b| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }),
         Binary64::DivUnsigned => lanes!(|a, b| a.checked_div(b).unwrap_or(u64::MAX)),
         Binary64::RemSigned => lanes!(|a, b| if b == 0 { a } else { (a as i64).wrapping_rem(b as i64) as u64 }),
@@ -459,7 +486,15 @@ fn rare_binary64(registers: &mut Registers, mask: u32, op: Binary64, to: DoubleR
     }
 }
 
-fn narrow16(registers: &mut Registers, mask: u32, op: Binary32, signed: bool, to: WordRegister, a: WordRegister, b: WordRegister) {
+fn narrow16(
+    registers: &mut Registers,
+    mask: u32,
+    op: Binary32,
+    signed: bool,
+    to: WordRegister,
+    a: WordRegister,
+    b: WordRegister,
+) {
     let extend = |bits: u32| if signed { bits as i16 as i32 as u32 } else { bits & 0xffff };
     let shifts = matches!(op, Binary32::ShiftLeft | Binary32::ShiftRightSigned | Binary32::ShiftRightUnsigned);
     binary32(registers, mask, to, a, b, |a, b| {
@@ -481,8 +516,20 @@ fn narrow16(registers: &mut Registers, mask: u32, op: Binary32, signed: bool, to
             Binary32::And => a & b,
             Binary32::Or => a | b,
             Binary32::Xor => a ^ b,
-            Binary32::ShiftLeft => if b > 31 { 0 } else { a << b },
-            Binary32::ShiftRightUnsigned => if b > 31 { 0 } else { a >> b },
+            Binary32::ShiftLeft => {
+                if b > 31 {
+                    0
+                } else {
+                    a << b
+                }
+            }
+            Binary32::ShiftRightUnsigned => {
+                if b > 31 {
+                    0
+                } else {
+                    a >> b
+                }
+            }
             Binary32::ShiftRightSigned => (a as i32 >> b.min(31)) as u32,
             // The decoder makes no other.
             _ => 0,
@@ -497,10 +544,14 @@ fn convert_lanes(registers: &mut Registers, mask: u32, conversion: &Conversion, 
     if plain {
         let nearest = conversion.rounding == Rounding::NearestEven;
         match (conversion.to, conversion.from, to, a) {
-            (Scalar::F16, Scalar::F32, LaneRegister::Word(to), LaneRegister::Word(a)) if nearest && !conversion.integral => {
+            (Scalar::F16, Scalar::F32, LaneRegister::Word(to), LaneRegister::Word(a))
+                if nearest && !conversion.integral =>
+            {
                 return unary32(registers, mask, to, a, |bits| u32::from(f32_to_f16(f32::from_bits(bits))));
             }
-            (Scalar::BF16, Scalar::F32, LaneRegister::Word(to), LaneRegister::Word(a)) if nearest && !conversion.integral => {
+            (Scalar::BF16, Scalar::F32, LaneRegister::Word(to), LaneRegister::Word(a))
+                if nearest && !conversion.integral =>
+            {
                 return unary32(registers, mask, to, a, |bits| u32::from(f32_to_bf16(f32::from_bits(bits))));
             }
             (Scalar::F32, Scalar::F16, LaneRegister::Word(to), LaneRegister::Word(a)) if !conversion.integral => {
@@ -536,7 +587,12 @@ fn convert_lanes(registers: &mut Registers, mask: u32, conversion: &Conversion, 
                 }
                 return registers.set_doubles(to, mask, &result);
             }
-            (Scalar::Unsigned(4) | Scalar::Signed(4), Scalar::Unsigned(8) | Scalar::Signed(8), LaneRegister::Word(to), LaneRegister::Double(a)) => {
+            (
+                Scalar::Unsigned(4) | Scalar::Signed(4),
+                Scalar::Unsigned(8) | Scalar::Signed(8),
+                LaneRegister::Word(to),
+                LaneRegister::Double(a),
+            ) => {
                 let a = registers.double(a);
                 let mut result: Words = [0; LANES];
                 for lane in 0..LANES {
@@ -564,11 +620,21 @@ fn float_lanes(registers: &mut Registers, mask: u32, operation: &FloatOperation)
     let output = move |value: f32| canonical(if ftz { flush(value) } else { value });
     match kind {
         FloatKind::Exp2 if nearest => unary32(registers, mask, to, inputs[0], |a| output(exp2_approx(input(a)))),
-        FloatKind::Add if nearest => binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) + input(b))),
-        FloatKind::Sub if nearest => binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) - input(b))),
-        FloatKind::Mul if nearest => binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) * input(b))),
-        FloatKind::Max if nearest => binary32(registers, mask, to, inputs[0], inputs[1], |a, b| max_f32(input(a), input(b))),
-        FloatKind::Min if nearest => binary32(registers, mask, to, inputs[0], inputs[1], |a, b| min_f32(input(a), input(b))),
+        FloatKind::Add if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) + input(b)))
+        }
+        FloatKind::Sub if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) - input(b)))
+        }
+        FloatKind::Mul if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) * input(b)))
+        }
+        FloatKind::Max if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| max_f32(input(a), input(b)))
+        }
+        FloatKind::Min if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| min_f32(input(a), input(b)))
+        }
         FloatKind::Fma if nearest => {
             ternary32(registers, mask, to, inputs, |a, b, c| output(input(a).mul_add(input(b), input(c))));
         }

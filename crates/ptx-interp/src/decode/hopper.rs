@@ -151,7 +151,13 @@ impl Decoder<'_> {
         Err("kind of a reduction".into())
     }
 
-    fn bulk_copy(&mut self, opcode: &Opcode<'_>, rest: &[&str], operands: &[Operand], reduces: bool) -> Decoded<Operation> {
+    fn bulk_copy(
+        &mut self,
+        opcode: &Opcode<'_>,
+        rest: &[&str],
+        operands: &[Operand],
+        reduces: bool,
+    ) -> Decoded<Operation> {
         let spaces: Vec<_> = rest
             .iter()
             .filter_map(|part| match *part {
@@ -166,17 +172,27 @@ impl Decoder<'_> {
         self.bulk_qualifiers(
             rest,
             &[
-                "global", "shared::cta", "shared::cluster", "mbarrier::complete_tx::bytes", "bulk_group", "multicast::cluster",
-                "L2::cache_hint", "add", "min", "max", "and", "or", "xor", "noftz", types.first().copied().unwrap_or("b32"),
+                "global",
+                "shared::cta",
+                "shared::cluster",
+                "mbarrier::complete_tx::bytes",
+                "bulk_group",
+                "multicast::cluster",
+                "L2::cache_hint",
+                "add",
+                "min",
+                "max",
+                "and",
+                "or",
+                "xor",
+                "noftz",
+                types.first().copied().unwrap_or("b32"),
             ],
         )?;
         let group = opcode.has("bulk_group");
         arity(operands, if group { 3..=4 } else { 4..=6 })?;
-        let completion = if group {
-            BulkCompletion::Group
-        } else {
-            BulkCompletion::Mbarrier(self.address(&operands[3])?)
-        };
+        let completion =
+            if group { BulkCompletion::Group } else { BulkCompletion::Mbarrier(self.address(&operands[3])?) };
         let multicast = if opcode.has("multicast::cluster") { Some(self.word(operand(operands, 4)?)?) } else { None };
         let reduction = if reduces {
             let scalar = types.first().and_then(|name| Scalar::parse(name)).ok_or("type of a reduction")?;
@@ -201,7 +217,13 @@ impl Decoder<'_> {
         })))
     }
 
-    fn tensor_copy(&mut self, opcode: &Opcode<'_>, rest: &[&str], operands: &[Operand], reduces: bool) -> Decoded<Operation> {
+    fn tensor_copy(
+        &mut self,
+        opcode: &Opcode<'_>,
+        rest: &[&str],
+        operands: &[Operand],
+        reduces: bool,
+    ) -> Decoded<Operation> {
         let rank = match rest.first().copied().unwrap_or("") {
             "1d" => 1u8,
             "2d" => 2,
@@ -213,8 +235,20 @@ impl Decoder<'_> {
         self.bulk_qualifiers(
             &rest[1..],
             &[
-                "shared::cluster", "shared::cta", "global", "mbarrier::complete_tx::bytes", "bulk_group", "tile",
-                "multicast::cluster", "L2::cache_hint", "add", "min", "max", "and", "or", "xor",
+                "shared::cluster",
+                "shared::cta",
+                "global",
+                "mbarrier::complete_tx::bytes",
+                "bulk_group",
+                "tile",
+                "multicast::cluster",
+                "L2::cache_hint",
+                "add",
+                "min",
+                "max",
+                "and",
+                "or",
+                "xor",
             ],
         )?;
         let store = rest.get(1) == Some(&"global") || reduces;
@@ -229,11 +263,8 @@ impl Decoder<'_> {
         }
         let map = self.based_address(map, 0)?;
         let shared = self.address(operand(operands, shared_operand)?)?;
-        let completion = if store {
-            BulkCompletion::Group
-        } else {
-            BulkCompletion::Mbarrier(self.address(operand(operands, 2)?)?)
-        };
+        let completion =
+            if store { BulkCompletion::Group } else { BulkCompletion::Mbarrier(self.address(operand(operands, 2)?)?) };
         let multicast = if opcode.has("multicast::cluster") { Some(self.word(operand(operands, 3)?)?) } else { None };
         let reduction = if reduces { Some(self.reduction_kind(opcode)?) } else { None };
         // A box has rows of a multiple of 16 bytes in shared memory; in global memory its edge may cut anywhere.

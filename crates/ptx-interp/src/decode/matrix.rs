@@ -59,7 +59,13 @@ impl Decoder<'_> {
             self.note_write(space, 16);
         }
         let address = self.address(place)?;
-        Ok(Operation::MatrixMove(Box::new(MatrixMove { store, transposed: opcode.has("trans"), space, address, registers })))
+        Ok(Operation::MatrixMove(Box::new(MatrixMove {
+            store,
+            transposed: opcode.has("trans"),
+            space,
+            address,
+            registers,
+        })))
     }
 
     fn matrix_multiply(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
@@ -120,7 +126,21 @@ impl Decoder<'_> {
         let shape = self.fragment_shape(opcode)?;
         opcode.only(
             3,
-            &["sync", "aligned", "row", "col", "m16n16k16", "m32n8k16", "m8n32k16", "shared", "shared::cta", "global", "f16", "bf16", "f32"],
+            &[
+                "sync",
+                "aligned",
+                "row",
+                "col",
+                "m16n16k16",
+                "m32n8k16",
+                "m8n32k16",
+                "shared",
+                "shared::cta",
+                "global",
+                "f16",
+                "bf16",
+                "f32",
+            ],
         )?;
         let element = element(opcode.last()).ok_or("type of a fragment")?;
         let (values, place) = if store { (&operands[1], &operands[0]) } else { (&operands[0], &operands[1]) };
@@ -166,9 +186,9 @@ impl Decoder<'_> {
             return unknown();
         }
         let types: Vec<_> = opcode.parts[7..].iter().map(|name| element(name)).collect();
-        let (d_element, element, c_element) = match types.as_slice() {
-            &[Some(d), Some(c)] => (d, MatrixElement::F16, c),
-            &[Some(d), Some(a), Some(b), Some(c)] if a == b => (d, a, c),
+        let (d_element, element, c_element) = match *types.as_slice() {
+            [Some(d), Some(c)] => (d, MatrixElement::F16, c),
+            [Some(d), Some(a), Some(b), Some(c)] if a == b => (d, a, c),
             _ => return unknown(),
         };
         let multiply = FragmentMultiply {

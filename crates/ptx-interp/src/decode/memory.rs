@@ -182,7 +182,8 @@ impl Decoder<'_> {
             Operand::Vector(parts) => parts.as_slice(),
             _ => one,
         };
-        let registers = list.iter().map(|part| self.any_register(part, scalar.bytes())).collect::<Decoded<Box<[_]>>>()?;
+        let registers =
+            list.iter().map(|part| self.any_register(part, scalar.bytes())).collect::<Decoded<Box<[_]>>>()?;
         self.features.precise_ordering = true;
         self.note_write(Space::Shared, u32::from(scalar.bytes()) * registers.len() as u32);
         Ok(Operation::StoreAsync(Box::new(StoreAsync {
@@ -254,7 +255,17 @@ impl Decoder<'_> {
         let replacement = if swaps { Some(self.any_register(&rest[2], bytes)?) } else { None };
         self.note_write(space, u32::from(bytes));
         self.note_ordering(space, ordering);
-        Ok(Operation::Atomic(Box::new(Atomic { kind, space, ordering, scalar, packed, address, to, values, replacement })))
+        Ok(Operation::Atomic(Box::new(Atomic {
+            kind,
+            space,
+            ordering,
+            scalar,
+            packed,
+            address,
+            to,
+            values,
+            replacement,
+        })))
     }
 
     fn convert_address(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
@@ -293,7 +304,8 @@ impl Decoder<'_> {
                 arity(operands, 1..=1)?;
                 opcode.only(3, &["arrive", "noinc", "shared", "shared::cta", "b64"])?;
                 self.features.precise_ordering = true;
-                let space = if opcode.has("shared") || opcode.has("shared::cta") { Space::Shared } else { Space::Generic };
+                let space =
+                    if opcode.has("shared") || opcode.has("shared::cta") { Space::Shared } else { Space::Generic };
                 Ok(Operation::Mbarrier(Box::new(Mbarrier {
                     action: MbarrierAction::ArriveAfterCopies { increment: !opcode.has("noinc") },
                     space,

@@ -36,7 +36,11 @@ pub struct DecodeError {
 pub(crate) enum Constant {
     Bits(u64),
     /// A piece of the parameter block.
-    Parameter { offset: u16, bytes: u8, signed: bool },
+    Parameter {
+        offset: u16,
+        bytes: u8,
+        signed: bool,
+    },
     ThreadIndex(u8),
     BlockSize(u8),
     BlockIndex(u8),
@@ -134,7 +138,9 @@ pub(crate) fn decode(module: &Arc<ParsedModule>, kernel: &ParsedKernel) -> Resul
     for instruction in &mut decoder.instructions {
         match &mut instruction.operation {
             Operation::Branch { target } => *target = resolve(*target),
-            Operation::BranchIndexed { targets, .. } => targets.iter_mut().for_each(|target| *target = resolve(*target)),
+            Operation::BranchIndexed { targets, .. } => {
+                targets.iter_mut().for_each(|target| *target = resolve(*target))
+            }
             _ => {}
         }
     }
@@ -292,9 +298,8 @@ impl<'a> Decoder<'a> {
             | "discard" | "createpolicy" => self.memory(&opcode, operands),
             "cp" => self.copy(&opcode, operands),
             "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "membar" | "fence"
-            | "bra" | "brx" | "ret" | "exit" | "trap" | "nanosleep" | "griddepcontrol" | "setmaxnreg" | "brkpt" | "pmevent" => {
-                self.warp(&opcode, operands)
-            }
+            | "bra" | "brx" | "ret" | "exit" | "trap" | "nanosleep" | "griddepcontrol" | "setmaxnreg" | "brkpt"
+            | "pmevent" => self.warp(&opcode, operands),
             "ldmatrix" | "stmatrix" | "mma" | "wmma" => self.matrix(&opcode, operands),
             "mbarrier" | "wgmma" | "mapa" | "getctarank" => self.hopper(&opcode, operands),
             _ => self.scalar(&opcode, operands),
@@ -364,7 +369,10 @@ impl<'a> Decoder<'a> {
         match operand {
             Operand::Register(id) => match self.place(*id)? {
                 Place::Lane(LaneRegister::Word(register)) => Ok(register),
-                _ => Err(format!("register {} has the wrong width, 32 bits or fewer are needed", self.register_name(*id))),
+                _ => Err(format!(
+                    "register {} has the wrong width, 32 bits or fewer are needed",
+                    self.register_name(*id)
+                )),
             },
             Operand::Immediate(Immediate::Integer(bits)) => Ok(self.constant_word(Constant::Bits(*bits))),
             Operand::Immediate(Immediate::Single(bits)) => Ok(self.constant_word(Constant::Bits(u64::from(*bits)))),
@@ -407,7 +415,11 @@ impl<'a> Decoder<'a> {
     }
 
     fn lane_register(&mut self, operand: &Operand, bytes: u8) -> Decoded<LaneRegister> {
-        if bytes == 8 { Ok(LaneRegister::Double(self.double(operand)?)) } else { Ok(LaneRegister::Word(self.word(operand)?)) }
+        if bytes == 8 {
+            Ok(LaneRegister::Double(self.double(operand)?))
+        } else {
+            Ok(LaneRegister::Word(self.word(operand)?))
+        }
     }
 
     /// A register of whichever width it was declared with: loads, stores and conversions allow wider ones.

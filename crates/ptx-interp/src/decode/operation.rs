@@ -573,15 +573,35 @@ pub(crate) struct FragmentMultiply {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MbarrierAction {
-    Init { count: WordRegister },
+    Init {
+        count: WordRegister,
+    },
     Invalidate,
-    Arrive { count: Option<WordRegister>, expect: Option<WordRegister>, drop: bool },
-    ExpectTransactions { bytes: WordRegister },
-    CompleteTransactions { bytes: WordRegister },
-    WaitParity { parity: WordRegister, blocking: bool, to: PredicateRegister },
-    WaitState { state: DoubleRegister, blocking: bool, to: PredicateRegister },
+    Arrive {
+        count: Option<WordRegister>,
+        expect: Option<WordRegister>,
+        drop: bool,
+    },
+    ExpectTransactions {
+        bytes: WordRegister,
+    },
+    CompleteTransactions {
+        bytes: WordRegister,
+    },
+    WaitParity {
+        parity: WordRegister,
+        blocking: bool,
+        to: PredicateRegister,
+    },
+    WaitState {
+        state: DoubleRegister,
+        blocking: bool,
+        to: PredicateRegister,
+    },
     /// `cp.async.mbarrier.arrive`
-    ArriveAfterCopies { increment: bool },
+    ArriveAfterCopies {
+        increment: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -657,61 +677,208 @@ pub(crate) struct StoreAsync {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
-    Unary32 { op: Unary32, to: WordRegister, a: WordRegister },
-    Binary32 { op: Binary32, to: WordRegister, a: WordRegister, b: WordRegister },
-    Ternary32 { op: Ternary32, to: WordRegister, a: WordRegister, b: WordRegister, c: WordRegister },
+    Unary32 {
+        op: Unary32,
+        to: WordRegister,
+        a: WordRegister,
+    },
+    Binary32 {
+        op: Binary32,
+        to: WordRegister,
+        a: WordRegister,
+        b: WordRegister,
+    },
+    Ternary32 {
+        op: Ternary32,
+        to: WordRegister,
+        a: WordRegister,
+        b: WordRegister,
+        c: WordRegister,
+    },
     /// 16-bit integers: operands are extended, the result is cut to 16 bits.
-    Narrow16 { op: Binary32, signed: bool, to: WordRegister, a: WordRegister, b: WordRegister },
-    BitFieldInsert32 { to: WordRegister, field: WordRegister, base: WordRegister, at: WordRegister, length: WordRegister },
-    BitFieldInsert64 { to: DoubleRegister, field: DoubleRegister, base: DoubleRegister, at: WordRegister, length: WordRegister },
-    BitFieldExtract64 { signed: bool, to: DoubleRegister, a: DoubleRegister, at: WordRegister, length: WordRegister },
-    Unary64 { op: Unary64, to: DoubleRegister, a: DoubleRegister },
-    Binary64 { op: Binary64, to: DoubleRegister, a: DoubleRegister, b: DoubleRegister },
-    Ternary64 { op: Ternary64, to: DoubleRegister, a: DoubleRegister, b: DoubleRegister, c: DoubleRegister },
-    Shift64 { op: Shift, to: DoubleRegister, a: DoubleRegister, amount: WordRegister },
+    Narrow16 {
+        op: Binary32,
+        signed: bool,
+        to: WordRegister,
+        a: WordRegister,
+        b: WordRegister,
+    },
+    BitFieldInsert32 {
+        to: WordRegister,
+        field: WordRegister,
+        base: WordRegister,
+        at: WordRegister,
+        length: WordRegister,
+    },
+    BitFieldInsert64 {
+        to: DoubleRegister,
+        field: DoubleRegister,
+        base: DoubleRegister,
+        at: WordRegister,
+        length: WordRegister,
+    },
+    BitFieldExtract64 {
+        signed: bool,
+        to: DoubleRegister,
+        a: DoubleRegister,
+        at: WordRegister,
+        length: WordRegister,
+    },
+    Unary64 {
+        op: Unary64,
+        to: DoubleRegister,
+        a: DoubleRegister,
+    },
+    Binary64 {
+        op: Binary64,
+        to: DoubleRegister,
+        a: DoubleRegister,
+        b: DoubleRegister,
+    },
+    Ternary64 {
+        op: Ternary64,
+        to: DoubleRegister,
+        a: DoubleRegister,
+        b: DoubleRegister,
+        c: DoubleRegister,
+    },
+    Shift64 {
+        op: Shift,
+        to: DoubleRegister,
+        a: DoubleRegister,
+        amount: WordRegister,
+    },
     /// `popc.b64`, `clz.b64`: a 32-bit result.
-    Count64 { leading_zeros: bool, to: WordRegister, a: DoubleRegister },
-    MultiplyWide { signed: bool, to: DoubleRegister, a: WordRegister, b: WordRegister, addend: Option<DoubleRegister> },
-    MultiplyWide16 { signed: bool, to: WordRegister, a: WordRegister, b: WordRegister, addend: Option<WordRegister> },
+    Count64 {
+        leading_zeros: bool,
+        to: WordRegister,
+        a: DoubleRegister,
+    },
+    MultiplyWide {
+        signed: bool,
+        to: DoubleRegister,
+        a: WordRegister,
+        b: WordRegister,
+        addend: Option<DoubleRegister>,
+    },
+    MultiplyWide16 {
+        signed: bool,
+        to: WordRegister,
+        a: WordRegister,
+        b: WordRegister,
+        addend: Option<WordRegister>,
+    },
     Float(Box<FloatOperation>),
     Half(Box<HalfOperation>),
-    Convert { conversion: Box<Conversion>, to: LaneRegister, a: LaneRegister },
+    Convert {
+        conversion: Box<Conversion>,
+        to: LaneRegister,
+        a: LaneRegister,
+    },
     /// `cvt.rn.f16x2.f32 d, high, low`
-    ConvertPair { format: HalfFormat, rounding: Rounding, relu: bool, to: WordRegister, high: WordRegister, low: WordRegister },
+    ConvertPair {
+        format: HalfFormat,
+        rounding: Rounding,
+        relu: bool,
+        to: WordRegister,
+        high: WordRegister,
+        low: WordRegister,
+    },
     SetPredicate(Box<SetPredicate>),
     /// `set`: all ones (or 1.0) where the comparison holds.
-    Set { compare: Box<SetPredicate>, to: WordRegister, float: bool },
-    Select32 { to: WordRegister, a: WordRegister, b: WordRegister, predicate: PredicateRegister },
-    Select64 { to: DoubleRegister, a: DoubleRegister, b: DoubleRegister, predicate: PredicateRegister },
-    Predicate { op: BooleanOperation, to: PredicateRegister, a: PredicateRegister, b: PredicateRegister },
+    Set {
+        compare: Box<SetPredicate>,
+        to: WordRegister,
+        float: bool,
+    },
+    Select32 {
+        to: WordRegister,
+        a: WordRegister,
+        b: WordRegister,
+        predicate: PredicateRegister,
+    },
+    Select64 {
+        to: DoubleRegister,
+        a: DoubleRegister,
+        b: DoubleRegister,
+        predicate: PredicateRegister,
+    },
+    Predicate {
+        op: BooleanOperation,
+        to: PredicateRegister,
+        a: PredicateRegister,
+        b: PredicateRegister,
+    },
     /// `mov.b32 d, {a, b}` and its 64-bit forms; `bits` of each part.
-    Pack { to: LaneRegister, parts: Box<[LaneRegister]>, bits: u8 },
-    Unpack { from: LaneRegister, parts: Box<[Option<LaneRegister>]>, bits: u8 },
-    Clock { to: LaneRegister },
-    TestSpace { space: Space, to: PredicateRegister, a: DoubleRegister },
+    Pack {
+        to: LaneRegister,
+        parts: Box<[LaneRegister]>,
+        bits: u8,
+    },
+    Unpack {
+        from: LaneRegister,
+        parts: Box<[Option<LaneRegister>]>,
+        bits: u8,
+    },
+    Clock {
+        to: LaneRegister,
+    },
+    TestSpace {
+        space: Space,
+        to: PredicateRegister,
+        a: DoubleRegister,
+    },
     Load(Box<Access>),
     Store(Box<Access>),
     StoreAsync(Box<StoreAsync>),
     Atomic(Box<Atomic>),
     Shuffle(Box<Shuffle>),
     Vote(Box<Vote>),
-    Match { all: bool, to: WordRegister, predicate: Option<PredicateRegister>, value: LaneRegister, members: WordRegister },
-    Redux { op: Reduction, to: WordRegister, value: WordRegister, members: WordRegister },
-    Elect { to: Option<WordRegister>, leader: PredicateRegister, members: WordRegister },
-    ActiveMask { to: WordRegister },
-    Branch { target: u32 },
-    BranchIndexed { targets: Box<[u32]>, index: WordRegister },
+    Match {
+        all: bool,
+        to: WordRegister,
+        predicate: Option<PredicateRegister>,
+        value: LaneRegister,
+        members: WordRegister,
+    },
+    Redux {
+        op: Reduction,
+        to: WordRegister,
+        value: WordRegister,
+        members: WordRegister,
+    },
+    Elect {
+        to: Option<WordRegister>,
+        leader: PredicateRegister,
+        members: WordRegister,
+    },
+    ActiveMask {
+        to: WordRegister,
+    },
+    Branch {
+        target: u32,
+    },
+    BranchIndexed {
+        targets: Box<[u32]>,
+        index: WordRegister,
+    },
     Exit,
     Trap,
     Barrier(Box<Barrier>),
-    WarpBarrier { members: WordRegister },
-    ClusterArrive { release: bool },
+    WarpBarrier {
+        members: WordRegister,
+    },
+    ClusterArrive {
+        release: bool,
+    },
     ClusterWait,
     Fence(FenceKind),
     CopyAsync(Box<CopyAsync>),
     CopyAsyncCommit,
     /// All groups but the newest `keep` must be complete.
-    CopyAsyncWait { keep: u32 },
+    CopyAsyncWait {
+        keep: u32,
+    },
     CopyAsyncWaitAll,
     MatrixMove(Box<MatrixMove>),
     MatrixMultiply(Box<MatrixMultiply>),
@@ -721,14 +888,28 @@ pub(crate) enum Operation {
     BulkCopy(Box<BulkCopy>),
     TensorCopy(Box<TensorCopy>),
     BulkCommit,
-    BulkWait { keep: u32, read_only: bool },
-    MapShared { to: LaneRegister, address: LaneRegister, rank: WordRegister, generic: bool },
+    BulkWait {
+        keep: u32,
+        read_only: bool,
+    },
+    MapShared {
+        to: LaneRegister,
+        address: LaneRegister,
+        rank: WordRegister,
+        generic: bool,
+    },
     /// `getctarank`: the block that a shared::cluster address belongs to.
-    BlockRank { to: WordRegister, address: LaneRegister, generic: bool },
+    BlockRank {
+        to: WordRegister,
+        address: LaneRegister,
+        generic: bool,
+    },
     Wgmma(Box<Wgmma>),
     WgmmaFence,
     WgmmaCommit,
-    WgmmaWait { keep: u32 },
+    WgmmaWait {
+        keep: u32,
+    },
     /// Hints and register budgets: no effect on results.
     Nothing,
 }

@@ -87,7 +87,8 @@ impl Decoder<'_> {
                     "xor" => BooleanOperation::Xor,
                     _ => BooleanOperation::Not,
                 };
-                let (to, a, b) = (self.predicate(&operands[0])?, self.predicate(&operands[1])?, self.predicate(second)?);
+                let (to, a, b) =
+                    (self.predicate(&operands[0])?, self.predicate(&operands[1])?, self.predicate(second)?);
                 Ok(Operation::Predicate { op, to, a, b })
             }
             "b64" => {
@@ -193,7 +194,12 @@ impl Decoder<'_> {
                     (_, true) => Binary64::MulHighSigned,
                     (_, false) => Binary64::MulHighUnsigned,
                 };
-                Ok(Operation::Binary64 { op, to: self.double(&operands[0])?, a: self.double(&operands[1])?, b: self.double(&operands[2])? })
+                Ok(Operation::Binary64 {
+                    op,
+                    to: self.double(&operands[0])?,
+                    a: self.double(&operands[1])?,
+                    b: self.double(&operands[2])?,
+                })
             }
             (half, 4) if add => {
                 let op = match (half, signed) {
@@ -223,7 +229,12 @@ impl Decoder<'_> {
     }
 
     fn binary(&mut self, op: Binary32, operands: &[Operand]) -> Decoded<Operation> {
-        Ok(Operation::Binary32 { op, to: self.word(&operands[0])?, a: self.word(&operands[1])?, b: self.word(&operands[2])? })
+        Ok(Operation::Binary32 {
+            op,
+            to: self.word(&operands[0])?,
+            a: self.word(&operands[1])?,
+            b: self.word(&operands[2])?,
+        })
     }
 
     fn ternary(&mut self, op: Ternary32, operands: &[Operand]) -> Decoded<Operation> {
@@ -435,10 +446,8 @@ impl Decoder<'_> {
     fn convert(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
         let types: Vec<_> = opcode.parts.iter().copied().filter(|part| is_type(part)).collect();
         let &[to_name, from_name] = types.as_slice() else { return unknown() };
-        opcode.only(
-            1,
-            &["rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi", "ftz", "sat", "relu", to_name, from_name],
-        )?;
+        opcode
+            .only(1, &["rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi", "ftz", "sat", "relu", to_name, from_name])?;
         let rounding = rounding_of(opcode);
         let relu = opcode.has("relu");
         if to_name == "f16x2" || to_name == "bf16x2" {

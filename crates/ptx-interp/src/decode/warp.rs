@@ -62,11 +62,9 @@ impl Decoder<'_> {
                 let leader = self.predicate(leader)?;
                 Ok(Operation::Elect { to, leader, members: self.members(&operands[1])? })
             }
-            "membar" => Ok(Operation::Fence(if opcode.part(1) == "proxy" {
-                FenceKind::Other
-            } else {
-                FenceKind::Memory
-            })),
+            "membar" => {
+                Ok(Operation::Fence(if opcode.part(1) == "proxy" { FenceKind::Other } else { FenceKind::Memory }))
+            }
             "fence" => self.fence(opcode),
             _ => unknown(),
         }

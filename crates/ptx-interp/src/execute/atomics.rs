@@ -3,7 +3,7 @@
 use super::memory::{addresses, is_in_space, rebased};
 use super::{At, Cluster, Lanes, Machine, Step, Stopped};
 use crate::address_space::SHARED_WINDOW;
-use crate::alu::float::{f16_to_f32, bf16_to_f32, max_f32, min_f32, narrow_f64};
+use crate::alu::float::{bf16_to_f32, f16_to_f32, max_f32, min_f32, narrow_f64};
 use crate::decode::{Access, Atomic, AtomicKind, FenceKind, HalfFormat, LaneRegister, Ordering, Scalar, Space};
 use crate::registers::each_lane;
 use crate::warp::Warp;
@@ -15,12 +15,30 @@ const GLOBAL: u32 = u32::MAX;
 pub(crate) fn combine(kind: AtomicKind, scalar: Scalar, old: u64, value: u64, replacement: u64) -> u64 {
     match kind {
         AtomicKind::Exchange => value,
-        AtomicKind::CompareExchange => if old == value { replacement } else { old },
+        AtomicKind::CompareExchange => {
+            if old == value {
+                replacement
+            } else {
+                old
+            }
+        }
         AtomicKind::And => old & value,
         AtomicKind::Or => old | value,
         AtomicKind::Xor => old ^ value,
-        AtomicKind::Increment => if old >= value { 0 } else { old + 1 },
-        AtomicKind::Decrement => if old == 0 || old > value { value } else { old - 1 },
+        AtomicKind::Increment => {
+            if old >= value {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomicKind::Decrement => {
+            if old == 0 || old > value {
+                value
+            } else {
+                old - 1
+            }
+        }
         AtomicKind::Add | AtomicKind::Min | AtomicKind::Max => arithmetic(kind, scalar, old, value),
     }
 }

@@ -76,7 +76,7 @@ impl Machine<'_> {
             return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message));
         }
         let expected = barrier.threads.map_or(0, |threads| warp.registers.uniform(threads, mask));
-        if expected % LANES as u32 != 0 || barrier.threads.is_some() && expected == 0 {
+        if !expected.is_multiple_of(LANES as u32) || barrier.threads.is_some() && expected == 0 {
             let message = || format!("a barrier of {expected} threads; it must be a multiple of 32");
             return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
         }
@@ -148,8 +148,8 @@ impl Machine<'_> {
     fn complete_barrier(&mut self, cluster: &mut Cluster, current: &mut Warp, rank: u32, index: u32) -> bool {
         let program = self.context.program;
         let block = &mut cluster.blocks[rank as usize];
-        let live: u32 = block.warps.iter().map(|warp| warp.live().count_ones()).sum::<u32>()
-            + current.live().count_ones();
+        let live: u32 =
+            block.warps.iter().map(|warp| warp.live().count_ones()).sum::<u32>() + current.live().count_ones();
         let state = &mut block.barriers[index as usize];
         let needed = if state.expected == 0 { live } else { state.expected };
         if state.counted == 0 || state.counted < needed {
@@ -233,7 +233,14 @@ impl Machine<'_> {
     }
 
     /// Completes a warp barrier whose lanes wait at different instructions, if all of them do.
-    fn join_elsewhere(&mut self, cluster: &mut Cluster, warp: &mut Warp, at: At, needed: u32, mask: u32) -> Option<Step> {
+    fn join_elsewhere(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        needed: u32,
+        mask: u32,
+    ) -> Option<Step> {
         let program = self.context.program;
         let mut found = mask;
         for split in &warp.splits {
@@ -273,7 +280,8 @@ impl Machine<'_> {
         _together: u32,
     ) -> Result<Step, Stopped> {
         self.counters.cluster_barriers += 1;
-        let threads: Vec<_> = (0..LANES).filter(|lane| mask >> lane & 1 == 1).map(|lane| at.participant(lane)).collect();
+        let threads: Vec<_> =
+            (0..LANES).filter(|lane| mask >> lane & 1 == 1).map(|lane| at.participant(lane)).collect();
         if release {
             let mut message = std::mem::take(&mut cluster.cluster_barrier.message);
             cluster.order.release_all(&threads, &mut message);
@@ -286,8 +294,9 @@ impl Machine<'_> {
     }
 
     fn complete_cluster(&mut self, cluster: &mut Cluster, current: &mut Warp) {
-        let live: u32 = cluster.blocks.iter().flat_map(|block| &block.warps).map(|warp| warp.live().count_ones()).sum::<u32>()
-            + current.live().count_ones();
+        let live: u32 =
+            cluster.blocks.iter().flat_map(|block| &block.warps).map(|warp| warp.live().count_ones()).sum::<u32>()
+                + current.live().count_ones();
         let state = &mut cluster.cluster_barrier;
         if state.arrived == 0 || state.arrived < live {
             return;
@@ -325,7 +334,12 @@ fn deliver_reduction(warp: &mut Warp, barrier: &Barrier, mask: u32, result: (u32
     deliver_reduction_to(&mut warp.registers, barrier, mask, result);
 }
 
-fn deliver_reduction_to(registers: &mut crate::registers::Registers, barrier: &Barrier, mask: u32, (held, of): (u32, u32)) {
+fn deliver_reduction_to(
+    registers: &mut crate::registers::Registers,
+    barrier: &Barrier,
+    mask: u32,
+    (held, of): (u32, u32),
+) {
     if let Some(to) = barrier.to_word {
         registers.set_words(to, mask, &[held; LANES]);
     }

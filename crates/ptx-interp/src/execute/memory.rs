@@ -25,9 +25,7 @@ pub(crate) fn is_in_space(space: Space, address: u64) -> bool {
         Space::Shared | Space::SharedCluster => within(SHARED_WINDOW),
         Space::Local => within(LOCAL_WINDOW),
         Space::Parameter => within(PARAMETER_WINDOW),
-        Space::Global | Space::Generic => {
-            !(within(SHARED_WINDOW) || within(LOCAL_WINDOW) || within(PARAMETER_WINDOW))
-        }
+        Space::Global | Space::Generic => !(within(SHARED_WINDOW) || within(LOCAL_WINDOW) || within(PARAMETER_WINDOW)),
     }
 }
 
@@ -380,15 +378,26 @@ impl Machine<'_> {
     }
 
     #[cold]
-    fn bad_shared(&mut self, cluster: &Cluster, at: At, lane: usize, address: u64, bytes: u32, inside: bool) -> Stopped {
+    fn bad_shared(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        bytes: u32,
+        inside: bool,
+    ) -> Stopped {
         let by = at.participant(lane);
         let end = self.context.shared_end;
         if inside {
-            let message = || format!("{bytes} bytes at shared address {address:#x}, which is not a multiple of {bytes}");
+            let message =
+                || format!("{bytes} bytes at shared address {address:#x}, which is not a multiple of {bytes}");
             return self.stop(cluster, FindingKind::Misaligned, at.pc, by, message);
         }
         let message = || {
-            format!("{bytes} bytes at shared address {address:#x}; this block's shared memory is {SHARED_BASE:#x}..{end:#x}")
+            format!(
+                "{bytes} bytes at shared address {address:#x}; this block's shared memory is {SHARED_BASE:#x}..{end:#x}"
+            )
         };
         self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message)
     }

@@ -115,7 +115,10 @@ pub(crate) enum Step {
     /// On to the next instruction.
     Next,
     /// Some lanes go elsewhere.
-    Branch { target: u32, lanes: u32 },
+    Branch {
+        target: u32,
+        lanes: u32,
+    },
     /// Lanes go to different places.
     Scatter(Vec<(u32, u32)>),
     Exit(u32),
@@ -206,7 +209,9 @@ impl<'l> Machine<'l> {
         };
         let reason = match conflict {
             Conflict::Uninitialized => "that nobody has written",
-            Conflict::InFlight { .. } => "while an asynchronous copy into them is under way: its wait is missing or too weak",
+            Conflict::InFlight { .. } => {
+                "while an asynchronous copy into them is under way: its wait is missing or too weak"
+            }
             Conflict::ReadAfterWrite { .. } => "and nothing orders that after the write",
             Conflict::WriteAfterWrite { .. } => "and nothing orders that after an earlier write",
             Conflict::WriteAfterRead { .. } => "and nothing orders that after an earlier read",
@@ -217,6 +222,7 @@ impl<'l> Machine<'l> {
         });
     }
 
+    /// One turn: at most `quantum` instructions of one warp.
     pub(crate) fn run_warp(
         &mut self,
         cluster: &mut Cluster,
@@ -225,11 +231,28 @@ impl<'l> Machine<'l> {
         quantum: u32,
         random: &mut Random,
     ) -> Turn {
+        if self.instructions_left == 0 {
+            let limit = self.context.launch.limits.instructions;
+            let split = warp.splits.iter().find(|split| split.wait == Wait::Nothing);
+            let (pc, lane) = split.map_or((0, 0), |split| (split.pc, split.mask.trailing_zeros()));
+            let by = (rank * self.context.warps + warp.index) * LANES as u32 + lane;
+            self.report(cluster, FindingKind::Livelock, pc, by, None, || {
+                format!("still running after the limit of {limit} instructions")
+            });
+            return Turn::Stopped;
+        }
+        let before = warp.clock;
+        let turn = self.turn(cluster, rank, warp, quantum, random);
+        self.instructions_left = self.instructions_left.saturating_sub(warp.clock - before);
+        turn
+    }
+
+    fn turn(&mut self, cluster: &mut Cluster, rank: u32, warp: &mut Warp, quantum: u32, random: &mut Random) -> Turn {
         let program = self.context.program;
         let mut left = quantum;
         let global_warp = rank * self.context.warps + warp.index;
-        // Now and then a split that is not the furthest behind goes first: lanes may wait for each other.
-        let mut any_split = warp.splits.len() > 1 && random.next().is_multiple_of(4);
+        // After polling, a split that is not the furthest behind may go first: lanes may wait for each other.
+        let mut any_split = std::mem::take(&mut warp.polled) && warp.splits.len() > 1;
         'pick: loop {
             let runnable = |split: &&(usize, Split)| split.1.wait == Wait::Nothing;
             let indexed: Option<(usize, Split)> = if any_split {
@@ -282,16 +305,6 @@ impl<'l> Machine<'l> {
                     }
                     continue;
                 }
-                if self.instructions_left == 0 {
-                    let by = global_warp * LANES as u32 + mask.trailing_zeros();
-                    let limit = self.context.launch.limits.instructions;
-                    self.report(cluster, FindingKind::Livelock, pc, by, None, || {
-                        format!("still running after the limit of {limit} instructions")
-                    });
-                    warp.splits.push(current);
-                    return Turn::Stopped;
-                }
-                self.instructions_left = self.instructions_left.saturating_sub(u64::from(quantum - left).min(4).max(1));
                 let at = At { rank, warp: global_warp, pc };
                 let step = match self.instruction(cluster, warp, at, &instruction.operation, mask, current.mask) {
                     Ok(step) => step,
@@ -348,6 +361,7 @@ impl<'l> Machine<'l> {
                     }
                     Step::Yield => {
                         current.pc += 1;
+                        warp.polled = true;
                         warp.splits.push(current);
                         return Turn::Over;
                     }
@@ -431,7 +445,9 @@ impl<'l> Machine<'l> {
             Operation::MatrixMove(matrix) => self.matrix_move(cluster, warp, at, matrix, mask, together),
             Operation::MatrixMultiply(multiply) => self.matrix_multiply(cluster, warp, at, multiply, mask, together),
             Operation::FragmentMove(fragment) => self.fragment_move(cluster, warp, at, fragment, mask, together),
-            Operation::FragmentMultiply(multiply) => self.fragment_multiply(cluster, warp, at, multiply, mask, together),
+            Operation::FragmentMultiply(multiply) => {
+                self.fragment_multiply(cluster, warp, at, multiply, mask, together)
+            }
             Operation::Wgmma(wgmma) => self.wgmma(cluster, warp, at, wgmma, mask, together),
             Operation::WgmmaFence => self.needs_warp(warp, mask, together),
             Operation::WgmmaCommit => self.wgmma_commit(cluster, warp, mask, together),

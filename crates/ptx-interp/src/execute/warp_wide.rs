@@ -30,7 +30,8 @@ impl Machine<'_> {
                 // They are here, but a guard keeps them out.
                 let missing = needed & !mask;
                 let by = at.participant(missing.trailing_zeros() as usize);
-                let message = || format!("lanes {missing:#010x} are named in the mask {members:#010x} but do not take part");
+                let message =
+                    || format!("lanes {missing:#010x} are named in the mask {members:#010x} but do not take part");
                 return Err(self.stop(cluster, FindingKind::DivergentShuffle, at.pc, by, message));
             }
             return Ok(Members::Wait);
@@ -62,7 +63,9 @@ impl Machine<'_> {
         let members = match operation {
             Operation::Shuffle(shuffle) => shuffle.members,
             Operation::Vote(vote) => vote.members,
-            Operation::Match { members, .. } | Operation::Redux { members, .. } | Operation::Elect { members, .. } => *members,
+            Operation::Match { members, .. } | Operation::Redux { members, .. } | Operation::Elect { members, .. } => {
+                *members
+            }
             Operation::ActiveMask { to } => {
                 warp.registers.set_words(*to, mask, &[mask; LANES]);
                 return Ok(Step::Next);
@@ -78,7 +81,9 @@ impl Machine<'_> {
             Operation::Match { all, to, predicate, value, .. } => {
                 let values: [u64; LANES] = std::array::from_fn(|lane| warp.registers.lane(*value, lane));
                 let same = |lane: usize| {
-                    (0..LANES).filter(|&other| mask >> other & 1 == 1 && values[other] == values[lane]).fold(0, |lanes, other| lanes | 1 << other)
+                    (0..LANES)
+                        .filter(|&other| mask >> other & 1 == 1 && values[other] == values[lane])
+                        .fold(0, |lanes, other| lanes | 1 << other)
                 };
                 let first = mask.trailing_zeros() as usize & 31;
                 let everybody = same(first) == mask;
@@ -91,16 +96,17 @@ impl Machine<'_> {
             }
             Operation::Redux { op, to, value, .. } => {
                 let values = *warp.registers.word(*value);
-                let combined = (0..LANES).filter(|lane| mask >> lane & 1 == 1).map(|lane| values[lane]).reduce(|a, b| match op {
-                    Reduction::Add => a.wrapping_add(b),
-                    Reduction::MinSigned => (a as i32).min(b as i32) as u32,
-                    Reduction::MaxSigned => (a as i32).max(b as i32) as u32,
-                    Reduction::MinUnsigned => a.min(b),
-                    Reduction::MaxUnsigned => a.max(b),
-                    Reduction::And => a & b,
-                    Reduction::Or => a | b,
-                    Reduction::Xor => a ^ b,
-                });
+                let combined =
+                    (0..LANES).filter(|lane| mask >> lane & 1 == 1).map(|lane| values[lane]).reduce(|a, b| match op {
+                        Reduction::Add => a.wrapping_add(b),
+                        Reduction::MinSigned => (a as i32).min(b as i32) as u32,
+                        Reduction::MaxSigned => (a as i32).max(b as i32) as u32,
+                        Reduction::MinUnsigned => a.min(b),
+                        Reduction::MaxUnsigned => a.max(b),
+                        Reduction::And => a & b,
+                        Reduction::Or => a | b,
+                        Reduction::Xor => a ^ b,
+                    });
                 warp.registers.set_words(*to, mask, &[combined.unwrap_or(0); LANES]);
             }
             Operation::Elect { to, leader, .. } => {

@@ -24,13 +24,16 @@ struct Scope {
     labels: HashMap<String, u32>,
 }
 
+/// Label, scope, and the targets with their lines.
+type BranchList = (String, usize, Vec<(String, u32)>);
+
 struct Body<'k> {
     kernel: &'k mut ParsedKernel,
     scopes: Vec<Scope>,
     current: usize,
     location: Location,
     /// Label, scope and targets of each `.branchtargets`.
-    branch_lists: Vec<(String, usize, Vec<(String, u32)>)>,
+    branch_lists: Vec<BranchList>,
 }
 
 pub(super) fn parse(
@@ -160,7 +163,8 @@ impl Body<'_> {
                 return Some(id);
             }
             if let Some(index) = index {
-                let family = self.scopes[at].families.iter().find(|(prefix, count, _)| prefix == stem && index < *count);
+                let family =
+                    self.scopes[at].families.iter().find(|(prefix, count, _)| prefix == stem && index < *count);
                 if let Some(&(_, _, class)) = family {
                     let id = self.declare(name, class);
                     self.scopes[at].registers.insert(name.to_string(), id);

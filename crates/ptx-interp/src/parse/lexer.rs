@@ -93,12 +93,7 @@ pub(super) fn tokenize(source: &str) -> Result<Vec<Token<'_>>, ParseError> {
             }
             b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!' | b'|' | b'+'
             | b'-' | b'=' | b'*' | b'&' | b'~' | b'/' => {
-                tokens.push(Token {
-                    kind: TokenKind::Punctuation(byte),
-                    text: &source[at..at + 1],
-                    start: at,
-                    line,
-                });
+                tokens.push(Token { kind: TokenKind::Punctuation(byte), text: &source[at..at + 1], start: at, line });
                 at += 1;
             }
             _ => {

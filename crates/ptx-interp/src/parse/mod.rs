@@ -141,7 +141,10 @@ pub(crate) enum Operand {
     /// `{a, b, …}` or `(a, b, …)`
     Vector(Vec<Operand>),
     /// `[base + offset]`
-    Address { base: Box<Operand>, offset: i64 },
+    Address {
+        base: Box<Operand>,
+        offset: i64,
+    },
     /// `[map, {x, y, …}]`
     TensorAddress(Vec<Operand>),
 }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::lexer::{Token, TokenKind, tokenize};
-use super::{
-    Immediate, ParseError, ParsedKernel, ParsedModule, Parameter, RegisterClass, Variable, VariableSpace,
-};
+use super::{Immediate, Parameter, ParseError, ParsedKernel, ParsedModule, RegisterClass, Variable, VariableSpace};
 
 /// Most parameter bytes that any device accepts.
 const MAX_PARAMETER_BYTES: usize = 32_764;
@@ -78,7 +76,11 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
         }
     }
     if !has_version {
-        return Err(ParseError::new(1, "not a PTX module: `.version` is missing", &source.chars().take(40).collect::<String>()));
+        return Err(ParseError::new(
+            1,
+            "not a PTX module: `.version` is missing",
+            &source.chars().take(40).collect::<String>(),
+        ));
     }
     Ok(module)
 }
@@ -186,9 +188,7 @@ fn declaration(cursor: &mut Cursor<'_>) -> Result<Declaration, ParseError> {
             }
             ".ptr" => pointee = true,
             ".global" | ".shared" | ".const" | ".local" if pointee => {}
-            ".attribute" => {
-                while !cursor.next()?.is(b')') {}
-            }
+            ".attribute" => while !cursor.next()?.is(b')') {},
             directive if directive.starts_with('.') => {
                 element = Some(match RegisterClass::of_type(&directive[1..]) {
                     Some(RegisterClass::Bits8) => 1u64,
@@ -219,11 +219,7 @@ fn declaration(cursor: &mut Cursor<'_>) -> Result<Declaration, ParseError> {
                     }
                     cursor.expect(b']')?;
                 }
-                return Ok(Declaration {
-                    name: name.to_string(),
-                    align: explicit_align.unwrap_or(element),
-                    size,
-                });
+                return Ok(Declaration { name: name.to_string(), align: explicit_align.unwrap_or(element), size });
             }
         }
     }

@@ -80,7 +80,9 @@ impl Machine<'_> {
         }
         let by = at.participant(0);
         if mask != u32::MAX {
-            return Err(self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, by, || "wgmma with lanes missing".into()));
+            return Err(
+                self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, by, || "wgmma with lanes missing".into())
+            );
         }
         self.counters.tensor_instructions += 1;
         self.counters.tensor_flops += 2 * 16 * 16 * u64::from(wgmma.n);
@@ -93,7 +95,8 @@ impl Machine<'_> {
                 let mut places = [0; 256];
                 for row in 0..16 {
                     for depth in 0..16 {
-                        places[row * 16 + depth] = descriptor.element(first_row + row as u32, depth as u32, *transposed);
+                        places[row * 16 + depth] =
+                            descriptor.element(first_row + row as u32, depth as u32, *transposed);
                     }
                 }
                 self.read_matrix(cluster, at, &places)?;
@@ -155,7 +158,8 @@ impl Machine<'_> {
             let end = u64::from(piece) + 16;
             if piece < crate::address_space::SHARED_BASE || end > u64::from(self.context.shared_end) {
                 let end = self.context.shared_end;
-                let message = || format!("the matrix descriptor leads to shared address {piece:#x}; memory ends at {end:#x}");
+                let message =
+                    || format!("the matrix descriptor leads to shared address {piece:#x}; memory ends at {end:#x}");
                 return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(0), message));
             }
             let who = at.accessor(0, false);

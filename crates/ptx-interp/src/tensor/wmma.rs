@@ -47,7 +47,9 @@ fn slot(role: FragmentRole, shape: FragmentShape, wide: bool, row: usize, column
                 lane: (row & 7) * 4 + (column & 7) / 2,
                 half: 0,
             },
-            _ => Slot { register: row >> 3 | column >> 3 << 1, lane: (row & 7) * 4 + (column & 7) / 2, half: column & 1 },
+            _ => {
+                Slot { register: row >> 3 | column >> 3 << 1, lane: (row & 7) * 4 + (column & 7) / 2, half: column & 1 }
+            }
         };
     }
     let element = row * size(role, shape).1 + column;
@@ -94,7 +96,8 @@ impl Machine<'_> {
         let wide = fragment.element == MatrixElement::F32;
         let bytes = if wide { 4 } else { 2 };
         if !base.is_multiple_of(32) || !(stride * bytes).is_multiple_of(16) {
-            let message = || format!("the matrix is at {base:#x} with {stride} elements a line; 32 and 16 bytes are needed");
+            let message =
+                || format!("the matrix is at {base:#x} with {stride} elements a line; 32 and 16 bytes are needed");
             return Err(self.stop(cluster, FindingKind::Misaligned, at.pc, at.participant(first), message));
         }
         let store = fragment.role == FragmentRole::D;
@@ -107,9 +110,17 @@ impl Machine<'_> {
         // Elements that one lane holds and that lie side by side are one access.
         let together = if wide { 1 } else { 2 };
         for line in 0..lines {
+            if own && !store {
+                let (offset, bytes) = ((base + line as u64 * stride * bytes) as u32, line_length as u32 * bytes as u32);
+                let shared = &mut cluster.blocks[at.rank as usize].shared;
+                if let Some(conflict) = shared.note_warp_read(&cluster.order, at.accessor(0, false), offset, bytes) {
+                    self.report_conflict(cluster, conflict, at.pc, at.participant(0), offset, bytes);
+                }
+            }
             let mut at_element = 0;
             while at_element < line_length {
-                let coordinates = |element: usize| if fragment.column_major { (element, line) } else { (line, element) };
+                let coordinates =
+                    |element: usize| if fragment.column_major { (element, line) } else { (line, element) };
                 let (row, column) = coordinates(at_element);
                 let here = slot(fragment.role, fragment.shape, wide, row, column);
                 let mut count = 1;
@@ -129,7 +140,7 @@ impl Machine<'_> {
                     self.fragment_write(cluster, at, here.lane, space, address, &data[..length])?;
                 } else {
                     let value = if own {
-                        self.fragment_read_own(cluster, at, here.lane, address as u32, length)
+                        own_value(&cluster.blocks[at.rank as usize].shared.bytes, address, length)
                     } else {
                         let mut data = [0; 4];
                         self.fragment_read(cluster, at, here.lane, space, address, &mut data[..length])?;
@@ -171,26 +182,6 @@ impl Machine<'_> {
                 self.count_shared(&places, mask, 16, store);
             }
         }
-    }
-
-    /// One or two elements at a place that has been checked.
-    #[inline(always)]
-    fn fragment_read_own(&mut self, cluster: &mut Cluster, at: At, lane: usize, offset: u32, length: usize) -> u32 {
-        let who = at.accessor(lane, false);
-        let shared = &mut cluster.blocks[at.rank as usize].shared;
-        let conflict = shared.note_read(&cluster.order, who, offset, length as u32);
-        let start = offset as usize;
-        let value = if length == 4 {
-            let bytes = &shared.bytes[start..start + 4];
-            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-        } else {
-            let bytes = &shared.bytes[start..start + 2];
-            u32::from(u16::from_le_bytes([bytes[0], bytes[1]]))
-        };
-        if let Some(conflict) = conflict {
-            self.report_conflict(cluster, conflict, at.pc, who.participant, offset, length as u32);
-        }
-        value
     }
 
     fn fragment_read(
@@ -313,5 +304,18 @@ impl Machine<'_> {
             registers.set_words(*register, mask, values);
         }
         Ok(Step::Next)
+    }
+}
+
+/// One or two elements at a place that has been checked.
+#[inline(always)]
+fn own_value(bytes: &[u8], address: u64, length: usize) -> u32 {
+    let start = address as usize;
+    if length == 4 {
+        let bytes = &bytes[start..start + 4];
+        u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    } else {
+        let bytes = &bytes[start..start + 2];
+        u32::from(u16::from_le_bytes([bytes[0], bytes[1]]))
     }
 }

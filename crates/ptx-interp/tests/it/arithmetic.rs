@@ -43,7 +43,9 @@ fn every_probe_decodes_and_runs() {
 fn the_device_has_its_own_mind_about_floats() {
     let nan = 0x7fff_ffff;
     let one = 1f32.to_bits();
-    for name in ["add.f32", "mul.f32", "fma.rn.f32", "neg.f32", "abs.f32", "rcp.rn.f32", "sqrt.rn.f32", "lg2.approx.f32"] {
+    for name in
+        ["add.f32", "mul.f32", "fma.rn.f32", "neg.f32", "abs.f32", "rcp.rn.f32", "sqrt.rn.f32", "lg2.approx.f32"]
+    {
         assert_eq!(apply(name, [0x7fc0_1234, one, one]), nan, "{name}");
     }
     assert_eq!(apply("sqrt.rn.f32", [(-1f32).to_bits(), 0, 0]), nan);
@@ -127,7 +129,8 @@ fn recordings_from_a_device_agree() {
                 Bound::Ulps(most) => {
                     let (x, y) = (f32::from_bits(device), f32::from_bits(here));
                     // Ordered like the numbers themselves.
-                    let place = |bits: u32| if bits >> 31 == 1 { -i64::from(bits & 0x7fff_ffff) } else { i64::from(bits) };
+                    let place =
+                        |bits: u32| if bits >> 31 == 1 { -i64::from(bits & 0x7fff_ffff) } else { i64::from(bits) };
                     x.is_nan() && y.is_nan() || (place(device) - place(here)).unsigned_abs() <= u64::from(most)
                 }
             };

@@ -64,7 +64,8 @@ fn races_between_lanes_warps_and_blocks() {
     let blocks = "mov.u32 %r3, %ctaid.x; st.global.u32 [%rd1], %r3;";
     let report = run(blocks, 2, 1);
     assert_eq!(only(&report).kind, FindingKind::GlobalRace);
-    let (here, other) = (report.findings[0].place.thread, report.findings[0].other.as_ref().expect("both sides").thread);
+    let (here, other) =
+        (report.findings[0].place.thread, report.findings[0].other.as_ref().expect("both sides").thread);
     assert_ne!(here.block, other.block);
     // The same value from everybody is no race.
     assert!(run("st.shared.u32 [%r2], 7;", 1, 64).is_clean());
@@ -89,7 +90,8 @@ fn divergent_barriers_and_deadlocks() {
     assert_eq!(only(&run(divergent, 1, 32)).kind, FindingKind::DivergentBarrier);
     let missing = "setp.lt.u32 %p1, %r1, 32;\n@%p1 bra A;\nbar.sync 1, 64;\nA:\n";
     assert_eq!(only(&run(missing, 1, 64)).kind, FindingKind::Deadlock);
-    let shuffle = "setp.lt.u32 %p1, %r1, 16;\n@%p1 bra A;\nshfl.sync.bfly.b32 %r3, %r1, 1, 31, -1;\nA:\nbar.warp.sync -1;";
+    let shuffle =
+        "setp.lt.u32 %p1, %r1, 16;\n@%p1 bra A;\nshfl.sync.bfly.b32 %r3, %r1, 1, 31, -1;\nA:\nbar.warp.sync -1;";
     assert_eq!(only(&run(shuffle, 1, 32)).kind, FindingKind::DivergentBarrier.max(FindingKind::DivergentShuffle));
 }
 
@@ -110,7 +112,8 @@ fn lanes_of_a_warp_may_wait_for_each_other() {
 
 #[test]
 fn findings_are_counted_not_repeated() {
-    let report = run("shr.u32 %r3, %r1, 1; shl.b32 %r3, %r3, 2; add.s32 %r3, %r2, %r3; st.shared.u32 [%r3], %r1;", 1, 32);
+    let report =
+        run("shr.u32 %r3, %r1, 1; shl.b32 %r3, %r3, 2; add.s32 %r3, %r2, %r3; st.shared.u32 [%r3], %r1;", 1, 32);
     assert_eq!(only(&report).count, 16);
     assert!(report.findings[0].to_string().contains("16 times"));
 }

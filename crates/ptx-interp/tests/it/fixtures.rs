@@ -206,7 +206,7 @@ impl Setup {
                 let mut launch = Launch::new([4, 1, 1], [64, 1, 1]);
                 launch.params = words(&[input, out], &[]);
                 launch.cluster = Some([2, 1, 1]);
-                let expected = (0..256).map(|index| values[(index / 64 ^ 1) * 64 + 63 - index % 64]).collect();
+                let expected = (0..256).map(|index| values[((index / 64) ^ 1) * 64 + 63 - index % 64]).collect();
                 Self { launch, out, expected, element: 4, kind: Kind::Integer }
             }
             Fixture::LastBlock => {
@@ -266,7 +266,11 @@ pub(crate) fn replaced(ptx: &str, start: &str, nth: usize, change: impl Fn(&str)
         .lines()
         .map(|line| {
             let text = line.trim_start();
-            let unguarded = if text.starts_with('@') { text.split_once(char::is_whitespace).map_or(text, |(_, rest)| rest) } else { text };
+            let unguarded = if text.starts_with('@') {
+                text.split_once(char::is_whitespace).map_or(text, |(_, rest)| rest)
+            } else {
+                text
+            };
             if !unguarded.trim_start().starts_with(start) {
                 return line.to_string();
             }

@@ -92,8 +92,16 @@ fn counting() -> Vec<u8> {
 fn ldmatrix_deals_rows_to_lanes() {
     // Lane l names the row at 32·l bytes: row r of matrix m begins at element 16·(8m + r).
     let address = "shl.b32 %r5, %r1, 5;\nadd.s32 %r5, %r2, %r5;\n";
-    let plain = warp(&format!("{address}ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r30,%r31,%r32,%r33}}, [%r5];"), &[0; 256], &counting());
-    let transposed = warp(&format!("{address}ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {{%r30,%r31,%r32,%r33}}, [%r5];"), &[0; 256], &counting());
+    let plain = warp(
+        &format!("{address}ldmatrix.sync.aligned.m8n8.x4.shared.b16 {{%r30,%r31,%r32,%r33}}, [%r5];"),
+        &[0; 256],
+        &counting(),
+    );
+    let transposed = warp(
+        &format!("{address}ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {{%r30,%r31,%r32,%r33}}, [%r5];"),
+        &[0; 256],
+        &counting(),
+    );
     let element = |matrix: usize, row: usize, column: usize| (16 * (8 * matrix + row) + column) as u32;
     for lane in 0..32 {
         for matrix in 0..4 {
@@ -158,7 +166,11 @@ fn wmma_shapes_multiply() {
         for (index, chunk) in bytes.chunks_exact(4).enumerate() {
             let (row, column) = (index / n, index % n);
             let expected: f32 = (0..16).map(|k| value(row * 16 + k) * value(k * n + column)).sum();
-            assert_eq!(f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]), expected, "{shape} ({row},{column})");
+            assert_eq!(
+                f32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]),
+                expected,
+                "{shape} ({row},{column})"
+            );
         }
     }
 }

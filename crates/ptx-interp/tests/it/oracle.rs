@@ -27,16 +27,23 @@ fn races(programs: &[Vec<Step>; 2]) -> Option<bool> {
             continue;
         }
         let (a, b) = (programs[0].get(first), programs[1].get(second));
-        if let (Some(Step::Load(x)), Some(Step::Store(y))) | (Some(Step::Store(x)), Some(Step::Load(y) | Step::Store(y))) = (a, b) {
+        if let (Some(Step::Load(x)), Some(Step::Store(y)))
+        | (Some(Step::Store(x)), Some(Step::Load(y) | Step::Store(y))) = (a, b)
+        {
             race |= x == y;
         }
         let arrived = arrive_at.is_some_and(|at| first > at);
         let mut moved = false;
-        if let Some(step) = a && *step != Step::Barrier {
+        if let Some(step) = a
+            && *step != Step::Barrier
+        {
             states.push((first + 1, second));
             moved = true;
         }
-        if let Some(step) = b && *step != Step::Barrier && (*step != Step::Wait || arrived) {
+        if let Some(step) = b
+            && *step != Step::Barrier
+            && (*step != Step::Wait || arrived)
+        {
             states.push((first, second + 1));
             moved = true;
         }
@@ -100,25 +107,30 @@ fn accesses() -> impl Strategy<Value = Step> {
 }
 
 fn program() -> impl Strategy<Value = [Vec<Step>; 2]> {
-    let phases = proptest::collection::vec((proptest::collection::vec(accesses(), 0..3), proptest::collection::vec(accesses(), 0..3)), 1..4);
-    (phases, any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<bool>()).prop_map(|(phases, arrive, wait, ordered)| {
-        let mut programs = [Vec::new(), Vec::new()];
-        for (index, (first, second)) in phases.into_iter().enumerate() {
-            if index > 0 {
-                programs[0].push(Step::Barrier);
-                programs[1].push(Step::Barrier);
+    let phases = proptest::collection::vec(
+        (proptest::collection::vec(accesses(), 0..3), proptest::collection::vec(accesses(), 0..3)),
+        1..4,
+    );
+    (phases, any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<bool>()).prop_map(
+        |(phases, arrive, wait, ordered)| {
+            let mut programs = [Vec::new(), Vec::new()];
+            for (index, (first, second)) in phases.into_iter().enumerate() {
+                if index > 0 {
+                    programs[0].push(Step::Barrier);
+                    programs[1].push(Step::Barrier);
+                }
+                programs[0].extend(first);
+                programs[1].extend(second);
             }
-            programs[0].extend(first);
-            programs[1].extend(second);
-        }
-        if ordered {
-            let at = arrive.index(programs[0].len() + 1);
-            programs[0].insert(at, Step::Arrive);
-            let at = wait.index(programs[1].len() + 1);
-            programs[1].insert(at, Step::Wait);
-        }
-        programs
-    })
+            if ordered {
+                let at = arrive.index(programs[0].len() + 1);
+                programs[0].insert(at, Step::Arrive);
+                let at = wait.index(programs[1].len() + 1);
+                programs[1].insert(at, Step::Wait);
+            }
+            programs
+        },
+    )
 }
 
 proptest! {
