@@ -155,13 +155,10 @@ mod tests {
 
     #[test]
     fn long_numbers_and_names_are_readable() {
-        assert_eq!([0, 12, 999, 1000, 1_234_567].map(|count| grouped(count).replace('\u{a0}', " ")), [
-            "0",
-            "12",
-            "999",
-            "1 000",
-            "1 234 567"
-        ]);
+        assert_eq!(
+            [0, 12, 999, 1000, 1_234_567].map(|count| grouped(count).replace('\u{a0}', " ")),
+            ["0", "12", "999", "1 000", "1 234 567"]
+        );
         assert_eq!(words("SharedMemory"), "shared memory");
     }
 }

@@ -316,10 +316,12 @@ fn group_passes(addresses: &[u32; 32], active: u32, first_lane: u32, words_per_l
     if consecutive {
         return (1, u64::from(active.count_ones() * words_per_lane));
     }
-    // Distinct words of each bank; at most 32 words are in a group.
-    let mut words = [[0u32; 32]; 32];
-    let mut used = [0u8; 32];
-    let mut distinct = 0;
+    // Distinct words, chained by bank; at most 32 words are in a group.
+    const END: u8 = u8::MAX;
+    let (mut words, mut chain) = ([0u32; 32], [END; 32]);
+    let (mut heads, mut lengths) = ([END; 32], [0u8; 32]);
+    let mut distinct = 0usize;
+    let mut longest = 1;
     let mut rest = active;
     while rest != 0 {
         let lane = rest.trailing_zeros();
@@ -327,13 +329,19 @@ fn group_passes(addresses: &[u32; 32], active: u32, first_lane: u32, words_per_l
         let first = addresses[(first_lane + lane) as usize & 31] >> 2;
         for word in first..first.saturating_add(words_per_lane) {
             let bank = (word & 31) as usize;
-            let known = usize::from(used[bank]);
-            if !words[bank][..known].contains(&word) && known < 32 {
-                words[bank][known] = word;
-                used[bank] += 1;
+            let mut at = heads[bank];
+            while at != END && words[usize::from(at)] != word {
+                at = chain[usize::from(at)];
+            }
+            if at == END && distinct < 32 {
+                words[distinct] = word;
+                chain[distinct] = heads[bank];
+                heads[bank] = distinct as u8;
+                lengths[bank] += 1;
+                longest = longest.max(lengths[bank]);
                 distinct += 1;
             }
         }
     }
-    (u64::from(used.iter().copied().max().unwrap_or(1)), distinct)
+    (u64::from(longest), distinct as u64)
 }

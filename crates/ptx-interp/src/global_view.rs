@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 
-use crate::diagnostics::Site;
 use crate::memory::{Memory, Written};
 
 pub(crate) const PAGE_BYTES: usize = 4096;
@@ -279,8 +278,8 @@ pub(crate) struct LaunchHistory {
 
 #[derive(Default)]
 struct History {
-    writers: Vec<Option<Site>>,
-    readers: Vec<Option<Site>>,
+    writers: Vec<Record>,
+    readers: Vec<Record>,
 }
 
 /// A race between two units.
@@ -288,9 +287,9 @@ pub(crate) struct UnitRace {
     pub buffer: usize,
     pub offset: usize,
     /// The later unit's access.
-    pub at: Site,
+    pub at: Record,
     pub at_is_write: bool,
-    pub with: Site,
+    pub with: Record,
     pub with_is_write: bool,
 }
 
@@ -301,7 +300,6 @@ impl LaunchHistory {
         memory: &mut Memory,
         changes: Changes,
         check: bool,
-        site: impl Fn(Record) -> Site,
         mut report: impl FnMut(UnitRace),
     ) {
         for page in changes.pages {
@@ -315,45 +313,42 @@ impl LaunchHistory {
             let history = self.pages.entry((page.buffer, page.index)).or_default();
             let cells = PAGE_BYTES >> changes.granule;
             let place = |cell: usize| page.index as usize * PAGE_BYTES + (cell << changes.granule);
+            let earlier =
+                |records: &[Record], cell: usize| records.get(cell).copied().filter(|record| record.is_some());
+            let buffer = page.buffer as usize;
             for (cell, readers) in page.readers.iter().enumerate() {
-                let reader = readers[0];
-                if reader.is_some()
-                    && let Some(Some(with)) = history.writers.get(cell)
+                let at = readers[0];
+                if at.is_some()
+                    && let Some(with) = earlier(&history.writers, cell)
                 {
-                    let (buffer, offset) = (page.buffer as usize, place(cell));
-                    report(UnitRace {
-                        buffer,
-                        offset,
-                        at: site(reader),
-                        at_is_write: false,
-                        with: *with,
-                        with_is_write: true,
-                    });
+                    let offset = place(cell);
+                    report(UnitRace { buffer, offset, at, at_is_write: false, with, with_is_write: true });
                 }
             }
-            for (cell, writer) in page.writers.iter().enumerate() {
-                if writer.is_some() {
-                    let written = history.writers.get(cell).copied().flatten().map(|with| (with, true));
-                    let read = history.readers.get(cell).copied().flatten().map(|with| (with, false));
-                    if let Some((with, with_is_write)) = written.or(read) {
-                        let (buffer, offset) = (page.buffer as usize, place(cell));
-                        report(UnitRace { buffer, offset, at: site(*writer), at_is_write: true, with, with_is_write });
-                    }
+            for (cell, at) in page.writers.iter().copied().enumerate() {
+                if !at.is_some() {
+                    continue;
+                }
+                let written = earlier(&history.writers, cell).map(|with| (with, true));
+                let read = || earlier(&history.readers, cell).map(|with| (with, false));
+                if let Some((with, with_is_write)) = written.or_else(read) {
+                    let offset = place(cell);
+                    report(UnitRace { buffer, offset, at, at_is_write: true, with, with_is_write });
                 }
             }
             if !page.readers.is_empty() {
-                history.readers.resize(cells, None);
+                history.readers.resize(cells, Record::default());
                 for (known, readers) in history.readers.iter_mut().zip(&page.readers) {
-                    if known.is_none() && readers[0].is_some() {
-                        *known = Some(site(readers[0]));
+                    if !known.is_some() {
+                        *known = readers[0];
                     }
                 }
             }
             if !page.writers.is_empty() {
-                history.writers.resize(cells, None);
+                history.writers.resize(cells, Record::default());
                 for (known, writer) in history.writers.iter_mut().zip(&page.writers) {
                     if writer.is_some() {
-                        *known = Some(site(*writer));
+                        *known = *writer;
                     }
                 }
             }

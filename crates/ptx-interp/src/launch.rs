@@ -6,7 +6,7 @@ use crate::address_space::SHARED_BASE;
 use crate::counters::{Counters, Executions};
 use crate::decode::Program;
 use crate::diagnostics::{Finding, FindingKind, Findings};
-use crate::global_view::LaunchHistory;
+use crate::global_view::{LaunchHistory, Record};
 use crate::memory::Memory;
 use crate::module::Kernel;
 use crate::schedule::{Unit, UnitOutcome};
@@ -216,12 +216,14 @@ impl Launch {
         let mut counters = Counters::default();
         let mut completed = true;
         let total = context.clusters.iter().map(|&count| u64::from(count)).product::<u64>();
-        let units: Vec<std::ops::Range<u64>> = if program.features.communicates {
-            std::iter::once(0..total).collect()
-        } else {
-            (0..total).map(|cluster| cluster..cluster + 1).collect()
-        };
-        for wave in units.chunks(WAVE as usize) {
+        // Blocks that talk to each other are one unit; all others are units of their own.
+        let step = if program.features.communicates { total } else { 1 };
+        let mut next = 0;
+        while next < total {
+            let last = total.min(next.saturating_add(step.saturating_mul(WAVE)));
+            let wave: Vec<std::ops::Range<u64>> =
+                (next..last).step_by(step as usize).map(|first| first..first + step).collect();
+            next = last;
             let base: &Memory = memory;
             let run = |clusters: &std::ops::Range<u64>| Unit::new(&context, base, clusters.clone()).run();
             // A single unit gains nothing from a hop to another thread.
@@ -237,16 +239,14 @@ impl Launch {
                 completed &= finished;
                 stop |= !finished;
                 let mut races = Vec::new();
-                history.merge(
-                    memory,
-                    changes,
-                    self.checks.global_races && !program.features.communicates,
-                    |record| context.site(record.cluster - 1, record.participant, record.pc()),
-                    |race| races.push(race),
-                );
+                history.merge(memory, changes, self.checks.global_races && !program.features.communicates, |race| {
+                    races.push(race)
+                });
                 for race in races {
                     let name = memory.buffers()[race.buffer].name.clone();
-                    findings.report(program, self.seed, FindingKind::GlobalRace, race.at, Some(race.with), || {
+                    let site = |record: Record| context.site(record.cluster - 1, record.participant, record.pc());
+                    let (at, with) = (site(race.at), Some(site(race.with)));
+                    findings.report(program, self.seed, FindingKind::GlobalRace, at, with, || {
                         format!(
                             "blocks run at the same time, and one {} byte {} of `{name}` that another {}",
                             if race.at_is_write { "writes" } else { "reads" },

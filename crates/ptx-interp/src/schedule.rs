@@ -232,6 +232,15 @@ impl<'l> Unit<'l> {
             predicates: vec![0; program.predicates],
         };
         for &(register, constant) in &program.constants {
+            if matches!(constant, Constant::Bits(_) | Constant::Parameter { .. }) {
+                // The same in every lane.
+                let value = self.constant(constant, cluster, rank, warp, 0);
+                match register {
+                    LaneRegister::Word(register) => registers.words[usize::from(register.0)] = [value as u32; LANES],
+                    LaneRegister::Double(register) => registers.doubles[usize::from(register.0)] = [value; LANES],
+                }
+                continue;
+            }
             for lane in 0..LANES {
                 let value = self.constant(constant, cluster, rank, warp, lane as u32);
                 match register {

@@ -92,7 +92,7 @@ fn pieces_of(map: &TensorMapDescription, coordinates: &[i32], shared: u32, buffe
             rest /= sides[dimension];
             let index = i64::from(coordinates[dimension]) + i64::from(step);
             inside &= index >= 0 && (index as u64) < map.dims[dimension];
-            offset += index.wrapping_mul(map.strides[dimension - 1] as i64);
+            offset = offset.wrapping_add(index.wrapping_mul(map.strides[dimension - 1] as i64));
         }
         for piece in 0..inner_bytes / PIECE_BYTES {
             let place = map.swizzle.apply(shared + line * inner_bytes + piece * PIECE_BYTES);
@@ -104,7 +104,7 @@ fn pieces_of(map: &TensorMapDescription, coordinates: &[i32], shared: u32, buffe
             } else {
                 (0, 0)
             };
-            let global = if length == 0 { 0 } else { (offset + begin * element) as usize };
+            let global = if length == 0 { 0 } else { offset.wrapping_add(begin * element) as usize };
             pieces.push(Piece { shared: place, global, start, length });
         }
     }
@@ -246,12 +246,15 @@ impl Machine<'_> {
             }
             let element = map.element.bytes() as usize;
             // The tensor's own extent must lie in its buffer.
-            let extent: u64 = map.dims[0] * element as u64
-                + map.dims[1..]
-                    .iter()
-                    .zip(&map.strides)
-                    .map(|(dim, stride)| (dim - 1).saturating_mul(*stride))
-                    .sum::<u64>();
+            let spans = map.dims[1..].iter().zip(&map.strides);
+            let extent = spans.fold(map.dims[0].saturating_mul(element as u64), |extent, (dim, stride)| {
+                extent.saturating_add(dim.saturating_sub(1).saturating_mul(*stride))
+            });
+            let box_bytes =
+                map.box_dims.iter().fold(element as u64, |bytes, side| bytes.saturating_mul(u64::from(*side)));
+            if box_bytes > u64::from(self.context.shared_end) {
+                return Err(self.bad_copy(cluster, at, lane, || format!("a box of {box_bytes} bytes")));
+            }
             let (buffer, base_offset) = self.global_place(cluster, at, lane, map.address, extent as usize, 16)?;
             let base = map.address - base_offset as u64;
             let (pieces, bytes) = pieces_of(&map, &coordinates, offset, base);

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, Problem, Specialisation, Unsupported};
+use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, Problem, Specialisation, Unsupported};
 
 use crate::case::Case;
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 10] = [
+const GEOMETRIES: [&str; 11] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Rows of two query tiles, several heads to a key head, the diagonal at the end.
@@ -19,7 +19,9 @@ const GEOMETRIES: [&str; 10] = [
     "q65 kv577 full scale=-0.25 outliers seed=5",
     // Rows far apart, and other strides for each operand.
     "h2 q35 kv131 causal query=18480,9240,264 key=69168,34584,264 value=69168,264,528 output=18480,264,528 integers seed=6",
-    "q1 kv300 causal normal seed=7",
+    "q1 kv257 causal normal seed=7",
+    // Enough rows for the largest tiles, several of whose key tiles need a mask.
+    "h8/2 q100 kv197 causal normal seed=11",
     "L1 full normal seed=8",
     "q5 kv0 full normal seed=9",
     // Long enough for the kernels with a third stage, and few queries, since somebody waits.
@@ -27,10 +29,24 @@ const GEOMETRIES: [&str; 10] = [
 ];
 
 /// Head dimensions that fill a kernel's width and that do not, for each kernel that there is so far.
-const WIDTHS: [&str; 11] = [
-    "d64 f16", "d40 f16", "d128 f16", "d72 f16", "d96 f16", "d256 f16", "d200 f16", "d64 bf16", "d128 bf16", "d88 bf16",
+const WIDTHS: [&str; 12] = [
+    "d64 f16",
+    "d8 f16",
+    "d128 f16",
+    "d72 f16",
+    "d96 f16",
+    "d104 f16",
+    "d256 f16",
+    "d200 f16",
+    "d64 bf16",
+    "d128 bf16",
+    "d88 bf16",
     "d256 bf16",
 ];
+
+/// Enough rows for every part of a warp's, and few enough for every head dimension in steps of 8: each is the only one
+/// that some guard of some column is for.
+const EVERY_WIDTH: &str = "L33 full normal seed=12";
 
 /// A case, and the device that it is planned for.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,19 +94,19 @@ impl fmt::Display for Trial {
 /// Every shape that a generation takes, planned for the device as it is; and for a single multiprocessor, where that
 /// makes it take other kernels.
 pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
+    let shapes = GEOMETRIES.iter().flat_map(|geometry| WIDTHS.iter().map(move |width| format!("{geometry} {width}")));
+    let every_width = (1..=MAX_HEAD_DIM / 8).map(|width| format!("{EVERY_WIDTH} d{} f16", 8 * width));
     let mut trials = Vec::new();
-    for geometry in GEOMETRIES {
-        for width in WIDTHS {
-            let case: Case = format!("{geometry} {width}").parse().expect("the lists make valid cases");
-            let [as_it_is, small] = [None, Some(1)].map(|multiprocessors| Trial { case: case.clone(), multiprocessors });
-            let (kernels, others) = (as_it_is.kernels(generation), small.kernels(generation));
-            let differs = others.is_ok() && others != kernels;
-            if kernels.is_ok() {
-                trials.push(as_it_is);
-            }
-            if differs {
-                trials.push(small);
-            }
+    for line in shapes.chain(every_width) {
+        let case: Case = line.parse().expect("the lists make valid cases");
+        let [as_it_is, small] = [None, Some(1)].map(|multiprocessors| Trial { case: case.clone(), multiprocessors });
+        let (kernels, others) = (as_it_is.kernels(generation), small.kernels(generation));
+        let differs = others.is_ok() && others != kernels;
+        if kernels.is_ok() {
+            trials.push(as_it_is);
+        }
+        if differs {
+            trials.push(small);
         }
     }
     trials
@@ -122,8 +138,10 @@ mod tests {
     fn every_kernel_of_every_generation_is_taken_by_some_trial() {
         for generation in generations::ALL {
             let trials = trials(*generation);
-            let taken: Vec<Specialisation> =
-                trials.iter().flat_map(|trial| trial.kernels(*generation).expect("declined ones are left out")).collect();
+            let taken: Vec<Specialisation> = trials
+                .iter()
+                .flat_map(|trial| trial.kernels(*generation).expect("declined ones are left out"))
+                .collect();
             for kernel in generation.generation().specialisations {
                 assert!(taken.contains(kernel), "no trial takes {kernel}");
             }

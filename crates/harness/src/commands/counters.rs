@@ -65,9 +65,8 @@ impl Counters {
                 return Err(format!("nothing to count: {}", declined.join("; ")).into());
             }
             if self.json {
-                let entry = |counted: &Counted| {
-                    Entry { generation: counted.generation, figures: figures(&counted.counters) }
-                };
+                let entry =
+                    |counted: &Counted| Entry { generation: counted.generation, figures: figures(&counted.counters) };
                 reports.push(Report { case: case.to_string(), generations: counted.iter().map(entry).collect() });
                 continue;
             }

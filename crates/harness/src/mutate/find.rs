@@ -201,7 +201,8 @@ impl<'p> Statement<'p> {
         let (_, instruction) = self.parts();
         let mut parts = instruction.split_whitespace().next().unwrap_or("").split('.');
         let first = parts.next();
-        let private = parts.any(|part| matches!(part, "param" | "local" | "const" | "commit_group" | "wait_group" | "wait_all"));
+        let private =
+            parts.any(|part| matches!(part, "param" | "local" | "const" | "commit_group" | "wait_group" | "wait_all"));
         let touches = ["ld", "st", "red", "atom", "cp", "ldmatrix", "stmatrix", "wmma"];
         first.is_some_and(|first| touches.contains(&first)) && !private && !instruction.starts_with("wmma.mma")
     }
@@ -335,7 +336,10 @@ impl<'p> Scanner<'p> {
     fn read_statement(&mut self) {
         let (start, line) = (self.at, self.line);
         let text = self.until(";").trim_end();
-        self.advance(1.min(self.rest().len()));
+        if self.rest().is_empty() {
+            return;
+        }
+        self.advance(1);
         let labels = std::mem::take(&mut self.labels);
         let origin = self.location.and_then(|location| self.origin(location));
         self.found.push(Statement { text, span: start..self.at, line, labels, origin });
@@ -439,7 +443,18 @@ $L__info_string0:
                 format!("{}: {} -> {now} [{}] {origin}", mutation.ptx_line, mutation.statement, mutation.kind.name())
             })
             .collect();
-        insta::assert_snapshot!(lines.join("\n"), @"");
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        9: bar.sync 0 -> // an end; of a line [barrier removed] kernels/v9.cu:10
+        13: cp.async.cg.shared.global [%r1], [%rd1], 16, %r2 -> cp.async.cg.shared.global [%r1], [%rd1], 16; [guard of a copy removed] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
+        14: cp.async.wait_group 0 ->  [wait for copies removed] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
+        14: cp.async.wait_group 0 -> cp.async.wait_group 1; [one more group of copies not waited for] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
+        15: cp.async.commit_group ->  [commit removed] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
+        22: @!%p2 bra $L__BB0_3 ->  [guard of a memory access removed] kernels/v9.cu:30
+        25: @%p3 ld.global.u32 %r1, [%rd1] -> ld.global.u32 	%r1, [%rd1]; [guard of a memory access removed] kernels/v9.cu:30
+        28: mbarrier.try_wait.parity.shared::cta.b64 P1, [%r1], %r2 -> LAB_WAIT: setp.eq.u32 P1, 0, 0; [wait on an mbarrier removed] kernels/v9.cu:30
+        32: bar.warp.sync -1 ->  [warp barrier removed] kernels/v9.cu:30
+        33: fence.proxy.async ->  [fence removed] kernels/v9.cu:30
+        "#);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use sdpa_core::{Attention, Error, Interpreter, Specialisation, load_ptx};
 use serde::Serialize;
 
-use crate::check::{Trial, trials};
-use crate::verify::{Failure, Reason, verify};
+use crate::check::{Trial, prove, trials};
+use crate::verify::{Failure, Reason};
 
 pub use find::{Mutation, MutationKind, Origin, mutations};
 pub use render::render;
@@ -108,7 +108,9 @@ pub fn mutate(
     progress: impl Fn(Step) + Sync,
 ) -> Result<Score, MutateError> {
     let takes = |trial: &Trial| trial.kernels(generation).is_ok_and(|kernels| kernels.contains(kernel));
-    let trials: Vec<Trial> = trials(generation).into_iter().filter(takes).collect();
+    let mut trials: Vec<Trial> = trials(generation).into_iter().filter(takes).collect();
+    // Most mutations are seen in the first trial, so the cheap ones come first.
+    trials.sort_by(|left, right| left.case.problem.flops().total_cmp(&right.case.problem.flops()));
     if trials.is_empty() {
         return Err(MutateError::NotRun { kernel: kernel.to_string() });
     }
@@ -146,7 +148,7 @@ pub enum Step {
 fn longest(generation: &'static dyn Attention, trials: &[Trial]) -> Result<u64, MutateError> {
     let taken = trials.par_iter().map(|trial| {
         let device = Interpreter::new();
-        verify(&device, &trial.subject(generation), &trial.case).map_err(|failure| MutateError::Wrong(Box::new(failure)))?;
+        prove(&device, generation, trial).map_err(|failure| MutateError::Wrong(Box::new(failure)))?;
         Ok(device.take_reports().counters.total_warp_instructions())
     });
     let taken: Vec<u64> = taken.collect::<Result<_, MutateError>>()?;
@@ -161,7 +163,7 @@ fn kill(
     trials: &[Trial],
 ) -> Result<Option<Kill>, MutateError> {
     for trial in trials {
-        let Err(failure) = verify(device, &trial.subject(generation), &trial.case) else { continue };
+        let Err(failure) = prove(device, generation, trial) else { continue };
         let judged = failure.is_verdict();
         let by = match *failure.reason {
             Reason::Device(error) if !judged => return Err(error.into()),

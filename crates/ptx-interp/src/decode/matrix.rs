@@ -185,7 +185,7 @@ impl Decoder<'_> {
         if opcode.has("satfinite") {
             return unknown();
         }
-        let types: Vec<_> = opcode.parts[7..].iter().map(|name| element(name)).collect();
+        let types: Vec<_> = opcode.parts.iter().skip(7).map(|name| element(name)).collect();
         let (d_element, element, c_element) = match *types.as_slice() {
             [Some(d), Some(c)] => (d, MatrixElement::F16, c),
             [Some(d), Some(a), Some(b), Some(c)] if a == b => (d, a, c),

@@ -4,7 +4,7 @@ use super::memory::{addresses, is_in_space, rebased};
 use super::{At, Cluster, Lanes, Machine, Step, Stopped};
 use crate::address_space::SHARED_WINDOW;
 use crate::alu::float::{bf16_to_f32, f16_to_f32, max_f32, min_f32, narrow_f64};
-use crate::decode::{Access, Atomic, AtomicKind, FenceKind, HalfFormat, LaneRegister, Ordering, Scalar, Space};
+use crate::decode::{Access, Atomic, AtomicKind, FenceKind, HalfFormat, Ordering, Scalar, Space};
 use crate::registers::each_lane;
 use crate::warp::Warp;
 
@@ -157,8 +157,6 @@ impl Machine<'_> {
                 None => self.write_global(cluster, at, lane, address, data, true)?,
             }
             if let Some(to) = atomic.to {
-                let signed = matches!(to, LaneRegister::Double(_)) && element < 8;
-                let _ = signed;
                 warp.registers.set_lane(to, lane, first_old);
             }
             self.learn_after(cluster, at, lane, in_shared, address, atomic.ordering);
@@ -197,7 +195,7 @@ impl Machine<'_> {
         ordering: Ordering,
     ) {
         let thread = at.participant(lane);
-        let key = key(cluster, at, in_shared, address);
+        let key = key(at, in_shared, address);
         let message = cluster.published.entry(key).or_default();
         if ordering.releases() {
             cluster.order.release(thread, message);
@@ -226,7 +224,7 @@ impl Machine<'_> {
         ordering: Ordering,
     ) {
         let thread = at.participant(lane);
-        let key = key(cluster, at, in_shared, address);
+        let key = key(at, in_shared, address);
         if let Some(message) = cluster.published.get(&key) {
             if ordering.acquires() {
                 cluster.order.acquire(thread, message);
@@ -264,7 +262,7 @@ fn place_of(space: Space, address: u64) -> (bool, u64) {
 }
 
 /// The block whose shared memory it is, or global memory; and the address.
-fn key(_cluster: &Cluster, at: At, in_shared: bool, address: u64) -> (u32, u64) {
+fn key(at: At, in_shared: bool, address: u64) -> (u32, u64) {
     if in_shared {
         let (rank, offset) = crate::address_space::split_shared(address as u32, at.rank);
         (rank, u64::from(offset))

@@ -5,7 +5,7 @@ use crate::address_space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_BASE, SHARED_W
 use crate::counters::wavefronts;
 use crate::decode::{Access, Address, LaneRegister, Ordering, Space};
 use crate::diagnostics::FindingKind;
-use crate::global_view::{ATOMIC_BIT, GlobalConflict, Record};
+use crate::global_view::{ATOMIC_BIT, GlobalConflict, PAGE_BYTES, Record};
 use crate::registers::{Doubles, LANES, Registers, each_lane};
 use crate::warp::Warp;
 
@@ -492,7 +492,6 @@ impl Machine<'_> {
     }
 
     /// Race and initialisation checks of a read that lies in one page.
-    #[inline(always)]
     pub(crate) fn note_global_read(
         &mut self,
         cluster: &Cluster,
@@ -502,6 +501,12 @@ impl Machine<'_> {
         bytes: usize,
         atomic: bool,
     ) {
+        let head = PAGE_BYTES - offset % PAGE_BYTES;
+        if bytes > head {
+            // Only pieces of tensors cross pages.
+            self.note_global_read(cluster, at, lane, (buffer, offset), head, atomic);
+            return self.note_global_read(cluster, at, lane, (buffer, offset + head), bytes - head, atomic);
+        }
         if !self.global.is_written(buffer, offset, bytes) {
             self.report_unwritten(cluster, at, lane, buffer, offset, bytes);
         }
@@ -513,7 +518,6 @@ impl Machine<'_> {
         }
     }
 
-    #[inline(always)]
     pub(crate) fn note_global_write(
         &mut self,
         cluster: &Cluster,
@@ -524,6 +528,11 @@ impl Machine<'_> {
         atomic: bool,
         unchanged: bool,
     ) {
+        let head = PAGE_BYTES - offset % PAGE_BYTES;
+        if bytes > head {
+            self.note_global_write(cluster, at, lane, (buffer, offset), head, atomic, unchanged);
+            return self.note_global_write(cluster, at, lane, (buffer, offset + head), bytes - head, atomic, unchanged);
+        }
         let record = self.record(cluster, at, lane, atomic);
         let ordered = |other: Record| is_ordered(cluster, other, record.participant);
         let conflict = self.global.note_write(buffer, offset, bytes, record, ordered);

@@ -442,16 +442,20 @@ impl<'l> Machine<'l> {
             }
             Operation::CopyAsyncWait { keep } => self.copy_async_wait(cluster, warp, at, Some(*keep), mask),
             Operation::CopyAsyncWaitAll => self.copy_async_wait(cluster, warp, at, None, mask),
-            Operation::MatrixMove(matrix) => self.matrix_move(cluster, warp, at, matrix, mask, together),
-            Operation::MatrixMultiply(multiply) => self.matrix_multiply(cluster, warp, at, multiply, mask, together),
-            Operation::FragmentMove(fragment) => self.fragment_move(cluster, warp, at, fragment, mask, together),
-            Operation::FragmentMultiply(multiply) => {
-                self.fragment_multiply(cluster, warp, at, multiply, mask, together)
+            Operation::MatrixMove(matrix) => self.matrix_move(cluster, warp, at, matrix, mask),
+            Operation::MatrixMultiply(multiply) => self.matrix_multiply(cluster, warp, at, multiply, mask),
+            Operation::FragmentMove(fragment) => self.fragment_move(cluster, warp, at, fragment, mask),
+            Operation::FragmentMultiply(multiply) => self.fragment_multiply(cluster, warp, at, multiply, mask),
+            Operation::Wgmma(wgmma) => self.wgmma(cluster, warp, at, wgmma, mask),
+            Operation::WgmmaFence => {
+                if is_whole_warp(warp, mask) {
+                    Ok(Step::Next)
+                } else {
+                    Ok(Step::Retry(Wait::Lanes))
+                }
             }
-            Operation::Wgmma(wgmma) => self.wgmma(cluster, warp, at, wgmma, mask, together),
-            Operation::WgmmaFence => self.needs_warp(warp, mask, together),
-            Operation::WgmmaCommit => self.wgmma_commit(cluster, warp, mask, together),
-            Operation::WgmmaWait { keep } => self.wgmma_wait(cluster, warp, at, *keep, mask, together),
+            Operation::WgmmaCommit => self.wgmma_commit(cluster, warp, mask),
+            Operation::WgmmaWait { keep } => self.wgmma_wait(cluster, warp, at, *keep, mask),
             Operation::Mbarrier(mbarrier) => self.mbarrier(cluster, warp, at, mbarrier, mask),
             Operation::BulkCopy(copy) => self.bulk_copy(cluster, warp, at, copy, mask),
             Operation::TensorCopy(copy) => self.tensor_copy(cluster, warp, at, copy, mask),
@@ -468,17 +472,11 @@ impl<'l> Machine<'l> {
             _ => Ok(Step::Next),
         }
     }
+}
 
-    /// All live lanes must be here; until then, wait for them.
-    pub(crate) fn needs_warp(&self, warp: &Warp, mask: u32, together: u32) -> Result<Step, Stopped> {
-        if self.is_whole_warp(warp, mask, together) { Ok(Step::Next) } else { Ok(Step::Retry(Wait::Lanes)) }
-    }
-
-    /// Whether all live lanes execute this. A guard that keeps lanes out keeps the instruction from ever completing.
-    pub(crate) fn is_whole_warp(&self, warp: &Warp, mask: u32, together: u32) -> bool {
-        let _ = together;
-        mask == warp.live()
-    }
+/// Whether all live lanes execute this. A guard that keeps lanes out keeps the instruction from ever completing.
+pub(crate) fn is_whole_warp(warp: &Warp, mask: u32) -> bool {
+    mask == warp.live()
 }
 
 /// Whether a split that can run is behind this place.

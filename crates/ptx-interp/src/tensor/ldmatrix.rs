@@ -2,7 +2,7 @@
 
 use crate::address_space::SHARED_WINDOW;
 use crate::decode::{MatrixMove, Space};
-use crate::execute::{At, Cluster, Machine, Step, Stopped, addresses, rebased};
+use crate::execute::{At, Cluster, Machine, Step, Stopped, addresses, is_whole_warp, rebased};
 use crate::registers::LANES;
 use crate::warp::{Wait, Warp};
 
@@ -14,9 +14,8 @@ impl Machine<'_> {
         at: At,
         matrix: &MatrixMove,
         mask: u32,
-        together: u32,
     ) -> Result<Step, Stopped> {
-        if !self.is_whole_warp(warp, mask, together) {
+        if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
         let mut places = addresses(&warp.registers, matrix.address);

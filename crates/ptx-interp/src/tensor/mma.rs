@@ -3,7 +3,7 @@
 use super::{DepthByColumns, Operands, Product, RowsByDepth, widen_pair};
 use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
 use crate::decode::{MatrixElement, MatrixMultiply, WordRegister};
-use crate::execute::{At, Cluster, Machine, Step, Stopped};
+use crate::execute::{At, Cluster, Machine, Step, Stopped, is_whole_warp};
 use crate::registers::{LANES, Registers};
 use crate::warp::{Wait, Warp};
 
@@ -76,9 +76,8 @@ impl Machine<'_> {
         _at: At,
         multiply: &MatrixMultiply,
         mask: u32,
-        together: u32,
     ) -> Result<Step, Stopped> {
-        if !self.is_whole_warp(warp, mask, together) {
+        if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
         self.counters.tensor_instructions += 1;

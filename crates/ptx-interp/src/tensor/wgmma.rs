@@ -3,7 +3,7 @@
 use super::{DepthByColumns, Product, RowsByDepth, widen};
 use crate::decode::{MatrixElement, Wgmma, WgmmaA};
 use crate::diagnostics::FindingKind;
-use crate::execute::{At, Cluster, Machine, Step, Stopped};
+use crate::execute::{At, Cluster, Machine, Step, Stopped, is_whole_warp};
 use crate::registers::LANES;
 use crate::tensor_map::Swizzle;
 use crate::warp::{Wait, Warp};
@@ -73,9 +73,8 @@ impl Machine<'_> {
         at: At,
         wgmma: &Wgmma,
         mask: u32,
-        together: u32,
     ) -> Result<Step, Stopped> {
-        if !self.is_whole_warp(warp, mask, together) {
+        if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
         let by = at.participant(0);
@@ -92,19 +91,19 @@ impl Machine<'_> {
             WgmmaA::Shared { descriptor, transposed } => {
                 let descriptor = Descriptor::new(warp.registers.double(*descriptor)[0]);
                 let mut matrix: RowsByDepth = [[0.0; 16]; 16];
-                let mut places = [0; 256];
-                for row in 0..16 {
-                    for depth in 0..16 {
-                        places[row * 16 + depth] =
-                            descriptor.element(first_row + row as u32, depth as u32, *transposed);
-                    }
-                }
-                self.read_matrix(cluster, at, &places)?;
-                let bytes = &cluster.blocks[at.rank as usize].shared.bytes;
-                for row in 0..16 {
-                    for depth in 0..16 {
-                        matrix[row][depth] = element_at(bytes, places[row * 16 + depth], wgmma.element);
-                    }
+                for half in 0..2 {
+                    let first = first_row + 8 * half as u32;
+                    self.gather_lines(
+                        cluster,
+                        at,
+                        descriptor,
+                        first,
+                        *transposed,
+                        wgmma.element,
+                        |row, depth, value| {
+                            matrix[8 * half + row][depth] = value;
+                        },
+                    )?;
                 }
                 matrix
             }
@@ -115,20 +114,17 @@ impl Machine<'_> {
         let engine = self.tensor();
         for block in 0..u32::from(wgmma.n) / 8 {
             let mut b: DepthByColumns = [[0.0; 8]; 16];
-            let mut places = [0; 128];
-            for depth in 0..16 {
-                for column in 0..8 {
-                    places[depth * 8 + column] =
-                        descriptor.element(block * 8 + column as u32, depth as u32, wgmma.b_transposed);
-                }
-            }
-            self.read_matrix(cluster, at, &places)?;
-            let bytes = &cluster.blocks[at.rank as usize].shared.bytes;
-            for depth in 0..16 {
-                for column in 0..8 {
-                    b[depth][column] = element_at(bytes, places[depth * 8 + column], wgmma.element);
-                }
-            }
+            self.gather_lines(
+                cluster,
+                at,
+                descriptor,
+                block * 8,
+                wgmma.b_transposed,
+                wgmma.element,
+                |column, depth, value| {
+                    b[depth][column] = value;
+                },
+            )?;
             let mut product: Product = [[0.0; 8]; 16];
             engine.multiply(&a, &b, &mut product);
             let count = if wgmma.accumulator == MatrixElement::F32 { 4 } else { 2 };
@@ -140,45 +136,60 @@ impl Machine<'_> {
         Ok(Step::Next)
     }
 
-    /// Bounds and order of the 16-byte pieces that hold these elements.
-    fn read_matrix(&mut self, cluster: &mut Cluster, at: At, places: &[u32]) -> Result<(), Stopped> {
-        let reader = cluster.order.warp_participant(at.warp);
-        let mut last = u32::MAX;
-        let mut pieces: Vec<u32> = Vec::with_capacity(places.len() / 4);
-        for place in places {
-            let piece = place & !15;
-            if piece != last {
-                pieces.push(piece);
-                last = piece;
-            }
-        }
-        pieces.sort_unstable();
-        pieces.dedup();
-        for piece in pieces {
-            let end = u64::from(piece) + 16;
-            if piece < crate::address_space::SHARED_BASE || end > u64::from(self.context.shared_end) {
-                let end = self.context.shared_end;
-                let message =
-                    || format!("the matrix descriptor leads to shared address {piece:#x}; memory ends at {end:#x}");
-                return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(0), message));
-            }
-            let who = at.accessor(0, false);
-            let shared = &mut cluster.blocks[at.rank as usize].shared;
-            if let Some(conflict) = shared.note_async_read(&cluster.order, who, reader, piece, 16) {
-                self.report_conflict(cluster, conflict, at.pc, who.participant, piece, 16);
+    /// Reads eight rows of A (or columns of B), 16 deep, a 16-byte piece at a time: eight elements along a line are
+    /// always side by side.
+    #[inline(always)]
+    fn gather_lines(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        descriptor: Descriptor,
+        first: u32,
+        mn_major: bool,
+        element: MatrixElement,
+        mut put: impl FnMut(usize, usize, f32),
+    ) -> Result<(), Stopped> {
+        for piece in 0..16usize {
+            // K-major: line `piece / 2`, half of its depth. MN-major: the line at depth `piece`.
+            let (outer, depth) = if mn_major { (0, piece) } else { (piece / 2, piece % 2 * 8) };
+            let place = descriptor.element(first + outer as u32, depth as u32, mn_major);
+            let data = self.read_piece(cluster, at, place)?;
+            for (index, bytes) in data.chunks_exact(2).enumerate() {
+                let value = widen(element, u16::from_le_bytes([bytes[0], bytes[1]]));
+                if mn_major {
+                    put(index, depth, value);
+                } else {
+                    put(outer, depth + index, value);
+                }
             }
         }
         Ok(())
     }
 
-    pub(crate) fn wgmma_commit(
-        &mut self,
-        cluster: &mut Cluster,
-        warp: &mut Warp,
-        mask: u32,
-        together: u32,
-    ) -> Result<Step, Stopped> {
-        if !self.is_whole_warp(warp, mask, together) {
+    /// A 16-byte piece of shared memory, checked for bounds and order.
+    fn read_piece(&mut self, cluster: &mut Cluster, at: At, place: u32) -> Result<[u8; 16], Stopped> {
+        let end = u64::from(place) + 16;
+        let inside = place >= crate::address_space::SHARED_BASE && end <= u64::from(self.context.shared_end);
+        if !inside || !place.is_multiple_of(16) {
+            let end = self.context.shared_end;
+            let message =
+                || format!("the matrix descriptor leads to shared address {place:#x}; memory ends at {end:#x}");
+            return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(0), message));
+        }
+        let reader = cluster.order.warp_participant(at.warp);
+        let who = at.accessor(0, false);
+        let shared = &mut cluster.blocks[at.rank as usize].shared;
+        let conflict = shared.note_async_read(&cluster.order, who, reader, place, 16);
+        let mut data = [0; 16];
+        data.copy_from_slice(&shared.bytes[place as usize..place as usize + 16]);
+        if let Some(conflict) = conflict {
+            self.report_conflict(cluster, conflict, at.pc, who.participant, place, 16);
+        }
+        Ok(data)
+    }
+
+    pub(crate) fn wgmma_commit(&mut self, cluster: &mut Cluster, warp: &mut Warp, mask: u32) -> Result<Step, Stopped> {
+        if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
         warp.wgmma_open = false;
@@ -194,9 +205,8 @@ impl Machine<'_> {
         at: At,
         keep: u32,
         mask: u32,
-        together: u32,
     ) -> Result<Step, Stopped> {
-        if !self.is_whole_warp(warp, mask, together) {
+        if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
         let due = warp.wgmma_groups.len().saturating_sub(keep as usize);
@@ -210,9 +220,4 @@ impl Machine<'_> {
         }
         Ok(Step::Next)
     }
-}
-
-fn element_at(bytes: &[u8], place: u32, element: MatrixElement) -> f32 {
-    let at = place as usize;
-    widen(element, u16::from_le_bytes([bytes[at], bytes[at + 1]]))
 }

@@ -8,7 +8,7 @@ use crate::address_space::SHARED_WINDOW;
 use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
 use crate::decode::{FragmentMove, FragmentMultiply, FragmentRole, FragmentShape, MatrixElement, Space};
 use crate::diagnostics::FindingKind;
-use crate::execute::{At, Cluster, Machine, Step, Stopped, addresses, is_in_space};
+use crate::execute::{At, Cluster, Machine, Step, Stopped, addresses, is_in_space, is_whole_warp};
 use crate::registers::{LANES, Registers};
 use crate::warp::{Wait, Warp};
 
@@ -72,9 +72,8 @@ impl Machine<'_> {
         at: At,
         fragment: &FragmentMove,
         mask: u32,
-        together: u32,
     ) -> Result<Step, Stopped> {
-        if !self.is_whole_warp(warp, mask, together) {
+        if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
         let first = mask.trailing_zeros() as usize & 31;
@@ -233,9 +232,8 @@ impl Machine<'_> {
         _at: At,
         multiply: &FragmentMultiply,
         mask: u32,
-        together: u32,
     ) -> Result<Step, Stopped> {
-        if !self.is_whole_warp(warp, mask, together) {
+        if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
         let shape = multiply.shape;

@@ -1,0 +1,54 @@
+use harness::check::{Checked, What, check, render, trials};
+use harness::{generations, mutants};
+use sdpa_core::Attention;
+
+fn checked(generation: &'static dyn Attention, cases: usize, seeds: u64) -> Checked {
+    let trials = trials(generation);
+    check(generation, &trials[..cases], seeds, || ()).expect("runs")
+}
+
+#[test]
+fn generations_are_clean() {
+    for generation in generations::ALL {
+        let checked = checked(*generation, 2, 2);
+        assert_eq!(render(&checked), format!("{}: 4 runs, 0 findings\n", checked.generation));
+    }
+}
+
+#[test]
+fn a_race_is_shown_with_both_lines_of_source_and_the_command_that_repeats_it() {
+    let mutant = mutants::find("shared_statistics_race").expect("is a mutant");
+    let mut checked = checked(mutant, 1, 1);
+    checked.faults.truncate(1);
+    insta::assert_snapshot!(render(&checked), @r#"
+    kernels/common/softmax.cuh:20: error: race in shared memory: reads 4 bytes at shared address 0x4500 and nothing orders that after the write
+        20 |     const float maximum = fmaxf(row.maximum, tile_maximum);
+           = inlined at kernels/mutants/shared_statistics_race.cu:57
+        57 |             const float alpha = raise_maximum(statistics, score * params.scale_log2e);
+           = thread (64,0,0) of block (0,0,0) (warp 2, lane 0)
+           = PTX line 454: ld.shared.f32 %f63, [%rd18+16640]
+    kernels/common/softmax.cuh:22: note: the other access
+        22 |     row.maximum = maximum;
+           = inlined at kernels/mutants/shared_statistics_race.cu:57
+        57 |             const float alpha = raise_maximum(statistics, score * params.scale_log2e);
+           = thread (128,0,0) of block (0,0,0) (warp 4, lane 0)
+           = PTX line 471: st.shared.f32 [%rd18+16640], %f65
+           = schedule 0, seen 1380 times
+           = case: b1 h1 L200 d64 f16 full normal seed=1
+           = repeat: cargo run --release -p harness -- check shared_statistics_race --case "b1 h1 L200 d64 f16 full normal seed=1" --seeds 1
+
+    shared_statistics_race: 1 run, 1 finding
+    "#);
+}
+
+#[test]
+fn a_wrong_value_is_shown_where_nothing_is_found() {
+    let checked = checked(mutants::find("no_scale").expect("is a mutant"), 2, 1);
+    let [fault] = checked.faults.as_slice() else { panic!("{checked:?}") };
+    assert!(matches!(fault.what, What::Wrong(_)) && fault.again == 1, "{fault:?}");
+    let text = render(&checked);
+    assert!(
+        text.starts_with("no_scale: error: ") && text.contains("--seeds 1") && text.ends_with("2 runs, 1 finding\n"),
+        "{text}"
+    );
+}

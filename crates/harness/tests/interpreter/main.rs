@@ -1,0 +1,5 @@
+//! What `sdpa check`, `sdpa counters` and `sdpa mutate` find in the kernels as they are.
+
+mod check;
+mod counters;
+mod mutate;

@@ -1,0 +1,47 @@
+use harness::generations;
+use harness::mutate::{MutationKind, Options, Score, mutate};
+
+const ORDER: [MutationKind; 6] = [
+    MutationKind::Barrier,
+    MutationKind::WarpSync,
+    MutationKind::CopyWait,
+    MutationKind::WeakerCopyWait,
+    MutationKind::Commit,
+    MutationKind::Fence,
+];
+
+fn score(id: &str, kernel: &str, kinds: &[MutationKind]) -> Score {
+    let generation = generations::find(id).expect("a generation");
+    let kernel = generation.generation().specialisations.iter().find(|built| built.name == kernel).expect("is built");
+    let options = Options { kinds: kinds.to_vec(), limit: None };
+    mutate(generation, kernel, &options, |_| ()).expect("runs")
+}
+
+/// `kernels/v2c.cu:126` for each survivor: the first line of its origin that is the kernel's own.
+fn survivors(score: &Score) -> Vec<String> {
+    let own = |file: &str| !file.contains("/common/");
+    let place = |origin: &harness::mutate::Origin| {
+        let places = std::iter::once((&origin.file, origin.line));
+        let callers = origin.callers.iter().map(|(file, line)| (file, *line));
+        places.chain(callers).find(|(file, _)| own(file)).map(|(file, line)| format!("{file}:{line}"))
+    };
+    score.survivors().map(|mutation| mutation.origin.as_ref().and_then(place).expect("has a line")).collect()
+}
+
+/// Nothing of what orders v2b's threads can go unnoticed.
+#[test]
+fn everything_that_orders_v2b_is_needed() {
+    for kernel in ["f16_d64_s2", "f16_d64_s3"] {
+        let score = score("v2b", kernel, &ORDER);
+        assert!(score.mutants.len() >= 6, "{score:?}");
+        assert_eq!(survivors(&score), [] as [String; 0], "{kernel}");
+    }
+}
+
+#[test]
+fn a_limit_spreads_over_the_kernel() {
+    let generation = generations::find("v2c").expect("a generation");
+    let options = Options { kinds: vec![MutationKind::CopyGuard], limit: Some(3) };
+    let score = mutate(generation, &generation.generation().specialisations[0], &options, |_| ()).expect("runs");
+    assert_eq!((score.mutants.len(), score.killed()), (3, 3), "{score:?}");
+}
