@@ -4,7 +4,7 @@
 //! GPU the buffers may be your own, too: `Cuda::from_stream` takes your cudarc stream, `Buffer::borrowed` your pointers.
 
 use half::f16;
-use sdpa_core::{Attention, Device, DeviceChoice, Mask, Operand, Problem, Tensors};
+use sdpa_core::{Attention, DeviceChoice, Mask, Operand, Problem, Tensors};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = sdpa_core::open(DeviceChoice::from_env()?)?;

@@ -13,6 +13,7 @@ pub mod properties;
 pub mod ptx;
 pub mod random;
 pub mod regime;
+pub mod report;
 pub mod resources;
 pub mod strategies;
 pub mod suite;

@@ -22,8 +22,10 @@ enum Verb {
     Check(commands::check::Check),
     Counters(commands::counters::Counters),
     Mutate(commands::mutate::Mutate),
+    Record(commands::record::Record),
     Accept(commands::accept::Accept),
     Bench(commands::bench::Bench),
+    Report(commands::report::Report),
     Resources(commands::resources::Resources),
     BuildPtx(commands::build_ptx::BuildPtx),
 }
@@ -41,8 +43,10 @@ fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(out),
         Verb::Counters(verb) => verb.run(out),
         Verb::Mutate(verb) => verb.run(out),
+        Verb::Record(verb) => verb.run(out),
         Verb::Accept(verb) => verb.run(out),
         Verb::Bench(verb) => verb.run(out),
+        Verb::Report(verb) => verb.run(out),
         Verb::Resources(verb) => verb.run(out),
         Verb::BuildPtx(verb) => verb.run(out),
     };

@@ -24,8 +24,9 @@ const GEOMETRIES: [&str; 11] = [
     "h8/2 q100 kv197 causal normal seed=11",
     "L1 full normal seed=8",
     "q5 kv0 full normal seed=9",
-    // Long enough for the kernels with a third stage, and few queries, since somebody waits.
-    "q3 kv2113 full normal seed=10",
+    // Long enough for the kernels with a third stage, and few queries, since somebody waits. The last row alone sees
+    // the last key.
+    "q33 kv2113 causal normal seed=10",
 ];
 
 /// Head dimensions that fill a kernel's width and that do not, for each kernel that there is so far.

@@ -7,6 +7,8 @@ pub(crate) mod check;
 pub(crate) mod counters;
 pub(crate) mod list;
 pub(crate) mod mutate;
+pub(crate) mod record;
+pub(crate) mod report;
 pub(crate) mod resources;
 pub(crate) mod run;
 pub(crate) mod verify;

@@ -6,10 +6,13 @@ use std::fmt::Write as _;
 use super::{MutationKind, Origin, Score};
 use crate::check::source_line;
 
+/// What survivors are put together by.
+type Place<'s> = (Option<&'s Origin>, MutationKind);
+
 /// `killed n of m`, what killed them, and the survivors, those of one line of source together.
 pub fn render(score: &Score) -> String {
     let mut text = String::new();
-    let mut survivors: BTreeMap<(Option<&Origin>, MutationKind), Vec<(usize, &str)>> = BTreeMap::new();
+    let mut survivors: BTreeMap<Place<'_>, Vec<(usize, &str)>> = BTreeMap::new();
     for survivor in score.survivors() {
         let lines = survivors.entry((survivor.origin.as_ref(), survivor.kind)).or_default();
         lines.push((survivor.ptx_line, &survivor.statement));

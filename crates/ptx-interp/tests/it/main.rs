@@ -6,5 +6,6 @@ mod fixtures;
 mod fuzz;
 mod layouts;
 mod oracle;
+mod recordings;
 mod right_kernels;
 mod seeded_bugs;

@@ -71,6 +71,68 @@ impl Cuda {
         Ok(Self { stream, limits, kernels: Mutex::default() })
     }
 
+    /// Loads any PTX text, launches its kernel `entry` once without dynamic shared memory, and waits for it. The kernel
+    /// takes the buffers' addresses and then the 32-bit `scalars`, in this order.
+    ///
+    /// # Errors
+    /// [`Error::Load`] where the driver refuses the text, [`Error::Launch`] where it refuses the launch,
+    /// [`Error::Sticky`] where the kernel fails while it runs.
+    ///
+    /// # Safety
+    /// The kernel must take exactly these parameters, touch no memory outside of the buffers, and end.
+    pub unsafe fn run_ptx(
+        &self,
+        ptx: &str,
+        entry: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        buffers: &[&Buffer],
+        scalars: &[u32],
+    ) -> Result<()> {
+        let load = |error: DriverError| Error::Load { kernel: entry.to_owned(), reason: reason(error) };
+        let module = self.stream.context().load_module(Ptx::from_src(ptx)).map_err(load)?;
+        let function = module.load_function(entry).map_err(load)?;
+        let addresses: Vec<u64> = buffers.iter().map(|buffer| buffer.address()).collect();
+        let mut call = self.stream.launch_builder(&function);
+        for address in &addresses {
+            call.arg(address);
+        }
+        for scalar in scalars {
+            call.arg(scalar);
+        }
+        let [x, y, z] = grid;
+        let [threads_x, threads_y, threads_z] = block;
+        // SAFETY: the caller vouches for the parameters and for the kernel's accesses; `synchronize` below ends the
+        // kernel before the borrow of the buffers does.
+        unsafe {
+            call.launch(LaunchConfig {
+                grid_dim: (x, y, z),
+                block_dim: (threads_x, threads_y, threads_z),
+                shared_mem_bytes: 0,
+            })
+        }
+        .map_err(|error| match sticky(error) {
+            true => Error::Sticky { reason: reason(error) },
+            false => Error::Launch {
+                launch: format!("{entry} on {grid:?} blocks of {block:?} threads"),
+                reason: reason(error),
+                hint: hint(error),
+            },
+        })?;
+        self.synchronize()
+    }
+
+    /// The newest CUDA that the driver supports, (major, minor).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn driver_version(&self) -> Result<(u32, u32)> {
+        let mut version = 0;
+        // SAFETY: the driver was loaded to make `self`, and writes one integer.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(driver("asking for the driver's version"))?;
+        Ok((version as u32 / 1000, version as u32 % 1000 / 10))
+    }
+
     fn kernel(&self, kernel: &Specialisation) -> Result<CudaFunction> {
         // A poisoned map is still a map: entries are inserted whole.
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);

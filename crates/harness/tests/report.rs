@@ -1,0 +1,100 @@
+//! `sdpa report` as its users see it.
+
+use std::path::Path;
+use std::process::Command;
+
+const RECORD: &str = r#"{
+  "device": "NVIDIA H200 (sm_90, 132 multiprocessors)",
+  "figures": [
+    { "contender": "v1", "batch": 1, "heads_q": 8, "heads_kv": 8, "len_q": 512, "len_kv": 512, "head_dim": 64,
+      "dtype": "f16", "mask": "full", "median_us": 169.6, "low_us": 169.5, "high_us": 169.7, "kernel": "c0ffee" },
+    { "contender": "cudnn", "batch": 1, "heads_q": 8, "heads_kv": 8, "len_q": 512, "len_kv": 512, "head_dim": 64,
+      "dtype": "f16", "mask": "full", "median_us": 8.91, "low_us": 8.9, "high_us": 8.92 }
+  ]
+}"#;
+
+fn report(folder: &Path, arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_sdpa"))
+        .arg("report")
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the program starts");
+    let code = output.status.code().map_or("killed".to_owned(), |code| code.to_string());
+    format!("{}{}exit {code}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let report = |arguments: &[&str]| report(folder.path(), arguments);
+    insta::assert_snapshot!(report(&[]), @r"
+    error: results: No such file or directory (os error 2)
+    exit 2
+    ");
+    std::fs::create_dir(path("results")).unwrap();
+    insta::assert_snapshot!(report(&[]), @r"
+    error: results: no record there; `sdpa bench --peers --json FILE` makes one on a GPU
+    exit 2
+    ");
+    std::fs::write(path("results/record.json"), RECORD).unwrap();
+    insta::assert_snapshot!(report(&[]), @r"
+    error: README.md: No such file or directory (os error 2)
+    exit 2
+    ");
+    std::fs::write(path("README.md"), "# No table\n").unwrap();
+    insta::assert_snapshot!(report(&[]), @r"
+    error: README.md: expected one line `<!-- results:begin -->` and after it one line `<!-- results:end -->`
+    exit 2
+    ");
+    assert!(!path("docs/ladder.svg").exists(), "something was written all the same");
+    insta::assert_snapshot!(report(&["--resources", "no.json"]), @r"
+    error: no.json: entity not found
+    exit 2
+    ");
+    std::fs::write(path("results/broken.json"), "{").unwrap();
+    insta::assert_snapshot!(report(&[]), @r"
+    error: results/broken.json: EOF while parsing an object at line 1 column 1
+    exit 2
+    ");
+}
+
+#[test]
+fn a_report_is_written_once_and_checked_ever_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let report = |arguments: &[&str]| report(folder.path(), arguments);
+    std::fs::create_dir_all(path("docs")).unwrap();
+    std::fs::create_dir(path("results")).unwrap();
+    std::fs::write(path("results/record.json"), RECORD).unwrap();
+    std::fs::write(path("results/other.json"), r#"{ "score": 1 }"#).unwrap();
+    std::fs::write(path("docs/speed-d64-full.svg"), "from records that are gone").unwrap();
+    let before = "# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\n\nafter\n";
+    std::fs::write(path("README.md"), before).unwrap();
+
+    insta::assert_snapshot!(report(&["--check"]), @r"
+    README.md: out of date
+    docs/speed-d64-full.svg: out of date
+    docs/ladder.svg: out of date
+    exit 1
+    ");
+    assert_eq!(std::fs::read_to_string(path("README.md")).unwrap(), before);
+    insta::assert_snapshot!(report(&[]), @r"
+    README.md: written
+    docs/speed-d64-full.svg: removed: no record is enough for it
+    docs/ladder.svg: written
+    exit 0
+    ");
+    let after = std::fs::read_to_string(path("README.md")).unwrap();
+    assert!(after.contains("| 170 (stale) | – | 0.05 (cudnn) (stale) | 3.2 (stale) |"), "{after}");
+    assert!(after.ends_with("<!-- results:end -->\n\nafter\n"), "{after}");
+    insta::assert_snapshot!(report(&["--check"]), @r"
+    up to date
+    exit 0
+    ");
+    insta::assert_snapshot!(report(&[]), @r"
+    up to date
+    exit 0
+    ");
+}
