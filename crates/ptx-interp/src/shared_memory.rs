@@ -229,6 +229,20 @@ impl SharedMemory {
         let interval = order.warp_interval(warp);
         let own_warp = warp.wrapping_sub(self.first_warp) as usize;
         let fast = self.readers.is_empty() && own_warp < self.warps;
+        if fast {
+            let cells = self.cells(offset, bytes);
+            let (from, to) = (cells.start() * self.warps + own_warp, cells.end() * self.warps + own_warp);
+            for reads in self.warp_reads[from..=to].iter_mut().step_by(self.warps) {
+                *reads = WarpReads { lanes: u32::MAX, interval, pc: first.pc };
+            }
+            let mut settled = true;
+            for writer in &self.writers[cells] {
+                settled &= writer.state & (state::WRITTEN | state::IN_FLIGHT) == state::WRITTEN && writer.stamp <= base;
+            }
+            if settled {
+                return None;
+            }
+        }
         let mut conflict = None;
         for cell in self.cells(offset, bytes) {
             let writer = self.writers[cell];
@@ -240,9 +254,7 @@ impl SharedMemory {
                     conflict = conflict.or(self.read_conflict(writer, first));
                 }
             }
-            if fast {
-                self.warp_reads[cell * self.warps + own_warp] = WarpReads { lanes: u32::MAX, interval, pc: first.pc };
-            } else {
+            if !fast {
                 self.record_read(order, first, cell);
                 self.record_read(order, second, cell);
             }
@@ -357,6 +369,46 @@ impl SharedMemory {
         conflict
     }
 
+    /// Whether any lane of a warp may write all of this range, each lane places of its own of at least `piece` bytes.
+    /// False does not mean that it may not, only that somebody must look closer.
+    pub(crate) fn is_free(&self, order: &HappensBefore, warp: u32, offset: u32, bytes: u32, piece: u32) -> bool {
+        let own_warp = warp.wrapping_sub(self.first_warp) as usize;
+        if !self.check {
+            return true;
+        }
+        if !self.readers.is_empty() || own_warp >= self.warps || piece >> self.granule == 0 {
+            return false;
+        }
+        let base = order.block_interval(order.block_of(warp * LANES as u32));
+        let interval = order.warp_interval(warp);
+        let cells = self.cells(offset, bytes);
+        let mut free = true;
+        for writer in &self.writers[cells.clone()] {
+            let since = if writer.participant / LANES as u32 == warp { interval } else { base };
+            let settled = writer.participant < order.threads() && writer.stamp <= since;
+            free &= writer.state & state::IN_FLIGHT == 0 && (writer.state == 0 || settled);
+        }
+        let reads = &self.warp_reads[cells.start() * self.warps..(cells.end() + 1) * self.warps];
+        for cell in reads.chunks_exact(self.warps) {
+            for (warp, read) in cell.iter().enumerate() {
+                let since = if warp == own_warp { interval } else { base };
+                free &= read.lanes == 0 || read.interval < since;
+            }
+        }
+        free
+    }
+
+    /// A write of a place that [`Self::is_free`].
+    #[inline(always)]
+    pub(crate) fn note_free_write(&mut self, order: &HappensBefore, who: Accessor, offset: u32, bytes: u32) {
+        if !self.check {
+            return;
+        }
+        let entry = Writer { participant: who.participant, stamp: order.now(), pc: who.pc, state: state::WRITTEN };
+        let cells = self.cells(offset, bytes);
+        self.writers[cells].fill(entry);
+    }
+
     /// What a write of a cell by this thread would collide with; reads are forgotten, the write stands for them.
     #[inline(always)]
     fn write_conflict(&mut self, order: &HappensBefore, who: Accessor, cell: usize) -> Option<Conflict> {
@@ -376,10 +428,13 @@ impl SharedMemory {
             let base = order.block_interval(order.block_of(who.participant));
             let reads = &self.warp_reads[cell * self.warps..(cell + 1) * self.warps];
             for (warp, read) in reads.iter().enumerate() {
-                let others = if warp == own_warp { read.lanes & !(1 << lane) } else { read.lanes };
                 // Reads of this warp count until it meets, those of other warps until the block does.
-                let from = if warp == own_warp { order.warp_interval(own_warp as u32 + self.first_warp) } else { base };
-                if others != 0 && read.interval >= from && !(warp == own_warp && read.interval != from) {
+                if read.interval < base {
+                    continue;
+                }
+                let own = warp == own_warp;
+                let others = if own { read.lanes & !(1 << lane) } else { read.lanes };
+                if others != 0 && (!own || read.interval == order.warp_interval(who.participant / LANES as u32)) {
                     let by = (self.first_warp + warp as u32) * LANES as u32 + others.trailing_zeros();
                     return Some(Conflict::WriteAfterRead { by, pc: read.pc });
                 }

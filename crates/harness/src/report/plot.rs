@@ -70,7 +70,7 @@ fn draw(size: (u32, u32), paint: impl FnOnce(&Area<'_>) -> Drawn) -> Result<Stri
     Ok(svg)
 }
 
-fn text<'a>(area: &Area<'_>, text: &str, at: (i32, i32), size: i32, across: HPos, color: &'a RGBColor) -> Drawn {
+fn text(area: &Area<'_>, text: &str, at: (i32, i32), size: i32, across: HPos, color: &RGBColor) -> Drawn {
     let style = TextStyle::from(("sans-serif", size).into_font()).color(color).pos(Pos::new(across, VPos::Center));
     area.draw(&Text::new(text.to_owned(), at, style))
 }

@@ -20,10 +20,14 @@ pub(super) fn insert32(field: u32, base: u32, at: u32, length: u32) -> u32 {
     base & !mask | shifted & mask
 }
 
+/// The 64-bit form is made of shifts, which clamp where the 32-bit instruction takes a position modulo 256 (recorded on an
+/// H200).
 pub(super) fn insert64(field: u64, base: u64, at: u32, length: u32) -> u64 {
+    if at > 63 {
+        return base;
+    }
     let mask = field_mask(at, length, 64);
-    let shifted = if at & 255 > 63 { 0 } else { field << (at & 63) };
-    base & !mask | shifted & mask
+    base & !mask | field << at & mask
 }
 
 #[inline(always)]

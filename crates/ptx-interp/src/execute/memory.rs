@@ -80,10 +80,18 @@ fn extend(value: u64, bytes: u8, signed: bool) -> u64 {
     ((value << unused) as i64 >> unused) as u64
 }
 
+#[inline(always)]
 fn little_endian(bytes: &[u8]) -> u64 {
-    let mut value = [0; 8];
-    value[..bytes.len()].copy_from_slice(bytes);
-    u64::from_le_bytes(value)
+    match *bytes {
+        [a] => u64::from(a),
+        [a, b] => u64::from(u16::from_le_bytes([a, b])),
+        [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+        _ => {
+            let mut value = [0; 8];
+            value[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(value)
+        }
+    }
 }
 
 /// Writes the loaded bytes of one lane to its registers.
@@ -99,6 +107,19 @@ fn deliver(registers: &mut Registers, access: &Access, lane: usize, bytes: &[u8]
             Some(register) => {
                 registers.set_lane(register, lane, extend(little_endian(chunk), access.element, access.signed));
             }
+            None => {}
+        }
+    }
+}
+
+/// The same bytes for all lanes of a mask.
+fn deliver_same(registers: &mut Registers, access: &Access, mask: u32, bytes: &[u8]) {
+    let element = usize::from(access.element);
+    for (register, chunk) in access.registers.iter().zip(bytes.chunks_exact(element)) {
+        let value = extend(little_endian(chunk), access.element, access.signed);
+        match *register {
+            Some(LaneRegister::Word(register)) => registers.set_words(register, mask, &[value as u32; LANES]),
+            Some(LaneRegister::Double(register)) => registers.set_doubles(register, mask, &[value; LANES]),
             None => {}
         }
     }
@@ -174,6 +195,9 @@ impl Machine<'_> {
             }
             Space::Global => {
                 self.count_global(places, mask, bytes, false);
+                if self.load_one_page(cluster, warp, at, access, places, mask, bytes) {
+                    return Ok(());
+                }
                 each_lane!(mask, lane, {
                     let mut data = [0; 32];
                     let data = &mut data[..bytes as usize];
@@ -192,6 +216,19 @@ impl Machine<'_> {
             }
             Space::Parameter => {
                 let context = self.context;
+                // Nearly always all lanes read the same parameter.
+                let first = places[mask.trailing_zeros() as usize & 31];
+                let mut same = true;
+                each_lane!(mask, lane, {
+                    same &= places[lane] == first;
+                });
+                if same
+                    && let Ok(start) = usize::try_from(first)
+                    && let Some(data) = context.launch.params.get(start..start.saturating_add(bytes as usize))
+                {
+                    deliver_same(&mut warp.registers, access, mask, data);
+                    return Ok(());
+                }
                 each_lane!(mask, lane, {
                     let start = usize::try_from(places[lane]).unwrap_or(usize::MAX);
                     let end = start.saturating_add(bytes as usize);
@@ -259,6 +296,61 @@ impl Machine<'_> {
         if let Some((lane, conflict)) = found {
             self.report_conflict(cluster, conflict, at.pc, at.participant(lane), offsets[lane], bytes);
         }
+        true
+    }
+
+    /// Loads from global memory when all places are close together in one page and in order; false, and nothing
+    /// done, if they are not.
+    #[inline(always)]
+    fn load_one_page(
+        &mut self,
+        cluster: &Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        places: &Lanes,
+        mask: u32,
+        bytes: u32,
+    ) -> bool {
+        let mut data = [0; 16 * LANES];
+        let (mut low_bits, mut lowest, mut highest) = (0, u64::MAX, 0);
+        each_lane!(mask, lane, {
+            low_bits |= places[lane];
+            lowest = lowest.min(places[lane]);
+            highest = highest.max(places[lane]);
+        });
+        let span = highest.wrapping_sub(lowest).saturating_add(u64::from(bytes));
+        if span > data.len() as u64 || low_bits & u64::from(bytes - 1) != 0 {
+            return false;
+        }
+        let span = span as usize;
+        let Some((buffer, start)) = self.global.resolve(lowest, span) else { return false };
+        if start % PAGE_BYTES + span > PAGE_BYTES || !self.global.is_written(buffer, start, span) {
+            return false;
+        }
+        self.global.read(buffer, start, &mut data[..span]);
+        // One f16 or bf16 a lane, as scalar kernels load.
+        let single = match *access.registers {
+            [Some(LaneRegister::Word(register))] if bytes == 2 && !access.signed => Some(usize::from(register.0)),
+            _ => None,
+        };
+        let first = self.record(cluster, at, 0, access.ordering != Ordering::Weak);
+        each_lane!(mask, lane, {
+            let place = (places[lane] - lowest) as usize;
+            let record = Record { participant: first.participant + lane as u32, ..first };
+            let ordered = |other: Record| is_ordered(cluster, other, record.participant);
+            let conflict = self.global.note_read(buffer, start + place, bytes as usize, record, ordered);
+            match single {
+                Some(register) => {
+                    warp.registers.words[register][lane] =
+                        u32::from(u16::from_le_bytes([data[place], data[place + 1]]));
+                }
+                None => deliver(&mut warp.registers, access, lane, &data[place..place + bytes as usize]),
+            }
+            if let Some(conflict) = conflict {
+                self.report_global(cluster, at, lane, buffer, start + place, &conflict, false);
+            }
+        });
         true
     }
 
@@ -599,10 +691,15 @@ impl Machine<'_> {
     pub(crate) fn count_global(&mut self, places: &Lanes, mask: u32, bytes: u32, store: bool) {
         // Each aligned access lies in one sector unless it is a whole one or more.
         let mut sectors = [0u64; LANES];
-        let mut count = 0;
+        let (mut count, mut highest) = (0, 0);
         each_lane!(mask, lane, {
             let sector = places[lane] >> 5;
-            if !sectors[..count].iter().rev().any(|known| *known == sector) {
+            // Of rising places only the newest sector can come again.
+            if count == 0 || sector > highest {
+                highest = sector;
+                sectors[count] = sector;
+                count += 1;
+            } else if sector != highest && !sectors[..count].iter().rev().any(|known| *known == sector) {
                 sectors[count] = sector;
                 count += 1;
             }

@@ -74,6 +74,16 @@ impl Cluster {
     }
 }
 
+/// Lines of a fragment in shared memory, as far as their bank conflicts depend on them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FragmentLines {
+    /// First byte, counted from the first bank.
+    pub start: u32,
+    pub stride: u64,
+    pub lines: u32,
+    pub line_bytes: u32,
+}
+
 /// What all warps of a unit share.
 pub(crate) struct Machine<'l> {
     pub context: &'l LaunchContext<'l>,
@@ -84,6 +94,8 @@ pub(crate) struct Machine<'l> {
     /// What clusters have published at global addresses: cluster and stamp.
     pub published: HashMap<u64, HashMap<u32, u32>>,
     pub runnable: Vec<(u32, u32)>,
+    /// What fragments' lines seen so far take: passes, and the fewest possible.
+    pub fragment_passes: Vec<(FragmentLines, (u64, u64))>,
     execute_lanes: Execute,
     tensor: crate::tensor::Engine,
     instructions_left: u64,
@@ -146,6 +158,7 @@ impl<'l> Machine<'l> {
             executions,
             published: HashMap::new(),
             runnable: Vec::new(),
+            fragment_passes: Vec::new(),
             execute_lanes,
             tensor: crate::tensor::Engine::fastest(),
             instructions_left: context.launch.limits.instructions,

@@ -136,25 +136,25 @@ impl Machine<'_> {
         let mut result = [0; LANES];
         let mut in_range = 0u32;
         let mut inactive = None;
-        for lane in 0..LANES {
-            let clamp = clamps[lane] & 31;
-            let segment = clamps[lane] >> 8 & 31;
-            let own = lane as u32;
-            let highest = own & segment | clamp & !segment;
-            let lowest = own & segment;
-            let operand = lanes[lane] & 31;
-            let (source, inside) = match shuffle.mode {
-                ShuffleMode::Up => {
-                    let source = own as i32 - operand as i32;
-                    (source.max(0) as u32, source >= highest as i32)
-                }
-                ShuffleMode::Down => (own + operand, own + operand <= highest),
-                ShuffleMode::Butterfly => (own ^ operand, own ^ operand <= highest),
-                ShuffleMode::Index => {
-                    let source = lowest | operand & !segment;
-                    (source, source <= highest)
-                }
-            };
+        // (own lane, operand, segment, last lane of the segment that may be read) to lane, and whether that may be read.
+        let sources = match shuffle.mode {
+            ShuffleMode::Up => sources(lanes, clamps, |own, operand, _, highest| {
+                let source = own as i32 - operand as i32;
+                (source.max(0) as u32, source >= highest as i32)
+            }),
+            ShuffleMode::Down => {
+                sources(lanes, clamps, |own, operand, _, highest| (own + operand, own + operand <= highest))
+            }
+            ShuffleMode::Butterfly => {
+                sources(lanes, clamps, |own, operand, _, highest| (own ^ operand, own ^ operand <= highest))
+            }
+            ShuffleMode::Index => sources(lanes, clamps, |own, operand, segment, highest| {
+                let source = own & segment | operand & !segment;
+                (source, source <= highest)
+            }),
+        };
+        for (lane, source) in sources.into_iter().enumerate() {
+            let inside = source != OUTSIDE;
             let source = if inside { source as usize & 31 } else { lane };
             if mask >> lane & 1 == 1 && mask >> source & 1 == 0 {
                 inactive = Some((lane, source));
@@ -174,6 +174,21 @@ impl Machine<'_> {
         }
         Ok(())
     }
+}
+
+/// No lane to read.
+const OUTSIDE: u32 = u32::MAX;
+
+/// The lane that each lane reads.
+#[inline(always)]
+fn sources(lanes: &Words, clamps: &Words, source: impl Fn(u32, u32, u32, u32) -> (u32, bool)) -> Words {
+    std::array::from_fn(|lane| {
+        let clamp = clamps[lane] & 31;
+        let segment = clamps[lane] >> 8 & 31;
+        let own = lane as u32;
+        let (source, inside) = source(own, lanes[lane] & 31, segment, own & segment | clamp & !segment);
+        if inside { source & 31 } else { OUTSIDE }
+    })
 }
 
 fn apply_vote(warp: &mut Warp, vote: &Vote, mask: u32) {

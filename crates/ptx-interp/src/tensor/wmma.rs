@@ -8,8 +8,10 @@ use crate::address_space::SHARED_WINDOW;
 use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
 use crate::decode::{FragmentMove, FragmentMultiply, FragmentRole, FragmentShape, MatrixElement, Space};
 use crate::diagnostics::FindingKind;
-use crate::execute::{At, Cluster, Machine, Step, Stopped, addresses, is_in_space, is_whole_warp};
-use crate::registers::{LANES, Registers};
+use crate::execute::{
+    At, Cluster, FragmentLines, Machine, SharedPlace, Step, Stopped, addresses, is_in_space, is_whole_warp,
+};
+use crate::registers::{LANES, Registers, Words};
 use crate::warp::{Wait, Warp};
 
 /// Which register, lane and half hold an element.
@@ -21,6 +23,9 @@ struct Slot {
 }
 
 const SQUARE: FragmentShape = FragmentShape { m: 16, n: 16, k: 16 };
+
+/// Bytes after which the banks of shared memory repeat.
+const BANKS_BYTES: u32 = 128;
 
 /// Rows and columns of a fragment.
 fn size(role: FragmentRole, shape: FragmentShape) -> (usize, usize) {
@@ -100,22 +105,46 @@ impl Machine<'_> {
             return Err(self.stop(cluster, FindingKind::Misaligned, at.pc, at.participant(first), message));
         }
         let store = fragment.role == FragmentRole::D;
-        self.count_fragment(base, stride * bytes, lines, line_length as u64 * bytes, space, store);
         // One check of the whole matrix, if it lies in the block's own memory, spares one for each element.
         let last = base.saturating_add((lines as u64 - 1).saturating_mul(stride * bytes) + line_length as u64 * bytes);
         let own = space == Space::Shared
             && base >= u64::from(crate::address_space::SHARED_BASE)
             && last <= u64::from(self.context.shared_end);
-        // Elements that one lane holds and that lie side by side are one access.
-        let together = if wide { 1 } else { 2 };
-        for line in 0..lines {
-            if own && !store {
-                let (offset, bytes) = ((base + line as u64 * stride * bytes) as u32, line_length as u32 * bytes as u32);
+        let line_bytes = line_length as u64 * bytes;
+        if own {
+            self.count_own_fragment(base, stride * bytes, lines, line_bytes, store);
+        } else {
+            self.count_fragment(base, stride * bytes, lines, line_bytes, space, store);
+        }
+        if own && !store {
+            for line in 0..lines as u64 {
+                let (offset, bytes) = ((base + line * stride * bytes) as u32, line_bytes as u32);
                 let shared = &mut cluster.blocks[at.rank as usize].shared;
                 if let Some(conflict) = shared.note_warp_read(&cluster.order, at.accessor(0, false), offset, bytes) {
                     self.report_conflict(cluster, conflict, at.pc, at.participant(0), offset, bytes);
                 }
             }
+        }
+        let square = own && fragment.shape == SQUARE;
+        if square && !wide && !store {
+            let memory = &cluster.blocks[at.rank as usize].shared.bytes[base as usize..last as usize];
+            let values = square_halves(fragment.role, fragment.column_major, memory, (stride * bytes) as usize);
+            for (register, values) in fragment.registers.iter().zip(&values) {
+                warp.registers.words[usize::from(register.0)] = *values;
+            }
+            // Fragments of A and B have room for every element twice.
+            for (register, values) in fragment.registers.iter().skip(4).zip(&values) {
+                warp.registers.set_words(*register, mask, values);
+            }
+            return Ok(Step::Next);
+        }
+        if square && wide {
+            self.square_words(cluster, warp, at, fragment, base as u32, (stride * bytes) as u32);
+            return Ok(Step::Next);
+        }
+        // Elements that one lane holds and that lie side by side are one access.
+        let together = if wide { 1 } else { 2 };
+        for line in 0..lines {
             let mut at_element = 0;
             while at_element < line_length {
                 let coordinates =
@@ -136,7 +165,12 @@ impl Machine<'_> {
                     let mut data = [0; 4];
                     let value = warp.registers.word(fragment.registers[here.register])[here.lane] >> (16 * here.half);
                     data.copy_from_slice(&value.to_le_bytes());
-                    self.fragment_write(cluster, at, here.lane, space, address, &data[..length])?;
+                    if own {
+                        let place = SharedPlace { rank: at.rank, offset: address as u32 };
+                        self.write_shared(cluster, at, here.lane, place, &data[..length], false);
+                    } else {
+                        self.fragment_write(cluster, at, here.lane, space, address, &data[..length])?;
+                    }
                 } else {
                     let value = if own {
                         own_value(&cluster.blocks[at.rank as usize].shared.bytes, address, length)
@@ -164,6 +198,82 @@ impl Machine<'_> {
             }
         }
         Ok(Step::Next)
+    }
+
+    /// Loads or stores a 16×16 matrix of f32 that lies in the block's own memory; loads have been noted.
+    fn square_words(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        fragment: &FragmentMove,
+        base: u32,
+        stride: u32,
+    ) {
+        let place = |line: usize, element: usize| {
+            let (row, column) = if fragment.column_major { (element, line) } else { (line, element) };
+            let slot = slot(FragmentRole::C, SQUARE, true, row, column);
+            (usize::from(fragment.registers[slot.register].0), slot.lane)
+        };
+        if fragment.role != FragmentRole::D {
+            let shared = &cluster.blocks[at.rank as usize].shared;
+            for line in 0..16 {
+                let start = base as usize + line * stride as usize;
+                for (element, value) in shared.bytes[start..start + 64].as_chunks::<4>().0.iter().enumerate() {
+                    let (register, lane) = place(line, element);
+                    warp.registers.words[register][lane] = u32::from_le_bytes(*value);
+                }
+            }
+            return;
+        }
+        for line in 0..16 {
+            let start = base + line as u32 * stride;
+            let shared = &mut cluster.blocks[at.rank as usize].shared;
+            let free = shared.is_free(&cluster.order, at.warp, start, 64, 4);
+            for element in 0..16 {
+                let (register, lane) = place(line, element);
+                let data = warp.registers.words[register][lane].to_le_bytes();
+                let offset = start + 4 * element as u32;
+                if free {
+                    let shared = &mut cluster.blocks[at.rank as usize].shared;
+                    shared.note_free_write(&cluster.order, at.accessor(lane, false), offset, 4);
+                    shared.bytes[offset as usize..offset as usize + 4].copy_from_slice(&data);
+                } else {
+                    let place = SharedPlace { rank: at.rank, offset };
+                    self.write_shared(cluster, at, lane, place, &data, false);
+                }
+            }
+        }
+    }
+
+    /// Wavefronts of a fragment in the block's own memory. Which banks its lines meet does not change when all of
+    /// them move by whole rows of banks.
+    fn count_own_fragment(&mut self, base: u64, stride: u64, lines: usize, line_bytes: u64, store: bool) {
+        let place = FragmentLines {
+            start: base as u32 % BANKS_BYTES,
+            stride,
+            lines: lines as u32,
+            line_bytes: line_bytes as u32,
+        };
+        let Some((_, (passes, ideal))) = self.fragment_passes.iter().find(|(known, _)| *known == place) else {
+            let (passes, ideal) = (self.counters.shared_wavefronts, self.counters.shared_ideal_wavefronts);
+            self.count_fragment(base, stride, lines, line_bytes, Space::Shared, store);
+            let passes = self.counters.shared_wavefronts - passes;
+            let ideal = self.counters.shared_ideal_wavefronts - ideal;
+            // Strides that differ each time are not worth remembering.
+            if self.fragment_passes.len() < 32 {
+                self.fragment_passes.push((place, (passes, ideal)));
+            }
+            return;
+        };
+        self.counters.shared_wavefronts += passes;
+        self.counters.shared_ideal_wavefronts += ideal;
+        let total = lines as u64 * line_bytes / 16 * 16;
+        if store {
+            self.counters.shared_store_bytes += total;
+        } else {
+            self.counters.shared_load_bytes += total;
+        }
     }
 
     /// Wavefronts or sectors of a fragment's lines, which the hardware reads as 16-byte rows.
@@ -303,6 +413,40 @@ impl Machine<'_> {
         }
         Ok(Step::Next)
     }
+}
+
+/// The registers of a 16×16 matrix of two-byte elements, from its lines in memory: [`slot`], a line at a time.
+#[inline(always)]
+fn square_halves(role: FragmentRole, column_major: bool, memory: &[u8], stride: usize) -> [Words; 4] {
+    let mut registers = [[0; LANES]; 4];
+    // Which bit of a register's number tells the halves of a column of lines, and of a line.
+    let (line_bit, element_bit) = if column_major { (1, 0) } else { (0, 1) };
+    let half = |bytes: &[u8; 32], element: usize| u16::from_le_bytes([bytes[2 * element], bytes[2 * element + 1]]);
+    // B's registers pair rows, the others' pair columns.
+    if (role == FragmentRole::B) == column_major {
+        for line in 0..16 {
+            let bytes = line_of(memory, line * stride);
+            for pair in 0..8 {
+                let value = u32::from(half(bytes, 2 * pair)) | u32::from(half(bytes, 2 * pair + 1)) << 16;
+                registers[line >> 3 << line_bit | pair >> 2 << element_bit][(line & 7) * 4 + (pair & 3)] = value;
+            }
+        }
+    } else {
+        for pair in 0..8 {
+            let (low, high) = (line_of(memory, 2 * pair * stride), line_of(memory, (2 * pair + 1) * stride));
+            for element in 0..16 {
+                let value = u32::from(half(low, element)) | u32::from(half(high, element)) << 16;
+                registers[pair >> 2 << line_bit | element >> 3 << element_bit][(element & 7) * 4 + (pair & 3)] = value;
+            }
+        }
+    }
+    registers
+}
+
+/// 16 elements of two bytes that lie side by side.
+#[inline(always)]
+fn line_of(memory: &[u8], start: usize) -> &[u8; 32] {
+    memory[start..].first_chunk().expect("the whole matrix lies in this memory")
 }
 
 /// One or two elements at a place that has been checked.
