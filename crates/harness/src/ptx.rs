@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use sdpa_core::{Attention as _, Error, Specialisation, compile};
+use sdpa_core::{Attention as _, Error, LaunchPlan, Specialisation, compile};
 
 use crate::{generations, mutants};
 
@@ -13,6 +13,15 @@ pub fn specialisations() -> Vec<Specialisation> {
     let kernels = generations::ALL.iter().flat_map(|generation| generation.generation().specialisations);
     let mutants = mutants::ALL.iter().flat_map(|mutant| mutant.generation().specialisations);
     kernels.chain(mutants).copied().collect()
+}
+
+/// What a plan's kernels are made from, in launch order: figures carry it, so that they go stale with their kernel.
+///
+/// # Errors
+/// [`Error::MissingKernel`] where a source is not embedded.
+pub fn fingerprint(plan: &LaunchPlan) -> Result<String, Error> {
+    let kernels = plan.launches.iter().map(|launch| Ok(sdpa_core::fingerprint(&launch.kernel)?.to_string()));
+    Ok(kernels.collect::<Result<Vec<_>, Error>>()?.join("+"))
 }
 
 /// The repository's `kernels/`, as this program was built from it.

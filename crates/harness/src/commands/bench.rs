@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use harness::acceptance::shape_of;
 use harness::case::Case;
 use harness::files;
+use harness::ptx;
 use harness::table::{Align, Table, microseconds};
 use harness::timing::{
     self, Cache, Contender, Figure, Grid, InputSets, Options, Peers, Prepared, Record, Shape, Timing, Verified,
@@ -255,10 +256,7 @@ impl Sitting<'_> {
     }
 
     fn fingerprint(&self, generation: &dyn Attention) -> Result<String, AnyError> {
-        let plan = generation.plan(self.problem, self.device.limits())?;
-        let kernels =
-            plan.launches.iter().map(|launch| sdpa_core::fingerprint(&launch.kernel).map(|hash| hash.to_string()));
-        Ok(kernels.collect::<Result<Vec<_>, _>>()?.join("+"))
+        Ok(ptx::fingerprint(&generation.plan(self.problem, self.device.limits())?)?)
     }
 }
 

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use harness::case::Case;
 use harness::check::{Checked, Fault, Trial, What, check, render, trials};
-use harness::{generations, mutants};
+use harness::generations;
 use sdpa_core::Attention;
 use serde::Serialize;
 
-use super::{FAILED, Outcome, bar, generation};
+use super::{FAILED, Outcome, bar, subject};
 
 /// Look for races, reads of what nobody wrote, accesses out of bounds, missing waits, deadlocks and wrong values
 ///
@@ -105,14 +105,6 @@ impl Check {
         let mut trials = trials(generation);
         trials.truncate(self.cases.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX)));
         Ok(trials)
-    }
-}
-
-/// Generations first.
-fn subject(id: &str) -> Result<&'static dyn Attention, String> {
-    match (generations::find(id), mutants::find(id)) {
-        (None, Some(mutant)) => Ok(mutant),
-        _ => generation(id),
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) mod verify;
 use std::io::Write;
 use std::process::ExitCode;
 
-use harness::generations;
+use harness::{generations, mutants};
 use indicatif::{ProgressBar, ProgressStyle};
 use sdpa_core::{Attention, Device, DeviceChoice, DeviceKind};
 
@@ -34,6 +34,14 @@ pub(crate) fn generation(id: &str) -> Result<&'static dyn Attention, String> {
         let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
         format!("no generation `{id}`: there are {}{hint}", ids.join(", "))
     })
+}
+
+/// Generations first; a mutant's failures, too, come with a command that repeats them.
+pub(crate) fn subject(id: &str) -> Result<&'static dyn Attention, String> {
+    match (generations::find(id), mutants::find(id)) {
+        (None, Some(mutant)) => Ok(mutant),
+        _ => generation(id),
+    }
 }
 
 /// The generations with these ids, in the order given; all where none is.

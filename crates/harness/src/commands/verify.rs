@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use harness::case::Case;
 use harness::properties::{self, Property};
 use harness::verify::{Failure, MATCHES_REFERENCE, verify};
-use harness::{generations, mutants};
 use sdpa_core::{Attention, Device};
 
-use super::{FAILED, Outcome, generation, open, spinner};
+use super::{FAILED, Outcome, open, spinner, subject};
 
 /// Verify a generation on one case, as failing tests print it
 ///
@@ -53,14 +52,6 @@ impl Verify {
         }
         writeln!(out, "ok: {found}")?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Generations first; a mutant's failures, too, come with a command that repeats them.
-fn subject(id: &str) -> Result<&'static dyn Attention, String> {
-    match (generations::find(id), mutants::find(id)) {
-        (None, Some(mutant)) => Ok(mutant),
-        _ => generation(id),
     }
 }
 

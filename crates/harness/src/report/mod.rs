@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use sdpa_core::{Attention, DeviceLimits, Dtype, Launch, Mask, Problem};
 
 use crate::acceptance;
+use crate::ptx;
 use crate::resources::{Cost, Multiprocessor};
 use crate::timing::{Figure, Record, Shape};
 
@@ -274,8 +275,7 @@ fn kernel_today(
     let Some(plan) = problem_of(figure).and_then(|problem| generation.plan(&problem, limits).ok()) else {
         return Ok(None);
     };
-    let kernels = plan.launches.iter().map(|launch| Ok(sdpa_core::fingerprint(&launch.kernel)?.to_string()));
-    Ok(Some(kernels.collect::<Result<Vec<_>, sdpa_core::Error>>()?.join("+")))
+    ptx::fingerprint(&plan).map(Some)
 }
 
 /// The problem that a figure is of.
