@@ -220,6 +220,7 @@ fn class(operation: &Operation) -> InstructionClass {
         | Operation::ClusterArrive { .. }
         | Operation::ClusterWait
         | Operation::Fence(_)
+        | Operation::PendingCount { .. }
         | Operation::Mbarrier(_) => InstructionClass::Synchronisation,
         Operation::CopyAsync(_)
         | Operation::CopyAsyncCommit

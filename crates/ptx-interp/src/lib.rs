@@ -59,6 +59,7 @@ mod registers;
 mod schedule;
 mod shared_memory;
 mod simd;
+mod spelling;
 mod tensor;
 mod tensor_map;
 mod tma;

@@ -9,8 +9,10 @@ use crate::registers::{LANES, each_lane};
 use crate::shared_memory::Conflict;
 use crate::warp::{Wait, Warp};
 
+/// Bits of a count of arrivals.
+const COUNT_BITS: u32 = 20;
 /// Arrivals that the hardware can count.
-const MAX_COUNT: u32 = (1 << 20) - 1;
+pub(crate) const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
 
 #[derive(Debug)]
 pub(crate) struct MbarrierState {
@@ -29,6 +31,11 @@ pub(crate) struct MbarrierState {
 }
 
 impl MbarrierState {
+    /// What `mbarrier.arrive` hands out: the phase, and the arrivals that it still waits for.
+    fn token(&self) -> u64 {
+        self.phase << COUNT_BITS | u64::from(self.pending)
+    }
+
     /// Starts the next phase if this one is complete.
     fn advance(&mut self) -> bool {
         if self.pending != 0 || self.bytes != 0 {
@@ -138,8 +145,8 @@ impl Machine<'_> {
                 MbarrierAction::Arrive { count, expect, drop } => {
                     let arrivals = count.map_or(1, |count| warp.registers.word(count)[lane]);
                     if let Some(state) = mbarrier.state {
-                        let phase = cluster.mbarriers.get(&key).map_or(0, |state| state.phase);
-                        warp.registers.doubles[usize::from(state.0)][lane] = phase;
+                        let token = cluster.mbarriers.get(&key).map_or(0, MbarrierState::token);
+                        warp.registers.doubles[usize::from(state.0)][lane] = token;
                     }
                     if let Some(bytes) = expect {
                         let bytes = warp.registers.word(bytes)[lane];
@@ -241,7 +248,7 @@ impl Machine<'_> {
                 MbarrierAction::WaitParity { parity, .. } => {
                     phase & 1 != u64::from(warp.registers.word(parity)[lane] & 1)
                 }
-                MbarrierAction::WaitState { state, .. } => phase > warp.registers.double(state)[lane],
+                MbarrierAction::WaitState { state, .. } => phase > warp.registers.double(state)[lane] >> COUNT_BITS,
                 _ => true,
             };
             if done {

@@ -1,10 +1,12 @@
 //! A PTX module and the kernels in it, parsed and decoded once.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::decode::{DecodeError, Program, decode};
 use crate::parse::{Parameter, ParseError, parse_module};
+use crate::spelling::spelling;
 
 /// Why a module has no such kernel to launch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +38,7 @@ pub struct Module {
 #[derive(Debug)]
 struct Inner {
     target: String,
+    spellings: BTreeSet<String>,
     kernels: Vec<(String, Result<Kernel, DecodeError>)>,
 }
 
@@ -52,12 +55,20 @@ impl Module {
                 (kernel.name.clone(), decoded)
             })
             .collect();
-        Ok(Self { inner: Arc::new(Inner { target: parsed.target.clone(), kernels }) })
+        let statements = parsed.kernels.iter().flat_map(|kernel| &kernel.statements);
+        let spellings = statements.map(|statement| spelling(&statement.opcode)).collect();
+        Ok(Self { inner: Arc::new(Inner { target: parsed.target.clone(), spellings, kernels }) })
     }
 
     /// What the text was compiled for, such as `sm_80`.
     pub fn target(&self) -> &str {
         &self.inner.target
+    }
+
+    /// Opcodes of all kernels, less what cannot change a result: cache hints, scopes, orderings and defaults. What the
+    /// [probes](crate::probes) are recorded for.
+    pub fn spellings(&self) -> &BTreeSet<String> {
+        &self.inner.spellings
     }
 
     /// Names of the kernels, in the order of the text.

@@ -356,10 +356,6 @@ impl Machine<'_> {
                     let mbarriers = addresses(&warp.registers, address);
                     let mbarrier = self.mbarrier_place(cluster, at, lane, mbarriers[lane], Space::SharedCluster)?;
                     self.check_mbarrier(cluster, at, lane, mbarrier)?;
-                    if copy.reduction.is_some() {
-                        return Err(self
-                            .bad_copy(cluster, at, lane, || "reductions into shared memory are not supported".into()));
-                    }
                     if copy.source_space == Space::Global {
                         let (buffer, offset) = self.global_place(cluster, at, lane, source, bytes as usize, 16)?;
                         let multicast = copy.multicast.map(|register| warp.registers.word(register)[lane] & 0xffff);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use harness::files::write_whole;
 use indicatif::ProgressBar;
+use ptx_interp::TENSOR_MAP_BYTES;
 use ptx_interp::probes::{BLOCK, Probe, RecordedOutput, Recording, probes};
 use sdpa_core::{Cuda, Device, DeviceChoice, DeviceKind, Error};
 
@@ -182,6 +183,10 @@ fn run(device: &Cuda, probe: &Probe) -> Result<Vec<u8>, Error> {
     // What no thread writes would be seen: the interpreter's memory is zero.
     let mut bytes = vec![0xa5; probe.output_bytes];
     let out = device.upload(&bytes)?;
+    let addresses = [a.address(), b.address(), c.address(), out.address()];
+    for (index, map) in probe.maps.iter().enumerate() {
+        device.write(&c, TENSOR_MAP_BYTES * index, &device.encode_tensor_map(&map.at(addresses))?)?;
+    }
     let (grid, block) = ([probe.blocks(), 1, 1], [BLOCK, 1, 1]);
     // SAFETY: a probe takes three inputs, an output and a number of threads; on the interpreter, which checks every
     // access, all of them stay inside these buffers and end.

@@ -16,6 +16,11 @@ impl Decoder<'_> {
     pub(super) fn hopper(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
         self.features.precise_ordering = true;
         match opcode.name() {
+            "mbarrier" if opcode.part(1) == "pending_count" => {
+                arity(operands, 2..=2)?;
+                opcode.only(2, &["b64"])?;
+                Ok(Operation::PendingCount { to: self.word(&operands[0])?, state: self.double(&operands[1])? })
+            }
             "mbarrier" => self.mbarrier(opcode, operands),
             "wgmma" => self.wgmma(opcode, operands),
             "mapa" => {
@@ -190,6 +195,9 @@ impl Decoder<'_> {
             ],
         )?;
         let group = opcode.has("bulk_group");
+        if reduces && !group {
+            return Err("reductions into shared memory are not supported".into());
+        }
         arity(operands, if group { 3..=4 } else { 4..=6 })?;
         let completion =
             if group { BulkCompletion::Group } else { BulkCompletion::Mbarrier(self.address(&operands[3])?) };

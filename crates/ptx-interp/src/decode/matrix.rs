@@ -38,7 +38,7 @@ impl Decoder<'_> {
     fn matrix_move(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
         arity(operands, 2..=2)?;
         opcode.only(1, &["sync", "aligned", "m8n8", "x1", "x2", "x4", "trans", "shared", "shared::cta", "b16"])?;
-        if !opcode.has("m8n8") || opcode.last() != "b16" {
+        if opcode.part(3) != "m8n8" || opcode.last() != "b16" {
             return unknown();
         }
         let store = opcode.name() == "stmatrix";

@@ -81,7 +81,7 @@ impl Decoder<'_> {
             }
         }
         arity(operands, if hint { 3..=3 } else { 2..=2 })?;
-        if !matches!(elements, 1 | 2 | 4 | 8) || elements * usize::from(scalar.bytes()) > 32 {
+        if !matches!(elements, 1 | 2 | 4) || elements * usize::from(scalar.bytes()) > 16 {
             return unknown();
         }
         let (values, place) = if store { (&operands[1], &operands[0]) } else { (&operands[0], &operands[1]) };

@@ -904,6 +904,11 @@ pub(crate) enum Operation {
         address: LaneRegister,
         generic: bool,
     },
+    /// Arrivals that an mbarrier waited for when it handed out this state.
+    PendingCount {
+        to: WordRegister,
+        state: DoubleRegister,
+    },
     Wgmma(Box<Wgmma>),
     WgmmaFence,
     WgmmaCommit,

@@ -403,8 +403,9 @@ impl Decoder<'_> {
             "max" => FloatKind::Max,
             "neg" => FloatKind::Negate,
             "abs" => FloatKind::Absolute,
-            "ex2" => FloatKind::Exp2,
-            "tanh" => FloatKind::Tanh,
+            // bf16 has only the form that flushes, f16 only the one that does not.
+            "ex2" if opcode.has("approx") && opcode.has("ftz") == (format == HalfFormat::BF16) => FloatKind::Exp2,
+            "tanh" if opcode.has("approx") => FloatKind::Tanh,
             _ => return unknown(),
         };
         let (to, inputs) = self.float_operands(operands)?;

@@ -18,7 +18,7 @@ use crate::diagnostics::{FindingKind, Findings, Site};
 use crate::global_view::GlobalView;
 use crate::happens_before::{Clock, HappensBefore, Participant};
 use crate::launch::LaunchContext;
-use crate::mbarrier::MbarrierState;
+use crate::mbarrier::{MAX_COUNT, MbarrierState};
 use crate::registers::LANES;
 use crate::schedule::Random;
 use crate::shared_memory::{Accessor, Conflict, SharedMemory};
@@ -480,6 +480,11 @@ impl<'l> Machine<'l> {
             }
             Operation::BlockRank { to, address, generic } => {
                 Ok(self.block_rank(warp, at, *to, *address, *generic, mask))
+            }
+            Operation::PendingCount { to, state } => {
+                let counts = warp.registers.double(*state).map(|state| state as u32 & MAX_COUNT);
+                warp.registers.set_words(*to, mask, &counts);
+                Ok(Step::Next)
             }
             // Lane-wise operations never get here.
             _ => Ok(Step::Next),

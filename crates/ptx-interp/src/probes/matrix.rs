@@ -10,7 +10,7 @@ use super::{Bound, Probe};
 const SIDE: usize = 16;
 
 /// How sums of rounded products may differ, see the module above.
-const SUM: Bound = Bound::Sum { relative: -18 };
+pub(super) const SUM: Bound = Bound::Sum { relative: -18 };
 
 /// The two element types of A and B.
 #[derive(Clone, Copy, PartialEq)]
@@ -170,8 +170,47 @@ pub(super) fn probes() -> Vec<Probe> {
         for form in [Form::Generic, Form::Global] {
             all.push(wmma(element, Fill::Whole, false, form));
         }
+        for fill in [Fill::OneHotA, Fill::OneHotB, Fill::Whole, Fill::Special] {
+            all.push(half_depth(mma(element, fill)));
+        }
+    }
+    for fill in [Fill::OneHotA, Fill::OneHotB, Fill::Whole] {
+        let probe = half_accumulators(mma(Element::F16, fill));
+        all.push(half_depth(probe.clone()));
+        all.push(probe);
     }
     all
+}
+
+/// The same probe with the first half of A's columns and of B's rows only. Magnitudes stay what they are: an upper
+/// bound.
+fn half_depth(mut probe: Probe) -> Probe {
+    for text in [&mut probe.name, &mut probe.ptx] {
+        *text = text.replace("m16n8k16", "m16n8k8");
+    }
+    probe.ptx = probe.ptx.replace("{%r10, %r11, %r12, %r13}, {%r14, %r15}", "{%r10, %r11}, {%r14}");
+    probe
+}
+
+/// The same probe with accumulators of f16, whose values must be exact there.
+fn half_accumulators(mut probe: Probe) -> Probe {
+    for text in [&mut probe.name, &mut probe.ptx] {
+        *text = text.replace("f32.f16.f16.f32", "f16.f16.f16.f16");
+    }
+    probe.ptx = probe
+        .ptx
+        .replace("{%f4, %f5, %f6, %f7}, {", "{%r30, %r31}, {")
+        .replace("{%f0, %f1, %f2, %f3}", "{%r20, %r21}")
+        // C arrives as f32.
+        .replace(
+            "mov.b32 %f3, %r23;\n",
+            "mov.b32 %f3, %r23;\ncvt.rn.f16x2.f32 %r20, %f1, %f0;\ncvt.rn.f16x2.f32 %r21, %f3, %f2;\n",
+        );
+    for (index, result) in [(0, "mov.u32 %r32, 0;"), (1, "mov.u32 %r33, 0;")] {
+        probe.ptx = probe.ptx.replace(&format!("mov.b32 %r{}, %f{};", 30 + index, 4 + index), result);
+        probe.ptx = probe.ptx.replace(&format!("mov.b32 %r{}, %f{};\n", 32 + index, 6 + index), "");
+    }
+    probe
 }
 
 /// A's, B's and C's elements in the registers that the manual names.

@@ -21,12 +21,20 @@
 //! | tanh `.approx` | 2^-11 relative, by the manual |
 //! | mma and wmma of anything else | 2^-18 · (Σ\|a·b\| + \|c\|): a device cuts each of 17 terms off below 2^-23 of the largest, the interpreter rounds 17 sums to 2^-24 |
 
+mod block;
+mod cluster;
 mod compare;
+mod fragments;
 mod inputs;
 mod matrix;
+mod packed;
 mod recording;
 mod scalar;
+mod tensor_copy;
 mod warp;
+mod wgmma;
+
+use crate::tensor_map::TensorMapDescription;
 
 pub use compare::{Agreement, Disagreement};
 pub use recording::{Recorded, RecordedOutput, Recording, RecordingError};
@@ -72,6 +80,25 @@ pub struct Probe {
     pub bound: Bound,
     /// For [`Bound::Sum`], a number for each word of the output: Σ|a·b| + |c| of the sum that it holds. Else empty.
     pub magnitudes: Vec<f32>,
+    /// Tensor maps that the third buffer begins with, 128 bytes each: whoever launches the probe encodes them.
+    pub maps: Vec<ProbeMap>,
+}
+
+/// A tensor map of a probe, whose address is known once its buffers are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeMap {
+    /// Index of the buffer that it describes: the three inputs, then the output.
+    pub buffer: usize,
+    /// All but the address, which holds the offset in that buffer.
+    pub description: TensorMapDescription,
+}
+
+impl ProbeMap {
+    /// The whole map, for buffers at these addresses.
+    pub fn at(&self, addresses: [u64; 4]) -> TensorMapDescription {
+        let base = addresses.get(self.buffer).copied().unwrap_or_default();
+        TensorMapDescription { address: base + self.description.address, ..self.description.clone() }
+    }
 }
 
 impl Probe {
@@ -90,6 +117,9 @@ impl Probe {
         }
         hash.part(&(self.output_bytes as u64).to_le_bytes());
         hash.part(&self.threads.to_le_bytes());
+        for map in &self.maps {
+            hash.part(format!("{map:?}").as_bytes());
+        }
         hash.0
     }
 }
@@ -99,6 +129,11 @@ pub fn probes() -> Vec<Probe> {
     let mut all = scalar::probes();
     all.extend(warp::probes());
     all.extend(matrix::probes());
+    all.extend(fragments::probes());
+    all.extend(packed::probes());
+    all.extend(wgmma::probes());
+    all.extend(tensor_copy::probes());
+    all.extend(cluster::probes());
     all
 }
 

@@ -261,7 +261,7 @@ pub(super) fn probes() -> Vec<Probe> {
 }
 
 /// Every pair of edge values for the first two inputs, and random bits after them.
-fn input(which: usize) -> Vec<u32> {
+pub(super) fn input(which: usize) -> Vec<u32> {
     const COUNT: usize = 1024;
     let mut state = 0x9e37_79b9u32.wrapping_mul(which as u32 + 1);
     (0..COUNT)
@@ -281,7 +281,7 @@ fn input(which: usize) -> Vec<u32> {
         .collect()
 }
 
-fn everyday() -> [Vec<u8>; 3] {
+pub(super) fn everyday() -> [Vec<u8>; 3] {
     let mut numbers = Numbers::new(7);
     let mut fill = |value: &dyn Fn(f32) -> f32| {
         let words: Vec<u32> = (0..1024).map(|_| value(numbers.signed_unit()).to_bits()).collect();
@@ -290,7 +290,7 @@ fn everyday() -> [Vec<u8>; 3] {
     [fill(&|unit| 32.0 * unit), fill(&|unit| 1.25 + 0.75 * unit), fill(&|unit| unit)]
 }
 
-fn build(name: &str, body: &str, bound: Bound, bytes: usize, inputs: [Vec<u8>; 3]) -> Probe {
+pub(super) fn build(name: &str, body: &str, bound: Bound, bytes: usize, inputs: [Vec<u8>; 3]) -> Probe {
     let threads = (inputs[0].len() / bytes) as u32;
     let (load, store) = if bytes == 4 {
         (
@@ -314,5 +314,14 @@ fn build(name: &str, body: &str, bound: Bound, bytes: usize, inputs: [Vec<u8>; 3
          add.s64 %rd13, %rd13, %rd15;\nadd.s64 %rd14, %rd14, %rd15;\n{load}\n{body}\n{store}\nDONE:\nret;\n}}\n"
     );
     let output_bytes = inputs[0].len();
-    Probe { name: name.to_string(), ptx, inputs, output_bytes, threads, bound, magnitudes: Vec::new() }
+    Probe {
+        name: name.to_string(),
+        ptx,
+        inputs,
+        output_bytes,
+        threads,
+        bound,
+        magnitudes: Vec::new(),
+        maps: Vec::new(),
+    }
 }

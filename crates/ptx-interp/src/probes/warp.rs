@@ -94,6 +94,7 @@ pub(super) fn build(parts: Parts<'_>) -> Probe {
         threads: (lanes as u32).next_multiple_of(BLOCK),
         bound: parts.bound,
         magnitudes: parts.magnitudes,
+        maps: Vec::new(),
     }
 }
 

@@ -7,19 +7,23 @@ pub(crate) fn run(probe: &Probe) -> Vec<u8> {
     let kernel = Module::parse(&probe.ptx).expect("parses").kernel("probe").unwrap_or_else(|error| panic!("{error}"));
     let mut memory = Memory::new();
     let mut params = Vec::new();
-    for (name, input) in ["a", "b", "c"].into_iter().zip(&probe.inputs) {
-        let address = memory.allocate(name, input.len(), 256);
-        memory.write(address, input).expect("just allocated");
-        params.extend(address.to_le_bytes());
+    let mut addresses = [0; 4];
+    for ((name, input), place) in ["a", "b", "c"].into_iter().zip(&probe.inputs).zip(&mut addresses) {
+        *place = memory.allocate(name, input.len(), 256);
+        memory.write(*place, input).expect("just allocated");
     }
-    let out = memory.allocate("out", probe.output_bytes, 256);
-    params.extend(out.to_le_bytes());
+    addresses[3] = memory.allocate("out", probe.output_bytes, 256);
+    for (index, map) in probe.maps.iter().enumerate() {
+        let bytes = map.at(addresses).encode().unwrap_or_else(|error| panic!("{}: {error}", probe.name));
+        memory.write(addresses[2] + 128 * index as u64, &bytes).expect("room for the maps");
+    }
+    params.extend(addresses.iter().flat_map(|address| address.to_le_bytes()));
     params.extend(probe.threads.to_le_bytes());
     let mut launch = Launch::new([probe.blocks(), 1, 1], [BLOCK, 1, 1]);
     launch.params = params;
     let report = launch.run(&kernel, &mut memory).expect("is accepted");
     assert!(report.is_clean(), "{}: {:#?}", probe.name, report.findings);
-    memory.read_vec(out, probe.output_bytes).expect("output is there")
+    memory.read_vec(addresses[3], probe.output_bytes).expect("output is there")
 }
 
 /// The result of a probe whose inputs are replaced by these.

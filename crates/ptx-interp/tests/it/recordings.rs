@@ -85,7 +85,11 @@ fn recordings_from_a_device_agree() {
 }
 
 fn listed(names: &[String]) -> String {
-    if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) }
+    match names {
+        [] => String::new(),
+        [first] => format!(" ({first})"),
+        [first, .., last] => format!(" ({first} … {last})"),
+    }
 }
 
 #[test]
@@ -95,7 +99,7 @@ fn a_recording_is_small_and_names_are_unique() {
     assert_eq!(names.len(), probes.len());
     let bytes = own_recording(&probes).to_bytes();
     println!("{} probes, {} bytes", probes.len(), bytes.len());
-    assert!(bytes.len() < 2_000_000, "{} bytes are too many for a repository", bytes.len());
+    assert!(bytes.len() < 2_500_000, "{} bytes are too many for a repository", bytes.len());
 }
 
 #[test]

@@ -285,7 +285,7 @@ impl Recording for Graph<'_> {
 }
 
 /// Turns a driver's refusal into an error that says what was being done.
-fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
+pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
     move |error| match sticky(error) {
         true => Error::Sticky { reason: reason(error) },
         false => Error::Driver { doing, reason: reason(error) },

@@ -1,6 +1,7 @@
 //! Where kernels run: one trait, two devices, one place that chooses.
 
 pub(crate) mod cuda;
+mod cuda_tensor_map;
 pub(crate) mod interpreter;
 
 use std::any::Any;
