@@ -7,6 +7,7 @@ pub mod counters;
 pub mod execute;
 pub mod files;
 pub mod generations;
+pub mod golden;
 pub mod mutants;
 pub mod mutate;
 pub mod properties;

@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::files::write_whole;
+use harness::{generations, golden};
 use indicatif::ProgressBar;
 use ptx_interp::TENSOR_MAP_BYTES;
 use ptx_interp::probes::{BLOCK, Probe, RecordedOutput, Recording, probes};
@@ -20,12 +21,16 @@ use super::{FAILED, Outcome, bar};
 ///
 /// Runs every probe of crates/ptx-interp and writes their outputs into one file named after the GPU, with a README.md
 /// beside it that says where it came from. `cargo test -p ptx-interp` holds the interpreter to every recording there
-/// is. A probe that fails is named and left out, and the exit code is 1.
+/// is. Then runs every generation on a few small problems and writes what they gave into a second file, which
+/// `cargo test -p harness` holds them to on the interpreter. What fails is named and left out, and the exit code is 1.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Record {
     /// The folder to write into
     #[arg(long, value_name = "DIR", default_value = "crates/ptx-interp/tests/golden")]
     into: PathBuf,
+    /// The folder to write the generations' outputs into
+    #[arg(long, value_name = "DIR", default_value = "crates/harness/tests/golden")]
+    outputs_into: PathBuf,
     /// Run the probes from this one on and leave each one's output in `into`: the child process
     #[arg(long, value_name = "INDEX", hide = true)]
     child_from: Option<usize>,
@@ -45,8 +50,10 @@ impl Record {
         }
         let name = device.name();
         let provenance = provenance(&name, device.driver_version()?);
-        drop(device);
         writeln!(out, "device: {provenance}")?;
+        let path = self.outputs_into.join(format!("{}.bin", file_stem(&name)));
+        let complete = record_generations(&device, &path, &provenance, out)?;
+        drop(device);
         std::fs::create_dir_all(&self.into).map_err(|error| format!("{}: {error}", self.into.display()))?;
 
         let probes = probes();
@@ -66,8 +73,36 @@ impl Record {
         write_whole(&path, &bytes)?;
         write_whole(&self.into.join("README.md"), readme(&path, &provenance, recorded, &failures).as_bytes())?;
         writeln!(out, "recorded {recorded} of {} probes in {}, {} bytes", probes.len(), path.display(), bytes.len())?;
-        Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+        Ok(if failures.is_empty() && complete { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
     }
+}
+
+/// Runs every generation on its golden cases and writes what they gave; false if one of them failed.
+fn record_generations(
+    device: &Cuda,
+    path: &Path,
+    provenance: &str,
+    out: &mut dyn Write,
+) -> Result<bool, Box<dyn std::error::Error>> {
+    let (mut outputs, mut complete) = (Vec::new(), true);
+    for generation in generations::ALL {
+        for trial in golden::trials(*generation) {
+            match golden::run(device, *generation, &trial) {
+                Ok(output) => outputs.push(output),
+                Err(error) => {
+                    writeln!(out, "failed: {}: {error}", golden::name(*generation, &trial))?;
+                    complete = false;
+                }
+            }
+        }
+    }
+    let (recorded, bytes) = (outputs.len(), Recording { provenance: provenance.to_owned(), outputs }.to_bytes());
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    }
+    write_whole(path, &bytes)?;
+    writeln!(out, "recorded {recorded} outputs of generations in {}, {} bytes", path.display(), bytes.len())?;
+    Ok(complete)
 }
 
 /// A probe's name and why it gave nothing.
