@@ -37,6 +37,39 @@ impl Record {
     }
 }
 
+/// Bytes of a line: what lanes side by side usually read together.
+pub(crate) const LINE_BYTES: usize = 64;
+const LINES: usize = PAGE_BYTES / LINE_BYTES;
+
+/// Reads of a whole line by lanes side by side: one record for what would be one a granule.
+#[derive(Clone, Copy, Default)]
+struct LineRead {
+    /// Of the lane that reads the line's first byte.
+    record: Record,
+    /// Bytes a lane, as a power of two.
+    lane_shift: u8,
+}
+
+impl LineRead {
+    /// The record of the granule that begins so many bytes after the line's start.
+    #[inline(always)]
+    fn at(self, byte: usize) -> Record {
+        let lane = (byte >> self.lane_shift) as u32;
+        Record { participant: self.record.participant + lane, ..self.record }
+    }
+}
+
+/// How the reads of a line are kept.
+#[derive(Clone, Copy, Default)]
+enum LineReads {
+    #[default]
+    None,
+    /// As [`Page::readers`], but for all of the line's granules at once.
+    Whole([LineRead; 2]),
+    /// In [`Page::readers`].
+    Granules,
+}
+
 struct Page {
     buffer: u32,
     index: u32,
@@ -47,6 +80,37 @@ struct Page {
     writers: Vec<Record>,
     /// Newest reader, and the first one since the last write.
     readers: Vec<[Record; 2]>,
+    /// Empty until somebody reads.
+    lines: Vec<LineReads>,
+}
+
+impl Page {
+    /// Keeps the reads of a line in `readers` from now on.
+    fn spread(&mut self, line: usize, granule: u32) {
+        if self.readers.is_empty() {
+            self.readers.resize(PAGE_BYTES >> granule, Default::default());
+        }
+        if let LineReads::Whole(reads) = self.lines[line] {
+            let first = (line * LINE_BYTES) >> granule;
+            for (index, readers) in self.readers[first..first + (LINE_BYTES >> granule)].iter_mut().enumerate() {
+                *readers = reads.map(|read| read.at(index << granule));
+            }
+        }
+        self.lines[line] = LineReads::Granules;
+    }
+
+    /// Makes `readers` hold the reads of all granules from one byte to another.
+    #[inline(always)]
+    fn spread_range(&mut self, bytes: std::ops::RangeInclusive<usize>, granule: u32) {
+        if self.lines.is_empty() {
+            self.lines.resize(LINES, LineReads::None);
+        }
+        for line in bytes.start() / LINE_BYTES..=bytes.end() / LINE_BYTES {
+            if !matches!(self.lines[line], LineReads::Granules) {
+                self.spread(line, granule);
+            }
+        }
+    }
 }
 
 /// Which earlier access of a granule an access collides with.
@@ -108,6 +172,7 @@ impl<'m> GlobalView<'m> {
                 written: Vec::new(),
                 writers: Vec::new(),
                 readers: Vec::new(),
+                lines: Vec::new(),
             });
             *slot = self.pages.len() as u32;
         }
@@ -200,11 +265,9 @@ impl<'m> GlobalView<'m> {
         }
         let granule = self.granule;
         let page = self.page_mut(buffer, offset);
-        if page.readers.is_empty() {
-            page.readers.resize(PAGE_BYTES >> granule, Default::default());
-        }
         let mut conflict = None;
         let within = offset % PAGE_BYTES;
+        page.spread_range(within..=within + bytes - 1, granule);
         for cell in within >> granule..=(within + bytes - 1) >> granule {
             if let Some(&writer) = page.writers.get(cell)
                 && writer.is_some()
@@ -220,6 +283,61 @@ impl<'m> GlobalView<'m> {
             readers[0] = record;
         }
         conflict
+    }
+
+    /// Notes that lanes side by side read one line, `record` the lane at its start, if that needs no look at its
+    /// granules: false, and nothing done, if it does. `ordered` tells whether a record is before a thread's access;
+    /// `alike` that it says the same for all pairs of lanes of two warps.
+    #[inline(always)]
+    pub(crate) fn note_line_read(
+        &mut self,
+        buffer: usize,
+        offset: usize,
+        lane_shift: u8,
+        record: Record,
+        alike: bool,
+        ordered: impl Fn(Record, u32) -> bool,
+    ) -> bool {
+        if !self.check {
+            return true;
+        }
+        if u32::from(lane_shift) < self.granule {
+            return false;
+        }
+        let granule = self.granule;
+        let page = self.page_mut(buffer, offset);
+        if !page.writers.is_empty() {
+            return false;
+        }
+        if page.lines.is_empty() {
+            page.lines.resize(LINES, LineReads::None);
+        }
+        let read = LineRead { record, lane_shift };
+        let line = &mut page.lines[offset % PAGE_BYTES / LINE_BYTES];
+        let first = match line {
+            LineReads::None => read,
+            LineReads::Whole([_, first]) => {
+                let same = first.record.cluster == record.cluster
+                    && first.record.participant == record.participant
+                    && first.lane_shift == lane_shift;
+                if same {
+                    read
+                } else {
+                    let before = ordered(first.record, record.participant);
+                    let agree = alike
+                        || (0..LINE_BYTES)
+                            .step_by(1 << granule)
+                            .all(|byte| ordered(first.at(byte), read.at(byte).participant) == before);
+                    if !agree {
+                        return false;
+                    }
+                    if before { read } else { *first }
+                }
+            }
+            LineReads::Granules => return false,
+        };
+        *line = LineReads::Whole([read, first]);
+        true
     }
 
     #[inline(always)]
@@ -241,6 +359,9 @@ impl<'m> GlobalView<'m> {
         }
         let mut conflict = None;
         let within = offset % PAGE_BYTES;
+        if !page.lines.is_empty() {
+            page.spread_range(within..=within + bytes - 1, granule);
+        }
         for cell in within >> granule..=(within + bytes - 1) >> granule {
             let writer = page.writers[cell];
             let races =
@@ -280,6 +401,8 @@ pub(crate) struct LaunchHistory {
 struct History {
     writers: Vec<Record>,
     readers: Vec<Record>,
+    /// Readers of whole lines.
+    lines: Vec<LineRead>,
 }
 
 /// A race between two units.
@@ -302,7 +425,7 @@ impl LaunchHistory {
         check: bool,
         mut report: impl FnMut(UnitRace),
     ) {
-        for page in changes.pages {
+        for mut page in changes.pages {
             if let Some(data) = &page.data {
                 let start = page.index as usize * PAGE_BYTES;
                 apply_written(memory, page.buffer as usize, start, data, &page.written);
@@ -311,8 +434,12 @@ impl LaunchHistory {
                 continue;
             }
             let history = self.pages.entry((page.buffer, page.index)).or_default();
-            let cells = PAGE_BYTES >> changes.granule;
-            let place = |cell: usize| page.index as usize * PAGE_BYTES + (cell << changes.granule);
+            let granule = changes.granule;
+            let cells = PAGE_BYTES >> granule;
+            if !page.lines.is_empty() && !history.writers.is_empty() {
+                page.spread_range(0..=PAGE_BYTES - 1, granule);
+            }
+            let place = |cell: usize| page.index as usize * PAGE_BYTES + (cell << granule);
             let earlier =
                 |records: &[Record], cell: usize| records.get(cell).copied().filter(|record| record.is_some());
             let buffer = page.buffer as usize;
@@ -330,7 +457,12 @@ impl LaunchHistory {
                     continue;
                 }
                 let written = earlier(&history.writers, cell).map(|with| (with, true));
-                let read = || earlier(&history.readers, cell).map(|with| (with, false));
+                let line = || {
+                    let byte = cell << granule;
+                    let read = history.lines.get(byte / LINE_BYTES).filter(|read| read.record.is_some())?;
+                    Some(read.at(byte % LINE_BYTES))
+                };
+                let read = || earlier(&history.readers, cell).or_else(line).map(|with| (with, false));
                 if let Some((with, with_is_write)) = written.or_else(read) {
                     let offset = place(cell);
                     report(UnitRace { buffer, offset, at, at_is_write: true, with, with_is_write });
@@ -341,6 +473,16 @@ impl LaunchHistory {
                 for (known, readers) in history.readers.iter_mut().zip(&page.readers) {
                     if !known.is_some() {
                         *known = readers[0];
+                    }
+                }
+            }
+            if page.lines.iter().any(|line| matches!(line, LineReads::Whole(_))) {
+                history.lines.resize(LINES, LineRead::default());
+                for (known, line) in history.lines.iter_mut().zip(&page.lines) {
+                    if let LineReads::Whole([newest, _]) = line
+                        && !known.record.is_some()
+                    {
+                        *known = *newest;
                     }
                 }
             }

@@ -130,6 +130,12 @@ impl HappensBefore {
         self.precise && self.clocks[to as usize].get(from as usize).is_some_and(|known| *known >= stamp)
     }
 
+    /// Whether order between two warps is the same for all pairs of their lanes: nothing but barriers orders.
+    #[inline(always)]
+    pub(crate) fn warps_are_alike(&self) -> bool {
+        !self.precise
+    }
+
     /// All that a thread knows, its own past included.
     fn knowledge(&self, thread: Participant) -> Clock {
         let mut clock = if self.precise { self.clocks[thread as usize].clone() } else { Vec::new() };

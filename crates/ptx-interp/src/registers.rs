@@ -23,6 +23,11 @@ impl Registers {
     }
 
     #[inline(always)]
+    pub(crate) fn word_mut(&mut self, register: WordRegister) -> &mut Words {
+        &mut self.words[usize::from(register.0)]
+    }
+
+    #[inline(always)]
     pub(crate) fn double(&self, register: DoubleRegister) -> &Doubles {
         &self.doubles[usize::from(register.0)]
     }

@@ -127,13 +127,20 @@ impl Decoder<'_> {
         scalar: Scalar,
     ) -> Decoded<Option<Operation>> {
         let Operand::Address { base, offset } = place else { return Ok(None) };
-        let Operand::Symbol(name) = &**base else { return Ok(None) };
+        let name = match &**base {
+            Operand::Symbol(name) => name.as_str(),
+            Operand::Register(id) => match self.parameter_addresses.get(id) {
+                Some(name) => name,
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        };
         let [Some(to)] = *registers else { return Ok(None) };
         let parameter = self
             .kernel
             .parameters
             .iter()
-            .find(|parameter| &parameter.name == name)
+            .find(|parameter| parameter.name == name)
             .ok_or_else(|| format!("`{name}` is not a parameter"))?;
         let bytes = scalar.bytes();
         let within = usize::try_from(*offset).ok().filter(|&at| at + usize::from(bytes) <= parameter.size);

@@ -163,6 +163,8 @@ struct Decoder<'a> {
     doubles: usize,
     predicates: usize,
     /// Addresses of shared and local variables within their spaces.
+    /// Registers that hold a parameter's address wherever they are read, and which parameter's.
+    parameter_addresses: HashMap<RegisterId, &'a str>,
     variables: HashMap<&'a str, (VariableSpace, u64)>,
     static_shared_end: u32,
     dynamic_shared_at: u32,
@@ -193,6 +195,7 @@ impl<'a> Decoder<'a> {
             doubles: 0,
             predicates: 0,
             variables: HashMap::new(),
+            parameter_addresses: parameter_addresses(kernel),
             static_shared_end: 0,
             dynamic_shared_at: 0,
             local_bytes: 0,
@@ -520,6 +523,42 @@ impl<'a> Decoder<'a> {
             self.smallest_global_write = self.smallest_global_write.min(bytes);
         }
     }
+}
+
+/// Registers that are written once, by a `mov` of a parameter's name: compilers address the members of a structure
+/// that way.
+fn parameter_addresses(kernel: &ParsedKernel) -> HashMap<RegisterId, &str> {
+    fn written<'o>(operand: &'o Operand, into: &mut Vec<&'o RegisterId>) {
+        match operand {
+            Operand::Register(id) => into.push(id),
+            Operand::Vector(parts) => parts.iter().for_each(|part| written(part, into)),
+            Operand::Pair(first, second) => {
+                written(first, into);
+                written(second, into);
+            }
+            _ => {}
+        }
+    }
+    let mut writes: HashMap<RegisterId, u32> = HashMap::new();
+    let mut found = HashMap::new();
+    for statement in &kernel.statements {
+        let mut targets = Vec::new();
+        if let Some(first) = statement.operands.first() {
+            written(first, &mut targets);
+        }
+        for id in targets {
+            *writes.entry(*id).or_default() += 1;
+        }
+        if let [Operand::Register(id), Operand::Symbol(name)] = statement.operands.as_slice()
+            && matches!(statement.opcode.as_str(), "mov.b64" | "mov.u64")
+            && statement.guard.is_none()
+            && kernel.parameters.iter().any(|parameter| &parameter.name == name)
+        {
+            found.insert(*id, name.as_str());
+        }
+    }
+    found.retain(|id, _| writes.get(id) == Some(&1));
+    found
 }
 
 fn integer(operand: Option<&Operand>) -> Decoded<u64> {

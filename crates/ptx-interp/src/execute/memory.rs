@@ -5,7 +5,7 @@ use crate::address_space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_BASE, SHARED_W
 use crate::counters::wavefronts;
 use crate::decode::{Access, Address, LaneRegister, Ordering, Space};
 use crate::diagnostics::FindingKind;
-use crate::global_view::{ATOMIC_BIT, GlobalConflict, PAGE_BYTES, Record};
+use crate::global_view::{ATOMIC_BIT, GlobalConflict, LINE_BYTES, PAGE_BYTES, Record};
 use crate::registers::{Doubles, LANES, Registers, each_lane};
 use crate::warp::Warp;
 
@@ -70,6 +70,16 @@ fn by_space(addresses: &Lanes, mask: u32) -> [(Space, u32, u64); 4] {
 
 pub(crate) fn rebased(addresses: &Lanes, base: u64) -> Lanes {
     addresses.map(|address| address.wrapping_sub(base))
+}
+
+/// Whether all lanes take part, each right behind the one before.
+#[inline(always)]
+fn is_side_by_side(places: &Lanes, mask: u32, bytes: u32) -> bool {
+    let mut apart = 0;
+    for lane in 0..LANES {
+        apart |= places[lane] ^ places[0].wrapping_add(lane as u64 * u64::from(bytes));
+    }
+    mask == u32::MAX && apart == 0
 }
 
 fn extend(value: u64, bytes: u8, signed: bool) -> u64 {
@@ -313,12 +323,17 @@ impl Machine<'_> {
         bytes: u32,
     ) -> bool {
         let mut data = [0; 16 * LANES];
+        let side_by_side = is_side_by_side(places, mask, bytes);
         let (mut low_bits, mut lowest, mut highest) = (0, u64::MAX, 0);
-        each_lane!(mask, lane, {
-            low_bits |= places[lane];
-            lowest = lowest.min(places[lane]);
-            highest = highest.max(places[lane]);
-        });
+        if side_by_side {
+            (low_bits, lowest, highest) = (places[0], places[0], places[LANES - 1]);
+        } else {
+            each_lane!(mask, lane, {
+                low_bits |= places[lane];
+                lowest = lowest.min(places[lane]);
+                highest = highest.max(places[lane]);
+            });
+        }
         let span = highest.wrapping_sub(lowest).saturating_add(u64::from(bytes));
         if span > data.len() as u64 || low_bits & u64::from(bytes - 1) != 0 {
             return false;
@@ -329,29 +344,80 @@ impl Machine<'_> {
             return false;
         }
         self.global.read(buffer, start, &mut data[..span]);
-        // One f16 or bf16 a lane, as scalar kernels load.
-        let single = match *access.registers {
-            [Some(LaneRegister::Word(register))] if bytes == 2 && !access.signed => Some(usize::from(register.0)),
-            _ => None,
-        };
-        let first = self.record(cluster, at, 0, access.ordering != Ordering::Weak);
-        each_lane!(mask, lane, {
-            let place = (places[lane] - lowest) as usize;
-            let record = Record { participant: first.participant + lane as u32, ..first };
-            let ordered = |other: Record| is_ordered(cluster, other, record.participant);
-            let conflict = self.global.note_read(buffer, start + place, bytes as usize, record, ordered);
-            match single {
-                Some(register) => {
-                    warp.registers.words[register][lane] =
-                        u32::from(u16::from_le_bytes([data[place], data[place + 1]]));
+        let mut offsets = [0; LANES];
+        for lane in 0..LANES {
+            offsets[lane] = places[lane].wrapping_sub(lowest) as usize;
+        }
+        match *access.registers {
+            // One f16 or bf16 a lane, as scalar kernels load.
+            [Some(LaneRegister::Word(register))] if bytes == 2 && !access.signed && side_by_side => {
+                let target = &mut warp.registers.words[usize::from(register.0)];
+                for (value, pair) in target.iter_mut().zip(data.chunks_exact(2)) {
+                    *value = u32::from(u16::from_le_bytes([pair[0], pair[1]]));
                 }
-                None => deliver(&mut warp.registers, access, lane, &data[place..place + bytes as usize]),
             }
-            if let Some(conflict) = conflict {
-                self.report_global(cluster, at, lane, buffer, start + place, &conflict, false);
-            }
-        });
+            _ => each_lane!(mask, lane, {
+                let place = offsets[lane];
+                deliver(&mut warp.registers, access, lane, &data[place..place + bytes as usize]);
+            }),
+        }
+        let atomic = access.ordering != Ordering::Weak;
+        self.note_global_reads(
+            cluster,
+            at,
+            buffer,
+            &offsets.map(|offset| start.wrapping_add(offset)),
+            mask,
+            bytes,
+            atomic,
+        );
         true
+    }
+
+    /// Race checks of lanes that read one buffer, each inside of a page.
+    pub(crate) fn note_global_reads(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        buffer: usize,
+        offsets: &[usize; LANES],
+        mask: u32,
+        bytes: u32,
+        atomic: bool,
+    ) {
+        let first = self.record(cluster, at, 0, atomic);
+        let of_lane = |lane: usize| Record { participant: first.participant + lane as u32, ..first };
+        // Lanes that may read a line together.
+        let group = LINE_BYTES / bytes.clamp(2, 16) as usize;
+        let lanes_of_group = (1u64 << group) - 1;
+        for lane in (0..LANES).step_by(group) {
+            let active = u64::from(mask >> lane) & lanes_of_group;
+            if active == 0 {
+                continue;
+            }
+            let start = offsets[lane];
+            let mut whole = active == lanes_of_group && start.is_multiple_of(LINE_BYTES) && bytes >= 2;
+            for (index, offset) in offsets[lane..lane + group].iter().enumerate() {
+                whole &= *offset == start.wrapping_add(index * bytes as usize);
+            }
+            let noted = whole && {
+                let alike = cluster.order.warps_are_alike();
+                let ordered = |other: Record, thread| is_ordered(cluster, other, thread);
+                self.global.note_line_read(buffer, start, bytes.trailing_zeros() as u8, of_lane(lane), alike, ordered)
+            };
+            if noted {
+                continue;
+            }
+            each_lane!(active as u32, index, {
+                let lane = lane + index;
+                let record = of_lane(lane);
+                let ordered = |other: Record| is_ordered(cluster, other, record.participant);
+                let conflict = self.global.note_read(buffer, offsets[lane], bytes as usize, record, ordered);
+                if let Some(conflict) = conflict {
+                    self.report_global(cluster, at, lane, buffer, offsets[lane], &conflict, false);
+                }
+            });
+        }
     }
 
     pub(super) fn store(
@@ -692,7 +758,12 @@ impl Machine<'_> {
         // Each aligned access lies in one sector unless it is a whole one or more.
         let mut sectors = [0u64; LANES];
         let (mut count, mut highest) = (0, 0);
-        each_lane!(mask, lane, {
+        let side_by_side = is_side_by_side(places, mask, bytes);
+        if side_by_side && bytes <= 32 {
+            count = ((places[LANES - 1] >> 5) - (places[0] >> 5) + 1) as usize;
+        }
+        let mask_left = if side_by_side { 0 } else { mask };
+        each_lane!(mask_left, lane, {
             let sector = places[lane] >> 5;
             // Of rising places only the newest sector can come again.
             if count == 0 || sector > highest {

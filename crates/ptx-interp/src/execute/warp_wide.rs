@@ -133,6 +133,18 @@ impl Machine<'_> {
         let registers = &warp.registers;
         let (values, lanes, clamps) =
             (registers.word(shuffle.value), registers.word(shuffle.lane), registers.word(shuffle.clamp));
+        if mask == u32::MAX
+            && let Some(across) = whole_butterfly(shuffle.mode, lanes, clamps)
+        {
+            let result = std::array::from_fn(|lane| values[lane ^ across]);
+            if let Some(to) = shuffle.to {
+                *warp.registers.word_mut(to) = result;
+            }
+            if let Some(predicate) = shuffle.in_range {
+                warp.registers.set_predicate(predicate, mask, u32::MAX);
+            }
+            return Ok(());
+        }
         let mut result = [0; LANES];
         let mut in_range = 0u32;
         let mut inactive = None;
@@ -174,6 +186,17 @@ impl Machine<'_> {
         }
         Ok(())
     }
+}
+
+/// The distance of a butterfly over the whole warp, as reductions use it.
+#[inline(always)]
+fn whole_butterfly(mode: ShuffleMode, lanes: &Words, clamps: &Words) -> Option<usize> {
+    let (mut lanes_differ, mut clamps_differ) = (0, 0);
+    for lane in 0..LANES {
+        lanes_differ |= lanes[lane] ^ lanes[0];
+        clamps_differ |= clamps[lane] ^ 31;
+    }
+    (mode == ShuffleMode::Butterfly && lanes_differ | clamps_differ == 0).then_some(lanes[0] as usize & 31)
 }
 
 /// No lane to read.
