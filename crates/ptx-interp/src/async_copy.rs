@@ -75,6 +75,8 @@ impl Machine<'_> {
             });
         }
         self.count_global(&sources, reading, bytes, false);
+        // Lanes that read all of their bytes from the first one's buffer are noted together.
+        let (mut together, mut shared_buffer, mut offsets) = (0u32, None, [0; LANES]);
         each_lane!(mask, lane, {
             let place = self.shared_place(cluster, at, lane, destinations[lane], bytes, Space::Shared)?;
             let mut source = (0, 0);
@@ -87,7 +89,14 @@ impl Machine<'_> {
             if read_bytes[lane] > 0 {
                 let length = usize::from(read_bytes[lane]);
                 source = self.global_place(cluster, at, lane, sources[lane], length, 1)?;
-                self.note_global_read(cluster, at, lane, source, length, false);
+                let (buffer, offset) = source;
+                let joins = length == bytes as usize && *shared_buffer.get_or_insert(buffer) == buffer;
+                if joins && self.global.is_written(buffer, offset, length) {
+                    together |= 1 << lane;
+                    offsets[lane] = offset;
+                } else {
+                    self.note_global_read(cluster, at, lane, source, length, false);
+                }
             }
             let who = at.accessor(lane, false);
             let block = &mut cluster.blocks[place.rank as usize];
@@ -108,6 +117,9 @@ impl Machine<'_> {
                 pc: at.pc,
             });
         });
+        if let Some(buffer) = shared_buffer {
+            self.note_global_reads(cluster, at, buffer, &offsets, together, bytes, false);
+        }
         Ok(Step::Next)
     }
 

@@ -260,7 +260,8 @@ fn float_class(kind: FloatKind) -> InstructionClass {
 /// Passes over the banks that one warp's access takes, and the fewest it could take.
 ///
 /// A pass serves each of the 32 four-byte banks once; lanes that want the same word share it. Accesses of 8 and
-/// 16 bytes are served in two and four groups of lanes.
+/// 16 bytes are served in two and four groups of lanes, and neither more nor fewer passes count as a conflict than
+/// those that a group needs beyond its first.
 pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, u64) {
     // All lanes side by side, or all at one place: no need to look closer.
     if mask == u32::MAX {
@@ -271,7 +272,7 @@ pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, 
         }
         if (4..=16).contains(&bytes) && (consecutive || same) {
             let groups = u64::from(bytes / 4);
-            return if consecutive { (groups, groups) } else { (groups, 1) };
+            return (groups, groups);
         }
     }
     let lanes_per_group = match bytes {
@@ -280,8 +281,7 @@ pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, 
         _ => 8,
     };
     let words_per_lane = bytes.div_ceil(4).max(1);
-    let mut total = 0;
-    let mut distinct_total = 0u64;
+    let (mut total, mut ideal) = (0, 0);
     let mut group = 0;
     while group < 32 {
         let group_mask = if lanes_per_group == 32 { mask } else { mask >> group & ((1 << lanes_per_group) - 1) };
@@ -293,9 +293,9 @@ pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, 
         let first_lane = group - lanes_per_group;
         let (passes, distinct) = group_passes(addresses, active, first_lane, words_per_lane);
         total += passes;
-        distinct_total += distinct;
+        ideal += distinct.div_ceil(32);
     }
-    (total, distinct_total.div_ceil(32).min(total))
+    (total, ideal)
 }
 
 fn group_passes(addresses: &[u32; 32], active: u32, first_lane: u32, words_per_lane: u32) -> (u64, u64) {
@@ -345,4 +345,53 @@ fn group_passes(addresses: &[u32; 32], active: u32, first_lane: u32, words_per_l
         }
     }
     (u64::from(longest), distinct as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wavefronts;
+
+    fn passes(bytes: u32, mask: u32, place: impl Fn(u32) -> u32) -> (u64, u64) {
+        wavefronts(&std::array::from_fn(|lane| place(lane as u32)), mask, bytes)
+    }
+
+    const ALL: u32 = u32::MAX;
+
+    #[test]
+    fn lanes_side_by_side_do_not_conflict() {
+        for (bytes, groups) in [(1, 1), (2, 1), (4, 1), (8, 2), (16, 4)] {
+            assert_eq!(passes(bytes, ALL, |lane| lane * bytes), (groups, groups), "{bytes} bytes");
+            assert_eq!(passes(bytes, ALL, |lane| 4096 + (31 - lane) * bytes), (groups, groups), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn lanes_that_read_one_place_share_it() {
+        for (bytes, groups) in [(2, 1), (4, 1), (8, 2), (16, 4)] {
+            assert_eq!(passes(bytes, ALL, |_| 64), (groups, groups), "{bytes} bytes");
+            // Also where two of a group differ, and their banks do not.
+            assert_eq!(passes(bytes, ALL, |lane| lane / 16 * 16), (groups, groups), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn rows_of_whole_lines_conflict() {
+        assert_eq!(passes(4, ALL, |lane| lane * 128), (32, 1));
+        // A half-warp, then a quarter: every lane of it is another row.
+        assert_eq!(passes(8, ALL, |lane| lane * 128), (32, 2));
+        assert_eq!(passes(16, ALL, |lane| lane * 128), (32, 4));
+        // Padded by 16 bytes, eight rows cover all banks.
+        assert_eq!(passes(16, ALL, |lane| lane * 144), (4, 4));
+        // Swizzled rows do the same.
+        assert_eq!(passes(16, ALL, |lane| lane * 128 + (lane % 8) * 16), (4, 4));
+        assert_eq!(passes(4, ALL, |lane| lane * 8), (2, 1));
+    }
+
+    #[test]
+    fn lanes_that_are_missing_cost_nothing() {
+        assert_eq!(passes(4, 0, |lane| lane * 4), (0, 0));
+        assert_eq!(passes(16, 0xff, |lane| lane * 16), (1, 1));
+        assert_eq!(passes(16, 0xffff_0000, |lane| lane * 16), (2, 2));
+        assert_eq!(passes(4, 0b11, |lane| lane * 128), (2, 1));
+    }
 }

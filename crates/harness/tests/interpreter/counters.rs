@@ -1,6 +1,7 @@
 use harness::case::Case;
 use harness::counters::{CASES, count, render};
 use harness::generations;
+use sdpa_core::DeviceLimits;
 
 fn table(text: &str) -> String {
     let case: Case = text.parse().expect("a case");
@@ -20,8 +21,8 @@ fn what_every_generation_executes() {
       float                              1 273 414     559 206      20 518      16 846      22 918
       global memory                        299 922         388         130         450         196
       integer                              765 304     119 180      30 338      16 958      34 776
-      local memory                         417 266       1 856         942       1 568       4 480
-      move                               1 617 038      36 508       4 640       8 188      14 098
+      local memory                           5 790       1 856         640       1 312       3 584
+      move                               2 028 514      36 508       4 942       8 444      14 994
       predicate                            379 866      31 494      17 366       9 458      11 774
       shared memory                              0      71 938       2 512       4 224       7 616
       shuffle                              372 490       8 192         256         384         896
@@ -36,8 +37,8 @@ fn what_every_generation_executes() {
     shared bytes loaded                          0  21 283 072   3 375 616   2 162 688   2 558 464
     shared bytes stored                          0   1 134 592   1 638 400     589 824   1 447 936
     shared wavefronts                            0     177 154      66 576      21 504      38 320
-      ideal                                      0     109 314      39 184      21 504      31 424
-      bank conflicts                             0      67 840      27 392           0       6 896
+      ideal                                      0     177 154      39 184      21 504      31 648
+      bank conflicts                             0           0      27 392           0       6 672
     tensor-core operations                       0           0  33 554 432  33 554 432  29 360 128
     tensor-core instructions                     0           0       4 096       8 192       7 168
     block barriers                               0         256         128          96         448
@@ -58,8 +59,8 @@ fn what_every_generation_executes_with_a_causal_mask() {
       float                               643 462     350 886      13 462      13 070      16 198
       global memory                       151 698         388         130         450         196
       integer                             397 438      80 716      21 202      14 334      29 068
-      local memory                        214 516       1 920         974       1 488       4 704
-      move                                820 036      24 700       3 728       6 812      11 746
+      local memory                          6 176       1 920         672       1 232       3 808
+      move                              1 028 376      24 700       4 030       7 068      12 642
       predicate                           194 778      20 646      11 270       8 530       9 134
       shared memory                             0      45 058       1 648       3 200       6 080
       shuffle                             187 210       5 120         160         320         704
@@ -74,8 +75,8 @@ fn what_every_generation_executes_with_a_causal_mask() {
     shared bytes loaded                         0  13 320 448   2 146 816   1 638 400   1 772 032
     shared bytes stored                         0     735 232   1 097 728     458 752   1 054 720
     shared wavefronts                           0     111 106      43 152      16 384      29 104
-      ideal                                     0      68 610      25 360      16 384      22 208
-      bank conflicts                            0      42 496      17 792           0       6 896
+      ideal                                     0     111 106      25 360      16 384      22 432
+      bank conflicts                            0           0      17 792           0       6 672
     tensor-core operations                      0           0  20 971 520  25 165 824  16 777 216
     tensor-core instructions                    0           0       2 560       6 144       4 096
     block barriers                              0         160          80          80         448
@@ -92,5 +93,22 @@ fn counts_do_not_depend_on_the_schedule() {
             count(*generation, &case).expect("runs")
         };
         assert_eq!(counted(0), counted(5));
+    }
+}
+
+/// What v2b's padding and v2d's swizzle are for, at every width that they are built for.
+#[test]
+fn padding_and_swizzle_leave_no_bank_conflict() {
+    for id in ["v2b", "v2d"] {
+        let generation = generations::find(id).expect("a generation");
+        for width in ["d64 f16", "d64 bf16", "d96 f16", "d128 f16", "d128 bf16", "d256 f16"] {
+            let case: Case = format!("h2 L97 {width} causal normal").parse().expect("a case");
+            if generation.plan(&case.problem, &DeviceLimits::H200).is_err() {
+                continue;
+            }
+            let counters = count(generation, &case).expect("runs").counters;
+            assert!(counters.shared_wavefronts > 0, "{id} {case}");
+            assert_eq!(counters.bank_conflicts(), 0, "{id} {case}");
+        }
     }
 }
