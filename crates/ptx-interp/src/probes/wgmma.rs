@@ -188,7 +188,7 @@ fn rounded(types: Types) -> Probe {
         body += &format!("mov.b32 %r{}, %f{index};\n", 30 + index);
     }
     let element = |block: usize, at: usize, line: usize, depth: usize| {
-        let place = line / 8 * 1024 + line % 8 * 128 + (depth / 8 ^ line % 8) * 16 + depth % 8 * 2;
+        let place = line / 8 * 1024 + line % 8 * 128 + ((depth / 8) ^ (line % 8)) * 16 + depth % 8 * 2;
         let word = image[(block * IMAGE + at + place) / 4];
         types.value((word >> (8 * (place & 2))) as u16)
     };
