@@ -137,7 +137,7 @@ pub fn execute(
     // Planned first: what the generation declines needs no memory.
     generation.plan(problem, device.limits()).map_err(Error::from)?;
     let place = |name, bytes: Vec<u8>| Placed::new(device, name, bytes, surroundings);
-    let poison = |bytes: usize| POISON.to_le_bytes().into_iter().cycle().take(bytes).collect::<Vec<u8>>();
+    let poison = |bytes: usize| POISON.to_le_bytes().repeat(bytes / 2);
     let query = place("query", to_bytes(&data.query))?;
     let key = place("key", to_bytes(&data.key))?;
     let value = place("value", to_bytes(&data.value))?;
@@ -150,7 +150,8 @@ pub fn execute(
 
     for input in [&query, &key, &value] {
         let found = input.read(device)?;
-        if let Some(first) = found.iter().zip(&input.before).position(|(found, before)| found != before) {
+        if found != input.before {
+            let first = found.iter().zip(&input.before).take_while(|(found, before)| found == before).count();
             return Err(MemoryFault::InputChanged { tensor: input.name, first }.into());
         }
     }
@@ -181,8 +182,8 @@ impl Placed {
             Surroundings::Guarded => GUARD,
             Surroundings::Exact => 0,
         };
-        let mut all: Vec<u8> = POISON.to_le_bytes().into_iter().cycle().take(2 * guard + bytes.len()).collect();
-        all[guard..guard + bytes.len()].copy_from_slice(&bytes);
+        let poison = POISON.to_le_bytes().repeat(guard / 2);
+        let all = [&poison, &bytes, &poison].map(|part| part.as_slice()).concat();
         let buffer = device.allocate_named(name, all.len())?;
         device.write(&buffer, 0, &all)?;
         Ok(Self { name, buffer, guard, before: bytes })
@@ -219,8 +220,13 @@ impl Placed {
     }
 }
 
-fn to_bytes(elements: &[u16]) -> Vec<u8> {
-    elements.iter().flat_map(|bits| bits.to_le_bytes()).collect()
+/// Bytes of elements, as a device holds them.
+pub(crate) fn to_bytes(elements: &[u16]) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * elements.len()];
+    for (pair, bits) in bytes.chunks_exact_mut(2).zip(elements) {
+        pair.copy_from_slice(&bits.to_le_bytes());
+    }
+    bytes
 }
 
 /// Every element is written, and none between them.

@@ -272,19 +272,10 @@ fn kernel_today(
     figure: &Figure,
     limits: &DeviceLimits,
 ) -> Result<Option<String>, sdpa_core::Error> {
-    let Some(plan) = problem_of(figure).and_then(|problem| generation.plan(&problem, limits).ok()) else {
+    let Some(plan) = figure.problem().and_then(|problem| generation.plan(&problem, limits).ok()) else {
         return Ok(None);
     };
     ptx::fingerprint(&plan).map(Some)
-}
-
-/// The problem that a figure is of.
-pub(crate) fn problem_of(figure: &Figure) -> Option<Problem> {
-    let dtype = [Dtype::F16, Dtype::Bf16].into_iter().find(|dtype| dtype.name() == figure.dtype)?;
-    let masks = [Mask::Full, Mask::Causal, Mask::CausalTopLeft];
-    let mask = masks.into_iter().find(|mask| mask.name() == figure.mask)?;
-    let &Figure { batch, heads_q, heads_kv, len_q, len_kv, head_dim, .. } = figure;
-    Shape { batch, heads_q, heads_kv, len_q, len_kv, head_dim }.problem(dtype, mask).ok()
 }
 
 /// The limits of a device from its name in a record, `NVIDIA H200 (sm_90, 132 multiprocessors)`.

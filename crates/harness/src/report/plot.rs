@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Evidence, Pick, ReportError, mission, problem_of};
+use super::{Evidence, Pick, ReportError, mission};
 use crate::acceptance::shape_of;
 use crate::table::microseconds;
 use crate::timing::Figure;
@@ -229,7 +229,7 @@ fn lines<'a>(evidence: &'a Evidence, family: &Family) -> Vec<Line<'a>> {
         let mut stale = false;
         let entries = evidence.sittings.iter().flat_map(|sitting| &sitting.entries);
         for entry in entries.filter(|entry| entry.figure.contender == name && family.holds(&entry.figure)) {
-            let Some(problem) = problem_of(&entry.figure) else { continue };
+            let Some(problem) = entry.figure.problem() else { continue };
             let Some(pick) = evidence.pick(name, &problem) else { continue };
             stale |= pick.entry.stale;
             points.insert(entry.figure.len_q, problem.flops() / pick.entry.figure.median_us * 1e-6);

@@ -13,13 +13,15 @@ mod inputs;
 mod peers;
 mod record;
 mod statistics;
+mod verdicts;
 
 pub use environment::environment;
 pub use grid::{Grid, Shape, ShapeError};
-pub use inputs::{Cache, InputSets};
+pub use inputs::{Cache, InputSets, outgrows_caches};
 pub use peers::{PeerError, Peers};
-pub use record::{Figure, Record, RecordError};
-pub use statistics::{Timing, Verdict, compare};
+pub use record::{Absent, Ceiling, Comparison, Figure, Record, RecordError};
+pub use statistics::{Quartiles, Timing, Verdict, compare};
+pub use verdicts::{Move, ParentOf, ancestor, beside, judge, moves};
 
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use sdpa_core::{Attention, Device, Error, Problem, Recording};
 use sdpa_ref::Measured;
 
 use crate::case::Case;
-use crate::verify::{Failure, verify};
+use crate::verify::{Failure, Question, verify};
 
 /// How to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,15 @@ impl<'g> Verified<'g> {
     pub fn new(device: &dyn Device, generation: &'g dyn Attention, case: &Case) -> Result<Self, Box<Failure>> {
         let measured = verify(device, generation, case)?;
         Ok(Self { generation, problem: case.problem.clone(), measured })
+    }
+
+    /// [`new`](Self::new), where several generations are asked the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn by(device: &dyn Device, generation: &'g dyn Attention, question: &Question) -> Result<Self, Box<Failure>> {
+        let measured = question.ask(device, generation)?;
+        Ok(Self { generation, problem: question.case().problem.clone(), measured })
     }
 
     /// Which generation.

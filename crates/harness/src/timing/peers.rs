@@ -6,11 +6,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use sdpa_core::Problem;
+use sdpa_core::{Dtype, Problem};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Cache, Contender, Options};
+use super::{Cache, Ceiling, Contender, Options};
 
 /// Why the peers do not answer.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +112,20 @@ impl Peers {
         let ready: Ready = serde_json::from_value(answer)
             .map_err(|error| PeerError::NoAnswer { question: "prepare".to_owned(), reason: error.to_string() })?;
         Ok((ready.peers, ready.skipped))
+    }
+
+    /// Measures a large matrix product of this element type and a large copy.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn ceiling(&self, dtype: Dtype, options: &Options) -> Result<Ceiling, PeerError> {
+        let answer = self.ask(&json!({"ceiling": {
+            "dtype": dtype.name(),
+            "samples": options.samples,
+            "sample_ms": options.sample.as_secs_f64() * 1e3,
+        }}))?;
+        serde_json::from_value(answer)
+            .map_err(|error| PeerError::NoAnswer { question: "ceiling".to_owned(), reason: error.to_string() })
     }
 
     /// A peer that [`prepare`](Self::prepare) named, as a contender.
