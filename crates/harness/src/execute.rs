@@ -182,10 +182,13 @@ impl Placed {
             Surroundings::Guarded => GUARD,
             Surroundings::Exact => 0,
         };
-        let poison = POISON.to_le_bytes().repeat(guard / 2);
-        let all = [&poison, &bytes, &poison].map(|part| part.as_slice()).concat();
-        let buffer = device.allocate_named(name, all.len())?;
-        device.write(&buffer, 0, &all)?;
+        let buffer = device.allocate_named(name, bytes.len() + 2 * guard)?;
+        device.write(&buffer, guard, &bytes)?;
+        if guard > 0 {
+            let poison = POISON.to_le_bytes().repeat(guard / 2);
+            device.write(&buffer, 0, &poison)?;
+            device.write(&buffer, guard + bytes.len(), &poison)?;
+        }
         Ok(Self { name, buffer, guard, before: bytes })
     }
 
@@ -195,8 +198,13 @@ impl Placed {
 
     /// The tensor's bytes now.
     fn read(&self, device: &dyn Device) -> Result<Vec<u8>, RunError> {
-        let mut all = vec![0; self.buffer.bytes()];
-        device.read(&self.buffer, 0, &mut all)?;
+        let [mut below, mut tensor, mut above] =
+            [self.guard, self.before.len(), self.guard].map(|bytes| vec![0; bytes]);
+        device.read(&self.buffer, self.guard, &mut tensor)?;
+        if self.guard > 0 {
+            device.read(&self.buffer, 0, &mut below)?;
+            device.read(&self.buffer, self.guard + tensor.len(), &mut above)?;
+        }
         let changed = |guard: &[u8]| -> Vec<usize> {
             let pattern = POISON.to_le_bytes();
             guard
@@ -206,9 +214,7 @@ impl Placed {
                 .map(|(index, _)| index)
                 .collect()
         };
-        let after = all.split_off(all.len() - self.guard);
-        let tensor = all.split_off(self.guard);
-        let (below, above) = (changed(&all), changed(&after));
+        let (below, above) = (changed(&below), changed(&above));
         let fault = |side, distance, count| MemoryFault::Guard { tensor: self.name, side, distance, count };
         if let Some(nearest) = below.last() {
             return Err(fault("before its start", self.guard - nearest, below.len()).into());
