@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod build_ptx;
 pub(crate) mod check;
 pub(crate) mod counters;
+pub(crate) mod gate;
 pub(crate) mod list;
 pub(crate) mod mutate;
 pub(crate) mod record;

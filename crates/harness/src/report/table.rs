@@ -199,8 +199,8 @@ fn circumstances(sitting: &Sitting) -> String {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::super::tests::{entry, sitting};
     use super::super::mission;
+    use super::super::tests::{entry, sitting};
     use super::*;
 
     pub(crate) fn evidence() -> Evidence {

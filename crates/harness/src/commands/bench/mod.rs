@@ -1,7 +1,7 @@
 //! `sdpa bench`: generations and peers against one another.
 
 mod render;
-mod sitting;
+pub(super) mod sitting;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -259,7 +259,7 @@ fn write_record(out: &mut dyn Write, path: &Path, record: &Record) -> Result<(),
 }
 
 /// Who a generation evolved from, as the list of generations says.
-fn parent_of(id: &str) -> Option<&'static str> {
+pub(super) fn parent_of(id: &str) -> Option<&'static str> {
     generations::find(id).and_then(|generation| generation.generation().parent)
 }
 

@@ -18,19 +18,19 @@ use super::{parent_of, render};
 type AnyError = Box<dyn StdError>;
 
 /// Who sits down, and how.
-pub(super) struct Sitting<'a> {
-    pub(super) device: &'a dyn Device,
-    pub(super) peers: Option<&'a Peers>,
-    pub(super) problem: &'a Problem,
-    pub(super) options: Options,
-    pub(super) cold: bool,
-    pub(super) ceiling: Option<&'a Ceiling>,
-    pub(super) baseline: Option<&'a Record>,
+pub(in crate::commands) struct Sitting<'a> {
+    pub(in crate::commands) device: &'a dyn Device,
+    pub(in crate::commands) peers: Option<&'a Peers>,
+    pub(in crate::commands) problem: &'a Problem,
+    pub(in crate::commands) options: Options,
+    pub(in crate::commands) cold: bool,
+    pub(in crate::commands) ceiling: Option<&'a Ceiling>,
+    pub(in crate::commands) baseline: Option<&'a Record>,
 }
 
 impl Sitting<'_> {
     /// Verifies, times, prints and records; false where a generation is wrong.
-    pub(super) fn run(
+    pub(in crate::commands) fn run(
         &self,
         out: &mut dyn Write,
         generations: &[&'static dyn Attention],
