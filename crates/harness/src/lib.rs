@@ -17,6 +17,7 @@ pub mod real_model;
 pub mod regime;
 pub mod report;
 pub mod resources;
+pub mod scaffold;
 pub mod strategies;
 pub mod suite;
 pub mod table;

@@ -8,6 +8,7 @@ pub(crate) mod counters;
 pub(crate) mod gate;
 pub(crate) mod list;
 pub(crate) mod mutate;
+pub(crate) mod new;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod resources;
