@@ -14,7 +14,7 @@ use sdpa_core::{Attention, Device, DeviceKind};
 
 use super::bench::parent_of;
 use super::bench::sitting::Sitting;
-use super::{Outcome, generation, keeps_time, open, spinner};
+use super::{Outcome, keeps_time, open, spinner, subject};
 
 /// Run everything a generation must pass, in order, until the first step that fails
 ///
@@ -27,7 +27,7 @@ use super::{Outcome, generation, keeps_time, open, spinner};
 /// What was found is kept in results/gate/ID.json.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Gate {
-    /// Which generation
+    /// Which generation, or which mutant, to see it fail
     #[arg(value_name = "ID")]
     generation: String,
     /// Where to be faster than the parent, instead of the acceptance shapes; may be given several times
@@ -55,7 +55,7 @@ type Question<'a> = Box<dyn Fn(gate::Progress<'_>) -> Found + 'a>;
 
 impl Gate {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
-        let generation = generation(&self.generation)?;
+        let generation = subject(&self.generation)?;
         if !self.results.is_dir() {
             return Err(files::FileError::NoFolder(self.results.clone()).into());
         }
@@ -120,6 +120,9 @@ impl Gate {
 
     fn speed(&self, device: &dyn Device, generation: &'static dyn Attention, progress: gate::Progress<'_>) -> Found {
         let id = generation.generation().id;
+        if parent_of(id).is_none() {
+            return gate::judge_speed(id, &[], &parent_of);
+        }
         if !keeps_time(device) {
             return Found::not_run("not measured: no GPU");
         }

@@ -15,7 +15,7 @@ use crate::acceptance::{cases as acceptance_cases, shape_of};
 use crate::case::Case;
 use crate::check::{self, What, trials};
 use crate::mutants;
-use crate::mutate::{self, MutationKind};
+use crate::mutate::{self, MutationKind, Score};
 use crate::properties::{self, Property};
 use crate::ptx::kernels_folder;
 use crate::real_model;
@@ -187,34 +187,48 @@ pub fn properties(
     let remembered = ran;
     for property in properties::ALL {
         let count = if property.name == MATCHES_REFERENCE { count } else { count.div_ceil(4) };
-        let mut runner = runner(seed, property);
-        let strategy = cases(Size::of(device.kind()));
-        let (mut held, mut tries) = (0, 0);
-        while held < count {
-            progress(format!("{}: {held} of {count} random cases", property.name));
-            tries += 1;
-            if tries > 10 * count + 1000 {
-                let line = format!("{} could not be asked: {held} of {tries} random cases are taken", property.name);
-                return Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems");
-            }
-            // Cases are made valid, so none is rejected.
-            let Ok(mut tree) = strategy.new_tree(&mut runner) else { continue };
-            match property.check(device, generation, &tree.current()) {
-                Ok(()) => held += 1,
-                Err(failure) if failure.unsupported().is_some() => declined += 1,
-                Err(failure) => {
-                    progress(format!("{}: looking for a smaller case", property.name));
-                    let failure = smallest(device, generation, property, &mut tree, failure);
-                    return Outcome::of_failure(&format!("{} does not hold", property.name), &failure);
-                }
-            }
+        match random_cases(device, generation, property, count, seed, progress) {
+            Ok(not_taken) => declined += not_taken,
+            Err(outcome) => return outcome,
         }
-        ran += held;
+        ran += count;
     }
     let asked = properties::ALL.len();
     Outcome::passed(&format!(
         "{ran} cases of {asked} properties ({remembered} remembered, the others random, seed {seed}); {declined} declined"
     ))
+}
+
+/// As many random cases as told hold; how many were declined on the way.
+fn random_cases(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    property: &Property,
+    count: u32,
+    seed: u64,
+    progress: Progress<'_>,
+) -> Result<u32, Outcome> {
+    let (mut held, mut declined) = (0, 0);
+    let mut runner = runner(seed, property);
+    let strategy = cases(Size::of(device.kind()));
+    while held < count {
+        progress(format!("{}: {held} of {count} random cases", property.name));
+        if held + declined > 10 * count + 1000 {
+            let line = format!("{} could not be asked: {declined} random cases were declined", property.name);
+            return Err(Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems"));
+        }
+        let mut tree = strategy.new_tree(&mut runner).expect("strategies make valid cases");
+        match property.check(device, generation, &tree.current()) {
+            Ok(()) => held += 1,
+            Err(failure) if failure.unsupported().is_some() => declined += 1,
+            Err(failure) => {
+                progress(format!("{}: looking for a smaller case", property.name));
+                let failure = smallest(device, generation, property, &mut tree, failure);
+                return Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure));
+            }
+        }
+    }
+    Ok(declined)
 }
 
 fn runner(seed: u64, property: &Property) -> TestRunner {
@@ -394,26 +408,29 @@ pub fn mutants(generation: &'static dyn Attention, guards: usize, progress: Prog
             Err(error) => return Outcome::not_run(&format!("the interpreter cannot judge mutations: {error}")),
         }
     }
-    let [order, guards] = [&scores[0], &scores[1]].map(|score| (score.killed(), score.mutants.len()));
+    judge_mutations(who.id, rejected, &scores[0], &scores[1])
+}
+
+/// What the scores of one kernel say: of what orders, and of what guards.
+fn judge_mutations(id: &str, rejected: usize, order: &Score, guards: &Score) -> Outcome {
+    let (noticed, of) = (order.killed(), order.mutants.len());
     let mut text = format!(
-        "{kernel}: {} of {} removals of barriers and waits noticed, {} of {} of guards",
-        order.0, order.1, guards.0, guards.1
+        "{}: {noticed} of {of} removals of barriers and waits noticed, {} of {} of guards",
+        order.kernel,
+        guards.killed(),
+        guards.mutants.len()
     );
     if rejected > 0 {
         text += &format!("; {rejected} hand-written mutants rejected");
     }
-    for mutation in scores[0].survivors() {
-        let line = mutation.origin.as_ref().map_or_else(
-            || format!("PTX line {}", mutation.ptx_line),
-            |origin| format!("{}:{}", origin.file, origin.line),
-        );
+    for mutation in order.survivors() {
+        let line =
+            mutation.origin.as_ref().map_or_else(|| format!("PTX line {}", mutation.ptx_line), ToString::to_string);
         text += &format!("\nnot noticed: {line}: {}", mutation.kind.name());
     }
-    if (order.0 as f64) < ORDER_NOTICED_AT_LEAST * order.1 as f64 {
-        return Outcome::failed(
-            &text,
-            &format!("each line named: it is not needed, or no case needs it (sdpa mutate {} tells more)", who.id),
-        );
+    if (noticed as f64) < ORDER_NOTICED_AT_LEAST * of as f64 {
+        let look_at = format!("each line named: it is not needed, or no case needs it; sdpa mutate {id} tells more");
+        return Outcome::failed(&text, &look_at);
     }
     Outcome::passed(&text)
 }
@@ -433,4 +450,103 @@ pub fn speed_shapes(device: &dyn Device, generation: &dyn Attention, shapes: &[S
         })
     });
     problems.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generations;
+    use crate::mutants::{Fault, HostDevice, HostGeneration};
+    use crate::mutate::{Kill, Mutant};
+
+    fn quiet(_: String) {}
+
+    fn score(killed: usize, total: usize) -> Score {
+        let ptx = "bar.sync 0;\n".repeat(total);
+        let kill = || Kill { by: "race".to_owned(), case: "L1".to_owned() };
+        let mutants = mutate::mutations(&format!(".visible .entry attention()\n{{\n{ptx}ret;\n}}\n")).into_iter();
+        let mutants =
+            mutants.enumerate().map(|(index, mutation)| Mutant { mutation, killed: (index < killed).then(kill) });
+        Score { kernel: "v9/f16_d64".to_owned(), mutants: mutants.collect() }
+    }
+
+    #[test]
+    fn most_of_what_orders_must_be_missed() {
+        let guards = score(0, 4);
+        let status = |killed| judge_mutations("v9", 0, &score(killed, 10), &guards).status;
+        assert_eq!([status(10), status(8), status(7)], [Status::Passed, Status::Passed, Status::Failed]);
+        let failed = judge_mutations("v9", 2, &score(1, 2), &guards);
+        insta::assert_snapshot!(failed.detail, @r"
+        v9/f16_d64: 1 of 2 removals of barriers and waits noticed, 0 of 4 of guards; 2 hand-written mutants rejected
+        not noticed: PTX line 4: barrier removed
+        ");
+        // A kernel without a barrier has none to miss.
+        assert_eq!(judge_mutations("v9", 0, &score(0, 0), &guards).status, Status::Passed);
+    }
+
+    #[test]
+    fn a_property_that_does_not_hold_ends_with_its_smallest_case() {
+        let (device, wrong) = (HostDevice::default(), HostGeneration::new(Fault::MaskOffByOne));
+        let property = properties::find(MATCHES_REFERENCE).unwrap();
+        let found = random_cases(&device, &wrong, property, 64, 1, &quiet).unwrap_err();
+        assert_eq!(found.status, Status::Failed);
+        assert!(
+            found.detail.starts_with("matches_reference does not hold\n") && found.detail.contains("b1 h1 "),
+            "{found:?}"
+        );
+        assert!(found.look_at.is_some_and(|look_at| look_at.starts_with("the mask's diagonal")));
+        let remembered = properties(&device, &wrong, 1, 1, &quiet);
+        assert!(remembered.detail.starts_with("a case that failed before fails\n"), "{remembered:?}");
+        let right = properties(&device, &HostGeneration::new(Fault::None), 8, 1, &quiet);
+        assert_eq!(right.status, Status::Passed, "{right:?}");
+        assert_eq!(
+            right,
+            properties(&device, &HostGeneration::new(Fault::None), 8, 1, &quiet),
+            "a seed means its cases"
+        );
+    }
+
+    #[test]
+    fn declining_everything_is_no_pass() {
+        let found = properties(&HostDevice::default(), &HostGeneration::new(Fault::DeclinesAll), 1, 1, &quiet);
+        assert!(found.status == Status::Failed && found.detail.contains("could not be asked"), "{found:?}");
+    }
+
+    #[test]
+    fn real_input_tells_right_from_wrong() {
+        let status = |fault| real_input(&HostDevice::default(), &HostGeneration::new(fault)).status;
+        assert_eq!([status(Fault::None), status(Fault::NoScale)], [Status::Passed, Status::Failed]);
+    }
+
+    #[test]
+    fn a_kernel_over_its_budget_fails_and_one_that_nobody_measured_is_no_pass() {
+        let generation = generations::ALL[0];
+        let who = generation.generation();
+        let cost = |registers, spill_bytes| Cost {
+            kernel: who.specialisations[0].to_string(),
+            architecture: "sm_90a".to_owned(),
+            threads: 256,
+            registers,
+            spill_bytes,
+            static_shared_bytes: 0,
+            dynamic_shared_bytes: 0,
+            blocks_per_multiprocessor: 1,
+            warnings: vec![],
+        };
+        let status = |cost| resources(generation, Ok(("ptxas".to_owned(), vec![cost]))).status;
+        let most = who.budget.registers;
+        assert_eq!(
+            [status(cost(most, 0)), status(cost(most + 1, 0)), status(cost(most, 8))],
+            [Status::Passed, Status::Failed, Status::Failed]
+        );
+        assert_eq!(resources(generation, Err("no ptxas".to_owned())).status, Status::NotRun);
+    }
+
+    #[test]
+    fn races_are_found() {
+        let mutant = mutants::find("missing_syncthreads").unwrap();
+        let found = races(mutant, 1, &quiet);
+        assert_eq!(found.status, Status::Failed);
+        assert!(found.detail.contains("race in shared memory"), "{}", found.detail);
+    }
 }

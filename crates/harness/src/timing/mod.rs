@@ -205,11 +205,11 @@ impl Contender for Prepared<'_> {
 const REFRESHING: Duration = Duration::from_millis(5);
 
 /// How many passes to record: whole rotations, at least 20 passes so that launching graphs takes no time between them,
-/// at most 20 ms, so that slow generations do not take all day. A pass of milliseconds does not care whose tensors are
+/// at most 10 ms, so that slow generations do not take all day. A pass of milliseconds does not care whose tensors are
 /// in the cache.
 fn passes_recorded(pass: Duration, sets: usize) -> u32 {
     const AT_LEAST: usize = 20;
-    const AT_MOST: Duration = Duration::from_millis(20);
+    const AT_MOST: Duration = Duration::from_millis(10);
     let rotations = AT_LEAST.div_ceil(sets).max(1) * sets;
     let affordable = (AT_MOST.as_secs_f64() / pass.as_secs_f64()) as usize;
     rotations.min(affordable).max(1) as u32
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(passes_recorded(micros(5), 4), 20);
         assert_eq!(passes_recorded(micros(5), 6), 24);
         assert_eq!(passes_recorded(micros(5), 85), 85);
-        assert_eq!(passes_recorded(micros(2000), 4), 10);
+        assert_eq!(passes_recorded(micros(2000), 4), 5);
         assert_eq!(passes_recorded(Duration::from_millis(600), 4), 1);
     }
 
