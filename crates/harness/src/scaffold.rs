@@ -281,7 +281,8 @@ impl Maker<'_> {
     /// The lines that make the crate a dependency and the generation one of the list, and what its kernels cost.
     fn lines(&self, scaffold: &mut Scaffold) -> Result<()> {
         let id = self.id;
-        let insertions: [(&str, fn(&str) -> bool, String); 3] = [
+        type IsLike = fn(&str) -> bool;
+        let insertions: [(&str, IsLike, String); 3] = [
             ("Cargo.toml", |line| line.starts_with("sdpa-v"), format!("sdpa-{id} = {{ path = \"crates/sdpa-{id}\" }}")),
             ("crates/harness/Cargo.toml", |line| line.starts_with("sdpa-v"), format!("sdpa-{id}.workspace = true")),
             (

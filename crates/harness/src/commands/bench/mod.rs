@@ -68,7 +68,8 @@ pub(crate) struct Bench {
     /// Write the figures into one file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the figures of each grid into a file of this folder, as `sdpa report` reads them
+    /// Write the figures of each grid into a file of this folder, as `sdpa report` reads them; until a grid is through,
+    /// its file ends in `.partial`
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "results")]
     record: Option<PathBuf>,
 }
@@ -132,6 +133,7 @@ impl Bench {
         let (mut wrong, mut count) = (false, 0);
         for sweep in &sweeps {
             let mut record = Record { device: device.name(), ..Record::default() };
+            let path = self.record.as_ref().map(|folder| folder.join(file_name(&record.device, sweep)));
             if let Some(peers) = &peers
                 && !ceilings.contains_key(sweep.dtype.name())
             {
@@ -151,14 +153,19 @@ impl Bench {
                 };
                 wrong |= !sitting.run(out, &chosen, &mut record)?;
                 count += 1;
+                if let Some(path) = &path {
+                    // Whoever ends a long run early keeps what it had; a whole record is not replaced by a part.
+                    files::write_whole(&partial(path), &json(&record)?)?;
+                }
             }
             // Asked at the end, while the clocks are what they were.
             record.environment = timing::environment();
             if let Some(peers) = &peers {
                 record.environment.insert("peers".to_owned(), peers.environment.clone().into());
             }
-            if let Some(folder) = &self.record {
-                write_record(out, &folder.join(file_name(&record.device, sweep)), &record)?;
+            if let Some(path) = &path {
+                write_record(out, path, &record)?;
+                std::fs::remove_file(partial(path))?;
             }
             all.environment = record.environment;
             all.figures.extend(record.figures);
@@ -253,8 +260,17 @@ fn file_name(device: &str, sweep: &Sweep) -> String {
     format!("{}-{}-{}.json", words.join("-"), sweep.name, sweep.dtype)
 }
 
+/// Where a record grows until it is whole.
+fn partial(path: &Path) -> PathBuf {
+    path.with_extension("json.partial")
+}
+
+fn json(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
+    Ok((serde_json::to_string_pretty(record)? + "\n").into_bytes())
+}
+
 fn write_record(out: &mut dyn Write, path: &Path, record: &Record) -> Result<(), Box<dyn std::error::Error>> {
-    files::write_whole(path, (serde_json::to_string_pretty(record)? + "\n").as_bytes())?;
+    files::write_whole(path, &json(record)?)?;
     Ok(writeln!(out, "wrote {}", path.display())?)
 }
 
