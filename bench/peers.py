@@ -41,7 +41,7 @@ DEFAULT_PEERS = ["flash", "cudnn", "efficient", "fa3"]
 WARM_SETS = 4
 COLD_BYTES = 128 << 20
 PASSES_AT_LEAST = 20
-RECORDING_AT_MOST_MS = 20.0
+RECORDING_AT_MOST_MS = 10.0
 REFRESHING_MS = 5.0
 WARM_UP_MS = 30.0
 
@@ -142,53 +142,32 @@ def reference(problem, q, k, v):
     return rows, scores.softmax(-1) @ v
 
 
-class Peer:
-    """One peer on one problem, checked, recorded and warm."""
+class Replayed:
+    """A pass over rotating sets, recorded, warm, and sampled by replays."""
 
-    def __init__(self, name, problem, sets, expected, sample_ms):
-        run, to_native, to_bhld = fa3_pass(problem) if name == "fa3" else torch_pass(name, problem)
-        self.sets = [to_native(*tensors) for tensors in sets]
-        self.sample_ms = sample_ms
-
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        try:
-            with torch.cuda.stream(side), torch.no_grad():
-                out = to_bhld(run(*self.sets[0]))
-        except RuntimeError as error:
-            raise Unfit(str(error).strip().splitlines()[0]) from error
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        rows, truth = expected
-        found = out[-1, -1][rows].float()
-        # Empty rows are NaN by softmax and 0 by some kernels' convention; nobody is judged by them.
-        finite = truth.isfinite().all(-1)
-        error = ((found - truth)[finite].norm() / truth[finite].norm().clamp_min(1e-30)).item() if finite.any() else 0.0
-        if not error <= CHECK[problem.dtype]:
-            raise Unfit(f"it is wrong here: relative error {error:.1e}")
-        del out, found
-
-        one = self.record(run, 1)
+    def __init__(self, run, sets, sample_ms):
+        self.run, self.sets = run, sets
+        one = self.record(1)
         self.replay(one, 1)
         pass_ms = max(self.replay(one, 1), 5e-4)
         rotations = math.ceil(PASSES_AT_LEAST / len(self.sets)) * len(self.sets)
         self.passes = max(1, min(rotations, int(RECORDING_AT_MOST_MS / pass_ms)))
-        self.graph = self.record(run, self.passes)
+        self.graph = self.record(self.passes)
         warm, replay_ms = 0.0, self.replay(self.graph, 1)
         while warm < WARM_UP_MS:
             replay_ms = self.replay(self.graph, 1)
             warm += replay_ms
-        self.replays = max(1, math.ceil(self.sample_ms / replay_ms))
+        self.replays = max(1, math.ceil(sample_ms / replay_ms))
         self.refresh = replay_ms < REFRESHING_MS
 
-    def record(self, run, passes):
+    def record(self, passes):
         """A graph of so many passes. Outputs of a whole rotation are kept, so that they rotate as the inputs do."""
         graph = torch.cuda.CUDAGraph()
         outputs = [None] * len(self.sets)
         with torch.no_grad(), torch.cuda.graph(graph):
             for index in range(passes):
                 slot = index % len(self.sets)
-                outputs[slot] = run(*self.sets[slot])
+                outputs[slot] = self.run(*self.sets[slot])
         return graph
 
     @staticmethod
@@ -209,6 +188,74 @@ class Peer:
         return self.replay(self.graph, self.replays) * 1e3 / (self.replays * self.passes)
 
 
+def peer(name, problem, sets, expected, sample_ms):
+    """One peer on one problem, checked, recorded and warm."""
+    run, to_native, to_bhld = fa3_pass(problem) if name == "fa3" else torch_pass(name, problem)
+    native = [to_native(*tensors) for tensors in sets]
+    try:
+        out = to_bhld(aside(lambda: run(*native[0])))
+    except RuntimeError as error:
+        raise Unfit(first_line(error)) from error
+    rows, truth = expected
+    found = out[-1, -1][rows].float()
+    # Empty rows are NaN by softmax and 0 by some kernels' convention; nobody is judged by them.
+    finite = truth.isfinite().all(-1)
+    error = ((found - truth)[finite].norm() / truth[finite].norm().clamp_min(1e-30)).item() if finite.any() else 0.0
+    if not error <= CHECK[problem.dtype]:
+        raise Unfit(f"it is wrong here: relative error {error:.1e}")
+    del out, found
+    return Replayed(run, native, sample_ms)
+
+
+def aside(work):
+    """Runs a pass once on another stream, as graphs demand of what they will record."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.no_grad():
+        result = work()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.synchronize()
+    return result
+
+
+def ceiling(dtype, samples, sample_ms):
+    """What this device reaches now: TFLOP/s of a large matrix product, and GB/s of a large copy, read and written.
+
+    The product's operands are N(0, 1) as the attention inputs are, since its power, and so its clock, depends on them.
+    """
+    size, megabytes = 8192, 1024
+
+    def square():
+        return torch.randn((size, size), device="cuda", dtype=torch.float32).to(DTYPES[dtype])
+
+    def block():
+        return torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda").zero_()
+
+    def median(run, sets):
+        for tensors in sets:
+            aside(lambda: run(*tensors))
+        replayed = Replayed(run, sets, sample_ms)
+        return statistics.median(replayed.sample() for _ in range(samples))
+
+    product_us = median(lambda a, b, out: torch.mm(a, b, out=out), [(square(), square(), square()) for _ in range(2)])
+    release()
+    copy_us = median(lambda source, target: target.copy_(source), [(block(), block()) for _ in range(2)])
+    release()
+    return {
+        "dtype": dtype,
+        "matmul": f"{size} x {size} x {size}",
+        "matmul_tflops": 2.0 * size**3 / product_us * 1e-6,
+        "copy": f"{megabytes} MiB read and written",
+        "copy_gb_s": 2.0 * (megabytes << 20) / copy_us * 1e-3,
+    }
+
+
+def first_line(error):
+    """The first line of an error, or its type's name."""
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
 def prepare(problem, names, cold, sample_ms):
     """The peers that take a problem, and why others do not."""
     bytes_a_set = max(problem.input_bytes(), 1 << 12)
@@ -224,12 +271,12 @@ def prepare(problem, names, cold, sample_ms):
     peers, skipped = {}, {}
     for name in names:
         try:
-            peers[name] = Peer(name, problem, sets, expected, sample_ms)
+            peers[name] = peer(name, problem, sets, expected, sample_ms)
         except Unfit as reason:
             skipped[name] = str(reason)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             torch.cuda.synchronize()
-            skipped[name] = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            skipped[name] = first_line(error)
     return peers, skipped
 
 
@@ -283,11 +330,14 @@ def serve(names):
                 answer = {"peers": list(peers), "skipped": skipped}
             elif "sample" in question:
                 answer = {"us": peers[question["sample"]].sample()}
+            elif "ceiling" in question:
+                peers = {}
+                release()
+                answer = ceiling(**question["ceiling"])
             else:
                 answer = {"error": f"no such question: {', '.join(question)}"}
         except Exception as error:  # the asker decides what to do about it
-            text = str(error).strip().splitlines()
-            answer = {"error": f"{type(error).__name__}: {text[0] if text else ''}"}
+            answer = {"error": f"{type(error).__name__}: {first_line(error)}"}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -302,8 +352,8 @@ def measure(problem, names, samples, sample_ms, cold):
     peers, skipped = prepare(problem, names, cold, sample_ms)
     taken = {name: [] for name in peers}
     for _ in range(samples):
-        for name, peer in peers.items():
-            taken[name].append(peer.sample())
+        for name, replayed in peers.items():
+            taken[name].append(replayed.sample())
     return {name: quartiles(values) for name, values in taken.items()}, skipped
 
 

@@ -137,7 +137,7 @@ pub fn execute(
     // Planned first: what the generation declines needs no memory.
     generation.plan(problem, device.limits()).map_err(Error::from)?;
     let place = |name, bytes: Vec<u8>| Placed::new(device, name, bytes, surroundings);
-    let poison = |bytes: usize| POISON.to_le_bytes().into_iter().cycle().take(bytes).collect::<Vec<u8>>();
+    let poison = |bytes: usize| POISON.to_le_bytes().repeat(bytes / 2);
     let query = place("query", to_bytes(&data.query))?;
     let key = place("key", to_bytes(&data.key))?;
     let value = place("value", to_bytes(&data.value))?;
@@ -150,7 +150,8 @@ pub fn execute(
 
     for input in [&query, &key, &value] {
         let found = input.read(device)?;
-        if let Some(first) = found.iter().zip(&input.before).position(|(found, before)| found != before) {
+        if found != input.before {
+            let first = found.iter().zip(&input.before).take_while(|(found, before)| found == before).count();
             return Err(MemoryFault::InputChanged { tensor: input.name, first }.into());
         }
     }
@@ -181,10 +182,13 @@ impl Placed {
             Surroundings::Guarded => GUARD,
             Surroundings::Exact => 0,
         };
-        let mut all: Vec<u8> = POISON.to_le_bytes().into_iter().cycle().take(2 * guard + bytes.len()).collect();
-        all[guard..guard + bytes.len()].copy_from_slice(&bytes);
-        let buffer = device.allocate_named(name, all.len())?;
-        device.write(&buffer, 0, &all)?;
+        let buffer = device.allocate_named(name, bytes.len() + 2 * guard)?;
+        device.write(&buffer, guard, &bytes)?;
+        if guard > 0 {
+            let poison = POISON.to_le_bytes().repeat(guard / 2);
+            device.write(&buffer, 0, &poison)?;
+            device.write(&buffer, guard + bytes.len(), &poison)?;
+        }
         Ok(Self { name, buffer, guard, before: bytes })
     }
 
@@ -194,8 +198,13 @@ impl Placed {
 
     /// The tensor's bytes now.
     fn read(&self, device: &dyn Device) -> Result<Vec<u8>, RunError> {
-        let mut all = vec![0; self.buffer.bytes()];
-        device.read(&self.buffer, 0, &mut all)?;
+        let [mut below, mut tensor, mut above] =
+            [self.guard, self.before.len(), self.guard].map(|bytes| vec![0; bytes]);
+        device.read(&self.buffer, self.guard, &mut tensor)?;
+        if self.guard > 0 {
+            device.read(&self.buffer, 0, &mut below)?;
+            device.read(&self.buffer, self.guard + tensor.len(), &mut above)?;
+        }
         let changed = |guard: &[u8]| -> Vec<usize> {
             let pattern = POISON.to_le_bytes();
             guard
@@ -205,9 +214,7 @@ impl Placed {
                 .map(|(index, _)| index)
                 .collect()
         };
-        let after = all.split_off(all.len() - self.guard);
-        let tensor = all.split_off(self.guard);
-        let (below, above) = (changed(&all), changed(&after));
+        let (below, above) = (changed(&below), changed(&above));
         let fault = |side, distance, count| MemoryFault::Guard { tensor: self.name, side, distance, count };
         if let Some(nearest) = below.last() {
             return Err(fault("before its start", self.guard - nearest, below.len()).into());
@@ -219,8 +226,13 @@ impl Placed {
     }
 }
 
-fn to_bytes(elements: &[u16]) -> Vec<u8> {
-    elements.iter().flat_map(|bits| bits.to_le_bytes()).collect()
+/// Bytes of elements, as a device holds them.
+pub(crate) fn to_bytes(elements: &[u16]) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * elements.len()];
+    for (pair, bits) in bytes.chunks_exact_mut(2).zip(elements) {
+        pair.copy_from_slice(&bits.to_le_bytes());
+    }
+    bytes
 }
 
 /// Every element is written, and none between them.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rayon::prelude::*;
 use sdpa_core::{Operand, Problem};
 use sdpa_ref::Inputs;
 
@@ -112,15 +113,22 @@ impl Regime {
     fn operand(self, problem: &Problem, seed: u64, operand: Operand) -> Vec<u16> {
         let mut bits = vec![GAP; problem.span(operand)];
         let [batches, heads, length, head_dim] = problem.shape(operand);
-        for batch in 0..batches {
-            for head in 0..heads {
-                for position in 0..length {
+        let head = |(batch, head): (usize, usize)| {
+            let row = |position| {
+                let stream = [operand as u64, batch as u64, head as u64, position as u64];
+                self.row(problem, seed, operand, stream)
+            };
+            (0..length).flat_map(row).map(|value| problem.dtype().encode(value)).collect::<Vec<u16>>()
+        };
+        let all: Vec<(usize, usize)> =
+            (0..batches).flat_map(|batch| (0..heads).map(move |head| (batch, head))).collect();
+        // Drawn on every core, some heads at a time: rows may lie anywhere, so they are placed one after another.
+        for some in all.chunks(64) {
+            let drawn: Vec<Vec<u16>> = some.par_iter().map(|at| head(*at)).collect();
+            for (&(batch, head), elements) in some.iter().zip(drawn) {
+                for (position, row) in elements.chunks_exact(head_dim).enumerate() {
                     let start = problem.row_offset(operand, batch, head, position);
-                    let stream = [operand as u64, batch as u64, head as u64, position as u64];
-                    let row = &mut bits[start..start + head_dim];
-                    for (element, value) in row.iter_mut().zip(self.row(problem, seed, operand, stream)) {
-                        *element = problem.dtype().encode(value);
-                    }
+                    bits[start..start + head_dim].copy_from_slice(row);
                 }
             }
         }

@@ -230,6 +230,49 @@ fn times_are_not_made_up_without_a_gpu() {
 }
 
 #[test]
+fn a_wrong_kernel_stops_at_the_gate_and_the_record_says_where() {
+    let sandbox = Sandbox::new();
+    assert!(
+        sandbox.sdpa(&["gate", "v1"]).starts_with("error: results: no such folder to write the output into\nexit 2")
+    );
+    std::fs::create_dir(sandbox.path("results")).unwrap();
+    let said = sandbox.sdpa(&["gate", "no_scale"]);
+    assert!(said.contains("3 acceptance  FAILED   wrong on (1,2,512,64) full\n"), "{said}");
+    assert!(said.contains("    look at    ") && said.contains("  repeat     cargo run"), "{said}");
+    assert!(said.ends_with("gate no_scale: failed: acceptance (wrote results/gate/no_scale.json)\nexit 1"), "{said}");
+    let text = std::fs::read_to_string(sandbox.path("results/gate/no_scale.json")).unwrap();
+    let record: harness::gate::GateRecord = serde_json::from_str(&text).unwrap();
+    let steps: Vec<String> = record.steps.iter().map(|step| format!("{}: {:?}", step.name, step.status)).collect();
+    assert_eq!(
+        (steps[0].as_str(), steps[2].as_str(), steps[3].as_str(), steps.last().map(String::as_str)),
+        ("compiles: Passed", "acceptance: Failed", "properties: NotReached", Some("speed: NotReached"))
+    );
+    assert_eq!(record.kernels.len(), 1);
+}
+
+#[test]
+fn what_cannot_be_asked_here_is_no_pass() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("results")).unwrap();
+    let said = sandbox.sdpa(&["gate", "v2e", "--cases", "2", "--guards", "2"]);
+    assert!(said.contains("\n8 speed       not run  not measured: no GPU\n") && said.ends_with("\nexit 3"), "{said}");
+}
+
+#[test]
+fn a_new_generation_needs_a_good_name_a_parent_and_the_repository() {
+    let sandbox = Sandbox::new();
+    insta::assert_snapshot!(sandbox.sdpa(&["new", "V3", "--parent", "v1"]), @r"
+    error: `V3` is no id: it is `v`, a number, and what tells branches apart, in lower case, such as v3 or v2b
+    exit 2
+    ");
+    insta::assert_snapshot!(sandbox.sdpa(&["new", "v99", "--parent", "v1"]), @r"
+    error: Cargo.toml: not there: run this in the repository's root
+    exit 2
+    ");
+    assert!(sandbox.sdpa(&["new", "v99", "--parent", "v0"]).starts_with("error: no generation `v0`: there are v1, "));
+}
+
+#[test]
 fn a_baseline_that_is_none_is_told() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.path("peers.json"), "{}").unwrap();

@@ -35,7 +35,7 @@ fn what_is_missing_is_named() {
     ");
     std::fs::create_dir(path("results")).unwrap();
     insta::assert_snapshot!(report(&[]), @r"
-    error: results: no record there; `sdpa bench --peers --json FILE` makes one on a GPU
+    error: results: no record there; `sdpa bench --peers --record DIR` makes one on a GPU
     exit 2
     ");
     std::fs::write(path("results/record.json"), RECORD).unwrap();

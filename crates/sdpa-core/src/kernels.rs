@@ -173,6 +173,11 @@ fn quoted_include(line: &str) -> Option<&str> {
 /// # Errors
 /// [`Error::MissingKernel`] where the source is not embedded.
 pub fn fingerprint(kernel: &Specialisation) -> Result<Fingerprint> {
+    Ok(fingerprint_of(kernel, &source_closure(kernel.source)?))
+}
+
+/// [`fingerprint`] of sources that are not embedded, or not yet.
+pub fn fingerprint_of(kernel: &Specialisation, sources: &BTreeMap<&str, &str>) -> Fingerprint {
     let mut hash = Sha256::new();
     let mut field = |text: &str| {
         hash.update((text.len() as u64).to_le_bytes());
@@ -181,12 +186,12 @@ pub fn fingerprint(kernel: &Specialisation) -> Result<Fingerprint> {
     for option in compile::options(kernel) {
         field(&option);
     }
-    for (path, text) in source_closure(kernel.source)? {
+    for (path, text) in sources {
         field(path);
         field(text);
     }
     // 128 bits are plenty to notice an edit.
-    Ok(Fingerprint(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()))
+    Fingerprint(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The PTX of a specialisation: the committed file where it is fresh, else compiled now.

@@ -10,7 +10,7 @@ use harness::{files, generations};
 
 use super::{FAILED, Outcome};
 
-/// Write the README's table and the plots from the records of `sdpa bench --json`
+/// Write the README's table and the plots from the records of `sdpa bench --record` and `sdpa mutate --record`
 ///
 /// Needs no GPU: the same records give the same bytes everywhere. Figures whose kernel has changed since they were
 /// measured are marked as stale.
@@ -69,7 +69,8 @@ impl Report {
 
     fn outputs(&self) -> Result<Vec<Output>, Box<dyn std::error::Error>> {
         let records = report::read_records(&self.results)?;
-        let evidence = Evidence::new(generations::ALL, records, &self.costs()?)?;
+        let scores = report::read_scores(&self.results.join("mutation"))?;
+        let evidence = Evidence::new(generations::ALL, records, &self.costs()?, &scores)?;
         let readme = std::fs::read_to_string(&self.readme).map_err(|source| system(&self.readme, source))?;
         let readme = table::splice(&readme, &table::render(&evidence))
             .map_err(|error| format!("{}: {error}", self.readme.display()))?;

@@ -1,9 +1,10 @@
-//! The README's table and the plots under `docs/`, from records of `sdpa bench --json`.
+//! The README's table and the plots under `docs/`, from records of `sdpa bench --record`.
 //!
 //! [`Evidence`] is what was measured, each figure with whether its kernel has changed since; [`table`] and [`plot`] are
 //! pure functions over it, so the same records give the same bytes on every machine, with or without a GPU.
 
 pub mod plot;
+mod scores;
 pub mod table;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use sdpa_core::{Attention, DeviceLimits, Dtype, Launch, Mask, Problem};
 use crate::acceptance;
 use crate::ptx;
 use crate::resources::{Cost, Multiprocessor};
-use crate::timing::{Figure, Record, Shape};
+use crate::timing::{Ceiling, Figure, Record, Shape};
+
+pub use scores::{MutationScore, read_scores};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +38,7 @@ pub enum ReportError {
         source: serde_json::Error,
     },
     /// Nothing to report.
-    #[error("{}: no record there; `sdpa bench --peers --json FILE` makes one on a GPU", .0.display())]
+    #[error("{}: no record there; `sdpa bench --peers --record DIR` makes one on a GPU", .0.display())]
     NoRecord(PathBuf),
     /// Times of different devices are no ladder.
     #[error("{first} is of {first_device}, {second} of {second_device}: a folder of records is of one device")]
@@ -84,6 +87,10 @@ pub struct Rung {
     pub id: String,
     /// Its one idea.
     pub title: String,
+    /// The generation it evolved from.
+    pub parent: Option<String>,
+    /// Mutations noticed, mutations tried, and whether a kernel has changed since; where recorded.
+    pub mutation: Option<(usize, usize, bool)>,
     /// Registers a thread and bytes of shared memory a block of its kernel for the mission's problem, where recorded.
     pub cost: Option<(u32, u32)>,
 }
@@ -97,6 +104,8 @@ pub struct Sitting {
     pub device: String,
     /// Versions, clocks and commit, by name.
     pub environment: serde_json::Map<String, serde_json::Value>,
+    /// What the device reached in the same run.
+    pub ceilings: Vec<Ceiling>,
     /// Figures of peers and of today's generations.
     pub entries: Vec<Entry>,
 }
@@ -136,33 +145,36 @@ pub(crate) fn problem(shape: [usize; 4]) -> Problem {
 /// # Errors
 /// [`ReportError::System`], [`ReportError::Format`] or [`ReportError::NoRecord`].
 pub fn read_records(folder: &Path) -> Result<Vec<(String, Record)>, ReportError> {
-    let system = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ReportError::System { path, source }
-    };
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(system(folder))? {
-        let name = entry.map_err(system(folder))?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".json") {
-            names.push(name);
-        }
-    }
-    names.sort();
     let mut records = Vec::new();
-    for name in names {
-        let path = folder.join(&name);
-        let text = std::fs::read_to_string(&path).map_err(system(&path))?;
+    for path in json_files(folder)? {
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| ReportError::System { path: path.clone(), source })?;
         let format = |source| ReportError::Format { path: path.clone(), source };
         let value: serde_json::Value = serde_json::from_str(&text).map_err(format)?;
         if value.get("figures").is_some() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             records.push((name, serde_json::from_value(value).map_err(format)?));
         }
     }
     if records.is_empty() { Err(ReportError::NoRecord(folder.to_owned())) } else { Ok(records) }
 }
 
+/// The JSON files of a folder, by name.
+fn json_files(folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let system = |source| ReportError::System { path: folder.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(system)? {
+        let path = entry.map_err(system)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
 impl Evidence {
-    /// Holds the records to today's generations and their kernels; `costs` may be empty.
+    /// Holds the records to today's generations and their kernels; `costs` and `scores` may be empty.
     ///
     /// # Errors
     /// Records of several devices or of an unknown one; kernels' sources that are not there.
@@ -170,6 +182,7 @@ impl Evidence {
         generations: &[&dyn Attention],
         records: Vec<(String, Record)>,
         costs: &[Cost],
+        scores: &[MutationScore],
     ) -> Result<Self, ReportError> {
         let mut sittings: Vec<Sitting> = Vec::new();
         let mut rungs = Vec::new();
@@ -178,7 +191,10 @@ impl Evidence {
                 return Err(ReportError::UnknownDevice { file, device: record.device });
             };
             match sittings.first() {
-                None => rungs = generations.iter().map(|generation| rung(*generation, &limits, costs)).collect(),
+                None => {
+                    let rung = |generation: &&dyn Attention| rung(*generation, &limits, costs, scores);
+                    rungs = generations.iter().map(rung).collect::<Result<_, _>>()?;
+                }
                 Some(first) if first.device != record.device => {
                     return Err(ReportError::SeveralDevices {
                         first: first.file.clone(),
@@ -203,7 +219,8 @@ impl Evidence {
                     None => {}
                 }
             }
-            sittings.push(Sitting { file, device: record.device, environment: record.environment, entries });
+            let Record { device, environment, ceilings, .. } = record;
+            sittings.push(Sitting { file, device, environment, ceilings, entries });
         }
         Ok(Self { rungs, sittings })
     }
@@ -216,6 +233,13 @@ impl Evidence {
             .iter()
             .filter_map(|sitting| sitting.of(contender, problem).map(|entry| Pick { sitting, entry }));
         found.min_by_key(|pick| (pick.entry.stale, std::cmp::Reverse(pick.sitting.on(problem).count())))
+    }
+
+    /// The figure of a generation's nearest ancestor that was timed in the same record.
+    pub fn ancestor<'a>(&'a self, rung: &Rung, sitting: &'a Sitting, problem: &Problem) -> Option<&'a Entry> {
+        let parent = |rung: &Rung| self.rungs.iter().find(|other| Some(&other.id) == rung.parent.as_ref());
+        let ancestors = std::iter::successors(parent(rung), |rung| parent(rung));
+        ancestors.take(self.rungs.len()).find_map(|ancestor| sitting.of(&ancestor.id, problem))
     }
 
     /// Peers with a figure of a problem that `wanted` holds of, in the order they were first timed.
@@ -249,9 +273,23 @@ impl Sitting {
     }
 }
 
-fn rung(generation: &dyn Attention, limits: &DeviceLimits, costs: &[Cost]) -> Rung {
+fn rung(
+    generation: &dyn Attention,
+    limits: &DeviceLimits,
+    costs: &[Cost],
+    scores: &[MutationScore],
+) -> Result<Rung, sdpa_core::Error> {
     let who = generation.generation();
-    Rung { id: who.id.to_owned(), title: who.title.to_owned(), cost: cost_of(generation, limits, costs) }
+    let score = scores.iter().find(|score| score.generation == who.id);
+    let stale = score.map(|score| score.is_stale(who)).transpose()?;
+    let mutation = score.zip(stale).map(|(score, stale)| (score.killed, score.total, stale));
+    Ok(Rung {
+        id: who.id.to_owned(),
+        title: who.title.to_owned(),
+        parent: who.parent.map(str::to_owned),
+        mutation,
+        cost: cost_of(generation, limits, costs),
+    })
 }
 
 /// What the costliest kernel costs that the plan takes for the mission's problem; none where one is not recorded.
@@ -272,19 +310,10 @@ fn kernel_today(
     figure: &Figure,
     limits: &DeviceLimits,
 ) -> Result<Option<String>, sdpa_core::Error> {
-    let Some(plan) = problem_of(figure).and_then(|problem| generation.plan(&problem, limits).ok()) else {
+    let Some(plan) = figure.problem().and_then(|problem| generation.plan(&problem, limits).ok()) else {
         return Ok(None);
     };
     ptx::fingerprint(&plan).map(Some)
-}
-
-/// The problem that a figure is of.
-pub(crate) fn problem_of(figure: &Figure) -> Option<Problem> {
-    let dtype = [Dtype::F16, Dtype::Bf16].into_iter().find(|dtype| dtype.name() == figure.dtype)?;
-    let masks = [Mask::Full, Mask::Causal, Mask::CausalTopLeft];
-    let mask = masks.into_iter().find(|mask| mask.name() == figure.mask)?;
-    let &Figure { batch, heads_q, heads_kv, len_q, len_kv, head_dim, .. } = figure;
-    Shape { batch, heads_q, heads_kv, len_q, len_kv, head_dim }.problem(dtype, mask).ok()
 }
 
 /// The limits of a device from its name in a record, `NVIDIA H200 (sm_90, 132 multiprocessors)`.
@@ -312,7 +341,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn sitting(file: &str, entries: Vec<Entry>) -> Sitting {
-        Sitting { file: file.to_owned(), device: DEVICE.to_owned(), environment: serde_json::Map::new(), entries }
+        let environment = serde_json::Map::new();
+        Sitting { file: file.to_owned(), device: DEVICE.to_owned(), environment, ceilings: vec![], entries }
     }
 
     pub(crate) fn entry(contender: &str, problem: &Problem, us: f64) -> Entry {
@@ -329,7 +359,7 @@ pub(crate) mod tests {
         let stale = |kernel: Option<String>| {
             let figures = vec![Figure { kernel, ..figure(id, &problem, 9.0) }];
             let record = Record { device: DEVICE.to_owned(), figures, ..Record::default() };
-            let evidence = Evidence::new(generations::ALL, vec![("a.json".to_owned(), record)], &[]).unwrap();
+            let evidence = Evidence::new(generations::ALL, vec![("a.json".to_owned(), record)], &[], &[]).unwrap();
             evidence.sittings[0].entries[0].stale
         };
         assert_eq!([now, Some("c0ffee".to_owned()), None].map(stale), [false, true, true]);
@@ -340,7 +370,7 @@ pub(crate) mod tests {
         let error = |devices: &[&str]| {
             let record = |device: &&str| Record { device: (*device).to_owned(), ..Record::default() };
             let records = devices.iter().map(|device| (format!("{}.json", device.len()), record(device))).collect();
-            Evidence::new(generations::ALL, records, &[]).unwrap_err().to_string()
+            Evidence::new(generations::ALL, records, &[], &[]).unwrap_err().to_string()
         };
         insta::assert_snapshot!(error(&["some GPU"]), @r#"8.json: device "some GPU": expected `NAME (sm_NN, N multiprocessors)` with sm_80, sm_89 or sm_90"#);
         insta::assert_snapshot!(error(&[DEVICE, "NVIDIA L4 (sm_89, 58 multiprocessors)"]), @"40.json is of NVIDIA H200 (sm_90, 132 multiprocessors), 37.json of NVIDIA L4 (sm_89, 58 multiprocessors): a folder of records is of one device");

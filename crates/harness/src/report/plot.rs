@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::{Evidence, Pick, ReportError, mission, problem_of};
+use super::{Evidence, Pick, ReportError, mission};
 use crate::acceptance::shape_of;
 use crate::table::microseconds;
 use crate::timing::Figure;
@@ -229,7 +229,7 @@ fn lines<'a>(evidence: &'a Evidence, family: &Family) -> Vec<Line<'a>> {
         let mut stale = false;
         let entries = evidence.sittings.iter().flat_map(|sitting| &sitting.entries);
         for entry in entries.filter(|entry| entry.figure.contender == name && family.holds(&entry.figure)) {
-            let Some(problem) = problem_of(&entry.figure) else { continue };
+            let Some(problem) = entry.figure.problem() else { continue };
             let Some(pick) = evidence.pick(name, &problem) else { continue };
             stale |= pick.entry.stale;
             points.insert(entry.figure.len_q, problem.flops() / pick.entry.figure.median_us * 1e-6);
@@ -239,10 +239,18 @@ fn lines<'a>(evidence: &'a Evidence, family: &Family) -> Vec<Line<'a>> {
     rungs.chain(peers).map(line).filter(|line| !line.points.is_empty()).collect()
 }
 
+/// What a matrix product of these elements reached; the most where several records say.
+fn ceiling(evidence: &Evidence, dtype: &str) -> Option<f64> {
+    let ceilings = evidence.sittings.iter().flat_map(|sitting| &sitting.ceilings);
+    ceilings.filter(|ceiling| ceiling.dtype == dtype).map(|ceiling| ceiling.matmul_tflops).max_by(f64::total_cmp)
+}
+
 /// TFLOP/s against length, a line a contender.
 fn speed(evidence: &Evidence, family: &Family, lengths: &BTreeSet<usize>) -> Result<String, ReportError> {
     let mut lines = lines(evidence, family);
-    let most = lines.iter().flat_map(|line| &line.points).map(|(_, tflops)| *tflops).fold(0.0, f64::max);
+    let ceiling = ceiling(evidence, &family.dtype);
+    let speeds = lines.iter().flat_map(|line| &line.points).map(|(_, tflops)| *tflops);
+    let most = speeds.chain(ceiling).fold(0.0, f64::max);
     let place = |length: usize| (length as f64).log2();
     let ends = lengths.first().zip(lengths.last()).map_or((0.0, 1.0), |(first, last)| (place(*first), place(*last)));
     let paint = |area: &Area<'_>| -> Drawn {
@@ -252,7 +260,7 @@ fn speed(evidence: &Evidence, family: &Family, lengths: &BTreeSet<usize>) -> Res
             .margin_right(140)
             .x_label_area_size(48)
             .y_label_area_size(64)
-            .build_cartesian_2d(ends.0 - 0.1..ends.1 + 0.1, 0.0..most * 1.05)?;
+            .build_cartesian_2d(ends.0 - 0.1..ends.1 + 0.1, 0.0..most * 1.07)?;
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -272,6 +280,12 @@ fn speed(evidence: &Evidence, family: &Family, lengths: &BTreeSet<usize>) -> Res
         let floor = chart.backend_coord(&(ends.0, 0.0));
         text(area, "length", ((floor.0 + right) / 2, floor.1 + 36), 13, HPos::Center, &INK)?;
 
+        if let Some(tflops) = ceiling {
+            let ends = [(ends.0 - 0.1, tflops), (ends.1 + 0.1, tflops)];
+            chart.draw_series(DashedLineSeries::new(ends, 2, 3, INK.stroke_width(1)))?;
+            let at = chart.backend_coord(&ends[0]);
+            text(area, "a large matrix product", (at.0 + 6, at.1 - 9), 12, HPos::Left, &INK)?;
+        }
         for line in &lines {
             let points = line.points.iter().map(|(length, tflops)| (place(*length), *tflops));
             let style = line.color.stroke_width(2);
@@ -314,6 +328,7 @@ mod tests {
                 .map(|(name, speed)| entry(name, &problem, problem.flops() / speed / (length as f64).sqrt() * 20.0))
         });
         evidence.sittings.push(sitting("long.json", entries.collect()));
+        evidence.sittings[0].ceilings[0].dtype = "bf16".to_owned();
         evidence
     }
 
@@ -331,8 +346,8 @@ mod tests {
         let evidence = long();
         let drawn = plots(&evidence).unwrap();
         assert_eq!(plots(&evidence).unwrap(), drawn);
-        for (plot, texts) in drawn.iter().zip([&["v9", "5.18", "47.0 (stale)", "cudnn"][..], &["v9", "2048", "length"]])
-        {
+        let texts = [&["v9", "5.18", "47.0 (stale)", "cudnn"][..], &["v9", "2048", "length", "a large matrix product"]];
+        for (plot, texts) in drawn.iter().zip(texts) {
             assert!(plot.svg.starts_with("<svg ") && plot.svg.trim_end().ends_with("</svg>"));
             let lines: Vec<&str> = plot.svg.lines().map(str::trim).collect();
             for text in texts {

@@ -3,9 +3,10 @@
 use sdpa_core::Problem;
 use serde_json::{Map, Value};
 
-use super::{Entry, Evidence, Pick, ReportError, Sitting, mission, problem};
+use super::{Entry, Evidence, Pick, ReportError, Rung, Sitting, mission, problem};
 use crate::acceptance::{SHAPES, shape_of};
 use crate::table::microseconds;
+use crate::timing::Ceiling;
 
 /// The line before the table in a README.
 pub const BEGIN: &str = "<!-- results:begin -->";
@@ -47,9 +48,9 @@ pub fn splice(text: &str, table: &str) -> Result<String, ReportError> {
 pub fn render(evidence: &Evidence) -> String {
     let mission = mission();
     let problems = SHAPES.map(problem);
-    let mut titles: Vec<String> = ["id", "idea", "µs", "× previous", "× best peer"].map(str::to_owned).to_vec();
+    let mut titles: Vec<String> = ["id", "idea", "µs", "× parent", "× best peer"].map(str::to_owned).to_vec();
     titles.extend(problems.iter().map(|problem| format!("TFLOP/s {}", shape_of(problem))));
-    titles.extend(["registers", "shared KB"].map(str::to_owned));
+    titles.extend(["registers", "shared KB", "mutants"].map(str::to_owned));
     let mut text = line(&titles);
     let rules = titles.iter().enumerate().map(|(column, _)| if column < 2 { "---" } else { "---:" });
     text += &line(&rules.map(str::to_owned).collect::<Vec<_>>());
@@ -60,19 +61,19 @@ pub fn render(evidence: &Evidence) -> String {
         used.extend(picks.iter().flatten());
         picks.iter().zip(&problems).map(|(pick, problem)| tflops(*pick, problem)).collect::<Vec<_>>()
     };
-    let mut previous: Option<&str> = None;
     for rung in &evidence.rungs {
         let pick = evidence.pick(&rung.id, &mission);
         let beside = |other: Option<&Entry>| match (pick, other) {
             (Some(pick), Some(other)) => {
                 let ratio = other.figure.median_us / pick.entry.figure.median_us;
-                let whose = if other.peer { format!(" ({})", other.figure.contender) } else { String::new() };
+                let is_parent = Some(&other.figure.contender) == rung.parent.as_ref();
+                let whose = if is_parent { String::new() } else { format!(" ({})", other.figure.contender) };
                 marked(format!("{ratio:.2}{whose}"), pick.entry.stale || other.stale)
             }
             _ => NOTHING.to_owned(),
         };
         // Ratios only of the same minutes on the same clocks.
-        let before = previous.and_then(|previous| pick?.sitting.of(previous, &mission));
+        let before = pick.and_then(|pick| evidence.ancestor(rung, pick.sitting, &mission));
         let best = pick.and_then(|pick| pick.sitting.best_peer(&mission));
         let title = rung.title.replace('|', "\\|");
         let mut row = vec![format!("**{}**", rung.id), title, time(pick), beside(before), beside(best)];
@@ -81,14 +82,17 @@ pub fn render(evidence: &Evidence) -> String {
             Some((registers, shared)) => [registers.to_string(), kilobytes(shared)],
             None => [NOTHING.to_owned(), NOTHING.to_owned()],
         });
+        row.push(match rung.mutation {
+            Some((killed, total, stale)) => marked(format!("{killed}/{total}"), stale),
+            None => NOTHING.to_owned(),
+        });
         text += &line(&row);
-        previous = Some(&rung.id);
     }
     for peer in evidence.peers(|figure| problems.iter().any(|problem| figure.is_of(problem))) {
         let mut row = vec![peer.to_owned(), format!("*peer:* {}", title_of(peer)), time(evidence.pick(peer, &mission))];
         row.extend([NOTHING, NOTHING].map(str::to_owned));
         row.extend(figures(peer));
-        row.extend([NOTHING, NOTHING].map(str::to_owned));
+        row.extend([NOTHING; 3].map(str::to_owned));
         text += &line(&row);
     }
     text + "\n" + &caption(evidence, &used)
@@ -141,11 +145,16 @@ fn caption(evidence: &Evidence, used: &[Pick<'_>]) -> String {
          timed. {NOTHING}: declined, or not measured.",
         shape_of(&mission())
     );
-    if used.iter().any(|pick| pick.entry.stale) {
+    let stale_score = |rung: &Rung| rung.mutation.is_some_and(|(_, _, stale)| stale);
+    if used.iter().any(|pick| pick.entry.stale) || evidence.rungs.iter().any(stale_score) {
         text += " (stale): the kernel has changed since.";
     }
     if evidence.rungs.iter().any(|rung| rung.cost.is_some()) {
         text += " Registers a thread and shared memory a block are those of the kernel at that shape.";
+    }
+    if evidence.rungs.iter().any(|rung| rung.mutation.is_some()) {
+        text += " Mutants: removals of a barrier, wait or guard from the kernel that the harness notices, of all that \
+                 were tried.";
     }
     text += "\n";
     for sitting in &evidence.sittings {
@@ -180,18 +189,30 @@ fn circumstances(sitting: &Sitting) -> String {
         // Or a reader would think that it was beaten.
         fact(peers, "fa3-fwd", if timed("fa3") { "fa3-fwd" } else { "without a figure of fa3-fwd" });
     }
+    for Ceiling { dtype, matmul_tflops, copy_gb_s, .. } in &sitting.ceilings {
+        facts.push(format!(
+            "a matrix product of {dtype} reached {matmul_tflops:.0} TFLOP/s, a copy {copy_gb_s:.0} GB/s"
+        ));
+    }
     if facts.is_empty() { "it does not say under what circumstances".to_owned() } else { facts.join(", ") }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::super::mission;
     use super::super::tests::{entry, sitting};
-    use super::super::{Rung, mission};
     use super::*;
 
     pub(crate) fn evidence() -> Evidence {
         let [mission, long, wide] = [mission(), problem(SHAPES[1]), problem(SHAPES[2])];
-        let rung = |id: &str, title: &str, cost| Rung { id: id.to_owned(), title: title.to_owned(), cost };
+        let rung = |id: &str, title: &str, cost| Rung {
+            id: id.to_owned(),
+            title: title.to_owned(),
+            parent: None,
+            mutation: None,
+            cost,
+        };
+        let child = |rung: Rung, parent: &str| Rung { parent: Some(parent.to_owned()), ..rung };
         let mut all = sitting(
             "all.json",
             vec![
@@ -207,16 +228,23 @@ pub(crate) mod tests {
             ],
         );
         let environment = serde_json::json!({
-            "driver_version": "580.1", "commit": "c0ffee-dirty", "clocks.sm": "1980 MHz",
+            "date": "2026-01-31 12:00 UTC", "driver_version": "580.1", "commit": "c0ffee-dirty", "clocks.sm": "1980 MHz",
             "peers": { "torch": "2.11", "fa3-fwd": "0.0.3", "cudnn": 91900 },
         });
         all.environment = environment.as_object().cloned().unwrap_or_default();
+        all.ceilings.push(Ceiling {
+            dtype: "f16".to_owned(),
+            matmul: String::new(),
+            matmul_tflops: 712.4,
+            copy: String::new(),
+            copy_gb_s: 4312.3,
+        });
         Evidence {
             rungs: vec![
                 rung("v7", "scalar", Some((72, 63_488))),
-                rung("v8", "a|b", Some((128, 1536))),
-                rung("v9", "split keys", None),
-                rung("v10", "not measured yet", None),
+                Rung { mutation: Some((31, 38, false)), ..child(rung("v8", "a|b", Some((128, 1536))), "v7") },
+                Rung { mutation: Some((9, 9, true)), ..child(rung("v8b", "a branch, not measured yet", None), "v8") },
+                child(rung("v9", "split keys", None), "v8b"),
             ],
             sittings: vec![all, sitting("unused.json", vec![])],
         }
@@ -225,18 +253,18 @@ pub(crate) mod tests {
     #[test]
     fn the_table_tells_ratios_stale_figures_and_circumstances() {
         insta::assert_snapshot!(render(&evidence()), @r"
-        | id | idea | µs | × previous | × best peer | TFLOP/s (1,8,512,64) | TFLOP/s (2,8,2048,64) | TFLOP/s (2,8,2048,128) | registers | shared KB |
-        | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-        | **v7** | scalar | 170 | – | 0.05 (cudnn) | 3.2 | 3.6 | 3.8 | 72 | 62 |
-        | **v8** | a\|b | 47.0 (stale) | 3.60 (stale) | 0.19 (cudnn) (stale) | 11.4 (stale) | 25.7 | – | 128 | 1.5 |
-        | **v9** | split keys | 5.18 | 9.08 (stale) | 1.72 (cudnn) | 104 | – | – | – | – |
-        | **v10** | not measured yet | – | – | – | – | – | – | – | – |
-        | flash | *peer:* PyTorch SDPA, FlashAttention-2 backend | 9.81 | – | – | 54.7 | – | – | – | – |
-        | cudnn | *peer:* PyTorch SDPA, cuDNN backend | 8.91 | – | – | 60.3 | 414 | – | – | – |
+        | id | idea | µs | × parent | × best peer | TFLOP/s (1,8,512,64) | TFLOP/s (2,8,2048,64) | TFLOP/s (2,8,2048,128) | registers | shared KB | mutants |
+        | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+        | **v7** | scalar | 170 | – | 0.05 (cudnn) | 3.2 | 3.6 | 3.8 | 72 | 62 | – |
+        | **v8** | a\|b | 47.0 (stale) | 3.60 (stale) | 0.19 (cudnn) (stale) | 11.4 (stale) | 25.7 | – | 128 | 1.5 | 31/38 |
+        | **v8b** | a branch, not measured yet | – | – | – | – | – | – | – | – | 9/9 (stale) |
+        | **v9** | split keys | 5.18 | 9.08 (v8) (stale) | 1.72 (cudnn) | 104 | – | – | – | – | – |
+        | flash | *peer:* PyTorch SDPA, FlashAttention-2 backend | 9.81 | – | – | 54.7 | – | – | – | – | – |
+        | cudnn | *peer:* PyTorch SDPA, cuDNN backend | 8.91 | – | – | 60.3 | 414 | – | – | – | – |
 
-        NVIDIA H200 (sm_90, 132 multiprocessors), f16, no mask; shapes are (batch, heads, length, head dimension). µs and both ratios are at (1,8,512,64), ratios above 1 mean faster, and the best peer is the fastest of the same record. Figures are medians: contenders take turns, a sample is a CUDA graph of many passes over rotating inputs, which may lie in the L2 cache, and a generation is verified before it is timed. –: declined, or not measured. (stale): the kernel has changed since. Registers a thread and shared memory a block are those of the kernel at that shape.
+        NVIDIA H200 (sm_90, 132 multiprocessors), f16, no mask; shapes are (batch, heads, length, head dimension). µs and both ratios are at (1,8,512,64), ratios above 1 mean faster, and the best peer is the fastest of the same record. Figures are medians: contenders take turns, a sample is a CUDA graph of many passes over rotating inputs, which may lie in the L2 cache, and a generation is verified before it is timed. –: declined, or not measured. (stale): the kernel has changed since. Registers a thread and shared memory a block are those of the kernel at that shape. Mutants: removals of a barrier, wait or guard from the kernel that the harness notices, of all that were tried.
 
-        From `all.json`: commit c0ffee-dirty, driver 580.1, SM clock 1980 MHz, PyTorch 2.11, cuDNN 91900, without a figure of fa3-fwd 0.0.3.
+        From `all.json`: 2026-01-31 12:00 UTC, commit c0ffee-dirty, driver 580.1, SM clock 1980 MHz, PyTorch 2.11, cuDNN 91900, without a figure of fa3-fwd 0.0.3, a matrix product of f16 reached 712 TFLOP/s, a copy 4312 GB/s.
 
         Written by `sdpa report`; edits between the markers are lost.
         ");

@@ -75,7 +75,8 @@ impl Shape {
 pub enum Grid {
     /// The gate's three shapes.
     Acceptance,
-    /// 16 K positions in batches of 512 to 16 K, 2048 wide, at each head dimension: what papers report.
+    /// The gate's shapes, and 16 K positions in batches of 512 to 16 K, 2048 wide, at each head dimension: what papers
+    /// report.
     Targets,
     /// One short sequence: launches and waves count more than arithmetic.
     Short,
@@ -84,17 +85,38 @@ pub enum Grid {
 }
 
 impl Grid {
+    /// All of them, in the order they are timed.
+    pub const ALL: [Self; 4] = [Self::Acceptance, Self::Targets, Self::Short, Self::Decode];
+
+    /// Name, as on the command line and in the names of records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Acceptance => "acceptance",
+            Self::Targets => "targets",
+            Self::Short => "short",
+            Self::Decode => "decode",
+        }
+    }
+
+    /// The element type that its figures are usually quoted in.
+    pub const fn dtype(self) -> Dtype {
+        match self {
+            Self::Acceptance | Self::Short => Dtype::F16,
+            Self::Targets | Self::Decode => Dtype::Bf16,
+        }
+    }
+
     /// Its shapes, in the order they are timed.
     pub fn shapes(self) -> Vec<Shape> {
         match self {
             Self::Acceptance => acceptance::SHAPES.map(Shape::square).to_vec(),
-            Self::Targets => [64, 128, 256]
-                .into_iter()
-                .flat_map(|head_dim| {
+            Self::Targets => {
+                let papers = [64, 128, 256].into_iter().flat_map(|head_dim| {
                     [512, 1024, 2048, 4096, 8192, 16384]
                         .map(|length| Shape::square([16384 / length, 2048 / head_dim, length, head_dim]))
-                })
-                .collect(),
+                });
+                acceptance::SHAPES.into_iter().map(Shape::square).chain(papers).collect()
+            }
             Self::Short => [64, 128]
                 .into_iter()
                 .flat_map(|head_dim| [64, 128, 256, 512, 1024].map(|length| Shape::square([1, 8, length, head_dim])))
@@ -129,12 +151,12 @@ mod tests {
 
     #[test]
     fn every_grid_holds_valid_problems() {
-        for grid in [Grid::Acceptance, Grid::Targets, Grid::Short, Grid::Decode] {
+        for grid in Grid::ALL {
             for shape in grid.shapes() {
                 shape.problem(Dtype::Bf16, Mask::Causal).unwrap();
             }
         }
-        assert_eq!(Grid::Targets.shapes()[0], Shape::square([32, 32, 512, 64]));
-        assert_eq!(Grid::Targets.shapes()[17], Shape::square([1, 8, 16384, 256]));
+        assert_eq!(Grid::Targets.shapes()[3], Shape::square([32, 32, 512, 64]));
+        assert_eq!(Grid::Targets.shapes()[20], Shape::square([1, 8, 16384, 256]));
     }
 }

@@ -2,7 +2,8 @@
 
 use sdpa_core::{Buffer, Device, Error, Operand, Problem, Tensors};
 
-use crate::regime::Regime;
+use crate::execute::to_bytes;
+use crate::regime::{Data, Regime};
 
 /// What passes find in the L2 cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +34,15 @@ impl InputSets {
     /// # Errors
     /// The device's, out of memory above all.
     pub fn new(device: &dyn Device, problem: &Problem, cache: Cache) -> Result<Self, Error> {
-        let data = Regime::Normal.generate(problem, 0);
-        let bytes = [&data.query, &data.key, &data.value]
-            .map(|bits| bits.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>());
+        Self::of(device, problem, &Regime::Normal.generate(problem, 0), cache)
+    }
+
+    /// Copies of these numbers.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(device: &dyn Device, problem: &Problem, data: &Data, cache: Cache) -> Result<Self, Error> {
+        let bytes = [&data.query, &data.key, &data.value].map(|bits| to_bytes(bits));
         let count = sets_needed(bytes.iter().map(Vec::len).sum(), cache);
         let out = problem.span(Operand::Output) * problem.dtype().bytes();
         let set = || {
@@ -65,6 +72,12 @@ impl InputSets {
     }
 }
 
+/// True where a problem's inputs push themselves out of the cache, so that its warm figure is its cold one.
+pub fn outgrows_caches(problem: &Problem) -> bool {
+    let inputs = [Operand::Query, Operand::Key, Operand::Value];
+    inputs.iter().map(|operand| problem.span(*operand)).sum::<usize>() * problem.dtype().bytes() > COLD_BYTES
+}
+
 fn sets_needed(input_bytes: usize, cache: Cache) -> usize {
     match cache {
         // Two copies of a problem larger than any cache are as good as four.
@@ -86,5 +99,10 @@ mod tests {
         assert_eq!(sets_needed(1 << 30, Cache::Warm), 2);
         assert_eq!(sets_needed(1 << 30, Cache::Cold), 2);
         assert!(sets_needed(0, Cache::Cold) < 1 << 16);
+        let outgrows = |batch| outgrows_caches(&Problem::new(batch, 32, 2048, 64).build().unwrap());
+        assert_eq!([outgrows(1), outgrows(5), outgrows(6)], [false, false, true]);
+        // As many sets either way, so that one measurement is both figures.
+        let bytes = 3 * 6 * 32 * 2048 * 64 * 2;
+        assert_eq!(sets_needed(bytes, Cache::Warm), sets_needed(bytes, Cache::Cold));
     }
 }

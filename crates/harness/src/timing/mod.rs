@@ -13,13 +13,15 @@ mod inputs;
 mod peers;
 mod record;
 mod statistics;
+mod verdicts;
 
 pub use environment::environment;
 pub use grid::{Grid, Shape, ShapeError};
-pub use inputs::{Cache, InputSets};
+pub use inputs::{Cache, InputSets, outgrows_caches};
 pub use peers::{PeerError, Peers};
-pub use record::{Figure, Record, RecordError};
-pub use statistics::{Timing, Verdict, compare};
+pub use record::{Absent, Ceiling, Comparison, Figure, Record, RecordError};
+pub use statistics::{Quartiles, Timing, Verdict, compare};
+pub use verdicts::{Move, ParentOf, ancestor, beside, judge, moves};
 
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use sdpa_core::{Attention, Device, Error, Problem, Recording};
 use sdpa_ref::Measured;
 
 use crate::case::Case;
-use crate::verify::{Failure, verify};
+use crate::verify::{Failure, Question, verify};
 
 /// How to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,15 @@ impl<'g> Verified<'g> {
     pub fn new(device: &dyn Device, generation: &'g dyn Attention, case: &Case) -> Result<Self, Box<Failure>> {
         let measured = verify(device, generation, case)?;
         Ok(Self { generation, problem: case.problem.clone(), measured })
+    }
+
+    /// [`new`](Self::new), where several generations are asked the same.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn by(device: &dyn Device, generation: &'g dyn Attention, question: &Question) -> Result<Self, Box<Failure>> {
+        let measured = question.ask(device, generation)?;
+        Ok(Self { generation, problem: question.case().problem.clone(), measured })
     }
 
     /// Which generation.
@@ -194,11 +205,11 @@ impl Contender for Prepared<'_> {
 const REFRESHING: Duration = Duration::from_millis(5);
 
 /// How many passes to record: whole rotations, at least 20 passes so that launching graphs takes no time between them,
-/// at most 20 ms, so that slow generations do not take all day. A pass of milliseconds does not care whose tensors are
+/// at most 10 ms, so that slow generations do not take all day. A pass of milliseconds does not care whose tensors are
 /// in the cache.
 fn passes_recorded(pass: Duration, sets: usize) -> u32 {
     const AT_LEAST: usize = 20;
-    const AT_MOST: Duration = Duration::from_millis(20);
+    const AT_MOST: Duration = Duration::from_millis(10);
     let rotations = AT_LEAST.div_ceil(sets).max(1) * sets;
     let affordable = (AT_MOST.as_secs_f64() / pass.as_secs_f64()) as usize;
     rotations.min(affordable).max(1) as u32
@@ -235,7 +246,7 @@ mod tests {
         assert_eq!(passes_recorded(micros(5), 4), 20);
         assert_eq!(passes_recorded(micros(5), 6), 24);
         assert_eq!(passes_recorded(micros(5), 85), 85);
-        assert_eq!(passes_recorded(micros(2000), 4), 10);
+        assert_eq!(passes_recorded(micros(2000), 4), 5);
         assert_eq!(passes_recorded(Duration::from_millis(600), 4), 1);
     }
 

@@ -6,11 +6,11 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use sdpa_core::Problem;
+use sdpa_core::{Dtype, Problem};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Cache, Contender, Options};
+use super::{Cache, Ceiling, Contender, Options};
 
 /// Why the peers do not answer.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +114,20 @@ impl Peers {
         Ok((ready.peers, ready.skipped))
     }
 
+    /// Measures a large matrix product of this element type and a large copy.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub fn ceiling(&self, dtype: Dtype, options: &Options) -> Result<Ceiling, PeerError> {
+        let answer = self.ask(&json!({"ceiling": {
+            "dtype": dtype.name(),
+            "samples": options.samples,
+            "sample_ms": options.sample.as_secs_f64() * 1e3,
+        }}))?;
+        serde_json::from_value(answer)
+            .map_err(|error| PeerError::NoAnswer { question: "ceiling".to_owned(), reason: error.to_string() })
+    }
+
     /// A peer that [`prepare`](Self::prepare) named, as a contender.
     pub fn contender<'p>(&'p self, name: &str) -> impl Contender<Error = PeerError> + use<'p> {
         Peer { peers: self, name: name.to_owned() }
@@ -167,5 +181,58 @@ impl Contender for Peer<'_> {
             .get("us")
             .and_then(Value::as_f64)
             .ok_or_else(|| PeerError::NoAnswer { question: "sample".to_owned(), reason: answer.to_string() })
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    /// Somebody who answers as the script does, without a GPU.
+    fn started(answers: &str) -> Result<Peers, PeerError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("python");
+        let script = format!("#!/bin/sh\nwhile read -r line; do case \"$line\" in\n{answers}\nesac; done\n");
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        loop {
+            match Peers::start(&path.display().to_string()) {
+                // Another test's child process may still hold the file open for writing, for a moment.
+                Err(PeerError::Start { source, .. }) if source.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
+                started => return started,
+            }
+        }
+    }
+
+    #[test]
+    fn questions_are_answered_in_turn() {
+        let peers = started(concat!(
+            "*hello*) echo '{\"torch\": \"2.11\"}';;\n",
+            "*'\"sample_ms\":5.0,\"samples\":15'*) echo '{\"dtype\": \"f16\", \"matmul\": \"8192\", \"matmul_tflops\": 700.0, ",
+            "\"copy\": \"1 GiB\", \"copy_gb_s\": 4300.0}';;\n",
+            "*prepare*'\"mask\":\"causal\"'*) echo '{\"peers\": [\"flash\"], \"skipped\": {\"fa3\": \"not installed\"}}';;\n",
+            "*'\"sample\":\"flash\"'*) echo '{\"us\": 9.5}';;\n",
+            "*) echo '{\"error\": \"RuntimeError: out of memory\"}';;",
+        ))
+        .unwrap();
+        assert_eq!(peers.environment["torch"], "2.11");
+        let options = Options::default();
+        assert_eq!(peers.ceiling(Dtype::F16, &options).unwrap().matmul_tflops, 700.0);
+        let problem = Problem::new(1, 8, 512, 64).mask(sdpa_core::Mask::Causal).build().unwrap();
+        let (ready, skipped) = peers.prepare(&problem, &options).unwrap();
+        assert_eq!((ready, skipped["fa3"].as_str()), (vec!["flash".to_owned()], "not installed"));
+        assert_eq!(peers.contender("flash").sample().unwrap(), 9.5);
+        let refused = peers.contender("cudnn").sample().unwrap_err().to_string();
+        assert_eq!(refused, "bench/peers.py: RuntimeError: out of memory");
+    }
+
+    #[test]
+    fn whoever_does_not_answer_is_named() {
+        let error = |answers: &str| started(answers).err().unwrap().to_string();
+        assert_eq!(error("*) exit;;"), "bench/peers.py gave no answer to hello: it ended");
+        assert_eq!(error("*) echo Traceback;;"), "bench/peers.py gave no answer to hello: Traceback");
+        let missing = Peers::start("no-such-python").err().unwrap().to_string();
+        assert!(missing.starts_with("no-such-python did not start: "), "{missing}");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sdpa_core::Problem;
+use sdpa_core::{Dtype, Mask, Operand, Problem};
 use serde::{Deserialize, Serialize};
 
-use super::Timing;
+use super::{Quartiles, Shape, Timing, Verdict};
 
 /// Figures of one sitting and what they were taken with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,8 +15,61 @@ pub struct Record {
     /// Versions, clocks, commit and whatever else describes the sitting, by name.
     #[serde(default)]
     pub environment: serde_json::Map<String, serde_json::Value>,
+    /// What the device reached in the same run, one for each element type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ceilings: Vec<Ceiling>,
     /// One entry a contender and problem.
     pub figures: Vec<Figure>,
+    /// Who has no figure of what, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<Absent>,
+}
+
+/// The most that a device does, measured and not read from a data sheet: a large matrix product and a large copy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ceiling {
+    /// Of which elements.
+    pub dtype: String,
+    /// The product, for people.
+    pub matmul: String,
+    /// TFLOP/s of the product.
+    pub matmul_tflops: f64,
+    /// The copy, for people.
+    pub copy: String,
+    /// GB/s of the copy, bytes read and bytes written both counted.
+    pub copy_gb_s: f64,
+}
+
+impl Ceiling {
+    /// The least time that a pass could take: its arithmetic at the product's speed, or its tensors at the copy's, each
+    /// read or written once, whichever takes longer.
+    pub fn least_us(&self, problem: &Problem) -> f64 {
+        let elements = |operand: &Operand| problem.shape(*operand).iter().product::<usize>();
+        let bytes = Operand::ALL.iter().map(elements).sum::<usize>() * problem.dtype().bytes();
+        (problem.flops() / self.matmul_tflops * 1e-6).max(bytes as f64 / self.copy_gb_s * 1e-3)
+    }
+}
+
+/// Somebody who was not timed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absent {
+    /// A generation's id, or a peer's name.
+    pub contender: String,
+    /// The problem, in the words of a case.
+    pub problem: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a figure says beside another of the same problem and run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The other contender.
+    pub with: String,
+    /// How many times its speed.
+    pub speedup: f64,
+    /// What the spreads allow to be said.
+    pub verdict: Verdict,
 }
 
 /// How long one contender took on one problem.
@@ -52,6 +105,15 @@ pub struct Figure {
     /// The median where inputs come from memory, not from the L2 cache.
     #[serde(default)]
     pub cold_median_us: Option<f64>,
+    /// Share of the measured ceiling: [`Ceiling::least_us`] by the median.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_ceiling: Option<f64>,
+    /// Beside the nearest ancestor that was timed, for a generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Comparison>,
+    /// Beside the fastest peer, for a generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best_peer: Option<Comparison>,
     /// Fingerprint of the kernel's source and options, for a generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
@@ -75,8 +137,25 @@ impl Figure {
             high_us: timing.high_us,
             tflops: Some(timing.tflops(problem.flops())),
             cold_median_us: None,
+            of_ceiling: None,
+            parent: None,
+            best_peer: None,
             kernel: None,
         }
+    }
+
+    /// Median and spread.
+    pub fn quartiles(&self) -> Quartiles {
+        Quartiles { low_us: self.low_us, median_us: self.median_us, high_us: self.high_us }
+    }
+
+    /// The problem, contiguous and with the default scale, where this program knows its dtype and mask.
+    pub fn problem(&self) -> Option<Problem> {
+        let dtype = [Dtype::F16, Dtype::Bf16].into_iter().find(|dtype| dtype.name() == self.dtype)?;
+        let masks = [Mask::Full, Mask::Causal, Mask::CausalTopLeft];
+        let mask = masks.into_iter().find(|mask| mask.name() == self.mask)?;
+        let &Self { batch, heads_q, heads_kv, len_q, len_kv, head_dim, .. } = self;
+        Shape { batch, heads_q, heads_kv, len_q, len_kv, head_dim }.problem(dtype, mask).ok()
     }
 
     /// True where it is a figure of this problem; strides and scale do not count.
@@ -97,6 +176,22 @@ pub enum RecordError {
         path: PathBuf,
         /// The system's words.
         source: std::io::Error,
+    },
+    /// A folder without any.
+    #[error("{}: no file of figures there", path.display())]
+    Empty {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Times of different devices are no baseline.
+    #[error("{} is of {other}, a file beside it of {first}", path.display())]
+    SeveralDevices {
+        /// Which file.
+        path: PathBuf,
+        /// The device of the first file.
+        first: String,
+        /// The device of this one.
+        other: String,
     },
     /// Something else than figures.
     #[error("{} holds no figures as `sdpa bench --json` and bench/peers.py write them: {source}", path.display())]
@@ -119,6 +214,41 @@ impl Record {
         serde_json::from_str(&text).map_err(|source| RecordError::Format { path: path.to_owned(), source })
     }
 
+    /// Reads a file of figures, or all those of a folder as one. JSON without figures is something else's and passed over.
+    ///
+    /// # Errors
+    /// [`RecordError`], also where the files are of several devices.
+    pub fn read_all(path: &Path) -> Result<Self, RecordError> {
+        if !path.is_dir() {
+            return Self::read(path);
+        }
+        let system = |source| RecordError::System { path: path.to_owned(), source };
+        let mut files: Vec<PathBuf> = std::fs::read_dir(path)
+            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
+            .map_err(system)?;
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+        files.sort();
+        let mut all: Option<Self> = None;
+        for file in files {
+            let text = std::fs::read_to_string(&file).map_err(system)?;
+            let format = |source| RecordError::Format { path: file.clone(), source };
+            let value: serde_json::Value = serde_json::from_str(&text).map_err(format)?;
+            if value.get("figures").is_none() {
+                continue;
+            }
+            let record: Self = serde_json::from_value(value).map_err(format)?;
+            match &mut all {
+                None => all = Some(record),
+                Some(all) if all.device == record.device => all.figures.extend(record.figures),
+                Some(all) => {
+                    let first = all.device.clone();
+                    return Err(RecordError::SeveralDevices { path: file, first, other: record.device });
+                }
+            }
+        }
+        all.ok_or_else(|| RecordError::Empty { path: path.to_owned() })
+    }
+
     /// A contender's figure of a problem.
     pub fn of(&self, contender: &str, problem: &Problem) -> Option<&Figure> {
         self.figures.iter().find(|figure| figure.contender == contender && figure.is_of(problem))
@@ -134,7 +264,6 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sdpa_core::Mask;
 
     #[test]
     fn a_record_reads_back_and_knows_its_fastest() {
@@ -157,5 +286,25 @@ mod tests {
         assert_eq!(read.of("v9", &problem).map(|figure| figure.median_us), Some(4.0));
         let other = Problem::new(1, 8, 513, 64).build().unwrap();
         assert_eq!((read.best_peer(&other), read.of("v9", &other)), (None, None));
+        assert_eq!(record.figures[3].problem(), Some(causal));
+    }
+
+    #[test]
+    fn the_ceiling_is_arithmetic_or_memory_whichever_takes_longer() {
+        let ceiling = Ceiling {
+            dtype: "f16".to_owned(),
+            matmul: String::new(),
+            matmul_tflops: 500.0,
+            copy: String::new(),
+            copy_gb_s: 4000.0,
+        };
+        // 4·16·2048²·64 operations; half of them under a causal mask.
+        let long = Problem::new(2, 8, 2048, 64).build().unwrap();
+        assert!((ceiling.least_us(&long) - 34.36).abs() < 0.01);
+        let causal = long.to_builder().mask(Mask::Causal).build().unwrap();
+        assert!((ceiling.least_us(&causal) / ceiling.least_us(&long) - 0.5).abs() < 0.001);
+        // A query over a cache: 2 × 8 × 4096 × 128 elements of 2 bytes, and next to nothing else.
+        let decode = Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096).build().unwrap();
+        assert!((ceiling.least_us(&decode) - 4.198).abs() < 0.001, "{}", ceiling.least_us(&decode));
     }
 }

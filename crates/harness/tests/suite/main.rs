@@ -3,12 +3,11 @@
 mod agreement;
 mod harness_itself;
 mod plans;
-mod real_model;
 
 use harness::mutants::{self, SeenBy};
 use harness::suite::{isolated, prove, remembered};
 use harness::verify::{Thoroughness, verify_thoroughly};
-use harness::{for_each_generation, for_each_mutant, for_each_property, generations, properties};
+use harness::{for_each_generation, for_each_mutant, for_each_property, generations, properties, real_model};
 use sdpa_core::{Attention as _, Device, DeviceChoice};
 
 macro_rules! generation_suites {
@@ -25,7 +24,8 @@ macro_rules! generation_suites {
 
             #[test]
             fn real_model() {
-                real_model::run(concat!(module_path!(), "::real_model"), stringify!($id));
+                let generation = generations::find(stringify!($id)).expect("stamped from the list");
+                isolated(concat!(module_path!(), "::real_model"), |device| real_model::check(device, generation));
             }
         })*
     };

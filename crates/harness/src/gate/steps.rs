@@ -1,0 +1,552 @@
+//! The questions of the gate, each an [`Outcome`].
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use sdpa_core::{
+    Attention, Device, DeviceKind, Dtype, Error, Fingerprint, Mask, Problem, Specialisation, embedded_file,
+    fingerprint, load_ptx, source_closure,
+};
+
+use super::Status;
+use crate::acceptance::{cases as acceptance_cases, shape_of};
+use crate::case::Case;
+use crate::check::{self, What, trials};
+use crate::mutants;
+use crate::mutate::{self, MutationKind, Score};
+use crate::properties::{self, Property};
+use crate::ptx::kernels_folder;
+use crate::real_model;
+use crate::resources::{self, Cost};
+use crate::strategies::{Size, cases};
+use crate::suite::remembered;
+use crate::timing::Shape;
+use crate::verify::{Failure, MATCHES_REFERENCE, Thoroughness, verify, verify_thoroughly};
+
+/// Hears what is being done.
+pub type Progress<'a> = &'a (dyn Fn(String) + Sync);
+
+/// What a step found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether it holds.
+    pub status: Status,
+    /// What was found, the headline first.
+    pub detail: String,
+    /// Where it does not hold, what to look at.
+    pub look_at: Option<String>,
+}
+
+impl Outcome {
+    pub(super) fn passed(detail: &str) -> Self {
+        Self { status: Status::Passed, detail: detail.to_owned(), look_at: None }
+    }
+
+    pub(super) fn failed(detail: &str, look_at: &str) -> Self {
+        Self { status: Status::Failed, detail: detail.to_owned(), look_at: Some(look_at.to_owned()) }
+    }
+
+    /// This machine cannot tell, and why.
+    pub fn not_run(detail: &str) -> Self {
+        Self { status: Status::NotRun, detail: detail.to_owned(), look_at: None }
+    }
+
+    fn of_failure(headline: &str, failure: &Failure) -> Self {
+        // Its own text names the hint, too.
+        let story: Vec<String> =
+            failure.to_string().lines().filter(|line| !line.starts_with("  look at ")).map(str::to_owned).collect();
+        Self::failed(&format!("{headline}\n{}", story.join("\n")), failure.hint())
+    }
+}
+
+/// Every specialisation has PTX that was made from its source, or can be made now.
+pub fn compiles(generation: &dyn Attention, progress: Progress<'_>) -> Outcome {
+    let who = generation.generation();
+    let mut afresh = 0;
+    for kernel in who.specialisations {
+        progress(format!("compiling {kernel}"));
+        if let Some(path) = edited_since(kernel) {
+            return Outcome::failed(
+                &format!("this program was built before kernels/{path} was edited: it would judge the old kernel"),
+                "run it through cargo, which builds first: cargo run --release -p harness -- gate …",
+            );
+        }
+        let committed = embedded_file(&kernel.ptx_path()).and_then(Fingerprint::of_ptx);
+        let is_fresh = fingerprint(kernel).is_ok_and(|expected| committed == Some(expected));
+        match load_ptx(kernel) {
+            Ok(_) => afresh += usize::from(!is_fresh),
+            Err(Error::Compile { kernel, log }) => {
+                return Outcome::failed(
+                    &format!("NVRTC refuses {kernel}\n{}", log.trim()),
+                    "the first error of the compiler's log; a static_assert says which law of the tiles is broken",
+                );
+            }
+            Err(error) => {
+                let look_at = "cargo run --release -p harness -- build-ptx, which needs no GPU (pip install --no-deps -r \
+                               kernels/requirements.txt)";
+                return Outcome::failed(&error.to_string(), look_at);
+            }
+        }
+    }
+    let count = who.specialisations.len();
+    match afresh {
+        0 => Outcome::passed(&format!("{count} kernels, their committed PTX is made from their sources")),
+        _ => {
+            Outcome::passed(&format!("{count} kernels, {afresh} compiled afresh: commit what `sdpa build-ptx` writes"))
+        }
+    }
+}
+
+/// A source of the kernel that is another in the checkout than in this program.
+fn edited_since(kernel: &Specialisation) -> Option<&'static str> {
+    let here = PathBuf::from("kernels");
+    let folder = if here.is_dir() { here } else { kernels_folder() };
+    let sources = source_closure(kernel.source).ok()?;
+    let differs = |(path, text): &(&'static str, &'static str)| {
+        std::fs::read_to_string(folder.join(path)).is_ok_and(|now| now != *text)
+    };
+    sources.into_iter().find(differs).map(|(path, _)| path)
+}
+
+/// Registers, shared memory and spills, as found by `source`, within the budget.
+pub fn resources(generation: &dyn Attention, found: Result<(String, Vec<Cost>), String>) -> Outcome {
+    let who = generation.generation();
+    let (source, costs) = match found {
+        Ok(found) => found,
+        Err(reason) => return Outcome::not_run(&reason),
+    };
+    let over = resources::over_budget(&[who], &costs);
+    if !over.is_empty() {
+        return Outcome::failed(
+            &format!("over budget (figures from {source})\n{}", over.join("\n")),
+            "which values live at once: smaller tiles or fewer stages, then __launch_bounds__; a budget is raised in the \
+             generation's crate, with its reason",
+        );
+    }
+    let most = |what: fn(&Cost) -> u32| costs.iter().map(what).max().unwrap_or(0);
+    let warnings: Vec<&String> = costs.iter().flat_map(|cost| &cost.warnings).collect();
+    let mut text = format!(
+        "registers {} of {}, shared bytes {} of {}, spilled {} (figures from {source})",
+        most(|cost| cost.registers),
+        who.budget.registers,
+        most(Cost::shared_bytes),
+        who.budget.shared_bytes,
+        most(|cost| cost.spill_bytes),
+    );
+    for warning in warnings {
+        text += &format!("\n{warning}");
+    }
+    Outcome::passed(&text)
+}
+
+/// Right on the gate's shapes.
+pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Progress<'_>) -> Outcome {
+    let (mut passed, mut declined, mut worst) = (0, 0, 0.0_f64);
+    for case in acceptance_cases(device.kind()) {
+        let problem = &case.case.problem;
+        progress(format!("accepting {problem}"));
+        match verify(device, generation, &case.case) {
+            Ok(measured) => {
+                passed += 1;
+                worst = worst.max(measured.worst_ratio);
+            }
+            Err(failure) if failure.unsupported().is_some() => declined += 1,
+            Err(failure) => {
+                let headline = format!("wrong on {} {}", shape_of(problem), problem.mask().name());
+                return Outcome::of_failure(&headline, &failure);
+            }
+        }
+    }
+    match (passed, declined) {
+        (0, _) => Outcome::not_run("declines every acceptance shape"),
+        (_, 0) => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound")),
+        _ => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound; {declined} declined")),
+    }
+}
+
+/// Everything that must hold of attention holds, in remembered and in random cases: `count` of them for the comparison
+/// with the oracle, a quarter of them for each other property.
+pub fn properties(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    count: u32,
+    seed: u64,
+    progress: Progress<'_>,
+) -> Outcome {
+    let (mut ran, mut declined) = (0, 0);
+    for (property, case) in remembered(generation.generation().id) {
+        progress(format!("remembered case of {}", property.name));
+        match property.check(device, generation, &case) {
+            Ok(()) => ran += 1,
+            Err(failure) if failure.unsupported().is_some() => declined += 1,
+            Err(failure) => return Outcome::of_failure("a case that failed before fails", &failure),
+        }
+    }
+    let remembered = ran;
+    for property in properties::ALL {
+        let count = if property.name == MATCHES_REFERENCE { count } else { count.div_ceil(4) };
+        match random_cases(device, generation, property, count, seed, progress) {
+            Ok(not_taken) => declined += not_taken,
+            Err(outcome) => return outcome,
+        }
+        ran += count;
+    }
+    let asked = properties::ALL.len();
+    Outcome::passed(&format!(
+        "{ran} cases of {asked} properties ({remembered} remembered, the others random, seed {seed}); {declined} declined"
+    ))
+}
+
+/// As many random cases as told hold; how many were declined on the way.
+fn random_cases(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    property: &Property,
+    count: u32,
+    seed: u64,
+    progress: Progress<'_>,
+) -> Result<u32, Outcome> {
+    let (mut held, mut declined) = (0, 0);
+    let mut runner = runner(seed, property);
+    let strategy = cases(Size::of(device.kind()));
+    while held < count {
+        progress(format!("{}: {held} of {count} random cases", property.name));
+        if held + declined > 10 * count + 1000 {
+            let line = format!("{} could not be asked: {declined} random cases were declined", property.name);
+            return Err(Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems"));
+        }
+        let mut tree = strategy.new_tree(&mut runner).expect("strategies make valid cases");
+        match property.check(device, generation, &tree.current()) {
+            Ok(()) => held += 1,
+            Err(failure) if failure.unsupported().is_some() => declined += 1,
+            Err(failure) => {
+                progress(format!("{}: looking for a smaller case", property.name));
+                let failure = smallest(device, generation, property, &mut tree, failure);
+                return Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure));
+            }
+        }
+    }
+    Ok(declined)
+}
+
+fn runner(seed: u64, property: &Property) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    for (byte, letter) in bytes[8..].iter_mut().zip(property.name.bytes()) {
+        *byte = letter;
+    }
+    let config = Config { failure_persistence: None, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// Shrinks for half a minute at most; not at all where the device is lost.
+fn smallest(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    property: &Property,
+    tree: &mut dyn proptest::strategy::ValueTree<Value = Case>,
+    failure: Failure,
+) -> Failure {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+    let started = std::time::Instant::now();
+    let mut found = failure;
+    while !found.is_sticky() && started.elapsed() < PATIENCE && tree.simplify() {
+        loop {
+            match property.check(device, generation, &tree.current()) {
+                Err(failure) if failure.unsupported().is_none() => found = failure,
+                // Not a failure: back, to another simpler one.
+                _ if started.elapsed() < PATIENCE && tree.complicate() => continue,
+                _ => return found,
+            }
+            break;
+        }
+    }
+    found
+}
+
+/// Right on a real model's tensors.
+pub fn real_input(device: &dyn Device, generation: &dyn Attention) -> Outcome {
+    match real_model::check(device, generation) {
+        Ok(found) => Outcome::passed(&found),
+        Err(story) => {
+            Outcome::failed(&story, "the softmax invariants: real scores are larger and less even than random ones")
+        }
+    }
+}
+
+/// The interpreter finds nothing.
+pub fn races(generation: &'static dyn Attention, schedules: u64, progress: Progress<'_>) -> Outcome {
+    let trials = trials(generation);
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let checked = check::check(generation, &trials, schedules, || {
+        let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        progress(format!("{done} of {} shapes under the interpreter's checks", trials.len()));
+    });
+    match checked {
+        Ok(checked) if checked.faults.is_empty() => {
+            Outcome::passed(&format!("{} runs on the interpreter, nothing found", checked.runs))
+        }
+        Ok(checked) => {
+            let look_at = match &checked.faults[0].what {
+                What::Finding(_) => {
+                    "the two lines named first: what orders one after the other? Ownership beats synchronisation"
+                }
+                What::Wrong(failure) => failure.hint(),
+            };
+            Outcome::failed(&check::render(&checked), look_at)
+        }
+        Err(failure) => Outcome::not_run(&format!("the interpreter cannot run it: {}", failure.reason)),
+    }
+}
+
+/// compute-sanitizer finds nothing in this program's own `verify`, where the tool is on PATH.
+pub fn sanitizer(generation: &dyn Attention, device: &dyn Device, progress: Progress<'_>) -> Outcome {
+    let Some(tool) = on_path("compute-sanitizer") else {
+        return Outcome::not_run("no compute-sanitizer on PATH, so the GPU's own view of races was not asked for");
+    };
+    let Ok(program) = std::env::current_exe() else {
+        return Outcome::not_run("this program does not know where it is");
+    };
+    let id = generation.generation().id;
+    let takes = |trial: &check::Trial| {
+        trial.multiprocessors.is_none() && generation.plan(&trial.case.problem, device.limits()).is_ok()
+    };
+    let cases: Vec<Case> = trials(generation).into_iter().filter(takes).map(|trial| trial.case).collect();
+    // Of the ragged shapes the first, and some from all over the list: head dimensions, masks, element types.
+    let chosen: Vec<&Case> = cases.iter().step_by(cases.len().div_ceil(4).max(1)).collect();
+    let mut runs = 0;
+    for check in ["memcheck", "racecheck", "synccheck"] {
+        for case in &chosen {
+            progress(format!("compute-sanitizer --tool {check}, {case}"));
+            let line = case.to_string();
+            let output = Command::new(&tool)
+                .args(["--tool", check, "--error-exitcode", "99"])
+                .arg(&program)
+                .args(["verify", id, &line])
+                .env("SDPA_DEVICE", "cuda")
+                .output();
+            let output = match output {
+                Ok(output) => output,
+                Err(error) => return Outcome::not_run(&format!("{}: {error}", tool.display())),
+            };
+            runs += 1;
+            if !output.status.success() {
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let story: Vec<&str> = text.lines().filter(|line| line.starts_with("=========")).take(24).collect();
+                return Outcome::failed(
+                    &format!("compute-sanitizer --tool {check} complains about {id} on {line}\n{}", story.join("\n")),
+                    "the first hazard or invalid access above: the kernel's PTX carries line numbers",
+                );
+            }
+        }
+    }
+    Outcome::passed(&format!("{runs} runs under compute-sanitizer, no complaint"))
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// On the interpreter, which sees every fault; a GPU's context would not survive some of them.
+fn is_rejected(mutant: &mutants::Mutant) -> Result<bool, Box<Failure>> {
+    let device = sdpa_core::Interpreter::new();
+    for case in mutants::cases(DeviceKind::Interpreter) {
+        let Err(failure) = verify_thoroughly(&device, mutant, &case, Thoroughness::default()) else { continue };
+        match failure.unsupported() {
+            None if failure.is_verdict() => return Ok(true),
+            None => return Err(Box::new(failure)),
+            Some(_) => {}
+        }
+    }
+    Ok(false)
+}
+
+/// Of the mutations that take an order away, so many may go unnoticed: a barrier may be there for a reason that no
+/// observation shows. Guards may only save work, and survivors among them are told but not held against the kernel.
+const ORDER_NOTICED_AT_LEAST: f64 = 0.8;
+
+/// The harness would notice: hand-written mutants of this generation, and its own PTX with what orders or guards taken
+/// out.
+pub fn mutants(generation: &'static dyn Attention, guards: usize, progress: Progress<'_>) -> Outcome {
+    let who = generation.generation();
+    let mut rejected = 0;
+    for mutant in mutants::ALL.iter().filter(|mutant| mutant.generation().parent == Some(who.id)) {
+        let name = mutant.generation().id;
+        progress(format!("mutant {name}"));
+        match is_rejected(mutant) {
+            Ok(true) => rejected += 1,
+            Ok(false) => {
+                return Outcome::failed(
+                    &format!("{name} passes as right, although {}", mutant.fault),
+                    "the cases that should show it: crates/harness/src/mutants/mod.rs",
+                );
+            }
+            Err(failure) => {
+                return Outcome::not_run(&format!("the interpreter cannot judge {name}: {}", failure.reason));
+            }
+        }
+    }
+    let Some(kernel) = who.specialisations.first() else { return Outcome::not_run("it has no kernel") };
+    let is_guard = |kind: &MutationKind| matches!(kind, MutationKind::Guard | MutationKind::CopyGuard);
+    let (guard_kinds, order_kinds): (Vec<_>, Vec<_>) = MutationKind::ALL.into_iter().partition(is_guard);
+    let mut scores = Vec::new();
+    for (kinds, limit) in [(order_kinds, None), (guard_kinds, Some(guards))] {
+        let (total, done) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
+        let order = std::sync::atomic::Ordering::Relaxed;
+        let score = mutate::mutate(generation, kernel, &mutate::Options { kinds, limit }, |step| match step {
+            mutate::Step::Mutations(count) => total.store(count, order),
+            mutate::Step::Done => {
+                let done = done.fetch_add(1, order) + 1;
+                progress(format!("{done} of {} mutations of {kernel}", total.load(order)));
+            }
+        });
+        match score {
+            Ok(score) => scores.push(score),
+            Err(error) => return Outcome::not_run(&format!("the interpreter cannot judge mutations: {error}")),
+        }
+    }
+    judge_mutations(who.id, rejected, &scores[0], &scores[1])
+}
+
+/// What the scores of one kernel say: of what orders, and of what guards.
+fn judge_mutations(id: &str, rejected: usize, order: &Score, guards: &Score) -> Outcome {
+    let (noticed, of) = (order.killed(), order.mutants.len());
+    let mut text = format!(
+        "{}: {noticed} of {of} removals of barriers and waits noticed, {} of {} of guards",
+        order.kernel,
+        guards.killed(),
+        guards.mutants.len()
+    );
+    if rejected > 0 {
+        text += &format!("; {rejected} hand-written mutants rejected");
+    }
+    for mutation in order.survivors() {
+        let line =
+            mutation.origin.as_ref().map_or_else(|| format!("PTX line {}", mutation.ptx_line), ToString::to_string);
+        text += &format!("\nnot noticed: {line}: {}", mutation.kind.name());
+    }
+    if (noticed as f64) < ORDER_NOTICED_AT_LEAST * of as f64 {
+        let look_at = format!("each line named: it is not needed, or no case needs it; sdpa mutate {id} tells more");
+        return Outcome::failed(&text, &look_at);
+    }
+    Outcome::passed(&text)
+}
+
+/// The problems of the last step: shapes with and without a causal mask, in f16, that a generation takes.
+pub fn speed_shapes(device: &dyn Device, generation: &dyn Attention, shapes: &[Shape]) -> Vec<Problem> {
+    let masks = [Mask::Full, Mask::Causal];
+    let problems = shapes.iter().flat_map(|shape| {
+        // The first element type that it takes.
+        [Dtype::F16, Dtype::Bf16].into_iter().find_map(|dtype| {
+            let problems: Vec<Problem> = masks
+                .iter()
+                .filter_map(|mask| shape.problem(dtype, *mask).ok())
+                .filter(|problem| generation.plan(problem, device.limits()).is_ok())
+                .collect();
+            (!problems.is_empty()).then_some(problems)
+        })
+    });
+    problems.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generations;
+    use crate::mutants::{Fault, HostDevice, HostGeneration};
+    use crate::mutate::{Kill, Mutant};
+
+    fn quiet(_: String) {}
+
+    fn score(killed: usize, total: usize) -> Score {
+        let ptx = "bar.sync 0;\n".repeat(total);
+        let kill = || Kill { by: "race".to_owned(), case: "L1".to_owned() };
+        let mutants = mutate::mutations(&format!(".visible .entry attention()\n{{\n{ptx}ret;\n}}\n")).into_iter();
+        let mutants =
+            mutants.enumerate().map(|(index, mutation)| Mutant { mutation, killed: (index < killed).then(kill) });
+        Score { kernel: "v9/f16_d64".to_owned(), mutants: mutants.collect() }
+    }
+
+    #[test]
+    fn most_of_what_orders_must_be_missed() {
+        let guards = score(0, 4);
+        let status = |killed| judge_mutations("v9", 0, &score(killed, 10), &guards).status;
+        assert_eq!([status(10), status(8), status(7)], [Status::Passed, Status::Passed, Status::Failed]);
+        let failed = judge_mutations("v9", 2, &score(1, 2), &guards);
+        insta::assert_snapshot!(failed.detail, @r"
+        v9/f16_d64: 1 of 2 removals of barriers and waits noticed, 0 of 4 of guards; 2 hand-written mutants rejected
+        not noticed: PTX line 4: barrier removed
+        ");
+        // A kernel without a barrier has none to miss.
+        assert_eq!(judge_mutations("v9", 0, &score(0, 0), &guards).status, Status::Passed);
+    }
+
+    #[test]
+    fn a_property_that_does_not_hold_ends_with_its_smallest_case() {
+        let (device, wrong) = (HostDevice::default(), HostGeneration::new(Fault::MaskOffByOne));
+        let property = properties::find(MATCHES_REFERENCE).unwrap();
+        let found = random_cases(&device, &wrong, property, 64, 1, &quiet).unwrap_err();
+        assert_eq!(found.status, Status::Failed);
+        assert!(
+            found.detail.starts_with("matches_reference does not hold\n") && found.detail.contains("b1 h1 "),
+            "{found:?}"
+        );
+        assert!(found.look_at.is_some_and(|look_at| look_at.starts_with("the mask's diagonal")));
+        let remembered = properties(&device, &wrong, 1, 1, &quiet);
+        assert!(remembered.detail.starts_with("a case that failed before fails\n"), "{remembered:?}");
+        let right = properties(&device, &HostGeneration::new(Fault::None), 8, 1, &quiet);
+        assert_eq!(right.status, Status::Passed, "{right:?}");
+        assert_eq!(
+            right,
+            properties(&device, &HostGeneration::new(Fault::None), 8, 1, &quiet),
+            "a seed means its cases"
+        );
+    }
+
+    #[test]
+    fn declining_everything_is_no_pass() {
+        let found = properties(&HostDevice::default(), &HostGeneration::new(Fault::DeclinesAll), 1, 1, &quiet);
+        assert!(found.status == Status::Failed && found.detail.contains("could not be asked"), "{found:?}");
+    }
+
+    #[test]
+    fn real_input_tells_right_from_wrong() {
+        let status = |fault| real_input(&HostDevice::default(), &HostGeneration::new(fault)).status;
+        assert_eq!([status(Fault::None), status(Fault::NoScale)], [Status::Passed, Status::Failed]);
+    }
+
+    #[test]
+    fn a_kernel_over_its_budget_fails_and_one_that_nobody_measured_is_no_pass() {
+        let generation = generations::ALL[0];
+        let who = generation.generation();
+        let cost = |registers, spill_bytes| Cost {
+            kernel: who.specialisations[0].to_string(),
+            architecture: "sm_90a".to_owned(),
+            threads: 256,
+            registers,
+            spill_bytes,
+            static_shared_bytes: 0,
+            dynamic_shared_bytes: 0,
+            blocks_per_multiprocessor: 1,
+            warnings: vec![],
+        };
+        let status = |cost| resources(generation, Ok(("ptxas".to_owned(), vec![cost]))).status;
+        let most = who.budget.registers;
+        assert_eq!(
+            [status(cost(most, 0)), status(cost(most + 1, 0)), status(cost(most, 8))],
+            [Status::Passed, Status::Failed, Status::Failed]
+        );
+        assert_eq!(resources(generation, Err("no ptxas".to_owned())).status, Status::NotRun);
+    }
+
+    #[test]
+    fn races_are_found() {
+        let mutant = mutants::find("missing_syncthreads").unwrap();
+        let found = races(mutant, 1, &quiet);
+        assert_eq!(found.status, Status::Failed);
+        assert!(found.detail.contains("race in shared memory"), "{}", found.detail);
+    }
+}

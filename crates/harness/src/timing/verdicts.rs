@@ -1,0 +1,146 @@
+//! What figures of one run allow to be said of a generation: beside its ancestors, beside the peers, and run after run.
+
+use std::fmt;
+
+use super::{Comparison, Figure, Record, Verdict, compare};
+
+/// The generation that a generation evolved from.
+pub type ParentOf<'a> = &'a dyn Fn(&str) -> Option<&'static str>;
+
+/// The figure of the nearest ancestor that has one here: a parent may decline what its own parent takes.
+pub fn ancestor<'f>(figures: &'f [Figure], id: &str, parent_of: ParentOf<'_>) -> Option<&'f Figure> {
+    let parents = std::iter::successors(parent_of(id), |id| parent_of(id));
+    // No line of descent is longer than this, unless it runs in a circle.
+    parents.take(1000).find_map(|parent| figures.iter().find(|figure| figure.contender == parent))
+}
+
+/// One figure beside another.
+pub fn beside(ours: &Figure, theirs: &Figure) -> Comparison {
+    Comparison {
+        with: theirs.contender.clone(),
+        speedup: theirs.median_us / ours.median_us,
+        verdict: compare(&ours.quartiles(), &theirs.quartiles()),
+    }
+}
+
+/// Puts every generation's figure of one problem beside its nearest ancestor's and the fastest peer's.
+pub fn judge(figures: &mut [Figure], parent_of: ParentOf<'_>) {
+    let peers = figures.iter().filter(|figure| figure.kernel.is_none());
+    let best = peers.min_by(|left, right| left.median_us.total_cmp(&right.median_us)).cloned();
+    for index in 0..figures.len() {
+        let ours = &figures[index];
+        if ours.kernel.is_none() {
+            continue;
+        }
+        let parent = ancestor(figures, &ours.contender, parent_of).map(|before| beside(ours, before));
+        let best_peer = best.as_ref().map(|best| beside(ours, best));
+        (figures[index].parent, figures[index].best_peer) = (parent, best_peer);
+    }
+}
+
+/// A verdict that another run does not confirm although the kernel is the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Move {
+    /// Whose.
+    pub contender: String,
+    /// The problem, as a figure knows it.
+    pub problem: String,
+    /// Then and now: beside whom, and the verdict.
+    pub then_and_now: [(String, Verdict); 2],
+}
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { contender, problem, then_and_now: [(with, then), (with_now, now)] } = self;
+        write!(f, "{contender} on {problem}: beside {with} it was {then}, beside {with_now} it is {now}")
+    }
+}
+
+/// The verdicts that moved from one claim to another between two runs, and how many were compared. Kernels that have
+/// changed in between are left out, and so is whatever was or is ambiguous.
+pub fn moves(before: &Record, now: &Record) -> (usize, Vec<Move>) {
+    let (mut compared, mut moved) = (0, Vec::new());
+    for figure in now.figures.iter().filter(|figure| figure.kernel.is_some()) {
+        let Some(problem) = figure.problem() else { continue };
+        let Some(earlier) = before.of(&figure.contender, &problem).filter(|old| old.kernel == figure.kernel) else {
+            continue;
+        };
+        for (then, now) in [(&earlier.parent, &figure.parent), (&earlier.best_peer, &figure.best_peer)] {
+            let (Some(then), Some(now)) = (then, now) else { continue };
+            if [then.verdict, now.verdict].contains(&Verdict::Ambiguous) {
+                continue;
+            }
+            compared += 1;
+            if then.verdict != now.verdict {
+                moved.push(Move {
+                    contender: figure.contender.clone(),
+                    problem: problem.to_string(),
+                    then_and_now: [then, now].map(|found| (found.with.clone(), found.verdict)),
+                });
+            }
+        }
+    }
+    (compared, moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Timing;
+    use super::*;
+    use sdpa_core::Problem;
+
+    fn figure(contender: &str, us: f64) -> Figure {
+        let problem = Problem::new(1, 8, 512, 64).build().unwrap();
+        let kernel = contender.starts_with('v').then(|| format!("kernel of {contender}"));
+        Figure { kernel, ..Figure::new(contender, &problem, &Timing::new(vec![us])) }
+    }
+
+    fn family(id: &str) -> Option<&'static str> {
+        [("v2", "v1"), ("v3", "v2"), ("v4", "v3")].into_iter().find(|(child, _)| *child == id).map(|(_, parent)| parent)
+    }
+
+    fn judged(figures: &[(&str, f64)]) -> Record {
+        let mut figures: Vec<Figure> = figures.iter().map(|(who, us)| figure(who, *us)).collect();
+        judge(&mut figures, &family);
+        Record { figures, ..Record::default() }
+    }
+
+    #[test]
+    fn a_generation_stands_beside_its_nearest_ancestor_and_the_best_peer() {
+        let record = judged(&[("v1", 90.0), ("v3", 9.0), ("v4", 9.05), ("flash", 10.0), ("cudnn", 9.2)]);
+        let said = |index: usize| {
+            let Figure { parent, best_peer, .. } = &record.figures[index];
+            [parent, best_peer].map(|found| found.as_ref().map(|found| (found.with.as_str(), found.verdict)))
+        };
+        assert_eq!(said(0), [None, Some(("cudnn", Verdict::Slower))]);
+        // v2 declined.
+        assert_eq!(said(1), [Some(("v1", Verdict::Faster)), Some(("cudnn", Verdict::Ambiguous))]);
+        assert_eq!(said(2), [Some(("v3", Verdict::Same)), Some(("cudnn", Verdict::Ambiguous))]);
+        assert_eq!(said(3), [None, None]);
+    }
+
+    #[test]
+    fn only_claims_about_the_same_kernel_can_move() {
+        let before = judged(&[("v1", 90.0), ("v2", 9.0), ("v3", 4.0), ("cudnn", 10.0)]);
+        assert_eq!(moves(&before, &before), (5, vec![]));
+        // v2 wanders to where nothing can be said of it and the peers, v3 is another kernel, and v1 is said to be fast.
+        let mut now = judged(&[("v1", 5.0), ("v2", 9.9), ("v3", 40.0), ("flash", 9.8)]);
+        now.figures[2].kernel = Some("edited".to_owned());
+        let (compared, moved) = moves(&before, &now);
+        let moved: Vec<String> = moved.iter().map(Move::to_string).collect();
+        assert_eq!(compared, 2);
+        assert_eq!(
+            moved,
+            [
+                "v1 on b1 h8 L512 d64 f16 full: beside cudnn it was slower, beside flash it is faster",
+                "v2 on b1 h8 L512 d64 f16 full: beside v1 it was faster, beside v1 it is slower",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_circle_of_parents_ends() {
+        let circle = |id: &str| Some(if id == "v1" { "v2" } else { "v1" });
+        assert!(ancestor(&[figure("v3", 1.0)], "v1", &circle).is_none());
+    }
+}
