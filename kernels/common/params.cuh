@@ -27,6 +27,8 @@ struct AttentionParams {
     float scale_log2e;  // scale · log2(e): folded into the exponent, since the hardware has exp2 and not exp
     int causal;         // 0: every query sees every key; 1: query i sees keys j <= i + diagonal
     int diagonal;       // len_kv - len_q (bottom-right alignment) or 0 (top-left)
+    unsigned* tickets;  // from which persistent blocks draw their next tile; null unless the plan
+                        // says that it draws. 0 before every kernel, and left 0 by every kernel
 };
 
 // NVRTC has no offsetof; __INTADDR__ is what its front end makes offsetof of elsewhere.
@@ -48,5 +50,6 @@ FIELD_AT(scale, 168);
 FIELD_AT(scale_log2e, 172);
 FIELD_AT(causal, 176);
 FIELD_AT(diagonal, 180);
+FIELD_AT(tickets, 184);
 #undef FIELD_AT
-static_assert(sizeof(AttentionParams) == 184, "AttentionParams");
+static_assert(sizeof(AttentionParams) == 192, "AttentionParams");

@@ -479,6 +479,7 @@ ptxas info    : Used 168 registers, used 9 barriers, 24 bytes cumulative stack s
         defines: &[],
         threads: 256,
         shared_bytes: 63_488,
+        boxes: None,
     }];
 
     const GENERATION: Generation = Generation {

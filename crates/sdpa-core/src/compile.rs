@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cudarc::nvrtc::{result as nvrtc, sys};
 
-use crate::{Error, Result, Specialisation, embedded_files, fingerprint};
+use crate::{Error, Operand, Result, Specialisation, embedded_files, fingerprint};
 
 /// The PTX version that the pinned compiler writes; a newer one would lock out the drivers we promise to run on.
 const PTX_VERSION: &str = ".version 9.0";
@@ -60,6 +60,12 @@ pub(crate) fn options(kernel: &Specialisation) -> Vec<String> {
     // Kernels assert that their tiles fill just what the plan will ask the launch for.
     options.push(format!("--define-macro=LAUNCH_THREADS={}", kernel.threads));
     options.push(format!("--define-macro=LAUNCH_SHARED_BYTES={}", kernel.shared_bytes));
+    if let Some(boxes) = &kernel.boxes {
+        let rows = |operand: Operand| {
+            format!("--define-macro=LAUNCH_{}_BOX_ROWS={}", operand.name().to_uppercase(), boxes.rows(operand))
+        };
+        options.extend(Operand::ALL.map(rows));
+    }
     options.extend(kernel.defines.iter().map(|define| format!("--define-macro={define}")));
     options
 }

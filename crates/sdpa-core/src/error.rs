@@ -108,6 +108,16 @@ pub enum Error {
         /// Its words.
         reason: String,
     },
+    /// A tensor of the launch has no tensor map.
+    #[error("{launch} was not launched: no tensor map of {operand}: {reason}")]
+    TensorMap {
+        /// Which tensor.
+        operand: Operand,
+        /// The launch as planned.
+        launch: String,
+        /// The device's words.
+        reason: String,
+    },
     /// The launch itself was refused.
     #[error("{launch} was not launched: {reason} ({hint})")]
     Launch {
@@ -139,6 +149,14 @@ pub enum Error {
         launch: String,
         /// One compiler-like diagnostic a finding.
         findings: String,
+    },
+    /// A kernel that the interpreter ran left its word of tickets for the next one to stumble over.
+    #[error("{launch} is wrong: it left {found} in the word of tickets, which the next kernel must find 0")]
+    Tickets {
+        /// The launch as planned.
+        launch: String,
+        /// What the word holds.
+        found: u32,
     },
     /// Timing was asked of a device that keeps no time.
     #[error("{device} keeps no time: figures come from a GPU only")]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Result, compile};
+use crate::{Error, Operand, Result, compile};
 
 /// Everything under `kernels/`: `(path, text)`, sorted by path.
 static FILES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/embedded_kernels.rs"));
@@ -63,9 +63,48 @@ impl Architecture {
     }
 }
 
+/// How a kernel's tensor copies cut each tensor: rows of the boxes that one copy moves. A box has
+/// [`TileBoxes::COLUMNS`] columns, whose 128 bytes a row are permuted in shared memory by the 128-byte swizzle; what lies
+/// outside of the tensor is read as zeros and never written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TileBoxes {
+    /// Rows of a box of queries; 1 to 256, as all of these.
+    pub query: u32,
+    /// Rows of a box of keys.
+    pub key: u32,
+    /// Rows of a box of values.
+    pub value: u32,
+    /// Rows of a box of the output.
+    pub output: u32,
+}
+
+impl TileBoxes {
+    /// Columns of every box: 128 bytes, the widest that a swizzle permutes.
+    pub const COLUMNS: u32 = 64;
+
+    /// Rows of a box of this operand.
+    pub const fn rows(&self, operand: Operand) -> u32 {
+        match operand {
+            Operand::Query => self.query,
+            Operand::Key => self.key,
+            Operand::Value => self.value,
+            Operand::Output => self.output,
+        }
+    }
+}
+
+/// `192/128/128/64`: query, key, value, output.
+impl fmt::Display for TileBoxes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.query, self.key, self.value, self.output)
+    }
+}
+
 /// One compiled form of a kernel source: a PTX file of its own, so that the driver compiles only what a problem needs.
 ///
-/// Every kernel's entry point is called [`Specialisation::ENTRY`] and takes one [`Params`](crate::Params) by value.
+/// Every kernel's entry point is called [`Specialisation::ENTRY`] and takes one [`Params`](crate::Params) by value; where
+/// [`boxes`](Self::boxes) are given, four tensor maps by value behind it (`TensorMaps` in
+/// `kernels/common/tensor_copy.cuh`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Specialisation {
     /// Source file under `kernels/`, e.g. `v2b.cu`.
@@ -80,6 +119,8 @@ pub struct Specialisation {
     pub threads: u32,
     /// Bytes of dynamic shared memory a block.
     pub shared_bytes: u32,
+    /// Makes the device build tensor maps for the launch; `None` where the kernel computes its addresses itself.
+    pub boxes: Option<TileBoxes>,
 }
 
 impl Specialisation {
@@ -231,6 +272,7 @@ mod tests {
         defines: &["HEAD_DIM=64"],
         threads: 128,
         shared_bytes: 0,
+        boxes: None,
     };
 
     #[test]

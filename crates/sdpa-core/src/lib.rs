@@ -41,8 +41,8 @@ pub use device::{Buffer, Device, DeviceChoice, DeviceKind, Recording, Resources,
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use kernels::{
-    Architecture, Fingerprint, Specialisation, embedded_file, embedded_files, fingerprint, fingerprint_of, load_ptx,
-    source_closure,
+    Architecture, Fingerprint, Specialisation, TileBoxes, embedded_file, embedded_files, fingerprint, fingerprint_of,
+    load_ptx, source_closure,
 };
 pub use params::{Params, TensorParams};
 pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, Unsupported};

@@ -52,6 +52,8 @@ pub struct Params {
     pub causal: i32,
     /// See [`causal`](Self::causal).
     pub diagonal: i32,
+    /// The device's [word of tickets](crate::Device::tickets); 0 where the plan draws none.
+    pub tickets: u64,
 }
 
 impl Params {
@@ -85,6 +87,7 @@ impl Params {
             scale_log2e: (f64::from(problem.scale()) * std::f64::consts::LOG2_E) as f32,
             causal: i32::from(problem.diagonal().is_some()),
             diagonal: problem.diagonal().unwrap_or(0) as i32,
+            tickets: 0,
         }
     }
 
@@ -107,6 +110,7 @@ impl Params {
         bytes.extend(self.scale_log2e.to_le_bytes());
         bytes.extend(self.causal.to_le_bytes());
         bytes.extend(self.diagonal.to_le_bytes());
+        bytes.extend(self.tickets.to_le_bytes());
         bytes
     }
 }
@@ -138,6 +142,7 @@ mod tests {
             ("scale_log2e", offset_of!(Params, scale_log2e)),
             ("causal", offset_of!(Params, causal)),
             ("diagonal", offset_of!(Params, diagonal)),
+            ("tickets", offset_of!(Params, tickets)),
         ]
         .map(|(field, offset)| format!("FIELD_AT({field}, {offset});"));
 
@@ -151,7 +156,7 @@ mod tests {
     fn bytes_are_the_struct_in_memory() {
         let problem = Problem::new(2, 6, 33, 40).heads_kv(3).len_kv(70).mask(Mask::Causal).build().unwrap();
         let mut params = Params::new(&problem, [11, 22, 33, 44]);
-        (params.lse, params.workspace) = (55, 66);
+        (params.lse, params.workspace, params.tickets) = (55, 66, 77);
         // SAFETY: `Params` is `repr(C)`, has no padding (its size is the sum of its fields' sizes, checked above by the
         // offsets) and holds only plain numbers, so all its bytes are initialised.
         let memory = unsafe { std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<Params>()) };

@@ -89,6 +89,22 @@ pub enum Unsupported {
         /// What it must be a multiple of.
         multiple: i64,
     },
+    /// A stride that a tensor map cannot hold.
+    #[error(
+        "{generation} copies by tensor maps, whose strides end at {limit} elements: {operand}'s {dimension} stride is {found}"
+    )]
+    LongStride {
+        /// Who declines.
+        generation: &'static str,
+        /// Which tensor.
+        operand: crate::Operand,
+        /// `batch`, `head` or `row`.
+        dimension: &'static str,
+        /// The stride found.
+        found: i64,
+        /// The first that is too long.
+        limit: i64,
+    },
     /// The kernel needs a newer GPU.
     #[error(
         "{generation} needs compute capability {}.{}; this device has {}.{}", needed.0, needed.1, found.0, found.1
@@ -257,7 +273,11 @@ impl fmt::Display for Launch {
             Dimensions(self.grid),
             Dimensions(self.block),
             self.shared_bytes
-        )
+        )?;
+        match &self.kernel.boxes {
+            Some(boxes) => write!(f, " boxes {boxes}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -285,13 +305,21 @@ pub struct LaunchPlan {
     pub launches: Vec<Launch>,
     /// Bytes of scratch memory that the launches hand to one another.
     pub workspace_bytes: usize,
+    /// True where blocks draw their tiles from the device's [word of tickets](crate::Device::tickets).
+    pub draws_tickets: bool,
 }
 
 impl LaunchPlan {
     /// The usual plan: one launch, no workspace. A grid without blocks (no query, no sequence) launches nothing.
     pub fn single(launch: Launch) -> Self {
         let launches = if launch.grid[0] == 0 { Vec::new() } else { vec![launch] };
-        Self { launches, workspace_bytes: 0 }
+        Self { launches, ..Self::default() }
+    }
+
+    /// The same plan, whose blocks draw tickets.
+    #[must_use]
+    pub fn drawing_tickets(self) -> Self {
+        Self { draws_tickets: true, ..self }
     }
 }
 
@@ -308,6 +336,9 @@ impl fmt::Display for LaunchPlan {
         }
         if self.workspace_bytes > 0 {
             write!(f, " workspace {}", self.workspace_bytes)?;
+        }
+        if self.draws_tickets {
+            f.write_str(" tickets")?;
         }
         Ok(())
     }

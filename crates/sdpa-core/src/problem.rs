@@ -467,7 +467,8 @@ impl ProblemBuilder {
 }
 
 impl Problem {
-    fn dimensions(&self, operand: Operand) -> [(&'static str, usize, i64); 3] {
+    /// Name, count and stride of an operand's outer dimensions, outermost first.
+    pub(crate) fn dimensions(&self, operand: Operand) -> [(&'static str, usize, i64); 3] {
         let Strides { batch, head, row } = self.strides(operand);
         let [batches, heads, length, _] = self.shape(operand);
         [("batch", batches, batch), ("head", heads, head), ("row", length, row)]

@@ -16,6 +16,7 @@ const fn specialisation(name: &'static str, defines: &'static [&'static str]) ->
         defines,
         threads: 256,
         shared_bytes: 0,
+        boxes: None,
     }
 }
 

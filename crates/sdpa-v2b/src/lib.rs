@@ -20,6 +20,7 @@ const fn specialisation(name: &'static str, defines: &'static [&'static str], sh
         defines,
         threads: 256,
         shared_bytes,
+        boxes: None,
     }
 }
 

@@ -19,6 +19,7 @@ const fn specialisation(name: &'static str, defines: &'static [&'static str], sh
         defines,
         threads: 128,
         shared_bytes,
+        boxes: None,
     }
 }
 

@@ -14,7 +14,15 @@ const fn kernel(
     threads: u32,
     shared_bytes: u32,
 ) -> Specialisation {
-    Specialisation { source: "v2d.cu", name, architecture: Architecture::Compute80, defines, threads, shared_bytes }
+    Specialisation {
+        source: "v2d.cu",
+        name,
+        architecture: Architecture::Compute80,
+        defines,
+        threads,
+        shared_bytes,
+        boxes: None,
+    }
 }
 
 static GENERATION: Generation = Generation {

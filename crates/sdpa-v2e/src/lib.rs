@@ -20,6 +20,7 @@ const fn split(name: &'static str, defines: &'static [&'static str], shared_byte
         defines,
         threads: 256,
         shared_bytes,
+        boxes: None,
     }
 }
 

@@ -65,6 +65,11 @@ impl Device for HostDevice {
         &DeviceLimits::A100
     }
 
+    /// No function here draws any.
+    fn tickets(&self) -> u64 {
+        0
+    }
+
     fn allocate_named(&self, _name: &str, bytes: usize) -> Result<Buffer> {
         /// Far more than any buffer here, so that two never touch.
         const APART: u64 = 1 << 32;
@@ -154,6 +159,7 @@ impl Attention for HostGeneration {
             defines: &[],
             threads: 1,
             shared_bytes: 0,
+            boxes: None,
         };
         Launch::per_query_tile(self.generation.id, kernel, problem, 1, limits).map(LaunchPlan::single)
     }

@@ -111,6 +111,7 @@ pub(super) fn kind_of(reason: &Unsupported) -> String {
         Unsupported::Dtype { dtype, .. } => format!("no {dtype} kernel"),
         Unsupported::HeadDim { largest, .. } => format!("head_dim over {largest}"),
         Unsupported::Stride { multiple, .. } => format!("stride no multiple of {multiple}"),
+        Unsupported::LongStride { .. } => "stride beyond a tensor map".to_owned(),
         Unsupported::ComputeCapability { needed, .. } => format!("needs compute capability {}.{}", needed.0, needed.1),
         Unsupported::SharedMemory { kernel, .. } => format!("{kernel} does not fit shared memory"),
         Unsupported::Grid { .. } => "grid too large".to_owned(),

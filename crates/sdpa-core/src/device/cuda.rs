@@ -1,20 +1,27 @@
 //! A GPU, through cudarc. The driver is loaded at run time; a machine without one gets a typed error.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUevent_flags, CUfunction_attribute, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DriverError, LaunchConfig, PushKernelArg, result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+    result, sys,
 };
 use cudarc::nvrtc::Ptx;
 
+use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, Recording, Resources};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation, load_ptx};
 
 // SAFETY: `Params` is `repr(C)` plain data whose layout a test holds to the kernels' own parameter block.
 unsafe impl cudarc::driver::DeviceRepr for Params {}
+
+// SAFETY: `TensorMaps` is `repr(C)` plain data: four of the driver's own tensor maps, as large and as aligned as the
+// kernels' `TensorMaps`.
+unsafe impl cudarc::driver::DeviceRepr for TensorMaps {}
 
 /// True where a CUDA driver is installed. Loads the library and calls nothing in it, so that a process may ask and
 /// still fork.
@@ -27,6 +34,8 @@ pub fn driver_present() -> bool {
 pub struct Cuda {
     stream: Arc<CudaStream>,
     limits: DeviceLimits,
+    /// Allocated when the device is opened: a graph that is being recorded could neither allocate it nor clear it once.
+    tickets: CudaSlice<u32>,
     kernels: Mutex<HashMap<Specialisation, CudaFunction>>,
 }
 
@@ -47,7 +56,8 @@ impl Cuda {
         Self::from_stream(context.new_stream().map_err(no_device)?)
     }
 
-    /// Uses a stream of your own program: work is queued behind what you queued there.
+    /// Uses a stream of your own program: work is queued behind what you queued there. It must not be recording a graph
+    /// yet.
     ///
     /// # Errors
     /// The driver's, where it does not say what the device can hold.
@@ -68,7 +78,8 @@ impl Cuda {
             )?,
             registers_per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
         };
-        Ok(Self { stream, limits, kernels: Mutex::default() })
+        let tickets = stream.alloc_zeros(1).map_err(driver("allocating the word of tickets"))?;
+        Ok(Self { stream, limits, tickets, kernels: Mutex::default() })
     }
 
     /// Loads any PTX text, launches its kernel `entry` once without dynamic shared memory, and waits for it. The kernel
@@ -111,14 +122,7 @@ impl Cuda {
                 shared_mem_bytes: 0,
             })
         }
-        .map_err(|error| match sticky(error) {
-            true => Error::Sticky { reason: reason(error) },
-            false => Error::Launch {
-                launch: format!("{entry} on {grid:?} blocks of {block:?} threads"),
-                reason: reason(error),
-                hint: hint(error),
-            },
-        })?;
+        .map_err(refused(format_args!("{entry} on {grid:?} blocks of {block:?} threads")))?;
         self.synchronize()
     }
 
@@ -164,6 +168,11 @@ impl Device for Cuda {
         &self.limits
     }
 
+    fn tickets(&self) -> u64 {
+        use cudarc::driver::DevicePtr as _;
+        self.tickets.device_ptr(&self.stream).0
+    }
+
     fn allocate_named(&self, _name: &str, bytes: usize) -> Result<Buffer> {
         // The driver allocates no empty memory, and an empty tensor still wants an address.
         // SAFETY: the contents are documented as undefined, and bytes have no invalid values.
@@ -201,12 +210,17 @@ impl Device for Cuda {
 
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
         let function = self.kernel(&launch.kernel)?;
+        let maps =
+            TensorMaps::new(launch, params, |map| self.encode_tensor_map(map).map_err(|error| error.to_string()))?;
         let [x, y, z] = launch.grid;
         let [threads_x, threads_y, threads_z] = launch.block;
         let mut call = self.stream.launch_builder(&function);
         call.arg(params);
-        // SAFETY: every kernel takes one `AttentionParams` by value, whose layout `Params` mirrors; addresses and
-        // extents in it were checked against their buffers, and the kernels stay inside those (tested with guard bands
+        if let Some(maps) = &maps {
+            call.arg(maps);
+        }
+        // SAFETY: every kernel takes one `AttentionParams` by value, whose layout `Params` mirrors, and those whose
+        // specialisation names boxes take four tensor maps, as `TensorMaps` holds them; addresses and extents in it were checked against their buffers, and the kernels stay inside those (tested with guard bands
         // and under compute-sanitizer).
         unsafe {
             call.launch(LaunchConfig {
@@ -216,10 +230,7 @@ impl Device for Cuda {
             })
         }
         .map(drop)
-        .map_err(|error| match sticky(error) {
-            true => Error::Sticky { reason: reason(error) },
-            false => Error::Launch { launch: launch.to_string(), reason: reason(error), hint: hint(error) },
-        })
+        .map_err(refused(launch))
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -289,6 +300,14 @@ pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
     move |error| match sticky(error) {
         true => Error::Sticky { reason: reason(error) },
         false => Error::Driver { doing, reason: reason(error) },
+    }
+}
+
+/// Turns the refusal of a launch, or an older kernel's failure that it met, into an error.
+fn refused(launch: impl Display) -> impl FnOnce(DriverError) -> Error {
+    move |error| match sticky(error) {
+        true => Error::Sticky { reason: reason(error) },
+        false => Error::Launch { launch: launch.to_string(), reason: reason(error), hint: hint(error) },
     }
 }
 

@@ -7,25 +7,36 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ptx_interp::{Counters, Finding, Kernel, Memory, Module};
 
+use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, Recording, Resources};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation, load_ptx};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
 const ALIGNMENT: usize = 256;
 
+/// The word of tickets before and after every kernel.
+const TICKETS: [u8; 4] = [0; 4];
+
 /// Findings shown in an error; the rest are only counted.
 const SHOWN_FINDINGS: usize = 4;
 
 /// Runs PTX lane by lane and reports races, reads of what nobody wrote, accesses out of bounds, copies read before
 /// their wait, divergent barriers and deadlocks. Takes the limits of an H200, so that every generation runs.
-#[derive(Default)]
 pub struct Interpreter {
     memory: Arc<Mutex<Memory>>,
+    /// Address of the word of tickets.
+    tickets: u64,
     kernels: Mutex<HashMap<Specialisation, Kernel>>,
     schedule: AtomicU64,
     /// Warp instructions a block may take; 0 leaves the interpreter's own limit.
     instruction_limit: AtomicU64,
     reports: Mutex<Reports>,
+}
+
+impl Default for Interpreter {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// What the launches since the last call of [`Interpreter::take_reports`] did.
@@ -40,7 +51,18 @@ pub struct Reports {
 impl Interpreter {
     /// An interpreter with empty memory and schedule 0.
     pub fn new() -> Self {
-        Self::default()
+        let mut memory = Memory::default();
+        let tickets = memory.allocate("tickets", TICKETS.len(), ALIGNMENT);
+        // Just allocated, and as long as this.
+        let _ = memory.write(tickets, &TICKETS);
+        Self {
+            memory: Arc::new(Mutex::new(memory)),
+            tickets,
+            kernels: Mutex::default(),
+            schedule: AtomicU64::default(),
+            instruction_limit: AtomicU64::default(),
+            reports: Mutex::default(),
+        }
     }
 
     /// Hands over what was counted and found since the last call.
@@ -61,6 +83,15 @@ impl Interpreter {
         let loaded = load(kernel, &load_ptx(kernel)?)?;
         kernels.insert(*kernel, loaded.clone());
         Ok(loaded)
+    }
+
+    /// Makes the word of tickets 0 for the next kernel, whatever this one did. Its value before, where that is another.
+    fn clear_tickets(&self) -> Option<u32> {
+        let mut memory = lock(&self.memory);
+        let mut word = TICKETS;
+        // The word is never freed: both succeed.
+        let _ = memory.read(self.tickets, &mut word).and_then(|()| memory.write(self.tickets, &TICKETS));
+        Some(u32::from_le_bytes(word)).filter(|word| *word != 0)
     }
 
     /// Makes later launches of `kernel` run this PTX instead of its own: how mutations of a kernel's PTX are run.
@@ -113,6 +144,10 @@ impl Device for Interpreter {
         &DeviceLimits::H200
     }
 
+    fn tickets(&self) -> u64 {
+        self.tickets
+    }
+
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
         let address = lock(&self.memory).allocate(name, bytes, ALIGNMENT);
         Ok(Buffer::new(address, bytes, Arc::new(Allocation { memory: Arc::clone(&self.memory), address })))
@@ -137,6 +172,8 @@ impl Device for Interpreter {
         let mut run = ptx_interp::Launch::new(launch.grid, launch.block);
         run.dynamic_shared = launch.shared_bytes;
         run.params = params.to_bytes();
+        let encode = |map: &ptx_interp::TensorMapDescription| map.encode().map_err(|error| error.to_string());
+        run.params.extend(TensorMaps::new(launch, params, encode)?.iter().flat_map(TensorMaps::bytes));
         run.seed = self.schedule.load(Ordering::Relaxed);
         match self.instruction_limit.load(Ordering::Relaxed) {
             0 => {}
@@ -148,11 +185,15 @@ impl Device for Interpreter {
             hint: "the interpreter has the limits of an H200",
         })?;
 
+        let tickets = self.clear_tickets();
         let mut reports = lock(&self.reports);
         reports.counters += &report.counters;
         reports.findings.extend(report.findings.iter().cloned());
         if report.is_clean() {
-            return Ok(());
+            return match tickets {
+                None => Ok(()),
+                Some(found) => Err(Error::Tickets { launch: launch.to_string(), found }),
+            };
         }
         Err(Error::Findings { launch: launch.to_string(), findings: describe(&report.findings) })
     }
@@ -184,4 +225,62 @@ fn describe(findings: &[Finding]) -> String {
         let _ = write!(text, "\n… and {} more findings", findings.len() - SHOWN_FINDINGS);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Architecture, TileBoxes};
+
+    const KERNEL: Specialisation = Specialisation {
+        source: "v0.cu",
+        name: "f16_d64",
+        architecture: Architecture::Compute90a,
+        defines: &[],
+        threads: 32,
+        shared_bytes: 0,
+        boxes: None,
+    };
+
+    /// Runs `body` in one warp; `%rd0` holds the word of tickets.
+    fn run(device: &Interpreter, parameters: &str, body: &str, kernel: Specialisation) -> Result<()> {
+        let ptx = format!(
+            ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry attention({parameters})\n{{\n\
+             .reg .pred %p<4>;\n.reg .b32 %r<4>;\n.reg .b64 %rd<4>;\nld.param.b64 %rd0, [block+184];\n{body}\nret;\n}}\n"
+        );
+        device.substitute(&kernel, &ptx)?;
+        let launch = Launch { kernel, grid: [3, 1, 1], block: [32, 1, 1], shared_bytes: 0 };
+        device.launch(&launch, &Params { tickets: device.tickets(), head_dim: 64, ..Params::default() })
+    }
+
+    const BLOCK: &str = ".param .align 8 .b8 block[192]";
+
+    /// One lane a block draws, and the last of three stores the 0 again.
+    const DRAW: &str = "mov.u32 %r0, %tid.x;\nsetp.ne.u32 %p0, %r0, 0;\n@%p0 ret;\n\
+                        atom.global.add.u32 %r1, [%rd0], 1;\nsetp.ne.u32 %p1, %r1, 2;\n@%p1 ret;\n";
+
+    #[test]
+    fn tickets_are_0_before_and_after_every_kernel() {
+        let device = Interpreter::new();
+        let right = format!("{DRAW}atom.global.exch.b32 %r2, [%rd0], 0;");
+        // Twice, because the second launch finds what the first one left.
+        run(&device, BLOCK, &right, KERNEL).unwrap();
+        run(&device, BLOCK, &right, KERNEL).unwrap();
+        let error = run(&device, BLOCK, DRAW, KERNEL).unwrap_err();
+        assert!(matches!(error, Error::Tickets { found: 3, .. }), "{error}");
+        // And the fault stays where it was made.
+        run(&device, BLOCK, &right, KERNEL).unwrap();
+    }
+
+    #[test]
+    fn tensor_maps_follow_the_block_where_the_specialisation_names_boxes() {
+        let device = Interpreter::new();
+        let mapped = Specialisation { boxes: Some(TileBoxes { query: 64, key: 64, value: 64, output: 64 }), ..KERNEL };
+        let maps = format!("{BLOCK},\n.param .align 64 .b8 maps[512]");
+        run(&device, &maps, "prefetch.tensormap [maps];", mapped).unwrap();
+        for (parameters, kernel) in [(maps.as_str(), KERNEL), (BLOCK, mapped)] {
+            let error = run(&device, parameters, "", kernel).unwrap_err();
+            assert!(matches!(error, Error::Launch { .. }), "{error}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod cuda;
 mod cuda_tensor_map;
 pub(crate) mod interpreter;
+mod tensor_maps;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -29,6 +30,15 @@ pub trait Device: Send + Sync {
 
     /// What plans must fit into.
     fn limits(&self) -> &DeviceLimits;
+
+    /// Address of this device's word of tickets: a `u32` that is 0 before and after every kernel, from which the blocks of
+    /// a persistent kernel draw their next tiles with an atomic addition. Every block draws until it draws in vain, so a
+    /// kernel knows how many draws there will be, and whoever makes the last one stores the 0 again: no launch has to
+    /// clear the word.
+    ///
+    /// One word is enough, because a device's kernels run one after the other: they are queued on its one stream, and so
+    /// are the replays of what it recorded.
+    fn tickets(&self) -> u64;
 
     /// Allocates memory whose contents are undefined, aligned to at least 256 bytes. Freed on drop, in queue order. The
     /// interpreter calls it by `name` when a kernel misses it.

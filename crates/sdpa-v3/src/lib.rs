@@ -1,0 +1,76 @@
+//! V3: Hopper's machinery: TMA, mbarriers, wgmma, a warpgroup that only loads. See this crate's README.
+
+use sdpa_core::{
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Specialisation, TileBoxes, Unsupported, require,
+};
+
+/// Head dimensions that have kernels; others are padded with zeros to the next.
+const HEAD_DIMS: [usize; 4] = [64, 128, 192, 256];
+
+/// Query rows of a consumer warpgroup.
+const WARPGROUP_ROWS: u32 = 64;
+
+const fn kernel(
+    name: &'static str,
+    defines: &'static [&'static str],
+    consumers: u32,
+    tile_keys: u32,
+    shared_bytes: u32,
+) -> Specialisation {
+    Specialisation {
+        source: "v3.cu",
+        name,
+        architecture: Architecture::Compute90a,
+        defines,
+        threads: (consumers + 1) * 128,
+        shared_bytes,
+        boxes: Some(TileBoxes {
+            query: consumers * WARPGROUP_ROWS,
+            key: tile_keys,
+            value: tile_keys,
+            output: WARPGROUP_ROWS,
+        }),
+    }
+}
+
+static GENERATION: Generation = Generation {
+    id: "v3",
+    title: "Hopper's machinery: TMA, mbarriers, wgmma, a warpgroup that only loads",
+    parent: Some("v2e"),
+    // In the order that `plan` counts in: dtype, then head dimension.
+    specialisations: &[
+        kernel("f16_d64", &["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136),
+        kernel("f16_d128", &["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864),
+        kernel("f16_d192", &["HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96"], 2, 96, 197_632),
+        kernel("f16_d256", &["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64"], 2, 64, 197_632),
+        kernel("bf16_d64", &["DTYPE_BF16", "HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136),
+        kernel("bf16_d128", &["DTYPE_BF16", "HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864),
+        kernel("bf16_d192", &["DTYPE_BF16", "HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96"], 2, 96, 197_632),
+        kernel("bf16_d256", &["DTYPE_BF16", "HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64"], 2, 64, 197_632),
+    ],
+    // What a launch of 384 threads gives each; the kernel hands them out anew. One block fills a multiprocessor.
+    budget: Budget { registers: 168, shared_bytes: 194 * 1024, spill_bytes: 0 },
+    accuracy: Accuracy::Standard,
+    alignment: 16,
+};
+
+/// The first generation that needs Hopper.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct V3;
+
+impl Attention for V3 {
+    fn generation(&self) -> &Generation {
+        &GENERATION
+    }
+
+    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+        require::head_dim_up_to("v3", problem, 256)?;
+        require::tensor_maps("v3", problem)?;
+        let bf16 = problem.dtype() == Dtype::Bf16;
+        let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+        let kernel = GENERATION.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];
+        let rows = kernel.boxes.map_or(WARPGROUP_ROWS, |boxes| boxes.query);
+        Launch::per_query_tile("v3", kernel, problem, rows as usize, limits).map(LaunchPlan::single)
+    }
+}

@@ -1,0 +1,154 @@
+// V3: Hopper's machinery. One warp asks the copy engine for tiles, warpgroups multiply them straight
+// from shared memory, and barriers that count bytes carry the news.
+//
+// parent: v2e
+// idea:   mma.sync keeps a warp busy with fetching its operands; wgmma reads them from shared memory
+//         itself, 64 rows at a time, and TMA writes them there, addresses, swizzle and zero padding
+//         included. So the warps that compute do nothing else: one warpgroup gives its registers to
+//         the others and only loads.
+// needs:  16-byte aligned tensors, strides in multiples of 8 elements
+// build:  -DHEAD_DIM=64|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
+#include "common/boxed_tile.cuh"
+#include "common/mask.cuh"
+#include "common/params.cuh"
+#include "common/query_tile.cuh"
+#include "common/tile_ring.cuh"
+#include "common/warpgroup.cuh"
+#include "common/warpgroup_attention.cuh"
+
+// Tile laws.
+constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP_SIZE;
+constexpr int TILE_ROWS = CONSUMERS * WARPGROUP_ROWS;
+constexpr int STAGES = 2;
+// Registers a thread; in units of 8, together at most what the launch has for all.
+constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 40 : 32;
+constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : 160;
+
+using QueryBoxes = BoxedTile<TILE_ROWS, HEAD_DIM>;
+using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
+
+struct SharedMemory {
+    QueryBoxes query;  // in the end the output: a warpgroup's rows are nobody else's
+    KeyBoxes key[STAGES];
+    KeyBoxes value[STAGES];
+    Barrier query_full;
+    Turns<STAGES> key_turns;
+    Turns<STAGES> value_turns;
+};
+
+static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
+static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+static_assert(TILE_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX_ROWS &&
+                  TILE_KEYS == LAUNCH_VALUE_BOX_ROWS && WARPGROUP_ROWS == LAUNCH_OUTPUT_BOX_ROWS,
+              "what the maps are made for");
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    attention(const __grid_constant__ AttentionParams params,
+              const __grid_constant__ TensorMaps maps) {
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
+    SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
+    if (threadIdx.x == 0) {
+        shared.query_full.initialise(1);
+        shared.key_turns.initialise(CONSUMERS * WARPGROUP_WARPS);
+        shared.value_turns.initialise(CONSUMERS * WARPGROUP_WARPS);
+        publish_barriers();
+    }
+    __syncthreads();
+
+    const QueryTile tile = locate_query_tile<TILE_ROWS>(params);
+    const int key_tiles = key_tile_count(params, tile.first_row, TILE_ROWS, TILE_KEYS);
+    const int warpgroup = warpgroup_index();
+
+    // Tiles are walked from the last to the first: those that need a mask, whose softmax takes
+    // longest, come while there is nothing to overlap it with anyway.
+    if (warpgroup == CONSUMERS) {
+        shrink_registers<PRODUCER_REGISTERS>();
+        if (threadIdx.x != CONSUMERS * WARPGROUP_SIZE || key_tiles == 0) return;
+        const int head_kv = key_head(params, tile.head);
+        TileProducer keys(shared.key, shared.key_turns);
+        TileProducer values(shared.value, shared.value_turns);
+        shared.query.load_async(maps.query, shared.query_full, tile.first_row, tile.head,
+                                tile.batch, Keep::BRIEFLY);
+        keys.load(maps.key, (key_tiles - 1) * TILE_KEYS, head_kv, tile.batch);
+#pragma unroll 1
+        for (int key_tile = key_tiles - 1; key_tile >= 0; --key_tile) {
+            if (key_tile > 0) keys.load(maps.key, (key_tile - 1) * TILE_KEYS, head_kv, tile.batch);
+            values.load(maps.value, key_tile * TILE_KEYS, head_kv, tile.batch);
+        }
+        return;
+    }
+
+    grow_registers<CONSUMER_REGISTERS>();
+    const int lane = threadIdx.x % WARP_SIZE;
+    const int warpgroup_row = warpgroup * WARPGROUP_ROWS;  // within the tile, as the warp's
+    const int warp_row = threadIdx.x / WARP_SIZE * WARP_ROWS;
+    TileConsumer keys(shared.key, shared.key_turns);
+    TileConsumer values(shared.value, shared.value_turns);
+    WarpgroupAttention<TILE_KEYS, HEAD_DIM> rows(params, lane);
+
+    if (key_tiles > 0) {
+        shared.query_full.wait(0);
+        if (params.scale < 0.0f) {
+            // Moves into Q, so that the softmax may count on the scale being positive.
+            shared.query.negate_rows(warp_row, lane);
+            fence_for_async_proxy();
+            warpgroup_sync(warpgroup);
+        }
+        const Descriptor query = shared.query.along_columns(warpgroup_row);
+
+        // The first row sees the fewest keys: up to there no tile needs a mask.
+        const int unmasked_tiles =
+            visible_keys(params, tile.first_row + warpgroup_row) / TILE_KEYS;
+        const auto softmax = [&](int key_tile, auto masked) {
+            rows.template softmax<masked.value>(params, tile.first_row + warp_row,
+                                                key_tile * TILE_KEYS);
+            rows.round_weights();
+        };
+
+        int key_tile = key_tiles - 1;
+        keys.wait();
+        rows.begin_products();
+        rows.template multiply_keys<QueryBoxes>(query, keys.tile());
+        rows.end_products();
+        keys.release(lane);
+        if (key_tile >= unmasked_tiles) {
+            softmax(key_tile, Masked{});
+        } else {
+            softmax(key_tile, Unmasked{});
+        }
+
+        // The weights of the tile before meet their values while the scores of this one are made.
+        const auto attend = [&](auto masked) {
+            keys.wait();
+            values.wait();
+            rows.begin_products();
+            rows.multiply_values(values.tile());
+            rows.template multiply_keys<QueryBoxes>(query, keys.tile());
+            rows.end_products();
+            values.release(lane);
+            keys.release(lane);
+            softmax(key_tile, masked);
+            rows.rescale_output();
+        };
+#pragma unroll 1
+        for (--key_tile; key_tile >= unmasked_tiles; --key_tile) attend(Masked{});
+#pragma unroll 1
+        for (; key_tile >= 0; --key_tile) attend(Unmasked{});
+
+        values.wait();
+        rows.begin_products();
+        rows.multiply_values(values.tile());
+        rows.end_products();
+    }
+
+    // Every warp of the warpgroup is done with its rows of Q, whose place the output takes.
+    warpgroup_sync(warpgroup);
+    rows.finish(params, tile, tile.first_row + warp_row, shared.query, warp_row);
+    fence_for_async_proxy();
+    warpgroup_sync(warpgroup);
+    if (threadIdx.x % WARPGROUP_SIZE == 0) {
+        shared.query.store_async(maps.output, warpgroup_row, tile.first_row + warpgroup_row,
+                                 tile.head, tile.batch);
+        wait_until_stores_have_read();
+    }
+}
