@@ -69,11 +69,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         TileProducer values(shared.value, shared.value_turns);
         shared.query.load_async(maps.query, shared.query_full, tile.first_row, tile.head,
                                 tile.batch, Keep::BRIEFLY);
-        keys.load(maps.key, (key_tiles - 1) * TILE_KEYS, head_kv, tile.batch);
+        keys.load(maps.key, (key_tiles - 1) * TILE_KEYS, head_kv, tile.batch, Keep::LONG);
 #pragma unroll 1
         for (int key_tile = key_tiles - 1; key_tile >= 0; --key_tile) {
-            if (key_tile > 0) keys.load(maps.key, (key_tile - 1) * TILE_KEYS, head_kv, tile.batch);
-            values.load(maps.value, key_tile * TILE_KEYS, head_kv, tile.batch);
+            const int row = key_tile * TILE_KEYS;
+            if (key_tile > 0) keys.load(maps.key, row - TILE_KEYS, head_kv, tile.batch, Keep::LONG);
+            values.load(maps.value, row, head_kv, tile.batch, Keep::LONG);
         }
         return;
     }

@@ -28,11 +28,10 @@ public:
     __device__ TileProducer(Tile (&tiles)[STAGES], Turns<STAGES>& turns)
         : tiles(tiles), turns(turns) {}
 
-    // Starts copying the tile whose first row is `row` as soon as a stage is empty. Other blocks
-    // will ask for the same keys and values.
-    __device__ void load(const TensorMap& map, int row, int head, int batch) {
+    // Starts copying the tile whose first row is `row` as soon as a stage is empty.
+    __device__ void load(const TensorMap& map, int row, int head, int batch, Keep keep) {
         turns.empty[at.stage].wait(at.parity ^ 1);  // of a fresh barrier: no wait
-        tiles[at.stage].load_async(map, turns.full[at.stage], row, head, batch, Keep::LONG);
+        tiles[at.stage].load_async(map, turns.full[at.stage], row, head, batch, keep);
         at.advance();
     }
 };
@@ -50,7 +49,7 @@ public:
     __device__ void wait() { turns.full[at.stage].wait(at.parity); }
 
     // The tile that was waited for.
-    __device__ const Tile& tile() const { return tiles[at.stage]; }
+    __device__ Tile& tile() const { return tiles[at.stage]; }
 
     // This warp is done with it.
     __device__ void release(int lane) {

@@ -33,3 +33,23 @@ __device__ inline float group_max(float x) {
     }
     return x;
 }
+
+// Of a 4×4 matrix whose columns four neighbouring lanes hold, each lane gets a row; `member` is the
+// lane's place among the four.
+__device__ inline void transpose_among_four(unsigned (&x)[4], int member) {
+#pragma unroll
+    for (int bit = 1; bit < 4; bit *= 2) {
+        const bool upper = member & bit;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (i & bit) continue;
+            const unsigned mine = upper ? x[i] : x[i | bit];
+            const unsigned theirs = __shfl_xor_sync(ALL_LANES, mine, bit);
+            if (upper) {
+                x[i] = theirs;
+            } else {
+                x[i | bit] = theirs;
+            }
+        }
+    }
+}

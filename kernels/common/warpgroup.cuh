@@ -34,3 +34,29 @@ __device__ inline void named_barrier_arrive(int barrier, int threads) {
 __device__ inline void warpgroup_sync(int warpgroup) {
     named_barrier_sync(1 + warpgroup, WARPGROUP_SIZE);
 }
+
+// Warpgroups that take turns, in a circle: `take` waits until the one before has passed its turn on.
+template <int WARPGROUPS>
+class TurnTaking {
+    static constexpr int FIRST_BARRIER = 8;  // behind those of `warpgroup_sync`
+    static constexpr int PAIR = 2 * WARPGROUP_SIZE;
+    int warpgroup;
+    bool enabled;
+
+public:
+    __device__ TurnTaking(int warpgroup, bool enabled) : warpgroup(warpgroup), enabled(enabled) {
+        if (warpgroup == WARPGROUPS - 1) pass();  // the first one begins
+    }
+    __device__ void take() const {
+        if (enabled) named_barrier_sync(FIRST_BARRIER + warpgroup, PAIR);
+    }
+    __device__ void pass() const {
+        const int next = (warpgroup + 1) % WARPGROUPS;
+        if (enabled) named_barrier_arrive(FIRST_BARRIER + next, PAIR);
+    }
+    // All have as many turns; who has nothing to do in one passes it on.
+    __device__ void pass_unused() const {
+        take();
+        pass();
+    }
+};

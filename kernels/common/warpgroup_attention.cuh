@@ -43,12 +43,19 @@ public:
         exponent_scale = fmaxf(fabsf(params.scale_log2e), 1.17549435e-38f);
     }
 
+    // For the next rows.
+    __device__ void start_over() {
+#pragma unroll
+        for (int i = 0; i < COLUMNS / 2; ++i) output[i] = 0.0f;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) statistics[half] = {};
+    }
+
     // Before products are issued, and once they are waited for: no use of their registers crosses
     // these lines.
     __device__ void begin_products() {
         pin(score);
         pin(output);
-        wgmma_fence();
     }
     __device__ void end_products() {
         wgmma_wait<0>();
@@ -56,10 +63,21 @@ public:
         pin(output);
     }
 
+    // Of two groups of products under way, the scores first: waits for the one, then for both.
+    __device__ void await_scores() {
+        wgmma_wait<1>();
+        pin(score);
+    }
+    __device__ void await_output() {
+        wgmma_wait<0>();
+        pin(output);
+    }
+
     // S = Q · Kᵀ, issued as a group; `query` is the warpgroup's first row, along columns.
     template <typename QueryTile>
     __device__ void multiply_keys(Descriptor query, const BoxedTile<KEYS, COLUMNS>& keys) {
         const Descriptor key = keys.along_columns();
+        wgmma_fence();
 #pragma unroll
         for (int step = 0; step < COLUMNS / 16; ++step) {
             Wgmma<KEYS>::multiply_shared(score, query.advanced(QueryTile::column_step(step)),
@@ -71,6 +89,7 @@ public:
     // O += P · V, issued as a group.
     __device__ void multiply_values(const BoxedTile<KEYS, COLUMNS>& values) {
         const Descriptor value = values.along_rows();
+        wgmma_fence();
 #pragma unroll
         for (int step = 0; step < KEYS / 16; ++step) {
             Wgmma<COLUMNS>::multiply_registers(output, weight + 4 * step,
@@ -81,29 +100,40 @@ public:
 
     // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Where MASKED,
     // keys that a row does not see weigh nothing; `first_row` is the warp's, `first_key` the tile's.
-    template <bool MASKED>
+    // A maximum that would grow by no more than SLACK (as a power of two) stays what it is.
+    template <bool MASKED, int SLACK = 0>
     __device__ void softmax(const AttentionParams& params, int first_row, int first_key) {
+        softmax<MASKED, SLACK, 0>(params, first_row, first_key, [] {});
+    }
+
+    // The same, with `meanwhile` called when EIGHTHS of the exponentials are done, held there by an
+    // anchor; or, with 8, at the end, from where the assembler may move a wait forward.
+    template <bool MASKED, int SLACK, int EIGHTHS, typename Meanwhile>
+    __device__ void softmax(const AttentionParams& params, int first_row, int first_key,
+                            Meanwhile meanwhile) {
         if constexpr (MASKED) mask_scores(params, first_row, first_key);
+        float subtrahend[LANE_ROWS];
+        raise_maxima<SLACK>(subtrahend);
+        float sum[LANE_ROWS][2] = {};  // two chains of additions a row instead of one
+        constexpr int BLOCKS = KEYS / 8;
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block) {
+            if (EIGHTHS < 8 && block == BLOCKS * EIGHTHS / 8) {
+                if constexpr (EIGHTHS > 0) anchor(sum[0][0] + sum[0][1] + sum[1][0] + sum[1][1]);
+                meanwhile();
+            }
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                float& x = score[4 * block + i];
+                x = exp2_approx(fmaf(x, exponent_scale, -subtrahend[i / 2]));
+                sum[i / 2][i % 2] += x;  // unrounded: the sum does not inherit P's rounding
+            }
+        }
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            float maximum = NEGATIVE_INFINITY;
-#pragma unroll
-            for (int i = 2 * half; i < KEYS / 2; i += 4) {
-                maximum = fmaxf(maximum, fmaxf(score[i], score[i + 1]));
-            }
-            RowStatistics& row = statistics[half];
-            factor[half] = raise_maximum(row, group_max<4>(maximum) * exponent_scale);
-            const float subtrahend = safe_maximum(row.maximum);
-            float even = 0.0f, odd = 0.0f;  // two chains of additions instead of one
-#pragma unroll
-            for (int i = 2 * half; i < KEYS / 2; i += 4) {
-                score[i] = exp2_approx(fmaf(score[i], exponent_scale, -subtrahend));
-                score[i + 1] = exp2_approx(fmaf(score[i + 1], exponent_scale, -subtrahend));
-                even += score[i];
-                odd += score[i + 1];
-            }
-            row.sum += even + odd;  // unrounded: the sum does not inherit P's rounding
+            statistics[half].sum += sum[half][0] + sum[half][1];
         }
+        if (EIGHTHS == 8) meanwhile();
     }
 
     // P, rounded to the dtype, once the products that read the last P are done.
@@ -117,23 +147,84 @@ public:
     // Brings the output to the new maxima, once the products that add to it are done.
     __device__ void rescale_output() { scale_output(factor); }
 
+    // The same where most maxima stay: a vote of the warp saves the products with 1.
+    __device__ void rescale_output_if_needed() {
+        if (__any_sync(ALL_LANES, factor[0] != 1.0f || factor[1] != 1.0f)) scale_output(factor);
+    }
+
     // Divides by the sums, gives out the log-sum-exp, and leaves the rows at `first` of `staging`.
     template <typename StagingTile>
     __device__ void finish(const AttentionParams& params, const QueryTile& tile, int first_row,
                            StagingTile& staging, int first) {
-#pragma unroll
-        for (int half = 0; half < LANE_ROWS; ++half) {
-            RowStatistics& row = statistics[half];
-            row.sum = group_sum<4>(row.sum);
-            factor[half] = normaliser(row.sum);
-            const int query = first_row + 8 * half + lane / 4;
-            if (lane % 4 == 0 && query < params.len_q) store_lse(params, tile, query, row_lse(row));
-        }
-        scale_output(factor);
+        normalise(params, tile, first_row);
         staging.store_fragment(output, first, lane);
     }
 
+    // The same, straight to the tensor. The four lanes that share a row hold pairs of its columns;
+    // they exchange them until each holds a chunk of 16 bytes.
+    __device__ void finish(const AttentionParams& params, const QueryTile& tile, int first_row) {
+        normalise(params, tile, first_row);
+        Element* const tensor = head_data(params.output, tile.batch, tile.head);
+        const int member = lane % 4;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const int query = first_row + 8 * half + lane / 4;
+#pragma unroll
+            for (int first = 0; first < COLUMNS / 8; first += 4) {
+                unsigned chunk[4];
+#pragma unroll
+                for (int block = 0; block < 4; ++block) {
+                    const float* pair = output + 4 * (first + block) + 2 * half;
+                    chunk[block] = to_element_pair(pair[0], pair[1]);
+                }
+                transpose_among_four(chunk, member);
+                const int column = 8 * (first + member);
+                if (query < params.len_q && column < params.head_dim) {
+                    *reinterpret_cast<uint4*>(tensor + query * params.output.row_stride + column) =
+                        make_uint4(chunk[0], chunk[1], chunk[2], chunk[3]);
+                }
+            }
+        }
+    }
+
 private:
+    // Lets the maxima of both rows grow, and the sums and `factor` follow.
+    template <int SLACK>
+    __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
+        float maximum[LANE_ROWS];
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            // Four chains of comparisons: each waits for its last one's result.
+            float chain[4] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY, NEGATIVE_INFINITY,
+                              NEGATIVE_INFINITY};
+#pragma unroll
+            for (int block = 0; block < KEYS / 8; ++block) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    float& longest = chain[block % 2 * 2 + i];
+                    longest = fmaxf(longest, score[4 * block + 2 * half + i]);
+                }
+            }
+            maximum[half] = fmaxf(fmaxf(chain[0], chain[1]), fmaxf(chain[2], chain[3]));
+        }
+#pragma unroll
+        for (int distance = 2; distance > 0; distance /= 2) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const float other = __shfl_xor_sync(ALL_LANES, maximum[half], distance);
+                maximum[half] = fmaxf(maximum[half], other);
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            RowStatistics& row = statistics[half];
+            const float grown = fmaxf(row.maximum, maximum[half] * exponent_scale);
+            const bool keeps = SLACK > 0 && grown - row.maximum <= float(SLACK);
+            factor[half] = raise_maximum(row, keeps ? row.maximum : grown);
+            subtrahend[half] = safe_maximum(row.maximum);
+        }
+    }
+
     __device__ void mask_scores(const AttentionParams& params, int first_row, int first_key) {
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
@@ -146,6 +237,19 @@ private:
                 if (8 * block + 1 >= visible) pair[1] = NEGATIVE_INFINITY;
             }
         }
+    }
+
+    // Divides by the sums and gives out the log-sum-exp.
+    __device__ void normalise(const AttentionParams& params, const QueryTile& tile, int first_row) {
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            RowStatistics& row = statistics[half];
+            row.sum = group_sum<4>(row.sum);
+            factor[half] = normaliser(row.sum);
+            const int query = first_row + 8 * half + lane / 4;
+            if (lane % 4 == 0 && query < params.len_q) store_lse(params, tile, query, row_lse(row));
+        }
+        scale_output(factor);
     }
 
     __device__ void scale_output(const float (&by)[LANE_ROWS]) {

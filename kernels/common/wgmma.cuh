@@ -47,6 +47,19 @@ __device__ inline void pin(float (&registers)[COUNT]) {
     for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(registers[i])::"memory");
 }
 
+// Work that is done while products run must not be moved behind the wait for them, where the assembler
+// likes to have it. It moves arithmetic across waits, but no store: this one waits for `x`, and is
+// never done, since `x` is a sum of exponentials.
+__device__ inline void anchor(float x) {
+    asm volatile(
+        "{\n"
+        ".reg .pred never;\n"
+        "setp.lt.f32 never, %0, 0f00000000;\n"
+        "@never st.shared.f32 [%1], %0;\n"
+        "}" ::"f"(x), "r"(0)
+        : "memory");
+}
+
 #ifdef DTYPE_BF16
 #define WGMMA_TYPES "f32.bf16.bf16"
 #else
