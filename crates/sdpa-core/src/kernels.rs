@@ -124,6 +124,40 @@ pub struct Specialisation {
 }
 
 impl Specialisation {
+    /// A Hopper kernel of `consumers` warpgroups that own 64 query rows each and one that loads, with key tiles of
+    /// `tile_keys` rows.
+    pub const fn of_warpgroups(
+        source: &'static str,
+        name: &'static str,
+        defines: &'static [&'static str],
+        consumers: u32,
+        tile_keys: u32,
+        shared_bytes: u32,
+    ) -> Self {
+        /// Rows of a `wgmma`, PTX ISA: M is 64.
+        const WARPGROUP_ROWS: u32 = 64;
+        const WARPGROUP_THREADS: u32 = 128;
+        Self {
+            source,
+            name,
+            architecture: Architecture::Compute90a,
+            defines,
+            threads: (consumers + 1) * WARPGROUP_THREADS,
+            shared_bytes,
+            boxes: Some(TileBoxes {
+                query: consumers * WARPGROUP_ROWS,
+                key: tile_keys,
+                value: tile_keys,
+                output: WARPGROUP_ROWS,
+            }),
+        }
+    }
+
+    /// Query rows of a block's tile, where the copy engine loads them.
+    pub fn query_rows(&self) -> usize {
+        self.boxes.map_or(0, |boxes| boxes.query as usize)
+    }
+
     /// Name of every kernel's entry point.
     pub const ENTRY: &'static str = "attention";
 

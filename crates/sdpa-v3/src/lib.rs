@@ -1,15 +1,12 @@
 //! V3: Hopper's machinery: TMA, mbarriers, wgmma, a warpgroup that only loads. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
-    Specialisation, TileBoxes, Unsupported, require,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem, Specialisation,
+    Unsupported, require,
 };
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 128, 192, 256];
-
-/// Query rows of a consumer warpgroup.
-const WARPGROUP_ROWS: u32 = 64;
 
 const fn kernel(
     name: &'static str,
@@ -18,20 +15,7 @@ const fn kernel(
     tile_keys: u32,
     shared_bytes: u32,
 ) -> Specialisation {
-    Specialisation {
-        source: "v3.cu",
-        name,
-        architecture: Architecture::Compute90a,
-        defines,
-        threads: (consumers + 1) * 128,
-        shared_bytes,
-        boxes: Some(TileBoxes {
-            query: consumers * WARPGROUP_ROWS,
-            key: tile_keys,
-            value: tile_keys,
-            output: WARPGROUP_ROWS,
-        }),
-    }
+    Specialisation::of_warpgroups("v3.cu", name, defines, consumers, tile_keys, shared_bytes)
 }
 
 static GENERATION: Generation = Generation {
@@ -70,7 +54,6 @@ impl Attention for V3 {
         let bf16 = problem.dtype() == Dtype::Bf16;
         let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
         let kernel = GENERATION.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];
-        let rows = kernel.boxes.map_or(WARPGROUP_ROWS, |boxes| boxes.query);
-        Launch::per_query_tile("v3", kernel, problem, rows as usize, limits).map(LaunchPlan::single)
+        Launch::per_query_tile("v3", kernel, problem, kernel.query_rows(), limits).map(LaunchPlan::single)
     }
 }

@@ -1,0 +1,317 @@
+//! V3c: persistent blocks: tickets, longest tiles first, the next tile loaded early. See this crate's README.
+
+use sdpa_core::{
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem, Specialisation,
+    Unsupported, require,
+};
+
+/// Head dimensions that have one kernel, behind those of the narrowest; others are padded with zeros to the next.
+const WIDE_HEAD_DIMS: [usize; 3] = [128, 192, 256];
+
+/// The kernels of head dimension 64 differ in their tiles.
+const NARROW_HEAD_DIM: usize = 64;
+const NARROW_KERNELS: usize = 3;
+
+const fn kernel(
+    name: &'static str,
+    defines: &'static [&'static str],
+    consumers: u32,
+    tile_keys: u32,
+    shared_bytes: u32,
+) -> Specialisation {
+    Specialisation::of_warpgroups("v3c.cu", name, defines, consumers, tile_keys, shared_bytes)
+}
+
+static GENERATION: Generation = Generation {
+    id: "v3c",
+    title: "persistent blocks: tickets, longest tiles first, the next tile loaded early",
+    parent: Some("v3b"),
+    // In the order that `plan` counts in: dtype, then head dimension; tiles of 128, 192 and 256 query rows for the first.
+    specialisations: &[
+        kernel(
+            "f16_d64_m128",
+            &[
+                "HEAD_DIM=64",
+                "CONSUMERS=2",
+                "TILE_KEYS=128",
+                "KEY_STAGES=3",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=ALWAYS",
+            ],
+            2,
+            128,
+            148_480,
+        ),
+        kernel(
+            "f16_d64_m192",
+            &[
+                "HEAD_DIM=64",
+                "CONSUMERS=3",
+                "TILE_KEYS=128",
+                "KEY_STAGES=3",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=ALWAYS",
+            ],
+            3,
+            128,
+            173_056,
+        ),
+        kernel(
+            "f16_d64_m256",
+            &[
+                "HEAD_DIM=64",
+                "CONSUMERS=4",
+                "TILE_KEYS=64",
+                "KEY_STAGES=6",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=UNLESS_CAUSAL",
+            ],
+            4,
+            64,
+            197_632,
+        ),
+        kernel(
+            "f16_d128",
+            &[
+                "HEAD_DIM=128",
+                "CONSUMERS=2",
+                "TILE_KEYS=128",
+                "KEY_STAGES=2",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=NEVER",
+            ],
+            2,
+            128,
+            230_400,
+        ),
+        kernel(
+            "f16_d192",
+            &[
+                "HEAD_DIM=192",
+                "CONSUMERS=2",
+                "TILE_KEYS=96",
+                "KEY_STAGES=2",
+                "QUERY_STAGES=1",
+                "STAGED_OUTPUT=0",
+                "TURNS=NEVER",
+            ],
+            2,
+            96,
+            197_632,
+        ),
+        kernel(
+            "f16_d256",
+            &[
+                "HEAD_DIM=256",
+                "CONSUMERS=2",
+                "TILE_KEYS=64",
+                "KEY_STAGES=2",
+                "QUERY_STAGES=1",
+                "STAGED_OUTPUT=0",
+                "TURNS=NEVER",
+            ],
+            2,
+            64,
+            197_632,
+        ),
+        kernel(
+            "bf16_d64_m128",
+            &[
+                "DTYPE_BF16",
+                "HEAD_DIM=64",
+                "CONSUMERS=2",
+                "TILE_KEYS=128",
+                "KEY_STAGES=3",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=ALWAYS",
+            ],
+            2,
+            128,
+            148_480,
+        ),
+        kernel(
+            "bf16_d64_m192",
+            &[
+                "DTYPE_BF16",
+                "HEAD_DIM=64",
+                "CONSUMERS=3",
+                "TILE_KEYS=128",
+                "KEY_STAGES=3",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=ALWAYS",
+            ],
+            3,
+            128,
+            173_056,
+        ),
+        kernel(
+            "bf16_d64_m256",
+            &[
+                "DTYPE_BF16",
+                "HEAD_DIM=64",
+                "CONSUMERS=4",
+                "TILE_KEYS=64",
+                "KEY_STAGES=6",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=UNLESS_CAUSAL",
+            ],
+            4,
+            64,
+            197_632,
+        ),
+        kernel(
+            "bf16_d128",
+            &[
+                "DTYPE_BF16",
+                "HEAD_DIM=128",
+                "CONSUMERS=2",
+                "TILE_KEYS=128",
+                "KEY_STAGES=2",
+                "QUERY_STAGES=2",
+                "STAGED_OUTPUT=1",
+                "TURNS=NEVER",
+            ],
+            2,
+            128,
+            230_400,
+        ),
+        kernel(
+            "bf16_d192",
+            &[
+                "DTYPE_BF16",
+                "HEAD_DIM=192",
+                "CONSUMERS=2",
+                "TILE_KEYS=96",
+                "KEY_STAGES=2",
+                "QUERY_STAGES=1",
+                "STAGED_OUTPUT=0",
+                "TURNS=NEVER",
+            ],
+            2,
+            96,
+            197_632,
+        ),
+        kernel(
+            "bf16_d256",
+            &[
+                "DTYPE_BF16",
+                "HEAD_DIM=256",
+                "CONSUMERS=2",
+                "TILE_KEYS=64",
+                "KEY_STAGES=2",
+                "QUERY_STAGES=1",
+                "STAGED_OUTPUT=0",
+                "TURNS=NEVER",
+            ],
+            2,
+            64,
+            197_632,
+        ),
+    ],
+    // What a launch of 384 threads gives each; the kernel hands them out anew. One block fills a multiprocessor.
+    budget: Budget { registers: 168, shared_bytes: 225 * 1024, spill_bytes: 0 },
+    accuracy: Accuracy::Standard,
+    alignment: 16,
+};
+
+/// One block a multiprocessor, which stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct V3c;
+
+impl Attention for V3c {
+    fn generation(&self) -> &Generation {
+        &GENERATION
+    }
+
+    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+        require::head_dim_up_to("v3c", problem, 256)?;
+        require::tensor_maps("v3c", problem)?;
+        let of_each_dtype = NARROW_KERNELS + WIDE_HEAD_DIMS.len();
+        let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
+        let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
+        let kernel = match problem.head_dim() <= NARROW_HEAD_DIM {
+            true => kernels[fastest_tile(problem, limits)],
+            false => {
+                let width = WIDE_HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width);
+                kernels[NARROW_KERNELS + width.unwrap_or(WIDE_HEAD_DIMS.len() - 1)]
+            }
+        };
+        // Tiles are numbered in 32 bits whoever takes them.
+        let tiles = Launch::per_query_tile("v3c", kernel, problem, kernel.query_rows(), limits)?.grid[0];
+        let blocks = tiles.min(limits.multiprocessors);
+        let plan = LaunchPlan::single(Launch::new("v3c", kernel, u64::from(blocks), limits)?);
+        Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
+    }
+}
+
+/// Which of the three kernels of head dimension 64 is done first, by the work of the multiprocessor that has most.
+fn fastest_tile(problem: &Problem, limits: &DeviceLimits) -> usize {
+    /// Query rows, and how much longer a row takes than in the best kernel, in percent: with few keys a row and with
+    /// many. Measured on an H200 with the chip full; three warpgroups hide the most, four lose the least to short rows.
+    const TILES: [(usize, [usize; 2]); NARROW_KERNELS] = [(128, [114, 116]), (192, [107, 100]), (256, [100, 105])];
+    /// Where the one turns into the other, in keys that a row sees on average.
+    const MANY_KEYS: usize = 1024;
+
+    let causal = problem.mask().is_causal();
+    let keys = problem.len_kv() / if causal { 2 } else { 1 };
+    let heads = problem.batch() * problem.heads_q();
+    let multiprocessors = limits.multiprocessors as usize;
+    let cost = |kernel: usize| {
+        let (rows, percent) = TILES[kernel];
+        let tiles = problem.len_q().div_ceil(rows) * heads;
+        // In rows. Alike tiles come in waves; unlike ones even out, but the longest takes twice the average.
+        let most = match causal {
+            true => (tiles * rows / multiprocessors).max(2 * rows),
+            false => tiles.div_ceil(multiprocessors) * rows,
+        };
+        most * percent[usize::from(keys > MANY_KEYS)]
+    };
+    (0..NARROW_KERNELS).min_by_key(|kernel| cost(*kernel)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use sdpa_core::Mask;
+
+    use super::*;
+
+    fn rows(batch: usize, heads: usize, len: usize, mask: Mask) -> usize {
+        let problem = Problem::new(batch, heads, len, 64).mask(mask).build().unwrap();
+        let plan = V3c.plan(&problem, &DeviceLimits::H200).unwrap();
+        plan.launches[0].kernel.query_rows()
+    }
+
+    /// The fastest of the three as measured, where they lie more than 2 % apart.
+    #[test]
+    fn tiles_are_those_that_were_measured_fastest() {
+        for (shape, full, causal) in [
+            ((1, 8, 512), 128, 128),
+            ((2, 8, 2048), 256, 128),
+            ((32, 32, 512), 256, 256),
+            ((16, 32, 1024), 256, 256),
+            ((4, 32, 4096), 192, 192),
+            ((1, 32, 16384), 192, 192),
+        ] {
+            let (batch, heads, len) = shape;
+            assert_eq!(rows(batch, heads, len, Mask::Full), full, "{shape:?}");
+            assert_eq!(rows(batch, heads, len, Mask::Causal), causal, "{shape:?}, causal");
+        }
+        assert_eq!(rows(8, 32, 2048, Mask::Full), 192);
+    }
+
+    #[test]
+    fn only_blocks_that_have_more_than_one_tile_draw_tickets() {
+        let draws = |heads| {
+            let problem = Problem::new(1, heads, 128, 128).build().unwrap();
+            V3c.plan(&problem, &DeviceLimits::H200).unwrap().draws_tickets
+        };
+        assert_eq!([draws(132), draws(133)], [false, true]);
+    }
+}
