@@ -79,15 +79,14 @@ __device__ inline void produce(SharedMemory& shared, const AttentionParams& para
     for (int index = blockIdx.x; index < tiles.total(); index = tiles.draw()) {
         const Work work = tiles[index];
         announce(work);
+        if (work.key_tiles == 0) continue;
         queries.load(maps.query, work.first_row, work.head, work.batch, Keep::BRIEFLY);
         const int head_kv = key_head(params, work.head);
-        const int last = max(work.key_tiles, 1) - 1;
-        // Rows that see no key get one tile of zeros, from outside of the tensors, all masked.
-        const int first_key = work.key_tiles == 0 ? params.len_kv + 1 : 0;
-        keys.load(maps.key, first_key + last * TILE_KEYS, head_kv, work.batch, Keep::LONG);
+        const int last = work.key_tiles - 1;
+        keys.load(maps.key, last * TILE_KEYS, head_kv, work.batch, Keep::LONG);
 #pragma unroll 1
         for (int key_tile = last; key_tile >= 0; --key_tile) {
-            const int row = first_key + key_tile * TILE_KEYS;
+            const int row = key_tile * TILE_KEYS;
             if (key_tile > 0) keys.load(maps.key, row - TILE_KEYS, head_kv, work.batch, Keep::LONG);
             values.load(maps.value, row, head_kv, work.batch, Keep::LONG);
         }
@@ -139,18 +138,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                             (TAKE_TURNS == TakeTurns::UNLESS_CAUSAL && !params.causal);
     const TurnTaking<CONSUMERS> turn(warpgroup, take_turns);
 
-    for (Work work = next_work(); work.exists(); work = next_work()) {
+    // Everything between a tile of queries and its output.
+    const auto attend_to = [&](const Work& work) {
         const int first_row = work.first_row + warp_row;
-        const int all_tiles = max(work.key_tiles, 1);
         // The warpgroup's last row sees the most keys, its first the fewest: up to there no tile
         // needs a mask.
         const int own_first_row = work.first_row + warpgroup_row;
-        const int own_tiles =
-            max(1, min(all_tiles, key_tile_count(params, own_first_row, WARPGROUP_ROWS, TILE_KEYS)));
+        const int own_tiles = max(
+            1, min(work.key_tiles,
+                   key_tile_count(params, own_first_row, WARPGROUP_ROWS, TILE_KEYS)));
         const int unmasked_tiles = visible_keys(params, own_first_row) / TILE_KEYS;
 
         // FIX: v3b multiplies its way through tiles that only other warpgroups' rows see.
-        for (int key_tile = all_tiles; key_tile > own_tiles; --key_tile) {
+        for (int key_tile = work.key_tiles; key_tile > own_tiles; --key_tile) {
             keys.wait();
             keys.release(lane);
             values.wait();
@@ -167,7 +167,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         }
         const Descriptor query = queries.tile().along_columns(warpgroup_row);
 
-        rows.start_over();
         int key_tile = own_tiles - 1;
         keys.wait();
         rows.begin_products();
@@ -210,6 +209,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         rows.multiply_values(values.tile());
         rows.end_products();
         values.release(lane);
+    };
+
+    for (Work work = next_work(); work.exists(); work = next_work()) {
+        rows.start_over();
+        if (work.key_tiles > 0) attend_to(work);
+        const int first_row = work.first_row + warp_row;
 
 #if STAGED_OUTPUT
         // INSIGHT: the copy engine stores while the warps go on. Where shared memory has no room for
@@ -221,8 +226,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         fence_for_async_proxy();
         warpgroup_sync(warpgroup);
         if (leader) {
-            shared.output.store_async(maps.output, warpgroup_row, own_first_row, work.head,
-                                      work.batch);
+            shared.output.store_async(maps.output, warpgroup_row, work.first_row + warpgroup_row,
+                                      work.head, work.batch);
         }
 #else
         rows.finish(params, work.tile(), first_row);
