@@ -1,11 +1,11 @@
-// V3: Hopper's machinery. One warp asks the copy engine for tiles, warpgroups multiply them straight
-// from shared memory, and barriers that count bytes carry the news.
+// V3: Hopper's machinery. One thread asks the copy engine for tiles, warpgroups multiply them
+// straight from shared memory, and barriers that count bytes carry the news.
 //
 // parent: v2e
-// idea:   mma.sync keeps a warp busy with fetching its operands; wgmma reads them from shared memory
-//         itself, 64 rows at a time, and TMA writes them there, addresses, swizzle and zero padding
-//         included. So the warps that compute do nothing else: one warpgroup gives its registers to
-//         the others and only loads.
+// idea:   mma.sync keeps a warp busy with fetching its operands; wgmma reads them from shared
+//         memory itself, 64 rows at a time, and TMA writes them there, addresses, swizzle and zero
+//         padding included. So the warps that compute do nothing else: one warpgroup gives its
+//         registers to the others and only loads.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
 #include "common/boxed_tile.cuh"
@@ -142,7 +142,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         rows.end_products();
     }
 
-    // Every warp of the warpgroup is done with its rows of Q, whose place the output takes.
+    // Every warp of the warpgroup is done with Q, whose rows the output takes. (That a warp's part
+    // of a product reads only the warp's own rows is nowhere promised.)
     warpgroup_sync(warpgroup);
     rows.finish(params, tile, tile.first_row + warp_row, shared.query, warp_row);
     fence_for_async_proxy();

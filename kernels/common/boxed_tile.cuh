@@ -51,11 +51,13 @@ struct alignas(1024) BoxedTile {
     }
 
     // An operand whose depth runs along the rows (V), and the same for its rows.
-    __device__ Descriptor along_rows() const { return Descriptor(shared_address(bytes), BOX_BYTES); }
+    __device__ Descriptor along_rows() const {
+        return Descriptor(shared_address(bytes), BOX_BYTES);
+    }
     __device__ static constexpr unsigned row_step(int step) { return step * 16 * BOX_ROW_BYTES; }
 
-    // Flips the sign of 16 rows from `first` on; by one warp. The permutation stays inside of a row,
-    // so it does not matter here.
+    // Flips the sign of 16 rows from `first` on; by one warp. The permutation stays inside of a
+    // row, so it does not matter here.
     __device__ void negate_rows(int first, int lane) {
         constexpr unsigned SIGNS = 0x80008000;
 #pragma unroll

@@ -8,7 +8,7 @@
 
 // Made by the host; opaque. What it describes is [batch, heads, length, head_dim] as in the
 // parameter block, cut into boxes of BOX_COLUMNS columns whose rows of 128 bytes are permuted among
-// themselves (the 128-byte swizzle, which wgmma and `Box` know).
+// themselves (the 128-byte swizzle, which wgmma and `BoxedTile` know).
 struct alignas(64) TensorMap {
     unsigned long long opaque[16];
 };
@@ -29,7 +29,7 @@ enum class Keep : unsigned long long {
     LONG = 0x14f0000000000000,
 };
 
-// Asks for the box whose first element is [batch, head, row, column]; its bytes arrive at `barrier`.
+// Asks for the box that starts at [batch, head, row, column]; its bytes arrive at `barrier`.
 __device__ inline void load_box(unsigned destination, const TensorMap& map, Barrier& barrier,
                                 int column, int row, int head, int batch, Keep keep) {
     asm volatile(
@@ -62,8 +62,4 @@ __device__ inline void wait_until_stores_have_read() {
 // What this thread wrote to shared memory can be read by the copy engine and the tensor cores.
 __device__ inline void fence_for_async_proxy() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ inline void prefetch_map(const TensorMap& map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }

@@ -1,5 +1,5 @@
-// What one warpgroup does for its 64 rows, scores, weights and output in registers (sm_90). In which
-// order products and softmax follow one another is the business of the kernel around it.
+// What one warpgroup does for its 64 rows, with scores, weights and output in registers (sm_90a). In
+// which order products and softmax follow one another is the business of the kernel around it.
 #pragma once
 
 #include "common/boxed_tile.cuh"
@@ -73,7 +73,7 @@ public:
         pin(output);
     }
 
-    // S = Q · Kᵀ, issued as a group; `query` is the warpgroup's first row, along columns.
+    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup.
     template <typename QueryTile>
     __device__ void multiply_keys(Descriptor query, const BoxedTile<KEYS, COLUMNS>& keys) {
         const Descriptor key = keys.along_columns();
@@ -99,8 +99,9 @@ public:
     }
 
     // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Where MASKED,
-    // keys that a row does not see weigh nothing; `first_row` is the warp's, `first_key` the tile's.
-    // A maximum that would grow by no more than SLACK (as a power of two) stays what it is.
+    // keys that a row does not see weigh nothing; `first_row` is the warp's within its head,
+    // `first_key` the tile's. A maximum that would grow by no more than SLACK (as a power of two)
+    // stays what it is.
     template <bool MASKED, int SLACK = 0>
     __device__ void softmax(const AttentionParams& params, int first_row, int first_key) {
         softmax<MASKED, SLACK, 0>(params, first_row, first_key, [] {});

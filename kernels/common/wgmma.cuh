@@ -1,12 +1,12 @@
-// Hopper's tensor cores (sm_90a): a warpgroup multiplies 64 rows at a time, asynchronously, straight
-// from shared memory. PTX ISA, "Asynchronous warpgroup level matrix multiply-accumulate".
+// Hopper's tensor cores (sm_90a): a warpgroup multiplies 64 rows at a time, asynchronously,
+// straight from shared memory. PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions".
 #pragma once
 
 #include "common/element.cuh"
 #include "common/shared_address.cuh"
 
 // A matrix in shared memory as wgmma sees it: boxes of 64 columns (128 bytes a row) in the 128-byte
-// swizzle, 1024-byte aligned, which is what `load_box` makes.
+// swizzle, 1024-byte aligned, which is what `load_box` makes. PTX ISA, "Matrix descriptor".
 class Descriptor {
     unsigned long long bits;
 
@@ -67,8 +67,8 @@ __device__ inline void anchor(float x) {
 #endif
 
 // Wgmma<N>: accumulator[64×N] (+)= left[64×16] · right[16×N].
-//   multiply_shared      left K-major in shared memory, right as its transpose, K-major too
-//   multiply_registers   left in registers (as mma.sync's operand), right row-major in shared memory
+//   multiply_shared     left in shared memory, right as its transpose; depth along columns in both
+//   multiply_registers  left in registers, as mma.sync's operand; right with its depth along rows
 // Where `accumulate` is 0 the accumulator is overwritten. A thread holds, like an mma.sync
 // accumulator, [row 16 · warp + lane / 4 + 8 · half][column 8 · j + lane % 4 · 2 + i] at
 // 4 · j + 2 · half + i.
@@ -91,7 +91,7 @@ struct Wgmma;
                                                   Descriptor right, int accumulate) {              \
             asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #O5 ", 0;\n"                         \
                          "wgmma.mma_async.sync.aligned.m64n" #N "k16." WGMMA_TYPES                 \
-                         " {" NAMES_##COUNT "}, {%" #O0 ", %" #O1 ", %" #O2 ", %" #O3 "}, %" #O4    \
+                         " {" NAMES_##COUNT "}, {%" #O0 ", %" #O1 ", %" #O2 ", %" #O3 "}, %" #O4   \
                          ", p, 1, 1, 1;\n}"                                                        \
                          : REGISTERS_##COUNT(c)                                                    \
                          : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]),                 \
@@ -116,7 +116,7 @@ struct Wgmma;
 #define NAMES_FROM_112 "%112, %113, %114, %115, %116, %117, %118, %119"
 #define NAMES_FROM_120 "%120, %121, %122, %123, %124, %125, %126, %127"
 #define REGISTERS_FROM(c, i)                                                                      \
-    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),     \
+    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),    \
         "+f"(c[i + 6]), "+f"(c[i + 7])
 
 #define NAMES_8 NAMES_FROM_0
@@ -152,15 +152,11 @@ struct Wgmma;
 #define NAMES_128 NAMES_120 ", " NAMES_FROM_120
 #define REGISTERS_128(c) REGISTERS_120(c), REGISTERS_FROM(c, 120)
 
-WGMMA(32, 16, 16, 17, 18, 19, 20, 21)
-WGMMA(48, 24, 24, 25, 26, 27, 28, 29)
 WGMMA(64, 32, 32, 33, 34, 35, 36, 37)
 WGMMA(80, 40, 40, 41, 42, 43, 44, 45)
 WGMMA(96, 48, 48, 49, 50, 51, 52, 53)
 WGMMA(112, 56, 56, 57, 58, 59, 60, 61)
 WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
-WGMMA(144, 72, 72, 73, 74, 75, 76, 77)
-WGMMA(160, 80, 80, 81, 82, 83, 84, 85)
 WGMMA(176, 88, 88, 89, 90, 91, 92, 93)
 WGMMA(192, 96, 96, 97, 98, 99, 100, 101)
 WGMMA(256, 128, 128, 129, 130, 131, 132, 133)

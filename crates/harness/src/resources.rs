@@ -117,6 +117,13 @@ pub fn parse_ptxas(output: &str) -> Option<Assembled> {
     has_registers.then_some(found)
 }
 
+/// True where ptxas says that it could not leave wgmma asynchronous as written: it made products wait for one another
+/// (C7509 to C7516, "serialized"), or the kernel uses a product that it did not wait for and ptxas put the wait in (C7517).
+/// An injected `warpgroup.arrive` (C7519) is harmless: it costs nothing where registers are settled anyway.
+fn spoils_wgmma(warning: &str) -> bool {
+    warning.contains("serialized") || warning.contains("warpgroup.wait is injected")
+}
+
 /// One kernel on one architecture.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
@@ -163,17 +170,18 @@ impl Cost {
         self.static_shared_bytes + self.dynamic_shared_bytes
     }
 
-    /// What is over the generation's budget, in words; empty where nothing is.
+    /// What is over the generation's budget, in words; empty where nothing is. No budget allows products of warpgroups that
+    /// wait for one another.
     pub fn over(&self, budget: &Budget) -> Vec<String> {
-        [
+        let costs = [
             ("registers", self.registers, budget.registers),
             ("spill bytes", self.spill_bytes, budget.spill_bytes),
             ("bytes of shared memory", self.shared_bytes(), budget.shared_bytes),
         ]
         .into_iter()
         .filter(|(_, found, allowed)| found > allowed)
-        .map(|(what, found, allowed)| format!("{found} {what}, {allowed} allowed"))
-        .collect()
+        .map(|(what, found, allowed)| format!("{found} {what}, {allowed} allowed"));
+        costs.chain(self.warnings.iter().filter(|warning| spoils_wgmma(warning)).cloned()).collect()
     }
 
     /// What got worse than `before`, in words; empty where nothing did.
@@ -275,32 +283,44 @@ pub fn assemble(
 }
 
 /// One kernel on every architecture that runs it.
-fn assemble_one(ptxas: &Path, kernel: &Specialisation) -> Result<Vec<Cost>, ResourceError> {
+///
+/// # Errors
+/// The first [`ResourceError`].
+pub fn assemble_one(ptxas: &Path, kernel: &Specialisation) -> Result<Vec<Cost>, ResourceError> {
+    let ptx = load_ptx(kernel)?;
+    let architectures = ARCHITECTURES.iter().filter(|arch| arch.runs(kernel.architecture));
+    architectures.map(|arch| Ok(Cost::new(kernel, arch, assemble_ptx(ptxas, kernel, &ptx, arch)?))).collect()
+}
+
+/// What ptxas says of a PTX text, which stands for `kernel` in its errors.
+///
+/// # Errors
+/// [`ResourceError`] where ptxas cannot be run, refuses the text, or says nothing of it.
+pub fn assemble_ptx(
+    ptxas: &Path,
+    kernel: &Specialisation,
+    ptx: &str,
+    arch: &Multiprocessor,
+) -> Result<Assembled, ResourceError> {
     let system = |path: &Path| {
         let path = path.to_owned();
         move |source| ResourceError::System { path, source }
     };
     let folder = tempfile::tempdir().map_err(system(&std::env::temp_dir()))?;
-    let (ptx, cubin) = (folder.path().join("kernel.ptx"), folder.path().join("kernel.cubin"));
-    std::fs::write(&ptx, load_ptx(kernel)?).map_err(system(&ptx))?;
-    let mut costs = Vec::new();
-    for arch in ARCHITECTURES.iter().filter(|arch| arch.runs(kernel.architecture)) {
-        let output = Command::new(ptxas)
-            .arg("-v")
-            .arg(format!("-arch={}", arch.name))
-            .args([&ptx, Path::new("-o"), &cubin])
-            .output()
-            .map_err(system(ptxas))?;
-        let log = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() {
-            let log = log.lines().find(|line| !line.trim().is_empty()).unwrap_or("no word of why").trim().to_owned();
-            return Err(ResourceError::Refused { kernel: kernel.to_string(), architecture: arch.name, log });
-        }
-        let assembled = parse_ptxas(&log)
-            .ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })?;
-        costs.push(Cost::new(kernel, arch, assembled));
+    let (source, cubin) = (folder.path().join("kernel.ptx"), folder.path().join("kernel.cubin"));
+    std::fs::write(&source, ptx).map_err(system(&source))?;
+    let output = Command::new(ptxas)
+        .arg("-v")
+        .arg(format!("-arch={}", arch.name))
+        .args([&source, Path::new("-o"), &cubin])
+        .output()
+        .map_err(system(ptxas))?;
+    let log = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let log = log.lines().find(|line| !line.trim().is_empty()).unwrap_or("no word of why").trim().to_owned();
+        return Err(ResourceError::Refused { kernel: kernel.to_string(), architecture: arch.name, log });
     }
-    Ok(costs)
+    parse_ptxas(&log).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
 }
 
 /// Asks the device's own compiler; `None` where the device has none or is no architecture of the table.

@@ -343,3 +343,27 @@ impl fmt::Display for LaunchPlan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Architecture, TileBoxes};
+
+    #[test]
+    fn plans_say_what_they_ask_of_the_device() {
+        let kernel = Specialisation {
+            source: "v0.cu",
+            name: "f16_d64",
+            architecture: Architecture::Compute90a,
+            defines: &[],
+            threads: 128,
+            shared_bytes: 1024,
+            boxes: Some(TileBoxes { query: 192, key: 128, value: 112, output: 64 }),
+        };
+        let plan = |blocks| LaunchPlan::single(Launch::new("v0", kernel, blocks, &DeviceLimits::H200).unwrap());
+        assert_eq!(plan(7).to_string(), "v0/f16_d64 grid 7 block 128 shared 1024 boxes 192/128/112/64");
+        let drawing = LaunchPlan { workspace_bytes: 256, ..plan(7) }.drawing_tickets();
+        assert_eq!(drawing.to_string(), format!("{} workspace 256 tickets", plan(7)));
+        assert_eq!(plan(0).drawing_tickets().to_string(), "nothing to launch");
+    }
+}

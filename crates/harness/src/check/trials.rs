@@ -7,7 +7,7 @@ use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, P
 use crate::case::Case;
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 11] = [
+const GEOMETRIES: [&str; 12] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Rows of two query tiles, several heads to a key head, the diagonal at the end.
@@ -22,6 +22,8 @@ const GEOMETRIES: [&str; 11] = [
     "q1 kv257 causal normal seed=7",
     // Enough rows for the largest tiles, several of whose key tiles need a mask.
     "h8/2 q100 kv197 causal normal seed=11",
+    // Rows and keys enough for a ring of stages to come round while tiles need a mask.
+    "q200 kv450 causal normal seed=13",
     "L1 full normal seed=8",
     "q5 kv0 full normal seed=9",
     // Long enough for the kernels with a third stage, and few queries, since somebody waits. The last row alone sees
@@ -30,18 +32,20 @@ const GEOMETRIES: [&str; 11] = [
 ];
 
 /// Head dimensions that fill a kernel's width and that do not, for each kernel that there is so far.
-const WIDTHS: [&str; 12] = [
+const WIDTHS: [&str; 14] = [
     "d64 f16",
     "d8 f16",
     "d128 f16",
     "d72 f16",
     "d96 f16",
     "d104 f16",
+    "d192 f16",
     "d256 f16",
     "d200 f16",
     "d64 bf16",
     "d128 bf16",
     "d88 bf16",
+    "d192 bf16",
     "d256 bf16",
 ];
 

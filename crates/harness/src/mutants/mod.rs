@@ -33,6 +33,8 @@ macro_rules! for_each_mutant {
             last_tile_dropped, "v2b", ["f16_d64_s2"], Everywhere, "the last tile of keys is not attended to";
             no_scale, "v2b", ["f16_d64_s2"], Everywhere, "the scores are not scaled";
             mean_of_value, "v2b", ["f16_d64_s2"], Everywhere, "every key weighs the same";
+            missing_wgmma_wait, "v3", ["f16_d64"], Interpreter, "nobody waits for the products";
+            missing_proxy_fence, "v3", ["f16_d64"], Interpreter, "the copy engine may not see what was written";
         }
     };
 }
