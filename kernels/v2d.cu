@@ -84,8 +84,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         LaneStart here = start;
         here.key += stage * sizeof(shared.key[0]);
         here.value += stage * sizeof(shared.value[0]);
-        rows.template attend<masked.value>(here, params, tile.first_row + first_row,
-                                           key_tile * TILE_KEYS);
+        rows.template attend<masked.value>(here, [&](int row) {
+            return visible_keys(params, tile.first_row + first_row + row) - key_tile * TILE_KEYS;
+        });
     };
     // The first row sees the fewest keys: up to there no tile needs a mask.
     const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;

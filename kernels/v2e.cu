@@ -143,11 +143,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         LaneStart here = start;
         here.key += round % STAGES * sizeof(shared.key[0][0]);
         here.value += round % STAGES * sizeof(shared.value[0][0]);
-        const int first_query = tile.first_row + first_row;
+        const auto visible = [&](int row) {
+            return visible_keys(params, tile.first_row + first_row + row) - key_tile * TILE_KEYS;
+        };
         if (key_tile < unmasked_tiles) {
-            rows.template attend<false>(here, params, first_query, key_tile * TILE_KEYS);
+            rows.template attend<false>(here, visible);
         } else if (key_tile < key_tiles) {
-            rows.template attend<true>(here, params, first_query, key_tile * TILE_KEYS);
+            rows.template attend<true>(here, visible);
         }
 
         // Everyone is done with the round's tiles before the next ones take their place.

@@ -24,6 +24,35 @@ __device__ inline float raise_maximum(RowStatistics& row, float tile_maximum) {
     return factor;
 }
 
+// What two parts of a row's keys shrink by when they become one.
+struct MergeFactors {
+    float total;
+    float part;
+};
+
+// Adds a part to the statistics of the parts before it. Empty parts, on either side, add nothing;
+// NaN and +infinity reach the sum.
+__device__ inline MergeFactors merge(RowStatistics& total, const RowStatistics& part) {
+    const float maximum = fmaxf(total.maximum, part.maximum);
+    const float safe = safe_maximum(maximum);
+    const MergeFactors factors = {exp2_approx(total.maximum - safe),
+                                  exp2_approx(part.maximum - safe)};
+    total.maximum = maximum;
+    total.sum = fmaf(part.sum, factors.part, total.sum * factors.total);
+    return factors;
+}
+
+// The same, with the columns of the output that belong to them.
+template <int COUNT>
+__device__ inline void merge(RowStatistics& total, float (&sum)[COUNT], const RowStatistics& part,
+                             const float (&columns)[COUNT]) {
+    const MergeFactors factors = merge(total, part);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+        sum[i] = fmaf(columns[i], factors.part, sum[i] * factors.total);
+    }
+}
+
 // Unnormalised weight of one score. The product inside fmaf is not rounded, so that the weight is
 // as good as the score even where score · scale is 1e5; the rounding of the maximum is common to
 // the row.
