@@ -105,6 +105,9 @@ __device__ inline Element* output_row(const AttentionParams& params, const Share
            share.query(row) * params.output.row_stride;
 }
 
+// Columns of a row that a thread merges: as wide as a load, so that neighbours read whole lines.
+constexpr int LANE_COLUMNS = 4;
+
 #ifndef MERGE
 
 // Tile laws.
@@ -158,24 +161,20 @@ __device__ inline void for_own_chunks(SharedMemory& shared, Visit visit) {
     }
 }
 
-// Eight columns of a row: the part's for the second launch, or the row's where there is one part.
+// Columns of a row: the part's for the second launch, or the row's own where there is one part.
 __device__ inline void store_columns(const AttentionParams& params, const Share& share, int row,
-                                     int column, const RowStatistics& own, float (&sum)[CHUNK]) {
+                                     int column, const RowStatistics& own,
+                                     float (&sum)[LANE_COLUMNS]) {
     if (share.parts > 1) {
         const Workspace workspace(params, share.parts);
         const long long index = Workspace::index(params, share, row);
-        float* destination = workspace.columns_of(index, share.part) + column;
-#pragma unroll
-        for (int i = 0; i < CHUNK; i += 4) {
-            *reinterpret_cast<float4*>(destination + i) =
-                make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
-        }
+        ::store(workspace.columns_of(index, share.part) + column, sum);
         if (column == 0) workspace.statistics_of(index, share.part) = own;
         return;
     }
     const float normalise = normaliser(own.sum);
 #pragma unroll
-    for (int i = 0; i < CHUNK; ++i) sum[i] *= normalise;
+    for (int i = 0; i < LANE_COLUMNS; ++i) sum[i] *= normalise;
     store_from_float(output_row(params, share, row) + column, sum);
     if (column == 0) store_lse(params, share.head_of(row), share.query(row), row_lse(own));
 }
@@ -287,18 +286,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         if (lane % 4 == 0) shared.parts.statistics[group][warp_row + own_row] = own;
     });
     __syncthreads();
-    for_own_chunks(shared, [&](unsigned char*, int row, int column) {
-        if (first_row + row >= share.rows.count || column >= params.head_dim) return;
-        RowStatistics total;
-        float sum[CHUNK] = {};
-#pragma unroll
-        for (int group = 0; group < KEY_GROUPS; ++group) {
-            float part[CHUNK];
-            ::load(&shared.parts.output[group][row][column], part);
-            merge(total, sum, shared.parts.statistics[group][row], part);
-        }
+    constexpr int QUARTETS = HEAD_DIM / LANE_COLUMNS;
+    for (int index = threadIdx.x; index < TILE_ROWS * QUARTETS; index += THREADS) {
+        const int row = index / QUARTETS;
+        const int column = index % QUARTETS * LANE_COLUMNS;
+        if (first_row + row >= share.rows.count || column >= params.head_dim) continue;
+        float sum[LANE_COLUMNS] = {};
+        const RowStatistics total = merge_parts<KEY_GROUPS>(
+            [&](int group) { return shared.parts.statistics[group][row]; },
+            [&](int group, float (&columns)[LANE_COLUMNS]) {
+                ::load(&shared.parts.output[group][row][column], columns);
+            },
+            sum);
         store_columns(params, share, first_row + row, column, total, sum);
-    });
+    }
 }
 
 #else
@@ -306,7 +307,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 // The second launch: a block merges its share of its tile's rows. A warp has 128 columns of a row,
 // and where there are many parts several warps have a slice of them each.
 constexpr int WARPS = LAUNCH_THREADS / WARP_SIZE;
-constexpr int LANE_COLUMNS = 4;
 constexpr int WARP_COLUMNS = WARP_SIZE * LANE_COLUMNS;
 constexpr int SLICE_PARTS = 4;  // at least so many, loaded at once
 
@@ -319,10 +319,24 @@ struct SharedMemory {
 
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
 
-// Merges the parts first, first + step, … of a row; the loads of several are under way at once.
-__device__ inline void merge_parts(const Workspace& workspace, long long row, int first, int step,
-                                   int parts, int column, bool valid, RowStatistics& total,
-                                   float (&sum)[LANE_COLUMNS]) {
+// Adds one part to those before it, whatever their maxima.
+__device__ inline void add_part(RowStatistics& total, float (&sum)[LANE_COLUMNS],
+                                const RowStatistics& part, const float (&columns)[LANE_COLUMNS]) {
+    const float maximum = fmaxf(total.maximum, part.maximum);
+    const float total_factor = exp2_approx(total.maximum - safe_maximum(maximum));
+    const float part_factor = exp2_approx(part.maximum - safe_maximum(maximum));
+    total.maximum = maximum;
+    total.sum = fmaf(part.sum, part_factor, total.sum * total_factor);
+#pragma unroll
+    for (int i = 0; i < LANE_COLUMNS; ++i) {
+        sum[i] = fmaf(columns[i], part_factor, sum[i] * total_factor);
+    }
+}
+
+// Adds the parts first, first + step, … of a row; the loads of several are under way at once.
+__device__ inline void add_parts(const Workspace& workspace, long long row, int first, int step,
+                                 int parts, int column, bool valid, RowStatistics& total,
+                                 float (&sum)[LANE_COLUMNS]) {
     constexpr int AHEAD = 2 * SLICE_PARTS;
     for (; first < parts; first += AHEAD * step) {
         float columns[AHEAD][LANE_COLUMNS] = {};
@@ -337,7 +351,7 @@ __device__ inline void merge_parts(const Workspace& workspace, long long row, in
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
             if (first + i * step >= parts) break;
-            merge(total, sum, statistics[i], columns[i]);
+            add_part(total, sum, statistics[i], columns[i]);
         }
     }
 }
@@ -369,8 +383,8 @@ extern "C" __global__ void __launch_bounds__(LAUNCH_THREADS)
         const int visible = visible_keys(params, share.query(row));
         RowStatistics total;
         float sum[LANE_COLUMNS] = {};
-        merge_parts(workspace, Workspace::index(params, share, row), slice, slices,
-                    (visible + keys - 1) / keys, column, valid, total, sum);
+        add_parts(workspace, Workspace::index(params, share, row), slice, slices,
+                  (visible + keys - 1) / keys, column, valid, total, sum);
 
         if (slices > 1) {
             float* own = &shared.columns[warp][threadIdx.x % WARP_SIZE * LANE_COLUMNS];
@@ -381,7 +395,7 @@ extern "C" __global__ void __launch_bounds__(LAUNCH_THREADS)
                 for (int other = 1; other < slices; ++other) {
                     float columns[LANE_COLUMNS];
                     load(own + other * WARP_COLUMNS, columns);
-                    merge(total, sum, shared.statistics[warp + other], columns);
+                    add_part(total, sum, shared.statistics[warp + other], columns);
                 }
             }
             __syncthreads();  // before the next unit takes their place

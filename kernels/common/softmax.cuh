@@ -24,33 +24,26 @@ __device__ inline float raise_maximum(RowStatistics& row, float tile_maximum) {
     return factor;
 }
 
-// What two parts of a row's keys shrink by when they become one.
-struct MergeFactors {
-    float total;
-    float part;
-};
-
-// Adds a part to the statistics of the parts before it. Empty parts, on either side, add nothing;
-// NaN and +infinity reach the sum.
-__device__ inline MergeFactors merge(RowStatistics& total, const RowStatistics& part) {
-    const float maximum = fmaxf(total.maximum, part.maximum);
-    const float safe = safe_maximum(maximum);
-    const MergeFactors factors = {exp2_approx(total.maximum - safe),
-                                  exp2_approx(part.maximum - safe)};
-    total.maximum = maximum;
-    total.sum = fmaf(part.sum, factors.part, total.sum * factors.total);
-    return factors;
-}
-
-// The same, with the columns of the output that belong to them.
-template <int COUNT>
-__device__ inline void merge(RowStatistics& total, float (&sum)[COUNT], const RowStatistics& part,
-                             const float (&columns)[COUNT]) {
-    const MergeFactors factors = merge(total, part);
+// Adds the parts that a row's keys were split into, each weighed by what its maximum has to the
+// row's: `statistics(i)` are part i's, `load_columns(i, columns)` what belongs to them. Empty parts add
+// nothing; NaN and +infinity reach the sum.
+template <int PARTS, int COUNT, typename Statistics, typename LoadColumns>
+__device__ inline RowStatistics merge_parts(Statistics statistics, LoadColumns load_columns,
+                                            float (&sum)[COUNT]) {
+    RowStatistics total;
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-        sum[i] = fmaf(columns[i], factors.part, sum[i] * factors.total);
+    for (int i = 0; i < PARTS; ++i) total.maximum = fmaxf(total.maximum, statistics(i).maximum);
+#pragma unroll
+    for (int i = 0; i < PARTS; ++i) {
+        const RowStatistics part = statistics(i);
+        const float factor = exp2_approx(part.maximum - safe_maximum(total.maximum));
+        total.sum = fmaf(part.sum, factor, total.sum);
+        float columns[COUNT];
+        load_columns(i, columns);
+#pragma unroll
+        for (int c = 0; c < COUNT; ++c) sum[c] = fmaf(columns[c], factor, sum[c]);
     }
+    return total;
 }
 
 // Unnormalised weight of one score. The product inside fmaf is not rounded, so that the weight is

@@ -115,12 +115,7 @@ fn require_long(problem: &Problem, tiles: usize, cut: &Cut, multiprocessors: usi
         return Err(Unsupported::FewKeys { generation: "v2f", found: problem.len_kv(), least: LEAST_KEYS });
     }
     if tiles > multiprocessors {
-        return Err(Unsupported::Long {
-            generation: "v2f",
-            tiles,
-            tile_rows: cut.tile_rows,
-            limit: multiprocessors,
-        });
+        return Err(Unsupported::Long { generation: "v2f", tiles, tile_rows: cut.tile_rows, limit: multiprocessors });
     }
     Ok(())
 }
