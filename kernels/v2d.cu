@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 
     const auto load = [&](auto& stages, const TensorView& tensor, int key_tile) {
         if (key_tile >= key_tiles) return;
-        stages[key_tile % STAGES].template load_async<THREADS>(
+        stages[ring_stage<STAGES>(key_tile)].template load_async<THREADS>(
             threadIdx.x, tensor, tile.batch, head_kv, key_tile * TILE_KEYS, params.len_kv,
             params.head_dim);
     };
@@ -109,10 +109,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 #endif
 
     const auto attend = [&](int key_tile, auto masked) {
-        const int stage = key_tile % STAGES;
         auto here = start;
-        here.key += stage * sizeof(shared.key[0]);
-        here.value += stage * sizeof(shared.value[0]);
+        here.key += ring_offset<STAGES>(key_tile, sizeof(shared.key[0]));
+        here.value += ring_offset<STAGES>(key_tile, sizeof(shared.value[0]));
         const auto visible = [&](int row) {
             return visible_keys(params, tile.first_row + first_row + row) - key_tile * TILE_KEYS;
         };

@@ -94,7 +94,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const auto load_key_tile = [&](int key_tile) {
         const auto load = [&](auto& stages, const TensorView& tensor) {
             if (key_tile < key_tiles) {
-                stages[group][key_tile / KEY_GROUPS % STAGES].template load_async<GROUP_THREADS>(
+                const int stage = ring_stage<STAGES>(key_tile / KEY_GROUPS);
+                stages[group][stage].template load_async<GROUP_THREADS>(
                     thread, tensor, tile.batch, head_kv, key_tile * TILE_KEYS, params.len_kv,
                     params.head_dim);
             }
@@ -137,8 +138,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
         const int key_tile = round * KEY_GROUPS + group;
         LaneStart here = start;
-        here.key += round % STAGES * sizeof(shared.key[0][0]);
-        here.value += round % STAGES * sizeof(shared.value[0][0]);
+        here.key += ring_offset<STAGES>(round, sizeof(shared.key[0][0]));
+        here.value += ring_offset<STAGES>(round, sizeof(shared.value[0][0]));
         const auto visible = [&](int row) {
             return visible_keys(params, tile.first_row + first_row + row) - key_tile * TILE_KEYS;
         };

@@ -203,7 +203,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     // Each commits even past the last tile, so that counting commits counts tiles.
     const auto load = [&](auto& stages, const TensorView& tensor, int index) {
         if (index < own_tiles) {
-            stages[group][index % STAGES].template load_async<GROUP_THREADS>(
+            stages[group][ring_stage<STAGES>(index)].template load_async<GROUP_THREADS>(
                 thread, tensor, share.batch, share.head_kv,
                 first_key + (group + index * KEY_GROUPS) * TILE_KEYS, params.len_kv,
                 params.head_dim);
@@ -248,8 +248,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     // other way round.
     const auto attend = [&](int index, auto masked) {
         LaneStart here = start;
-        here.key += index % STAGES * sizeof(shared.key[0][0]);
-        here.value += index % STAGES * sizeof(shared.value[0][0]);
+        here.key += ring_offset<STAGES>(index, sizeof(shared.key[0][0]));
+        here.value += ring_offset<STAGES>(index, sizeof(shared.value[0][0]));
         cp_async_wait<2 * (STAGES - 1)>();
         synchronize_group();
         load_values(index + STAGES - 1);
