@@ -56,23 +56,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     const int key_tiles = key_tile_count(params, tile.first_row, TILE_ROWS, TILE_KEYS);
 
     const auto load = [&](auto& stages, const TensorView& tensor, int key_tile) {
-        if (key_tile >= key_tiles) return;
         stages[ring_stage<STAGES>(key_tile)].template load_async<THREADS>(
             threadIdx.x, tensor, tile.batch, head_kv, key_tile * TILE_KEYS, params.len_kv,
             params.head_dim);
     };
     // Each commits a group even past the last tile, so that counting groups counts tiles.
     const auto load_keys = [&](int key_tile) {
-        load(shared.key, params.key, key_tile);
+        if (key_tile < key_tiles) load(shared.key, params.key, key_tile);
         cp_async_commit();
     };
     const auto load_values = [&](int key_tile) {
-        load(shared.value, params.value, key_tile);
+        if (key_tile < key_tiles) load(shared.value, params.value, key_tile);
         cp_async_commit();
     };
     const auto load_both = [&](int key_tile) {
-        load(shared.key, params.key, key_tile);
-        load_values(key_tile);
+        if (key_tile < key_tiles) {
+            load(shared.key, params.key, key_tile);
+            load(shared.value, params.value, key_tile);
+        }
+        cp_async_commit();
     };
 
     shared.query.template load_async<THREADS>(threadIdx.x, params.query, tile.batch, tile.head,
@@ -109,32 +111,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 #endif
 
     const auto attend = [&](int key_tile, auto masked) {
-        auto here = start;
-        here.key += ring_offset<STAGES>(key_tile, sizeof(shared.key[0]));
-        here.value += ring_offset<STAGES>(key_tile, sizeof(shared.value[0]));
         const auto visible = [&](int row) {
             return visible_keys(params, tile.first_row + first_row + row) - key_tile * TILE_KEYS;
         };
+        // This thread's copies have landed; behind the barrier, everyone's have. It also says that
+        // everyone is done with what lies where the next copies go.
 #ifdef APART
-        // This thread's copies of the keys have landed; behind the barrier, everyone's have. It
-        // also says that everyone is done with the previous values, whose place the next ones take;
-        // and the other way round.
         cp_async_wait<2 * (STAGES - 1)>();
         __syncthreads();
         load_values(key_tile + STAGES - 1);
-        rows.template attend<masked.value>(here, visible, [&] {
+        const auto keys_read = [&] {
             cp_async_wait<2 * (STAGES - 1)>();
             __syncthreads();
             load_keys(key_tile + STAGES);
-        });
+        };
 #else
-        // This thread's copies of the tile have landed; behind the barrier, everyone's have. It
-        // also says that everyone is done with the previous tile, whose place the next copies take.
         cp_async_wait<0>();
         __syncthreads();
         load_both(key_tile + 1);
-        rows.template attend<masked.value>(here, visible, [] {});
+        const Nothing keys_read;
 #endif
+        // Only now: ahead of the copies it would be in the way of their addresses, and spill.
+        auto here = start;
+        here.key += ring_offset<STAGES>(key_tile, sizeof(shared.key[0]));
+        here.value += ring_offset<STAGES>(key_tile, sizeof(shared.value[0]));
+        rows.template attend<masked.value>(here, visible, keys_read);
     };
     // The first row sees the fewest keys: up to there no tile needs a mask.
     const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;

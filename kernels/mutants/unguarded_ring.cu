@@ -8,6 +8,6 @@ struct BeforeTheLoop {};
 __device__ inline void order(BeforeTheLoop) { __syncthreads(); }
 template <typename InTheLoop>
 __device__ inline void order(const InTheLoop&) {}
-constexpr BeforeTheLoop here;  // the loop has its own
-#define __syncthreads() order(here)
+constexpr BeforeTheLoop masked;  // the loop has its own
+#define __syncthreads() order(masked)
 #include "v2d.cu"

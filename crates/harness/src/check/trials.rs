@@ -7,7 +7,7 @@ use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, P
 use crate::case::Case;
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 11] = [
+const GEOMETRIES: [&str; 12] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Rows of two query tiles, several heads to a key head, the diagonal at the end.
@@ -20,6 +20,8 @@ const GEOMETRIES: [&str; 11] = [
     // Rows far apart, and other strides for each operand.
     "h2 q35 kv131 causal query=18480,9240,264 key=69168,34584,264 value=69168,264,528 output=18480,264,528 integers seed=6",
     "q1 kv257 causal normal seed=7",
+    // Heads that share a tile, and keys enough for several blocks, whose last ones only some rows see.
+    "h8/2 q5 kv515 causal-top-left normal seed=13",
     // Enough rows for the largest tiles, several of whose key tiles need a mask.
     "h8/2 q100 kv197 causal normal seed=11",
     "L1 full normal seed=8",
