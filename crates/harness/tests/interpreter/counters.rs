@@ -26,13 +26,13 @@ fn what_every_generation_executes() {
     insta::assert_snapshot!(table(CASES[0]), @r#"
                                                 v1         v2b         v2c         v2d         v2e
     blocks                                      50           8           8           8          14
-    warp instructions                    5 954 056   1 052 466     102 490      78 816     134 332
+    warp instructions                    5 954 056   1 052 466     102 490      78 848     134 332
       async copy                                 0       1 728       1 440       1 376       3 024
       control                              340 080      15 516       4 820       1 048       3 240
       conversion                           339 294     200 570       4 648       5 658       9 034
       float                              1 273 414     559 206      20 518      16 846      25 470
       global memory                        299 922         388         130         450         388
-      integer                              765 304     119 180      30 338      17 054      38 184
+      integer                              765 304     119 180      30 338      17 086      38 184
       local memory                         417 266       1 856         942       1 568       4 480
       move                               1 617 038      36 508       4 640       8 188      15 538
       predicate                            379 866      31 494      17 366       9 458      13 390
@@ -64,13 +64,13 @@ fn what_every_generation_executes_with_a_causal_mask() {
     insta::assert_snapshot!(table(CASES[1]), @r#"
                                                v1         v2b         v2c         v2d         v2e
     blocks                                     50           8           8           8          14
-    warp instructions                   3 030 664     670 642      69 466      64 416     107 376
+    warp instructions                   3 030 664     670 642      69 466      64 432     107 376
       async copy                                0       1 152         960       1 088       2 256
       control                             173 810      10 300       3 172       1 080       3 560
       conversion                          172 446     125 978       3 304       4 506       6 442
       float                               643 462     350 886      13 462      13 070      18 750
       global memory                       151 698         388         130         450         388
-      integer                             397 438      80 716      21 202      14 430      32 188
+      integer                             397 438      80 716      21 202      14 446      32 188
       local memory                        214 516       1 920         974       1 488       4 704
       move                                820 036      24 700       3 728       6 812      13 186
       predicate                           194 778      20 646      11 270       8 530      10 750
@@ -102,13 +102,13 @@ fn what_every_generation_executes_when_decoding() {
     insta::assert_snapshot!(table(CASES[2]), @r#"
                                                v1         v2b         v2c          v2d         v2e        v2f
     blocks                                      8           8           8            8           8         20
-    warp instructions                     445 504   2 850 696     265 416      190 048     137 376     47 304
+    warp instructions                     445 504   2 850 696     265 416      190 208     137 376     47 304
       async copy                                0       4 416       3 680        3 680       4 032      1 024
       control                              25 368      39 152      12 656          864       2 368      1 172
       conversion                           25 280     547 880      10 560       14 088      10 696      3 028
       float                                95 344   1 532 056      58 840       45 752      25 400      5 304
       global memory                        22 440          16          40           72          16        172
-      integer                              57 504     320 560      77 128       38 904      40 016     19 428
+      integer                              57 504     320 560      77 128       39 064      40 016     19 428
       local memory                         30 992       1 920         920        1 632       2 688      1 682
       move                                121 040      89 008       8 608       18 096      12 824      7 096
       predicate                            28 328      80 408      45 688       16 168      13 320      4 250
