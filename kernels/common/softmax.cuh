@@ -25,8 +25,8 @@ __device__ inline float raise_maximum(RowStatistics& row, float tile_maximum) {
 }
 
 // Adds the parts that a row's keys were split into, each weighed by what its maximum has to the
-// row's: `statistics(i)` are part i's, `load_columns(i, columns)` what belongs to them. Empty parts add
-// nothing; NaN and +infinity reach the sum.
+// row's: `statistics(i)` are part i's, `load_columns(i, columns)` what belongs to them. Empty parts
+// add nothing; NaN and +infinity reach the sum.
 template <int PARTS, int COUNT, typename Statistics, typename LoadColumns>
 __device__ inline RowStatistics merge_parts(Statistics statistics, LoadColumns load_columns,
                                             float (&sum)[COUNT]) {
