@@ -123,7 +123,7 @@ __device__ inline void update_softmax(SharedMemory& shared, const AttentionParam
     }
     statistics.sum += group_sum<GROUP>(sum);
 
-    __syncwarp();  // both lanes have read the scores that alpha now overwrites
+    // Each lane overwrites scores that it has read itself: there is nobody to wait for.
     const float alphas[4] = {alpha, alpha, alpha, alpha};
 #pragma unroll
     for (int i = 0; i < BLOCK; i += 4 * GROUP) store(&shared.score[row][i + lane * 4], alphas);

@@ -2,13 +2,12 @@
 //
 // parent: v2d
 // idea:   a head of 512 queries is 8 tiles of 64 rows: 8 heads leave half of the multiprocessors
-// idle
-//         and give the others 4 warps each. Here a block takes fewer rows, and KEY_GROUPS groups of
-//         warps take its keys in turn, each with a softmax of its own; at the end the groups' parts
-//         are weighed and added in shared memory. One launch, no workspace, and always the same
-//         order of additions. Long problems have warps enough and run v2d's kernel.
+//         idle and give the others 4 warps each. Here a block takes fewer rows, and KEY_GROUPS
+//         groups of warps take its keys in turn, each with a softmax of its own; at the end the
+//         groups' parts are weighed and added in shared memory. One launch, no workspace, and always
+//         the same order of additions. Long problems have warps enough and run v2d's kernel.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
-// build:  -DHEAD_DIM=64|96|128|256 -DROW_WARPS=2 -DKEY_GROUPS=4 -DTILE_KEYS=16|32|64,
+// build:  -DHEAD_DIM=64|96|128|256 -DROW_WARPS=2 -DKEY_GROUPS=4 -DTILE_KEYS=16|32|64 -DSTAGES=1|2,
 //         f16 or -DDTYPE_BF16
 #include "common/async_copy.cuh"
 #include "common/element.cuh"
@@ -25,12 +24,11 @@ constexpr int GROUP_THREADS = ROW_WARPS * WARP_SIZE;
 constexpr int THREADS = KEY_GROUPS * GROUP_THREADS;
 constexpr int WARP_ROWS = 16;  // with a second block a warp, half as many could work at once
 constexpr int TILE_ROWS = ROW_WARPS * WARP_ROWS;
-constexpr int STAGES = 2;
 
-// What the groups hand to one another when the keys are through. Four floats more a row put the
-// 8-byte stores of the four rows that a quarter of a warp writes 8 banks apart.
+// What the groups hand to one another when the keys are through. Eight floats more a row put the
+// 8-byte stores of the four rows that half a warp writes 8 banks apart.
 struct Parts {
-    float output[KEY_GROUPS][TILE_ROWS][HEAD_DIM + 4];
+    float output[KEY_GROUPS][TILE_ROWS][HEAD_DIM + 8];
     RowStatistics statistics[KEY_GROUPS][TILE_ROWS];
 
     __device__ Parts() {}
@@ -54,32 +52,25 @@ static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 __device__ inline void combine_parts(const Parts& parts, const AttentionParams& params,
                                      const QueryTile& tile) {
     Element* output = head_data(params.output, tile.batch, tile.head);
-    constexpr int CHUNKS = HEAD_DIM / CHUNK;
-    for (int index = threadIdx.x; index < TILE_ROWS * CHUNKS; index += THREADS) {
-        const int own_row = index / CHUNKS;
-        const int column = index % CHUNKS * CHUNK;
+    // Four columns a thread: eight threads read a whole line of shared memory.
+    constexpr int COLUMNS = 4;
+    constexpr int QUARTETS = HEAD_DIM / COLUMNS;
+    for (int index = threadIdx.x; index < TILE_ROWS * QUARTETS; index += THREADS) {
+        const int own_row = index / QUARTETS;
+        const int column = index % QUARTETS * COLUMNS;
         const int row = tile.first_row + own_row;
         if (row >= params.len_q || column >= params.head_dim) continue;
 
-        RowStatistics total;
-#pragma unroll
-        for (int group = 0; group < KEY_GROUPS; ++group) {
-            total.maximum = fmaxf(total.maximum, parts.statistics[group][own_row].maximum);
-        }
-        float sum[CHUNK] = {};
-#pragma unroll
-        for (int group = 0; group < KEY_GROUPS; ++group) {
-            const RowStatistics& part = parts.statistics[group][own_row];
-            const float factor = exp2_approx(part.maximum - safe_maximum(total.maximum));
-            total.sum = fmaf(part.sum, factor, total.sum);
-            float columns[CHUNK];
-            load(&parts.output[group][own_row][column], columns);
-#pragma unroll
-            for (int i = 0; i < CHUNK; ++i) sum[i] = fmaf(columns[i], factor, sum[i]);
-        }
+        float sum[COLUMNS] = {};
+        const RowStatistics total = merge_parts<KEY_GROUPS>(
+            [&](int group) { return parts.statistics[group][own_row]; },
+            [&](int group, float (&columns)[COLUMNS]) {
+                load(&parts.output[group][own_row][column], columns);
+            },
+            sum);
         const float normalise = normaliser(total.sum);
 #pragma unroll
-        for (int i = 0; i < CHUNK; ++i) sum[i] *= normalise;
+        for (int i = 0; i < COLUMNS; ++i) sum[i] *= normalise;
         store_from_float(output + row * params.output.row_stride + column, sum);
         if (column == 0) store_lse(params, tile, row, row_lse(total));
     }
@@ -98,18 +89,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int first_row = thread / WARP_SIZE * WARP_ROWS;  // the warp's, within the tile
 
     // A group takes every KEY_GROUPS-th tile, so that with a causal mask none gets all the short
-    // rows. Commits even past the last tile, so that counting commits counts tiles.
+    // rows. Keys and values are groups of their own, committed even past the last tile, so that
+    // counting commits counts tiles.
     const auto load_key_tile = [&](int key_tile) {
-        if (key_tile < key_tiles) {
-            const int stage = key_tile / KEY_GROUPS % STAGES;
-            const int first_key = key_tile * TILE_KEYS;
-            shared.key[group][stage].template load_async<GROUP_THREADS>(
-                thread, params.key, tile.batch, head_kv, first_key, params.len_kv, params.head_dim);
-            shared.value[group][stage].template load_async<GROUP_THREADS>(
-                thread, params.value, tile.batch, head_kv, first_key, params.len_kv,
-                params.head_dim);
-        }
-        cp_async_commit();
+        const auto load = [&](auto& stages, const TensorView& tensor) {
+            if (key_tile < key_tiles) {
+                const int stage = ring_stage<STAGES>(key_tile / KEY_GROUPS);
+                stages[group][stage].template load_async<GROUP_THREADS>(
+                    thread, tensor, tile.batch, head_kv, key_tile * TILE_KEYS, params.len_kv,
+                    params.head_dim);
+            }
+            cp_async_commit();
+        };
+        load(shared.key, params.key);
+        load(shared.value, params.value);
     };
 
     shared.query.template load_async<THREADS>(threadIdx.x, params.query, tile.batch, tile.head,
@@ -122,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     // The copies of Q have landed, this thread's and, behind the barrier, everyone's. A negative
     // scale moves into Q, so that the softmax may count on it being positive.
-    cp_async_wait<STAGES>();
+    cp_async_wait<2 * STAGES>();
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
     const LaneStart start(shared.query, first_row, shared.key[group][0], shared.value[group][0]);
@@ -134,20 +127,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     // The first row sees the fewest keys: up to there no tile needs a mask.
     const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;
     for (int round = 0; round < rounds; ++round) {
-        // This thread's copies of the round's tile have landed; behind the barrier, everyone's
-        // have.
-        cp_async_wait<STAGES - 1>();
+        // This thread's copies of the round's keys have landed; behind the barrier, everyone's
+        // have. Likewise the values, which need not be there before the weights are.
+        cp_async_wait<2 * STAGES - 1>();
         __syncthreads();
+        const auto values_landed = [] {
+            cp_async_wait<2 * (STAGES - 1)>();
+            __syncthreads();
+        };
 
         const int key_tile = round * KEY_GROUPS + group;
         LaneStart here = start;
-        here.key += round % STAGES * sizeof(shared.key[0][0]);
-        here.value += round % STAGES * sizeof(shared.value[0][0]);
-        const int first_query = tile.first_row + first_row;
+        here.key += ring_offset<STAGES>(round, sizeof(shared.key[0][0]));
+        here.value += ring_offset<STAGES>(round, sizeof(shared.value[0][0]));
+        const auto visible = [&](int row) {
+            return visible_keys(params, tile.first_row + first_row + row) - key_tile * TILE_KEYS;
+        };
         if (key_tile < unmasked_tiles) {
-            rows.template attend<false>(here, params, first_query, key_tile * TILE_KEYS);
+            rows.template attend<false>(here, visible, Nothing{}, values_landed);
         } else if (key_tile < key_tiles) {
-            rows.template attend<true>(here, params, first_query, key_tile * TILE_KEYS);
+            rows.template attend<true>(here, visible, Nothing{}, values_landed);
+        } else {
+            values_landed();
         }
 
         // Everyone is done with the round's tiles before the next ones take their place.
@@ -155,9 +156,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         load_key_tile(key_tile + STAGES * KEY_GROUPS);
     }
 
-    // The parts take the place of keys and values: everyone is done with those, and no copy is
-    // under way.
-    cp_async_wait<0>();
+    // The parts take the place of keys and values: everyone is done with those, and every copy has
+    // been waited for, since the last rounds' commits are empty.
     __syncthreads();
     const int lane = threadIdx.x % WARP_SIZE;
     rows.for_each_row([&](int own_row, const RowStatistics& own, auto columns) {

@@ -19,3 +19,15 @@ template <int PENDING>
 __device__ inline void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
+
+// The place in a ring that tile number `index` is copied to.
+template <int PLACES>
+__device__ inline int ring_stage(int index) {
+    return index % PLACES;
+}
+
+// How many bytes behind the ring's start it is then read, where a place has `bytes`.
+template <int PLACES>
+__device__ inline int ring_offset(int index, int bytes) {
+    return index % PLACES * bytes;
+}

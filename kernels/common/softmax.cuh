@@ -24,6 +24,28 @@ __device__ inline float raise_maximum(RowStatistics& row, float tile_maximum) {
     return factor;
 }
 
+// Adds the parts that a row's keys were split into, each weighed by what its maximum has to the
+// row's: `statistics(i)` are part i's, `load_columns(i, columns)` what belongs to them. Empty parts
+// add nothing; NaN and +infinity reach the sum.
+template <int PARTS, int COUNT, typename Statistics, typename LoadColumns>
+__device__ inline RowStatistics merge_parts(Statistics statistics, LoadColumns load_columns,
+                                            float (&sum)[COUNT]) {
+    RowStatistics total;
+#pragma unroll
+    for (int i = 0; i < PARTS; ++i) total.maximum = fmaxf(total.maximum, statistics(i).maximum);
+#pragma unroll
+    for (int i = 0; i < PARTS; ++i) {
+        const RowStatistics part = statistics(i);
+        const float factor = exp2_approx(part.maximum - safe_maximum(total.maximum));
+        total.sum = fmaf(part.sum, factor, total.sum);
+        float columns[COUNT];
+        load_columns(i, columns);
+#pragma unroll
+        for (int c = 0; c < COUNT; ++c) sum[c] = fmaf(columns[c], factor, sum[c]);
+    }
+    return total;
+}
+
 // Unnormalised weight of one score. The product inside fmaf is not rounded, so that the weight is
 // as good as the score even where score · scale is 1e5; the rounding of the maximum is common to
 // the row.

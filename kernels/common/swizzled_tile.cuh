@@ -9,6 +9,7 @@
 constexpr int CHUNK_BYTES = 16;                       // what one cp.async or one ldmatrix row moves
 constexpr int CHUNK = CHUNK_BYTES / sizeof(Element);  // in elements
 
+constexpr int smaller(int x, int y) { return x < y ? x : y; }
 constexpr int floor_power_of_two(int x) { return x < 2 ? x : 2 * floor_power_of_two(x / 2); }
 
 template <int ROWS, int COLUMNS>
@@ -19,6 +20,10 @@ struct SwizzledTile {
                   "rows of a multiple of 64 bytes, or the permutation leaves the row");
 
     alignas(128) unsigned char bytes[ROWS * ROW_BYTES];
+
+    // Rows that so many threads copy at once.
+    template <int THREADS>
+    static constexpr int STEP_ROWS_OF = smaller(ROWS, floor_power_of_two(THREADS / CHUNKS));
 
     // What the chunk's number is XORed with. Where 8 chunks fill a line of 128 bytes, the row
     // permutes all 8. With half lines left over (head_dim 96), two neighbouring rows fill the two
@@ -51,15 +56,15 @@ struct SwizzledTile {
     __device__ void load_async(int thread, const TensorView& tensor, int batch, int head,
                                int first_row, int length, int head_dim) {
         // A thread stays in its column and walks down the rows; where the columns do not divide the
-        // threads, some wait.
-        constexpr int STEP_ROWS = floor_power_of_two(THREADS / CHUNKS);
+        // threads, or there are more threads than chunks, some wait.
+        constexpr int STEP_ROWS = STEP_ROWS_OF<THREADS>;
         static_assert(ROWS % STEP_ROWS == 0, "every thread copies equally many chunks");
         // Opaque, so that the compiler works the addresses out again for every tile instead of
         // keeping one in registers for every step: that spilled at head_dim 128.
         asm volatile("" : "+r"(thread));
         const int row = thread / CHUNKS;
         const int chunk = thread % CHUNKS;
-        if (THREADS % CHUNKS != 0 && row >= STEP_ROWS) return;
+        if (STEP_ROWS * CHUNKS < THREADS && row >= STEP_ROWS) return;
         const bool valid_column = chunk * CHUNK < head_dim;
         const Element* source =
             head_data(tensor, batch, head) + (first_row + row) * tensor.row_stride + chunk * CHUNK;
@@ -74,7 +79,7 @@ struct SwizzledTile {
     // Flips the sign of the elements that this thread itself copied, once its copies have landed.
     template <int THREADS>
     __device__ void negate_own(int thread) {
-        constexpr int STEP_ROWS = floor_power_of_two(THREADS / CHUNKS);
+        constexpr int STEP_ROWS = STEP_ROWS_OF<THREADS>;
         constexpr unsigned SIGNS = 0x80008000;
         if (thread / CHUNKS >= STEP_ROWS) return;
         for (int row = thread / CHUNKS; row < ROWS; row += STEP_ROWS) {

@@ -2,7 +2,6 @@
 // tiles of keys and values come from is the business of the kernel around it.
 #pragma once
 
-#include "common/mask.cuh"
 #include "common/params.cuh"
 #include "common/query_tile.cuh"
 #include "common/softmax.cuh"
@@ -35,6 +34,11 @@ struct Unmasked {
 };
 struct Masked {
     static constexpr bool value = true;
+};
+
+// What `attend` does between its steps where a kernel has nothing to do there.
+struct Nothing {
+    __device__ void operator()() const {}
 };
 
 // A warp owns BLOCKS blocks of 16 rows: with two, every K and V fragment that is loaded serves
@@ -80,14 +84,19 @@ public:
     }
 
     // One tile of keys and values, whose fragments start at `start`. Where MASKED, keys that a row
-    // does not see are left out; `first_row` is the warp's, `first_key` the tile's.
-    template <bool MASKED>
-    __device__ void attend(const LaneStart& start, const AttentionParams& params, int first_row,
-                           int first_key) {
+    // does not see are left out: `visible(row)` says how many it sees from the tile's first one on,
+    // `row` counting from the warp's first. The kernel is called when the keys have been read, and
+    // before the values are: to wait for what is still under way, and to start what comes next.
+    template <bool MASKED, typename Visible, typename KeysRead = Nothing,
+              typename ValuesNext = Nothing>
+    __device__ void attend(const LaneStart& start, Visible visible, KeysRead keys_read = {},
+                           ValuesNext values_next = {}) {
         Scores score = {};
         multiply_keys(score, start);
-        if constexpr (MASKED) mask_scores(score, params, first_row, first_key);
+        keys_read();
+        if constexpr (MASKED) mask_scores(score, visible);
         raise_maxima(score);
+        values_next();
         multiply_values(score, start.value);
     }
 
@@ -161,15 +170,14 @@ private:
     }
 
     // -infinity where the row does not see the key.
-    __device__ static void mask_scores(Scores& score, const AttentionParams& params, int first_row,
-                                       int first_key) {
+    template <typename Visible>
+    __device__ static void mask_scores(Scores& score, Visible visible) {
         const int lane = thread_index() % WARP_SIZE;
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
 #pragma unroll
             for (int half = 0; half < LANE_ROWS; ++half) {
-                const int row = first_row + 16 * block + 8 * half + lane / 4;
-                const int visible_here = visible_keys(params, row) - first_key - lane % 4 * 2;
+                const int visible_here = visible(16 * block + 8 * half + lane / 4) - lane % 4 * 2;
 #pragma unroll
                 for (int column = 0; column < KEY_BLOCKS; ++column) {
 #pragma unroll

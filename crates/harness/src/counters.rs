@@ -9,8 +9,13 @@ use crate::case::Case;
 use crate::execute::{RunError, Surroundings, execute};
 use crate::table::{Align, Cell, Table};
 
-/// What is counted where nobody asks for another problem: three tiles of 64 keys and a ragged fourth, two heads.
-pub const CASES: [&str; 2] = ["h2 L193 d64 f16 full normal seed=0", "h2 L193 d64 f16 causal normal seed=0"];
+/// What is counted where nobody asks for another problem: three tiles of 64 keys and a ragged fourth, two heads; and one
+/// query a head over more keys.
+pub const CASES: [&str; 3] = [
+    "h2 L193 d64 f16 full normal seed=0",
+    "h2 L193 d64 f16 causal normal seed=0",
+    "h8/2 q1 kv700 d64 f16 causal normal seed=0",
+];
 
 /// What one generation executed.
 #[derive(Clone, Debug, PartialEq, Eq)]

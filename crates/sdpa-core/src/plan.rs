@@ -154,6 +154,19 @@ pub enum Unsupported {
         /// Tiles that run at once.
         limit: usize,
     },
+    /// So few keys that splitting them over blocks would only cost.
+    #[error(
+        "{generation} splits the keys of more than a few queries over blocks from {least} keys on; this problem has \
+         {found}: its parent takes it"
+    )]
+    FewKeys {
+        /// Who declines.
+        generation: &'static str,
+        /// Keys of the problem.
+        found: usize,
+        /// The fewest that it takes.
+        least: usize,
+    },
     /// A combination of specialisations that was not built (a mutant carries only a few).
     #[error("{generation} was not built for {kernel}")]
     NotBuilt {

@@ -30,29 +30,29 @@ static GENERATION: Generation = Generation {
     parent: Some("v2d"),
     // In the order that `plan` counts in: dtype, then head dimension. Four groups of keys, two tiles each under way.
     specialisations: &[
-        split("f16_d64_m32_g4", &["HEAD_DIM=64", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=64"], 135_168),
-        split("f16_d96_m32_g4", &["HEAD_DIM=96", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32"], 104_448),
-        split("f16_d128_m32_g4", &["HEAD_DIM=128", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32"], 139_264),
-        split("f16_d256_m32_g4", &["HEAD_DIM=256", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=16"], 150_528),
+        split("f16_d64_m32_g4", &["HEAD_DIM=64", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=64", "STAGES=2"], 135_168),
+        split("f16_d96_m32_g4", &["HEAD_DIM=96", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32", "STAGES=2"], 104_448),
+        split("f16_d128_m32_g4", &["HEAD_DIM=128", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32", "STAGES=2"], 139_264),
+        split("f16_d256_m32_g4", &["HEAD_DIM=256", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2"], 152_576),
         split(
             "bf16_d64_m32_g4",
-            &["DTYPE_BF16", "HEAD_DIM=64", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=64"],
+            &["DTYPE_BF16", "HEAD_DIM=64", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=64", "STAGES=2"],
             135_168,
         ),
         split(
             "bf16_d96_m32_g4",
-            &["DTYPE_BF16", "HEAD_DIM=96", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32"],
+            &["DTYPE_BF16", "HEAD_DIM=96", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32", "STAGES=2"],
             104_448,
         ),
         split(
             "bf16_d128_m32_g4",
-            &["DTYPE_BF16", "HEAD_DIM=128", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32"],
+            &["DTYPE_BF16", "HEAD_DIM=128", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=32", "STAGES=2"],
             139_264,
         ),
         split(
             "bf16_d256_m32_g4",
-            &["DTYPE_BF16", "HEAD_DIM=256", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=16"],
-            150_528,
+            &["DTYPE_BF16", "HEAD_DIM=256", "ROW_WARPS=2", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2"],
+            152_576,
         ),
     ],
     budget: Budget { registers: 255, shared_bytes: 160 * 1024, spill_bytes: 0 },

@@ -20,6 +20,8 @@ const GEOMETRIES: [&str; 12] = [
     // Rows far apart, and other strides for each operand.
     "h2 q35 kv131 causal query=18480,9240,264 key=69168,34584,264 value=69168,264,528 output=18480,264,528 integers seed=6",
     "q1 kv257 causal normal seed=7",
+    // Heads that share a tile, and keys enough for several blocks, whose last ones only some rows see.
+    "h8/2 q5 kv515 causal-top-left normal seed=13",
     // Enough rows for the largest tiles, several of whose key tiles need a mask.
     "h8/2 q100 kv197 causal normal seed=11",
     // Rows and keys enough for a ring of stages to come round while tiles need a mask.

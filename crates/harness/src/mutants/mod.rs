@@ -33,6 +33,12 @@ macro_rules! for_each_mutant {
             last_tile_dropped, "v2b", ["f16_d64_s2"], Everywhere, "the last tile of keys is not attended to";
             no_scale, "v2b", ["f16_d64_s2"], Everywhere, "the scores are not scaled";
             mean_of_value, "v2b", ["f16_d64_s2"], Everywhere, "every key weighs the same";
+            swizzle_off_by_one, "v2d", ["f16_d64_m64"], Everywhere, "fragments are read as the next row is permuted";
+            unguarded_ring, "v2d", ["f16_d64_m64"], Interpreter, "nothing orders the warps between key tiles";
+            stale_stage, "v2d", ["f16_d64_m64"], Everywhere, "fragments are read from the tile before";
+            one_wait_too_few, "v2d", ["f16_d64_m64"], Everywhere, "one copy too many may be under way";
+            unweighted_parts, "v2f", ["f16_d64_m16", "f16_merge_m16"], Everywhere, "parts are added whatever their maxima";
+            unwritten_parts, "v2f", ["f16_d64_m16", "f16_merge_m16"], Interpreter, "parts that nobody wrote are merged";
             missing_wgmma_wait, "v3", ["f16_d64"], Interpreter, "nobody waits for the products";
             missing_proxy_fence, "v3", ["f16_d64"], Interpreter, "the copy engine may not see what was written";
         }
@@ -133,6 +139,9 @@ pub fn cases(device: DeviceKind) -> Vec<Case> {
         "q70 kv200 d64 f16 causal normal seed=2 schedule=1",
         "h2 q150 kv130 d64 f16 causal ascending seed=3 schedule=2",
         "q65 kv260 d40 f16 full blhd peaked seed=4 schedule=3",
+        // Few queries of many keys, whose last part only some rows see.
+        "h4/2 q7 kv700 d64 f16 causal-top-left ascending seed=8 schedule=4",
+        "h4/2 q7 kv700 d64 f16 full ascending seed=9 schedule=5",
     ];
     // A GPU's races need many blocks and many tries to show; the interpreter sees them in one.
     const GPU: &[&str] = &[

@@ -116,6 +116,7 @@ pub(super) fn kind_of(reason: &Unsupported) -> String {
         Unsupported::SharedMemory { kernel, .. } => format!("{kernel} does not fit shared memory"),
         Unsupported::Grid { .. } => "grid too large".to_owned(),
         Unsupported::Long { limit, .. } => format!("more than {limit} query tiles"),
+        Unsupported::FewKeys { least, .. } => format!("fewer than {least} keys"),
         Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),
     }
 }
