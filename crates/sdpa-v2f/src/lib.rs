@@ -17,7 +17,15 @@ const fn kernel(
     threads: u32,
     shared_bytes: u32,
 ) -> Specialisation {
-    Specialisation { source: "v2f.cu", name, architecture: Architecture::Compute80, defines, threads, shared_bytes }
+    Specialisation {
+        source: "v2f.cu",
+        name,
+        architecture: Architecture::Compute80,
+        defines,
+        threads,
+        shared_bytes,
+        boxes: None,
+    }
 }
 
 /// The same kernels for both dtypes: each line is `name, defines, threads, shared bytes`.
@@ -104,7 +112,7 @@ impl Attention for V2f {
         // Of every part of every row an unnormalised output, its maximum and its sum, in f32.
         let part_bytes = (problem.head_dim() + 2) * size_of::<f32>();
         let workspace_bytes = problem.batch() * problem.heads_q() * problem.len_q() * parts * part_bytes;
-        Ok(LaunchPlan { launches: vec![attend, merge], workspace_bytes })
+        Ok(LaunchPlan { launches: vec![attend, merge], workspace_bytes, ..LaunchPlan::default() })
     }
 }
 
