@@ -1,25 +1,19 @@
-//! The queries, keys and values of a real model's first layer: causal, not, and its last position alone.
+//! The queries, keys and values of a real model's first layer, causal, not, and its last position alone.
 
-use harness::generations;
-use harness::regime::Data;
-use harness::suite::isolated;
-use harness::verify::{Reason, Thoroughness, verify_data};
 use safetensors::SafeTensors;
 use sdpa_core::{Attention, Device, Mask, Problem};
 
 use crate::regime::Data;
-use crate::verify::{Thoroughness, verify_data};
+use crate::verify::{Reason, Thoroughness, verify_data};
 
 /// Where it comes from is told beside the file.
 const MINILM: &[u8] = include_bytes!("../../sdpa-ref/tests/data/minilm-layer0.safetensors");
 
-/// All heads for a generation, each way that it takes.
-pub(crate) fn run(test: &'static str, id: &'static str) {
-    isolated(test, |device| check(device, id));
-}
-
-fn check(device: &dyn Device, id: &str) -> Result<String, String> {
-    let generation = generations::find(id).ok_or("no such generation")?;
+/// Verifies all heads, each way that the generation takes: how near it comes to an ideal kernel.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, String> {
     let tensors = SafeTensors::deserialize(MINILM).map_err(|error| error.to_string())?;
     let tensor = |name: &str| tensors.tensor(name).map_err(|error| error.to_string());
     let bits = |name: &str| -> Result<Vec<u16>, String> {

@@ -7,7 +7,7 @@ use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, P
 use crate::case::Case;
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 12] = [
+const GEOMETRIES: [&str; 13] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Rows of two query tiles, several heads to a key head, the diagonal at the end.
