@@ -7,7 +7,7 @@
 //         layout of P·V. Shared memory holds nothing but Q, K and V, permuted instead of padded.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|96|128|256 -DWARPS=4|8 -DROW_BLOCKS=1|2 -DTILE_KEYS=32|64|128
-//         -DSTAGES=1|2, -DAPART to wait for keys and values apart, -DPAIRED for pairs of warps; f16
+//         -DSTAGES=1|2, -DAPART to wait for keys and values apart; f16
 //         or -DDTYPE_BF16
 #include "common/async_copy.cuh"
 #include "common/element.cuh"
@@ -17,27 +17,17 @@
 #include "common/softmax.cuh"
 #include "common/swizzled_tile.cuh"
 #include "common/warp.cuh"
-#ifdef PAIRED
-#include "common/pair_attention.cuh"
-#endif
 #include "common/warp_attention.cuh"
 
 // Tile laws.
 constexpr int THREADS = WARPS * WARP_SIZE;
-#ifdef PAIRED
-constexpr int TILE_ROWS = WARPS / 2 * PAIR_ROWS;
-#else
 constexpr int WARP_ROWS = 16 * ROW_BLOCKS;
 constexpr int TILE_ROWS = WARPS * WARP_ROWS;
-#endif
 
 struct SharedMemory {
     SwizzledTile<TILE_ROWS, HEAD_DIM> query;
     SwizzledTile<TILE_KEYS, HEAD_DIM> key[STAGES];
     SwizzledTile<TILE_KEYS, HEAD_DIM> value[STAGES];
-#ifdef PAIRED
-    PairExchange<TILE_KEYS> exchange[WARPS / 2];
-#endif
 };
 
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
@@ -99,16 +89,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
     const int warp = threadIdx.x / WARP_SIZE;
-#ifdef PAIRED
-    const int first_row = warp / 2 * PAIR_ROWS;  // the pair's, within the tile
-    PairAttention<TILE_KEYS> rows(params, shared.exchange[warp / 2], warp / 2, warp % 2);
-    const auto start =
-        rows.lane_start(shared.query, first_row, shared.key[0], shared.value[0]);
-#else
     const int first_row = warp * WARP_ROWS;  // the warp's, within the tile
     const LaneStart start(shared.query, first_row, shared.key[0], shared.value[0]);
     WarpAttention<ROW_BLOCKS, TILE_KEYS> rows(params, start.query);
-#endif
 
     const auto attend = [&](int key_tile, auto masked) {
         const auto visible = [&](int row) {

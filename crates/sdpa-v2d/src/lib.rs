@@ -38,8 +38,18 @@ static GENERATION: Generation = Generation {
         kernel("f16_d96_m64", &["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 61_440),
         kernel("f16_d128_m128", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 98_304),
         kernel("f16_d128_m64", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 81_920),
-        kernel("f16_d256_m128", &["HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 256, 196_608),
-        kernel("f16_d256_m64", &["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=32", "STAGES=2"], 128, 98_304),
+        kernel(
+            "f16_d256_m128",
+            &["HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=96", "STAGES=1", "APART"],
+            256,
+            163_840,
+        ),
+        kernel(
+            "f16_d256_m64",
+            &["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"],
+            128,
+            98_304,
+        ),
         kernel(
             "bf16_d64_m128",
             &["DTYPE_BF16", "HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"],
@@ -78,21 +88,21 @@ static GENERATION: Generation = Generation {
         ),
         kernel(
             "bf16_d256_m128",
-            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"],
+            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=96", "STAGES=1", "APART"],
             256,
-            196_608,
+            163_840,
         ),
         kernel(
             "bf16_d256_m64",
-            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=32", "STAGES=2"],
+            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"],
             128,
             98_304,
         ),
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
-    // multiprocessor of an A100 or an H200, and one an L4's. Head dimension 256 has one block of 196608 bytes instead
-    // where the device allows it.
-    budget: Budget { registers: 255, shared_bytes: 192 * 1024, spill_bytes: 0 },
+    // multiprocessor of an A100 or an H200, and one an L4's. Long problems of head dimension 256 have one block of
+    // 163840 bytes instead where the device allows it.
+    budget: Budget { registers: 255, shared_bytes: 160 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
 };
@@ -124,8 +134,11 @@ impl Attention for V2d {
 
 /// Large tiles load every key half as often, small ones leave fewer multiprocessors idle. Measured on an H200: large
 /// ones win as soon as they give every multiprocessor one. Causal tiles differ in length, so it takes eight to even
-/// out.
+/// out. A head dimension of 256 fills the shared memory with either; there the large ones win where keys are many.
 fn large_tiles_pay(problem: &Problem, limits: &DeviceLimits) -> bool {
+    if problem.head_dim() > 128 {
+        return problem.len_kv() >= 8192;
+    }
     let tiles = problem.len_q().div_ceil(128) * problem.batch() * problem.heads_q();
     tiles >= limits.multiprocessors as usize * if problem.mask().is_causal() { 8 } else { 1 }
 }

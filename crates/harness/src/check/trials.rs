@@ -7,13 +7,13 @@ use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, P
 use crate::case::Case;
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 13] = [
+const GEOMETRIES: [&str; 14] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Rows of two query tiles, several heads to a key head, the diagonal at the end.
     "h4/2 q70 kv193 causal normal seed=2",
     // The first rows see no key.
-    "q150 kv130 causal ascending seed=3",
+    "h2 q150 kv130 causal ascending seed=3",
     "b2 h2 q37 kv150 causal-top-left blhd peaked seed=4",
     // Many tiles, the last with a single key, under a negative scale.
     "q65 kv577 full scale=-0.25 outliers seed=5",
@@ -25,7 +25,8 @@ const GEOMETRIES: [&str; 13] = [
     // Enough rows for the largest tiles, several of whose key tiles need a mask.
     "h8/2 q100 kv197 causal normal seed=11",
     // Rows and keys enough for a ring of stages to come round while tiles need a mask.
-    "q200 kv450 causal normal seed=13",
+    "h2 q200 kv450 causal normal seed=13",
+    "q150 kv300 full normal seed=14",
     "L1 full normal seed=8",
     "q5 kv0 full normal seed=9",
     // Long enough for the kernels with a third stage, and few queries, since somebody waits. The last row alone sees
