@@ -333,25 +333,24 @@ __device__ inline void add_part(RowStatistics& total, float (&sum)[LANE_COLUMNS]
     }
 }
 
-// Adds the parts first, first + step, … of a row; the loads of several are under way at once.
+// Adds the parts first, first + step, … of a row; the loads of several are under way at once. Past
+// the last part it is loaded again: a branch around every load would have them wait for one another.
 __device__ inline void add_parts(const Workspace& workspace, long long row, int first, int step,
-                                 int parts, int column, bool valid, RowStatistics& total,
+                                 int parts, int column, RowStatistics& total,
                                  float (&sum)[LANE_COLUMNS]) {
     constexpr int AHEAD = 2 * SLICE_PARTS;
     for (; first < parts; first += AHEAD * step) {
-        float columns[AHEAD][LANE_COLUMNS] = {};
+        float columns[AHEAD][LANE_COLUMNS];
         RowStatistics statistics[AHEAD];
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
-            const int part = first + i * step;
-            if (part >= parts) break;
+            const int part = min(first + i * step, parts - 1);
             statistics[i] = workspace.statistics_of(row, part);
-            if (valid) load(workspace.columns_of(row, part) + column, columns[i]);
+            load(workspace.columns_of(row, part) + column, columns[i]);
         }
 #pragma unroll
         for (int i = 0; i < AHEAD; ++i) {
-            if (first + i * step >= parts) break;
-            add_part(total, sum, statistics[i], columns[i]);
+            if (first + i * step < parts) add_part(total, sum, statistics[i], columns[i]);
         }
     }
 }
@@ -369,6 +368,8 @@ extern "C" __global__ void __launch_bounds__(LAUNCH_THREADS)
     while (slices < WARPS && share.parts >= 2 * SLICE_PARTS * slices) slices *= 2;
     const int warp = threadIdx.x / WARP_SIZE;
     const int slice = warp % slices;
+    const int lane_column = threadIdx.x % WARP_SIZE * LANE_COLUMNS;
+    float* own = &shared.columns[warp][lane_column];
 
     // Units of 128 columns of a row, shared out among the blocks of the tile.
     const int first_row = share.tile * TILE_ROWS;
@@ -376,31 +377,28 @@ extern "C" __global__ void __launch_bounds__(LAUNCH_THREADS)
     const int units = min(TILE_ROWS, share.rows.count - first_row) * row_units;
     const int at_once = WARPS / slices;
     for (int first = share.part * at_once; first < units; first += share.parts * at_once) {
-        const int unit = first + warp / slices;
-        const int row = first_row + min(unit, units - 1) / row_units;
-        const int column = unit % row_units * WARP_COLUMNS + threadIdx.x % WARP_SIZE * LANE_COLUMNS;
-        const bool valid = unit < units && column < params.head_dim;
+        // Every warp takes part in the barriers; those past the last unit do it over.
+        const int unit = min(first + warp / slices, units - 1);
+        const int row = first_row + unit / row_units;
+        const int column = unit % row_units * WARP_COLUMNS + lane_column;
         const int visible = visible_keys(params, share.query(row));
         RowStatistics total;
         float sum[LANE_COLUMNS] = {};
         add_parts(workspace, Workspace::index(params, share, row), slice, slices,
-                  (visible + keys - 1) / keys, column, valid, total, sum);
+                  (visible + keys - 1) / keys, column < params.head_dim ? column : 0, total, sum);
 
         if (slices > 1) {
-            float* own = &shared.columns[warp][threadIdx.x % WARP_SIZE * LANE_COLUMNS];
             store(own, sum);
-            if (threadIdx.x % WARP_SIZE == 0) shared.statistics[warp] = total;
+            if (lane_column == 0) shared.statistics[warp] = total;
             __syncthreads();
-            if (slice == 0) {
-                for (int other = 1; other < slices; ++other) {
-                    float columns[LANE_COLUMNS];
-                    load(own + other * WARP_COLUMNS, columns);
-                    add_part(total, sum, shared.statistics[warp + other], columns);
-                }
+            for (int other = 1; other < slices && slice == 0; ++other) {
+                float columns[LANE_COLUMNS];
+                load(own + other * WARP_COLUMNS, columns);
+                add_part(total, sum, shared.statistics[warp + other], columns);
             }
             __syncthreads();  // before the next unit takes their place
         }
-        if (slice > 0 || !valid) continue;
+        if (slice > 0 || first + warp / slices >= units || column >= params.head_dim) continue;
         const float normalise = normaliser(total.sum);
 #pragma unroll
         for (int i = 0; i < LANE_COLUMNS; ++i) sum[i] *= normalise;

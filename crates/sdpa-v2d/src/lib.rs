@@ -8,6 +8,10 @@ use sdpa_core::{
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
 
+/// The head dimension that has one kernel; the others have two.
+const WIDEST: usize = HEAD_DIMS.len() - 1;
+const OF_EACH_DTYPE: usize = 2 * WIDEST + 1;
+
 const fn kernel(
     name: &'static str,
     defines: &'static [&'static str],
@@ -29,8 +33,9 @@ static GENERATION: Generation = Generation {
     id: "v2d",
     title: "fragments in registers: mma.sync, ldmatrix, swizzled shared memory",
     parent: Some("v2c"),
-    // In the order that `plan` counts in: dtype, head dimension, then tiles of 128 or of 64 query rows. The key tiles
-    // are the fastest of those measured on an H200 that keep every thread within its registers.
+    // In the order that `plan` counts in: dtype, head dimension, then tiles of 128 or of 64 query rows; at head dimension
+    // 256 only the small ones, since 128 rows leave no registers or load each key for one use. The key tiles are the
+    // fastest of those measured on an H200 that keep every thread within its registers.
     specialisations: &[
         kernel("f16_d64_m128", &["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 49_152),
         kernel("f16_d64_m64", &["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=128", "STAGES=2"], 128, 73_728),
@@ -38,12 +43,6 @@ static GENERATION: Generation = Generation {
         kernel("f16_d96_m64", &["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 61_440),
         kernel("f16_d128_m128", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 98_304),
         kernel("f16_d128_m64", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 81_920),
-        kernel(
-            "f16_d256_m128",
-            &["HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=96", "STAGES=1", "APART"],
-            256,
-            163_840,
-        ),
         kernel(
             "f16_d256_m64",
             &["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"],
@@ -87,12 +86,6 @@ static GENERATION: Generation = Generation {
             81_920,
         ),
         kernel(
-            "bf16_d256_m128",
-            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=8", "ROW_BLOCKS=1", "TILE_KEYS=96", "STAGES=1", "APART"],
-            256,
-            163_840,
-        ),
-        kernel(
             "bf16_d256_m64",
             &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"],
             128,
@@ -100,9 +93,8 @@ static GENERATION: Generation = Generation {
         ),
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
-    // multiprocessor of an A100 or an H200, and one an L4's. Long problems of head dimension 256 have one block of
-    // 163840 bytes instead where the device allows it.
-    budget: Budget { registers: 255, shared_bytes: 160 * 1024, spill_bytes: 0 },
+    // multiprocessor of an A100 or an H200, and one an L4's.
+    budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
 };
@@ -121,12 +113,12 @@ impl Attention for V2d {
         require::strides_multiple_of("v2d", problem, 8)?;
         let bf16 = problem.dtype() == Dtype::Bf16;
         let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let kernels = &GENERATION.specialisations[2 * (HEAD_DIMS.len() * usize::from(bf16) + width)..][..2];
+        let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
         let launch = |kernel, rows| Launch::per_query_tile("v2d", kernel, problem, rows, limits);
-        let fits = kernels[0].shared_bytes <= limits.shared_bytes_per_block;
-        match fits && large_tiles_pay(problem, limits) {
-            true => launch(kernels[0], 128),
-            false => launch(kernels[1], 64),
+        match &kernels[2 * width..] {
+            [large, _, ..] if width < WIDEST && large_tiles_pay(problem, limits) => launch(*large, 128),
+            [_, small, ..] if width < WIDEST => launch(*small, 64),
+            _ => launch(kernels[OF_EACH_DTYPE - 1], 64),
         }
         .map(LaunchPlan::single)
     }
@@ -134,11 +126,8 @@ impl Attention for V2d {
 
 /// Large tiles load every key half as often, small ones leave fewer multiprocessors idle. Measured on an H200: large
 /// ones win as soon as they give every multiprocessor one. Causal tiles differ in length, so it takes eight to even
-/// out. A head dimension of 256 fills the shared memory with either; there the large ones win where keys are many.
+/// out.
 fn large_tiles_pay(problem: &Problem, limits: &DeviceLimits) -> bool {
-    if problem.head_dim() > 128 {
-        return problem.len_kv() >= 8192;
-    }
     let tiles = problem.len_q().div_ceil(128) * problem.batch() * problem.heads_q();
     tiles >= limits.multiprocessors as usize * if problem.mask().is_causal() { 8 } else { 1 }
 }
