@@ -238,6 +238,21 @@ impl Machine<'_> {
             let Ok(narrow) = u32::try_from(places[lane]) else {
                 return Err(self.bad_copy(cluster, at, lane, || format!("shared address {:#x}", places[lane])));
             };
+            if !(i64::from(coordinates[0]) * i64::from(map.element.bytes())).rem_euclid(16).eq(&0) {
+                let inner = coordinates[0];
+                return Err(self.bad_copy(cluster, at, lane, || {
+                    format!(
+                        "the box begins at innermost coordinate {inner}, {} bytes from the tensor's edge, which is not a multiple of 16",
+                        i64::from(inner) * i64::from(map.element.bytes())
+                    )
+                }));
+            }
+            if copy.completion == BulkCompletion::Group
+                && let Some(negative) = coordinates.iter().find(|place| **place < 0)
+            {
+                let message = || format!("a box is stored from coordinate {negative}; only loads may begin outside");
+                return Err(self.bad_copy(cluster, at, lane, message));
+            }
             let (rank, offset) = split_shared(narrow, at.rank);
             if !offset.is_multiple_of(128) {
                 return Err(self.bad_copy(cluster, at, lane, || {
