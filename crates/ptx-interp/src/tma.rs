@@ -74,7 +74,16 @@ fn scalar_of(element: ElementType) -> Scalar {
 }
 
 /// Pieces of the box at these coordinates, and the bytes of the whole box.
-fn pieces_of(map: &TensorMapDescription, coordinates: &[i32], shared: u32, buffer_base: u64) -> (Vec<Piece>, u32) {
+///
+/// Lines that are shorter than the swizzle's span lie a span apart. A load ends where the tensor does; a store, as an
+/// H200 has it, at the next multiple of 16 bytes.
+fn pieces_of(
+    map: &TensorMapDescription,
+    coordinates: &[i32],
+    shared: u32,
+    buffer_base: u64,
+    completion: &BulkCompletion,
+) -> (Vec<Piece>, u32) {
     let element = i64::from(map.element.bytes());
     let rank = map.dims.len();
     let sides: Vec<u32> =
@@ -82,6 +91,11 @@ fn pieces_of(map: &TensorMapDescription, coordinates: &[i32], shared: u32, buffe
     let inner_bytes = sides[0] * element as u32;
     let lines: u32 = sides[1..].iter().product();
     let per_piece = i64::from(PIECE_BYTES) / element;
+    let pitch = pitch_of(map, inner_bytes);
+    let width = match completion {
+        BulkCompletion::Mbarrier(_) => map.dims[0] as i64,
+        BulkCompletion::Group => (map.dims[0] as i64).saturating_add(per_piece - 1) / per_piece * per_piece,
+    };
     let mut pieces = Vec::with_capacity((lines * inner_bytes / PIECE_BYTES) as usize);
     for line in 0..lines {
         let mut rest = line;
@@ -95,10 +109,10 @@ fn pieces_of(map: &TensorMapDescription, coordinates: &[i32], shared: u32, buffe
             offset = offset.wrapping_add(index.wrapping_mul(map.strides[dimension - 1] as i64));
         }
         for piece in 0..inner_bytes / PIECE_BYTES {
-            let place = map.swizzle.apply(shared + line * inner_bytes + piece * PIECE_BYTES);
+            let place = map.swizzle.apply(shared + line * pitch + piece * PIECE_BYTES);
             let first = i64::from(coordinates[0]) + i64::from(piece) * per_piece;
             let begin = first.max(0);
-            let end = (first + per_piece).min(map.dims[0] as i64);
+            let end = (first + per_piece).min(width);
             let (start, length) = if inside && begin < end {
                 (((begin - first) * element) as u8, ((end - begin) * element) as u8)
             } else {
@@ -272,10 +286,10 @@ impl Machine<'_> {
             }
             let (buffer, base_offset) = self.global_place(cluster, at, lane, map.address, extent as usize, 16)?;
             let base = map.address - base_offset as u64;
-            let (pieces, bytes) = pieces_of(&map, &coordinates, offset, base);
-            if rank as usize >= cluster.blocks.len()
-                || u64::from(offset) + u64::from(bytes) > u64::from(self.context.shared_end)
-            {
+            let (pieces, bytes) = pieces_of(&map, &coordinates, offset, base, &copy.completion);
+            let ranges = ranges_of(&pieces, offset, bytes);
+            let end = ranges.iter().map(|(start, bytes)| u64::from(*start) + u64::from(*bytes)).max().unwrap_or(0);
+            if rank as usize >= cluster.blocks.len() || end > u64::from(self.context.shared_end) {
                 let message =
                     || format!("the box's {bytes} bytes at shared address {offset:#x} reach past the block's memory");
                 return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(lane), message));
@@ -290,7 +304,9 @@ impl Machine<'_> {
                     let destination = SharedPlace { rank, offset };
                     let targets = self.targets(cluster, at, lane, destination, mbarrier, multicast)?;
                     for (rank, _) in &targets {
-                        self.begin_delivery(cluster, at, lane, *rank, offset, bytes);
+                        for (start, bytes) in &ranges {
+                            self.begin_delivery(cluster, at, lane, *rank, *start, *bytes);
+                        }
                     }
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
                         self.note_global_read(
@@ -307,8 +323,16 @@ impl Machine<'_> {
                 }
                 BulkCompletion::Group => {
                     let reader = groups_of(cluster, at.participant(lane)).participant;
-                    self.read_by_copy(cluster, at, lane, reader, rank, offset, bytes);
+                    for (start, bytes) in &ranges {
+                        self.read_by_copy(cluster, at, lane, reader, rank, *start, *bytes);
+                    }
                     cluster.order.tick();
+                    // The last piece of a line may lie outside of the tensor, but never of its buffer.
+                    let ragged = !(map.dims[0] * element as u64).is_multiple_of(u64::from(PIECE_BYTES));
+                    for piece in pieces.iter().filter(|piece| ragged && piece.length > 0) {
+                        let place = base + piece.global as u64;
+                        self.global_place(cluster, at, lane, place, usize::from(piece.length), 1)?;
+                    }
                     let atomic = copy.reduction.is_some();
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
                         let place = (buffer, piece.global);
@@ -451,6 +475,7 @@ impl Machine<'_> {
         match action {
             Action::Load { buffer, pieces, fill, targets, bytes } => {
                 let start = pieces.iter().map(|piece| piece.shared).min().unwrap_or(0);
+                let ranges = ranges_of(&pieces, start, bytes);
                 for (rank, mbarrier) in targets {
                     for piece in &pieces {
                         let mut data = fill;
@@ -458,7 +483,9 @@ impl Machine<'_> {
                         self.global.read(buffer, piece.global, &mut data[from..to]);
                         write_bytes(cluster, rank, piece.shared, &data);
                     }
-                    finish_delivery(cluster, pc, rank, start, bytes, mbarrier);
+                    for (start, bytes) in &ranges {
+                        finish_delivery(cluster, pc, rank, *start, *bytes, mbarrier);
+                    }
                     self.deliver_bytes(cluster, mbarrier, bytes);
                 }
             }
@@ -593,6 +620,21 @@ fn write_bytes(cluster: &mut Cluster, rank: u32, offset: u32, data: &[u8]) {
     cluster.blocks[rank as usize].shared.bytes[start..start + data.len()].copy_from_slice(data);
 }
 
+/// Bytes of shared memory from one line of a box to the next.
+fn pitch_of(map: &TensorMapDescription, inner_bytes: u32) -> u32 {
+    map.swizzle.span().unwrap_or(inner_bytes)
+}
+
+/// The shared memory that a box from `start` on takes: all of it side by side, or piece by piece where its lines are
+/// shorter than the swizzle's span.
+fn ranges_of(pieces: &[Piece], start: u32, bytes: u32) -> Vec<(u32, u32)> {
+    let last = pieces.iter().map(|piece| piece.shared).max().unwrap_or(start);
+    match last + PIECE_BYTES == start + bytes {
+        true => vec![(start, bytes)],
+        false => pieces.iter().map(|piece| (piece.shared, PIECE_BYTES)).collect(),
+    }
+}
+
 /// The bytes are there; they count as written by the mbarrier's participant.
 fn finish_delivery(cluster: &mut Cluster, pc: u32, rank: u32, offset: u32, bytes: u32, mbarrier: (u32, u32)) {
     let participant = cluster.mbarriers.get(&mbarrier).map_or(0, |state| state.participant);
@@ -614,12 +656,9 @@ fn plain_pieces(shared: u32, global: usize, bytes: u32) -> Vec<Piece> {
 fn fill_of(map: &TensorMapDescription) -> [u8; 16] {
     let mut fill = [0; 16];
     if map.fill == OutOfBoundsFill::Nan {
-        let pattern: &[u8] = match map.element {
-            ElementType::F32 => &[0xff, 0xff, 0xff, 0x7f],
-            _ => &[0xff, 0x7f],
-        };
-        for chunk in fill.chunks_exact_mut(pattern.len()) {
-            chunk.copy_from_slice(pattern);
+        // The same 16 bits whatever the type.
+        for chunk in fill.chunks_exact_mut(2) {
+            chunk.copy_from_slice(&[0xf7, 0x7f]);
         }
     }
     fill

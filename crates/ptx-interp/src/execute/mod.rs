@@ -309,6 +309,9 @@ impl<'l> Machine<'l> {
                     }
                     continue;
                 }
+                if !program.mentions.is_empty() {
+                    self.touch_registers(cluster, warp, At { rank, warp: global_warp, pc }, mask);
+                }
                 if instruction.lane_wise {
                     (self.execute_lanes)(&instruction.operation, &mut warp.registers, mask);
                     current.pc += 1;
@@ -462,6 +465,7 @@ impl<'l> Machine<'l> {
             Operation::Wgmma(wgmma) => self.wgmma(cluster, warp, at, wgmma, mask),
             Operation::WgmmaFence => {
                 if is_whole_warp(warp, mask) {
+                    warp.in_flight.fence();
                     Ok(Step::Next)
                 } else {
                     Ok(Step::Retry(Wait::Lanes))

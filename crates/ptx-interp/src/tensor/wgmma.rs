@@ -83,6 +83,7 @@ impl Machine<'_> {
                 self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, by, || "wgmma with lanes missing".into())
             );
         }
+        self.take_registers(cluster, warp, at, wgmma);
         self.counters.tensor_instructions += 1;
         self.counters.tensor_flops += 2 * 16 * 16 * u64::from(wgmma.n);
         let first_row = (warp.index % 4) * 16;
@@ -194,6 +195,7 @@ impl Machine<'_> {
         }
         warp.wgmma_open = false;
         warp.wgmma_groups.push(cluster.order.tick());
+        warp.in_flight.commit();
         Ok(Step::Next)
     }
 
@@ -209,6 +211,7 @@ impl Machine<'_> {
         if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
+        warp.in_flight.wait(keep);
         let due = warp.wgmma_groups.len().saturating_sub(keep as usize);
         if let Some(stamp) = warp.wgmma_groups.drain(..due).max() {
             let reader = cluster.order.warp_participant(at.warp) as usize;
