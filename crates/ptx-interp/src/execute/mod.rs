@@ -2,6 +2,8 @@
 
 mod atomics;
 mod barrier;
+mod cluster;
+mod exit;
 mod memory;
 mod warp_wide;
 
@@ -9,6 +11,7 @@ use std::collections::HashMap;
 
 pub(crate) use atomics::combine;
 pub(crate) use barrier::NamedBarrier;
+pub(crate) use exit::has_exited;
 pub(crate) use memory::{Lanes, SharedPlace, addresses, is_in_space, rebased};
 
 use crate::alu::Execute;
@@ -352,6 +355,7 @@ impl<'l> Machine<'l> {
                     }
                     Step::Exit(lanes) => {
                         warp.exited |= lanes;
+                        self.check_exit(cluster, warp, At { rank, warp: global_warp, pc }, lanes);
                         current.mask &= !lanes;
                         current.pc += 1;
                         warp.wake(|wait| wait == Wait::Lanes);

@@ -132,6 +132,11 @@ impl Machine<'_> {
                 "takes registers that were touched since the last wgmma.fence".into()
             });
         }
+        if warp.in_flight.interval == 1 {
+            self.report(cluster, FindingKind::MissingMatrixFence, at.pc, by, None, || {
+                "the warp's first wgmma, and no wgmma.fence before it".into()
+            });
+        }
         let group = warp.in_flight.committed + 1;
         for (register, role) in roles {
             warp.in_flight.flights[usize::from(register.0)] = Flight { group, role, pc: at.pc };
