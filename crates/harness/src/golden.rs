@@ -141,8 +141,10 @@ fn unit(dtype: Dtype, magnitude: f64) -> f64 {
 pub enum Compared {
     /// Both have it.
     Distance(Distance),
-    /// The recording does not, or has it of other inputs or of another size.
+    /// The recording does not have it.
     Missing,
+    /// The recording has it of other inputs or of another size: it says nothing.
+    Stale,
 }
 
 /// Runs a trial here and holds it to a recording.
@@ -157,9 +159,10 @@ pub fn compare(
 ) -> Result<Compared, RunError> {
     let here = run(device, generation, trial)?;
     let known = recording.outputs.iter().find(|output| output.name == here.name);
-    let same = known.filter(|output| output.fingerprint == here.fingerprint);
+    let Some(known) = known else { return Ok(Compared::Missing) };
+    let same = Some(known).filter(|output| output.fingerprint == here.fingerprint);
     let distance = same.and_then(|output| distance(&trial.case.problem, &output.bytes, &here.bytes));
-    Ok(distance.map_or(Compared::Missing, Compared::Distance))
+    Ok(distance.map_or(Compared::Stale, Compared::Distance))
 }
 
 #[cfg(test)]
@@ -211,6 +214,8 @@ mod tests {
         output.bytes[0] ^= 0x40;
         assert!(matches!(compared(&output), Compared::Distance(found) if found.different == 1));
         output.fingerprint ^= 1;
+        assert_eq!(compared(&output), Compared::Stale);
+        output.name += " of another";
         assert_eq!(compared(&output), Compared::Missing);
     }
 }

@@ -19,10 +19,13 @@ pub enum FindingKind {
     OutOfBounds,
     /// An address that is not a multiple of the access's size.
     Misaligned,
-    /// Data of an asynchronous copy is touched before the wait that covers it.
+    /// Data of an asynchronous copy, or a register of an asynchronous multiplication, is touched before the wait that
+    /// covers it.
     AsyncReadBeforeWait,
     /// A generic write is read through the asynchronous proxy without `fence.proxy.async`.
     MissingProxyFence,
+    /// A wgmma takes registers that were touched since the last `wgmma.fence`.
+    MissingMatrixFence,
     /// Threads of a warp do not reach a barrier together.
     DivergentBarrier,
     /// A shuffle or vote names or reads lanes that do not take part in it.
@@ -52,6 +55,7 @@ impl FindingKind {
             Self::Misaligned => "misaligned access",
             Self::AsyncReadBeforeWait => "asynchronous data touched before its wait",
             Self::MissingProxyFence => "missing proxy fence",
+            Self::MissingMatrixFence => "missing wgmma fence",
             Self::DivergentBarrier => "divergent barrier",
             Self::DivergentShuffle => "divergent shuffle",
             Self::Deadlock => "deadlock",

@@ -14,6 +14,7 @@ use crate::launch::{LaunchContext, new_executions};
 use crate::memory::Memory;
 use crate::registers::{LANES, Registers};
 use crate::shared_memory::SharedMemory;
+use crate::tensor::InFlight;
 use crate::warp::{Wait, Warp};
 
 /// SplitMix64: small, and good enough to choose schedules.
@@ -254,7 +255,9 @@ impl<'l> Unit<'l> {
         }
         let present = (self.context.threads - warp * LANES as u32).min(LANES as u32);
         let lanes = if present == 32 { u32::MAX } else { (1 << present) - 1 };
-        Warp::new(warp, registers, lanes, program.local_bytes as usize)
+        let mut warp = Warp::new(warp, registers, lanes, program.local_bytes as usize);
+        warp.in_flight = InFlight::new(program);
+        warp
     }
 
     fn constant(&self, constant: Constant, cluster: u64, rank: u32, warp: u32, lane: u32) -> u64 {

@@ -66,7 +66,7 @@ impl Swizzle {
         }
     }
 
-    fn span(self) -> Option<u32> {
+    pub(crate) fn span(self) -> Option<u32> {
         match self {
             Self::None => None,
             Self::Bytes32 => Some(32),

@@ -6,6 +6,7 @@
 
 use crate::async_copy::CopyQueue;
 use crate::registers::{LANES, Registers};
+use crate::tensor::InFlight;
 
 /// Why lanes cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub(crate) struct Warp {
     /// Stamps of the warp's wgmma groups that are under way, oldest first.
     pub wgmma_groups: Vec<u32>,
     pub wgmma_open: bool,
+    pub in_flight: InFlight,
     /// The last turn ended at an instruction that polls memory: another split should have a go.
     pub polled: bool,
     /// Instructions so far: what `%clock` tells.
@@ -66,6 +68,7 @@ impl Warp {
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
+            in_flight: InFlight::default(),
             polled: false,
             clock: 0,
             cluster_generation: 0,
@@ -84,6 +87,7 @@ impl Warp {
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
+            in_flight: InFlight::default(),
             polled: false,
             clock: 0,
             cluster_generation: 0,

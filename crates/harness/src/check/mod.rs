@@ -8,7 +8,7 @@ use sdpa_core::{Attention, Device, Error, Finding, Interpreter, Operand, Reports
 
 use crate::case::Case;
 use crate::execute::POISON;
-use crate::verify::{Failure, MATCHES_REFERENCE, verify};
+use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
 pub use render::{render, source_line};
 pub use trials::{Resized, Trial, trials};
@@ -100,14 +100,32 @@ fn try_trial(generation: &'static dyn Attention, trial: &Trial, seeds: u64) -> R
 /// # Errors
 /// [`Failure`], as [`verify`] has it.
 pub fn prove(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<(), Failure> {
+    verify(device, &trial.subject(generation), &trial.case)?;
+    prove_without_lse(device, generation, trial)
+}
+
+/// [`prove`], without drawing and computing anew what many kernels are asked.
+///
+/// # Errors
+/// As there.
+pub fn prove_question(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    trial: &Trial,
+    question: &Question,
+) -> Result<(), Failure> {
+    question.ask(device, &trial.subject(generation))?;
+    prove_without_lse(device, generation, trial)
+}
+
+fn prove_without_lse(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<(), Failure> {
     /// A whole warp's rows, and no more: whether a pointer is looked at does not depend on the tile.
     const FEW: usize = 40;
-    let subject = trial.subject(generation);
-    verify(device, &subject, &trial.case)?;
     if trial.case.problem.len_q() > FEW {
         return Ok(());
     }
     device.set_schedule(trial.case.schedule);
+    let subject = trial.subject(generation);
     run_without_lse(device, &subject, &trial.case)
         .map_err(|error| Failure::new(device, generation, &trial.case, MATCHES_REFERENCE, error))
 }

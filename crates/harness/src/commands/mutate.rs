@@ -1,10 +1,12 @@
 //! `sdpa mutate`: does the harness notice when a generation's order or guards go?
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use harness::mutate::{Options, Score, Step, mutate, render};
+use harness::files::write_whole;
+use harness::mutate::{Options, Recorded, Score, Step, mutate, render};
 use sdpa_core::Specialisation;
 
 use super::{Outcome, bar, generation};
@@ -27,6 +29,12 @@ pub(crate) struct Mutate {
     /// Write JSON for programs
     #[arg(long)]
     json: bool,
+    /// Leave the score where `sdpa report` finds it: not for `--limit`
+    #[arg(long, conflicts_with = "limit")]
+    record: bool,
+    /// The folder of what was recorded
+    #[arg(long, value_name = "DIR", default_value = "results", requires = "record")]
+    results: PathBuf,
 }
 
 impl Mutate {
@@ -54,6 +62,17 @@ impl Mutate {
                 out.flush()?;
             }
             scores.push(score);
+        }
+        if self.record {
+            let path = self.results.join("mutation").join(format!("{}.json", self.generation));
+            let text = serde_json::to_string_pretty(&Recorded::new(&self.generation, &scores)?)? + "\n";
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            }
+            write_whole(&path, text.as_bytes())?;
+            if !self.json {
+                writeln!(out, "recorded in {}", path.display())?;
+            }
         }
         if self.json {
             writeln!(out, "{}", serde_json::to_string_pretty(&scores)?)?;

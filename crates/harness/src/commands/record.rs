@@ -222,10 +222,11 @@ fn run(device: &Cuda, probe: &Probe) -> Result<Vec<u8>, Error> {
     for (index, map) in probe.maps.iter().enumerate() {
         device.write(&c, TENSOR_MAP_BYTES * index, &device.encode_tensor_map(&map.at(addresses))?)?;
     }
+    let map = probe.map_parameter.as_ref().map(|map| device.encode_tensor_map(&map.at(addresses))).transpose()?;
     let (grid, block) = ([probe.blocks(), 1, 1], [BLOCK, 1, 1]);
-    // SAFETY: a probe takes three inputs, an output and a number of threads; on the interpreter, which checks every
-    // access, all of them stay inside these buffers and end.
-    unsafe { device.run_ptx(&probe.ptx, "probe", grid, block, &[&a, &b, &c, &out], &[probe.threads]) }?;
+    // SAFETY: a probe takes three inputs, an output, a number of threads, and a tensor map where it says so; on the
+    // interpreter, which checks every access, all of them stay inside these buffers and end.
+    unsafe { device.run_ptx(&probe.ptx, "probe", grid, block, &[&a, &b, &c, &out], &[probe.threads], map) }?;
     device.read(&out, 0, &mut bytes)?;
     Ok(bytes)
 }

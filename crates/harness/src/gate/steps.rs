@@ -467,7 +467,7 @@ mod tests {
         let mutants = mutate::mutations(&format!(".visible .entry attention()\n{{\n{ptx}ret;\n}}\n")).into_iter();
         let mutants =
             mutants.enumerate().map(|(index, mutation)| Mutant { mutation, killed: (index < killed).then(kill) });
-        Score { kernel: "v9/f16_d64".to_owned(), mutants: mutants.collect() }
+        Score { kernel: "v9/f16_d64".to_owned(), fingerprint: String::new(), mutants: mutants.collect() }
     }
 
     #[test]

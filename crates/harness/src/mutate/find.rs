@@ -24,6 +24,12 @@ pub enum MutationKind {
     Fence,
     /// Goes on without what an mbarrier would have waited for.
     MbarrierWait,
+    /// Does not arrive on an mbarrier, nor expect its bytes.
+    Arrival,
+    /// Expects fewer bytes on an mbarrier than the copies bring.
+    ExpectedBytes,
+    /// Keeps the registers that a warpgroup would have given or taken.
+    Registers,
     /// Accesses memory whatever the predicate says.
     Guard,
     /// Copies whole chunks whatever the size operand says.
@@ -32,7 +38,7 @@ pub enum MutationKind {
 
 impl MutationKind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Barrier,
         Self::WarpSync,
         Self::CopyWait,
@@ -40,6 +46,9 @@ impl MutationKind {
         Self::Commit,
         Self::Fence,
         Self::MbarrierWait,
+        Self::Arrival,
+        Self::ExpectedBytes,
+        Self::Registers,
         Self::Guard,
         Self::CopyGuard,
     ];
@@ -54,6 +63,9 @@ impl MutationKind {
             Self::Commit => "commit removed",
             Self::Fence => "fence removed",
             Self::MbarrierWait => "wait on an mbarrier removed",
+            Self::Arrival => "arrival on an mbarrier removed",
+            Self::ExpectedBytes => "fewer bytes expected on an mbarrier",
+            Self::Registers => "exchange of registers removed",
             Self::Guard => "guard of a memory access removed",
             Self::CopyGuard => "guard of a copy removed",
         }
@@ -150,6 +162,14 @@ fn changes(statement: &Statement<'_>, following: &[Statement<'_>]) -> Vec<(Mutat
             let done = operands.split(',').next().unwrap_or("").trim();
             vec![(MutationKind::MbarrierWait, format!("setp.eq.u32 {done}, 0, 0;"))]
         }
+        // An arrival's state cannot go without it.
+        "mbarrier" if has("arrive") && operands.trim_start().starts_with('_') => {
+            let mut changes = removed(MutationKind::Arrival);
+            changes.extend(fewer_bytes(guard, opcode, operands).filter(|_| has("expect_tx")));
+            changes
+        }
+        "mbarrier" if has("expect_tx") => fewer_bytes(guard, opcode, operands).into_iter().collect(),
+        "setmaxnreg" => removed(MutationKind::Registers),
         "cp" if has("async") && !has("bulk") => {
             let parts: Vec<&str> = operands.split(',').collect();
             match parts.as_slice() {
@@ -163,7 +183,9 @@ fn changes(statement: &Statement<'_>, following: &[Statement<'_>]) -> Vec<(Mutat
         // A conditional branch is the guard of what it jumps over, where that touches memory.
         "bra" if guard.is_some() => {
             let target = operands.trim();
-            let end = following.iter().position(|statement| statement.labels.contains(&target));
+            let is_end = |label: &Label<'_>| label.name == target && label.is_seen_from(statement);
+            let end = following.iter().position(|statement| statement.labels.iter().any(is_end));
+            // None where it jumps back: a loop is no guard.
             let jumped = end.map_or(&[][..], |end| &following[..end]);
             match jumped.iter().any(Statement::touches_memory) {
                 true => removed(MutationKind::Guard),
@@ -175,6 +197,30 @@ fn changes(statement: &Statement<'_>, following: &[Statement<'_>]) -> Vec<(Mutat
     }
 }
 
+/// The statement with one piece of 16 bytes expected, fewer than any box has.
+fn fewer_bytes(guard: Option<&str>, opcode: &str, operands: &str) -> Option<(MutationKind, String)> {
+    let (rest, bytes) = operands.rsplit_once(',')?;
+    let guard = guard.map(|guard| format!("{guard} ")).unwrap_or_default();
+    let fewer = format!("{guard}{opcode} {}, 16;", rest.trim_start());
+    (bytes.trim() != "16").then_some((MutationKind::ExpectedBytes, fewer))
+}
+
+/// A label, and the braces that it stands in: inline assembly has labels of one name in braces of their own.
+struct Label<'p> {
+    name: &'p str,
+    scope: usize,
+}
+
+impl Label<'_> {
+    /// True where it stands in the statement's own braces or in the kernel's.
+    fn is_seen_from(&self, statement: &Statement<'_>) -> bool {
+        self.scope == statement.scope || self.scope == KERNEL
+    }
+}
+
+/// The scope of a kernel's own braces.
+const KERNEL: usize = 0;
+
 /// One statement of a kernel's body.
 struct Statement<'p> {
     /// Without its semicolon.
@@ -183,7 +229,9 @@ struct Statement<'p> {
     span: Range<usize>,
     line: usize,
     /// The labels right before it.
-    labels: Vec<&'p str>,
+    labels: Vec<Label<'p>>,
+    /// The innermost braces that it stands in.
+    scope: usize,
     origin: Option<Origin>,
 }
 
@@ -221,6 +269,7 @@ fn statements(ptx: &str) -> Vec<Statement<'_>> {
         location: None,
         inlined: HashMap::new(),
         labels: Vec::new(),
+        scopes: Vec::new(),
         found: Vec::new(),
     };
     while scanner.find_body() {
@@ -248,7 +297,9 @@ struct Scanner<'p> {
     location: Option<Location>,
     /// Where each place was inlined when it was last seen.
     inlined: HashMap<Location, Option<Location>>,
-    labels: Vec<&'p str>,
+    labels: Vec<Label<'p>>,
+    /// The braces that are open, the innermost last.
+    scopes: Vec<usize>,
     found: Vec<Statement<'p>>,
 }
 
@@ -307,20 +358,27 @@ impl<'p> Scanner<'p> {
 
     /// Reads to behind the brace that closes the body.
     fn read_body(&mut self) {
-        let mut depth = 1;
-        while depth > 0 {
+        let mut last = KERNEL;
+        self.scopes = vec![KERNEL];
+        while !self.scopes.is_empty() {
             self.skip();
             let rest = self.rest();
             if rest.is_empty() {
                 return;
             } else if rest.starts_with(['{', '}']) {
-                depth = if rest.starts_with('{') { depth + 1 } else { depth - 1 };
+                if rest.starts_with('{') {
+                    last += 1;
+                    self.scopes.push(last);
+                } else {
+                    self.scopes.pop();
+                }
                 self.advance(1);
             } else if rest.starts_with(".loc") {
                 let line = self.until("\n");
                 self.locate(line);
             } else if let Some(bytes) = label(rest) {
-                self.labels.push(&rest[..bytes]);
+                let label = Label { name: &rest[..bytes], scope: self.scope() };
+                self.labels.push(label);
                 self.until(":");
                 self.advance(1);
             } else {
@@ -330,7 +388,11 @@ impl<'p> Scanner<'p> {
         // Labels at the very end belong to nothing; a branch there jumps over all that is left.
         let labels = std::mem::take(&mut self.labels);
         let (at, line) = (self.at, self.line);
-        self.found.push(Statement { text: "", span: at..at, line, labels, origin: None });
+        self.found.push(Statement { text: "", span: at..at, line, labels, scope: KERNEL, origin: None });
+    }
+
+    fn scope(&self) -> usize {
+        self.scopes.last().copied().unwrap_or(KERNEL)
     }
 
     fn read_statement(&mut self) {
@@ -342,7 +404,8 @@ impl<'p> Scanner<'p> {
         self.advance(1);
         let labels = std::mem::take(&mut self.labels);
         let origin = self.location.and_then(|location| self.origin(location));
-        self.found.push(Statement { text, span: start..self.at, line, labels, origin });
+        let scope = self.scope();
+        self.found.push(Statement { text, span: start..self.at, line, labels, scope, origin });
     }
 
     /// `.loc 4 43 13, function_name $L__info_string7, inlined_at 1 201 13`.
@@ -417,6 +480,19 @@ $L__BB0_3:
 	@P1 bra DONE; bra LAB_WAIT;
 	DONE:
 	}
+	{
+	.reg .pred P1;
+	again: mbarrier.try_wait.parity.shared::cta.b64 P1, [%r1], %r2;
+	@!P1 bra again;
+	}
+	@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], %r2;
+	cp.async.bulk.wait_group.read 0;
+	{
+	again: mbarrier.arrive.shared::cta.b64 _, [%r1];
+	}
+	mbarrier.arrive.shared::cta.b64 %rd1, [%r1];
+	mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r1], 32;
+	setmaxnreg.dec.sync.aligned.u32 40;
 	bar.warp.sync 	-1;
 	fence.proxy.async;
 	ret;
@@ -452,8 +528,16 @@ $L__info_string0:
         22: @!%p2 bra $L__BB0_3 ->  [guard of a memory access removed] kernels/v9.cu:30
         25: @%p3 ld.global.u32 %r1, [%rd1] -> ld.global.u32 	%r1, [%rd1]; [guard of a memory access removed] kernels/v9.cu:30
         28: mbarrier.try_wait.parity.shared::cta.b64 P1, [%r1], %r2 -> LAB_WAIT: setp.eq.u32 P1, 0, 0; [wait on an mbarrier removed] kernels/v9.cu:30
-        32: bar.warp.sync -1 ->  [warp barrier removed] kernels/v9.cu:30
-        33: fence.proxy.async ->  [fence removed] kernels/v9.cu:30
+        34: mbarrier.try_wait.parity.shared::cta.b64 P1, [%r1], %r2 -> again: setp.eq.u32 P1, 0, 0; [wait on an mbarrier removed] kernels/v9.cu:30
+        37: @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], %r2 ->  [arrival on an mbarrier removed] kernels/v9.cu:30
+        37: @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], %r2 -> @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r1], 16; [fewer bytes expected on an mbarrier] kernels/v9.cu:30
+        38: cp.async.bulk.wait_group.read 0 ->  [wait for copies removed] kernels/v9.cu:30
+        38: cp.async.bulk.wait_group.read 0 -> cp.async.bulk.wait_group.read 1; [one more group of copies not waited for] kernels/v9.cu:30
+        40: mbarrier.arrive.shared::cta.b64 _, [%r1] -> again: [arrival on an mbarrier removed] kernels/v9.cu:30
+        43: mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r1], 32 -> mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%r1], 16; [fewer bytes expected on an mbarrier] kernels/v9.cu:30
+        44: setmaxnreg.dec.sync.aligned.u32 40 ->  [exchange of registers removed] kernels/v9.cu:30
+        45: bar.warp.sync -1 ->  [warp barrier removed] kernels/v9.cu:30
+        46: fence.proxy.async ->  [fence removed] kernels/v9.cu:30
         "#);
     }
 

@@ -1,18 +1,21 @@
 //! Mutates a generation's own PTX: whatever orders or guards goes, one statement at a time, and the harness must notice.
 
 mod find;
+mod record;
 mod render;
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Error, Interpreter, Specialisation, load_ptx};
+use sdpa_core::{Attention, Error, Interpreter, Specialisation, fingerprint, load_ptx};
 use serde::Serialize;
 
-use crate::check::{Trial, prove, trials};
-use crate::verify::{Failure, Reason};
+use crate::check::{Trial, prove_question, trials};
+use crate::verify::{Failure, MATCHES_REFERENCE, Question, Reason, Thoroughness};
 
 pub use find::{Mutation, MutationKind, Origin, mutations};
+pub use record::Recorded;
 pub use render::render;
 
 /// Which mutations to try.
@@ -35,6 +38,8 @@ impl Default for Options {
 pub struct Score {
     /// `v2b/f16_d64_s2`.
     pub kernel: String,
+    /// What the kernel was made of.
+    pub fingerprint: String,
     /// Each mutation, in the order of the PTX.
     pub mutants: Vec<Mutant>,
 }
@@ -114,7 +119,7 @@ pub fn mutate(
     if trials.is_empty() {
         return Err(MutateError::NotRun { kernel: kernel.to_string() });
     }
-    let ptx = load_ptx(kernel)?;
+    let (ptx, fingerprint) = (load_ptx(kernel)?, fingerprint(kernel)?.to_string());
     let mut mutations = mutations(&ptx);
     mutations.retain(|mutation| options.kinds.contains(&mutation.kind));
     if let Some(limit) = options.limit.filter(|limit| *limit < mutations.len()) {
@@ -122,6 +127,7 @@ pub fn mutate(
     }
     progress(Step::Mutations(mutations.len()));
 
+    let trials: Vec<Asked> = trials.into_iter().map(Asked::new).collect();
     let most = longest(generation, &trials)?;
     let mutants = mutations.into_par_iter().map(|mutation| {
         let device = Interpreter::new();
@@ -131,7 +137,33 @@ pub fn mutate(
         progress(Step::Done);
         Ok(Mutant { mutation, killed })
     });
-    Ok(Score { kernel: kernel.to_string(), mutants: mutants.collect::<Result<_, MutateError>>()? })
+    Ok(Score { kernel: kernel.to_string(), fingerprint, mutants: mutants.collect::<Result<_, MutateError>>()? })
+}
+
+/// A trial, and what is the same for every mutation: its numbers and the oracle's answer, made when first asked for.
+struct Asked {
+    trial: Trial,
+    question: OnceLock<Question>,
+}
+
+impl Asked {
+    fn new(trial: Trial) -> Self {
+        Self { trial, question: OnceLock::new() }
+    }
+
+    fn prove(&self, device: &Interpreter, generation: &'static dyn Attention) -> Result<(), Box<Failure>> {
+        let case = &self.trial.case;
+        let question = match self.question.get() {
+            Some(question) => question,
+            None => {
+                let made = Question::new(case.clone(), Thoroughness::for_problem(&case.problem));
+                let made = made.map_err(|error| Failure::new(device, generation, case, MATCHES_REFERENCE, error))?;
+                // Two may make it at once: both made the same.
+                self.question.get_or_init(|| made)
+            }
+        };
+        Ok(prove_question(device, generation, &self.trial, question)?)
+    }
 }
 
 /// What [`mutate`] tells of its progress.
@@ -145,10 +177,10 @@ pub enum Step {
 
 /// Proves the kernel as it is, and says how many instructions a block of a mutation may take before it counts as one
 /// that does not end.
-fn longest(generation: &'static dyn Attention, trials: &[Trial]) -> Result<u64, MutateError> {
+fn longest(generation: &'static dyn Attention, trials: &[Asked]) -> Result<u64, MutateError> {
     let taken = trials.par_iter().map(|trial| {
         let device = Interpreter::new();
-        prove(&device, generation, trial).map_err(|failure| MutateError::Wrong(Box::new(failure)))?;
+        trial.prove(&device, generation).map_err(MutateError::Wrong)?;
         Ok(device.take_reports().counters.total_warp_instructions())
     });
     let taken: Vec<u64> = taken.collect::<Result<_, MutateError>>()?;
@@ -160,10 +192,10 @@ fn longest(generation: &'static dyn Attention, trials: &[Trial]) -> Result<u64, 
 fn kill(
     device: &Interpreter,
     generation: &'static dyn Attention,
-    trials: &[Trial],
+    trials: &[Asked],
 ) -> Result<Option<Kill>, MutateError> {
     for trial in trials {
-        let Err(failure) = prove(device, generation, trial) else { continue };
+        let Err(failure) = trial.prove(device, generation) else { continue };
         let judged = failure.is_verdict();
         let by = match *failure.reason {
             Reason::Device(error) if !judged => return Err(error.into()),
@@ -175,7 +207,7 @@ fn kill(
             Reason::Differs { .. } => "two runs that differ",
             Reason::Mismatch(_) | Reason::Row { .. } | Reason::Reference(_) => "a wrong result",
         };
-        return Ok(Some(Kill { by: by.to_owned(), case: trial.to_string() }));
+        return Ok(Some(Kill { by: by.to_owned(), case: trial.trial.to_string() }));
     }
     Ok(None)
 }

@@ -558,7 +558,7 @@ fn convert_lanes(registers: &mut Registers, mask: u32, conversion: &Conversion, 
                 return unary32(registers, mask, to, a, |bits| canonical(f16_to_f32(bits as u16)));
             }
             (Scalar::F32, Scalar::BF16, LaneRegister::Word(to), LaneRegister::Word(a)) if !conversion.integral => {
-                return unary32(registers, mask, to, a, |bits| canonical(bf16_to_f32(bits as u16)));
+                return unary32(registers, mask, to, a, |bits| bits << 16);
             }
             (Scalar::F32, Scalar::Signed(4), LaneRegister::Word(to), LaneRegister::Word(a)) if nearest => {
                 return unary32(registers, mask, to, a, |bits| (bits as i32 as f32).to_bits());

@@ -102,6 +102,8 @@ pub(crate) struct Program {
     pub shared_granule: u32,
     pub global_granule: u32,
     pub features: Features,
+    /// For every instruction but wgmma itself, the 32-bit registers that it names; empty for kernels without wgmma.
+    pub mentions: Vec<Box<[WordRegister]>>,
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub required_cluster: Option<[u32; 3]>,
@@ -144,7 +146,8 @@ pub(crate) fn decode(module: &Arc<ParsedModule>, kernel: &ParsedKernel) -> Resul
             _ => {}
         }
     }
-    Ok(decoder.finish())
+    let mentions = decoder.mentions(&starts);
+    Ok(Program { mentions, ..decoder.finish() })
 }
 
 /// Errors below this level are messages; the statement is added on the way out.
@@ -211,6 +214,40 @@ impl<'a> Decoder<'a> {
         DecodeError { line: statement.line, message, text: text.join(" ").chars().take(200).collect() }
     }
 
+    /// [`Program::mentions`], for statements that begin at these instructions.
+    fn mentions(&self, starts: &[u32]) -> Vec<Box<[WordRegister]>> {
+        fn collect(operand: &Operand, banks: &HashMap<RegisterId, Place>, into: &mut Vec<WordRegister>) {
+            match operand {
+                Operand::Register(id) => {
+                    if let Some(Place::Lane(LaneRegister::Word(register))) = banks.get(id) {
+                        into.push(*register);
+                    }
+                }
+                Operand::Not(inner) | Operand::Address { base: inner, .. } => collect(inner, banks, into),
+                Operand::Pair(left, right) => [left, right].into_iter().for_each(|part| collect(part, banks, into)),
+                Operand::Vector(parts) | Operand::TensorAddress(parts) => {
+                    parts.iter().for_each(|part| collect(part, banks, into));
+                }
+                Operand::Special(_) | Operand::Immediate(_) | Operand::Symbol(_) | Operand::Sink => {}
+            }
+        }
+        let is_wgmma = |instruction: &Instruction| matches!(instruction.operation, Operation::Wgmma(_));
+        if !self.instructions.iter().any(is_wgmma) {
+            return Vec::new();
+        }
+        let mut mentions = vec![Box::default(); self.instructions.len()];
+        for (statement, start) in self.kernel.statements.iter().zip(starts) {
+            if let Some(instruction) = self.instructions.get(*start as usize)
+                && !is_wgmma(instruction)
+            {
+                let mut registers = Vec::new();
+                statement.operands.iter().for_each(|operand| collect(operand, &self.banks, &mut registers));
+                mentions[*start as usize] = registers.into();
+            }
+        }
+        mentions
+    }
+
     fn finish(self) -> Program {
         let parameter_bytes = self.kernel.parameters.last().map_or(0, |last| last.offset + last.size);
         Program {
@@ -231,6 +268,7 @@ impl<'a> Decoder<'a> {
             shared_granule: self.smallest_shared_write.trailing_zeros(),
             global_granule: self.smallest_global_write.trailing_zeros(),
             features: self.features,
+            mentions: Vec::new(),
             max_threads: self.kernel.max_threads,
             required_threads: self.kernel.required_threads,
             required_cluster: self.kernel.required_cluster,

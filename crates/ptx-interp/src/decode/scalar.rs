@@ -331,7 +331,7 @@ impl Decoder<'_> {
         opcode.only(1, &["rn", "rz", "rm", "rp", "ftz", "sat", "approx", "full", "NaN", "f32"])?;
         let (flush, saturate) = (opcode.has("ftz"), opcode.has("sat"));
         let rounding = rounding_of(opcode);
-        let approx = opcode.has("approx") || opcode.has("full");
+        let approx = opcode.has("approx");
         let nan = opcode.has("NaN");
         if !flush && !saturate && rounding == Rounding::NearestEven && !nan {
             let to = self.word(&operands[0])?;

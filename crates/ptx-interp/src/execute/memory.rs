@@ -1,6 +1,6 @@
 //! Loads and stores of every space, checked a lane at a time.
 
-use super::{At, Cluster, Machine, Step, Stopped};
+use super::{At, Cluster, Machine, Step, Stopped, has_exited};
 use crate::address_space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_BASE, SHARED_WINDOW, WINDOW_BYTES, split_shared};
 use crate::counters::wavefronts;
 use crate::decode::{Access, Address, LaneRegister, Ordering, Space};
@@ -529,6 +529,11 @@ impl Machine<'_> {
             && offset >= SHARED_BASE
             && end <= u64::from(self.context.shared_end)
             && (rank == at.rank || space != Space::Shared);
+        if inside && rank != at.rank && has_exited(cluster, rank) {
+            return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(lane), || {
+                format!("shared memory of block {rank} of the cluster, which has exited")
+            }));
+        }
         if inside && offset & (bytes - 1) == 0 {
             return Ok(SharedPlace { rank, offset });
         }

@@ -2,6 +2,8 @@
 
 mod atomics;
 mod barrier;
+mod cluster;
+mod exit;
 mod memory;
 mod warp_wide;
 
@@ -9,6 +11,7 @@ use std::collections::HashMap;
 
 pub(crate) use atomics::combine;
 pub(crate) use barrier::NamedBarrier;
+pub(crate) use exit::has_exited;
 pub(crate) use memory::{Lanes, SharedPlace, addresses, is_in_space, rebased};
 
 use crate::alu::Execute;
@@ -309,6 +312,9 @@ impl<'l> Machine<'l> {
                     }
                     continue;
                 }
+                if !program.mentions.is_empty() {
+                    self.touch_registers(cluster, warp, At { rank, warp: global_warp, pc }, mask);
+                }
                 if instruction.lane_wise {
                     (self.execute_lanes)(&instruction.operation, &mut warp.registers, mask);
                     current.pc += 1;
@@ -349,6 +355,7 @@ impl<'l> Machine<'l> {
                     }
                     Step::Exit(lanes) => {
                         warp.exited |= lanes;
+                        self.check_exit(cluster, warp, At { rank, warp: global_warp, pc }, lanes);
                         current.mask &= !lanes;
                         current.pc += 1;
                         warp.wake(|wait| wait == Wait::Lanes);
@@ -462,6 +469,7 @@ impl<'l> Machine<'l> {
             Operation::Wgmma(wgmma) => self.wgmma(cluster, warp, at, wgmma, mask),
             Operation::WgmmaFence => {
                 if is_whole_warp(warp, mask) {
+                    warp.in_flight.fence();
                     Ok(Step::Next)
                 } else {
                     Ok(Step::Retry(Wait::Lanes))

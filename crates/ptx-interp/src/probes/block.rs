@@ -29,6 +29,8 @@ pub(super) struct Parts<'p> {
     /// Bytes of the third input after its tensor maps.
     pub third: Vec<u8>,
     pub maps: Vec<ProbeMap>,
+    /// See [`Probe::map_parameter`].
+    pub map_parameter: Option<ProbeMap>,
     /// Words of a thread: 1 to 4, or a multiple of 4; 0 where the body writes the output.
     pub results: usize,
     /// A thread writes one number that changes with every word and its place, instead of the words: for results that
@@ -53,6 +55,7 @@ impl Default for Parts<'_> {
             second: Vec::new(),
             third: Vec::new(),
             maps: Vec::new(),
+            map_parameter: None,
             results: 1,
             folded: false,
             output_bytes: 0,
@@ -70,9 +73,10 @@ pub(super) fn build(parts: Parts<'_>) -> Probe {
         1 => String::new(),
         size => format!(".explicitcluster\n.reqnctapercluster {size}, 1, 1\n"),
     };
+    let map = if parts.map_parameter.is_some() { ",\n.param .align 64 .b8 map[128]" } else { "" };
     let mut text = format!(
         ".version 8.6\n.target sm_90a\n.address_size 64\n\n.visible .entry probe(\n.param .u64 a,\n.param .u64 b,\n.param .u64 c,\n\
-         .param .u64 out,\n.param .u32 count\n)\n.reqntid {BLOCK}, 1, 1\n{cluster}{{\n.reg .pred %p<8>;\n.reg .b16 %h<8>;\n\
+         .param .u64 out,\n.param .u32 count{map}\n)\n.reqntid {BLOCK}, 1, 1\n{cluster}{{\n.reg .pred %p<8>;\n.reg .b16 %h<8>;\n\
          .reg .f32 %f<160>;\n.reg .b32 %r<240>;\n.reg .b64 %rd<32>;\n.shared .align 1024 .b8 cells[{}];\n\
          .shared .align 8 .b8 barriers[64];\n\
          mov.u32 %r1, %tid.x;\nmov.u32 %r2, cells;\nmov.u32 %r3, %ctaid.x;\nmov.u32 %r4, barriers;\nmov.u32 %r5, %cluster_ctarank;\n\
@@ -133,5 +137,6 @@ pub(super) fn build(parts: Parts<'_>) -> Probe {
         bound: parts.bound,
         magnitudes: parts.magnitudes,
         maps: parts.maps,
+        map_parameter: parts.map_parameter,
     }
 }

@@ -377,10 +377,10 @@ fn together(all: &mut Vec<Probe>) {
          @%p2 bra PAST;\nelect.sync %r32|%p3, 0xffffff80;\nselp.u32 %r33, 1, 0, %p3;\nPAST:\nbar.warp.sync -1;\n",
     ));
     all.push(probe(
-        "prefetch.param.tensormap",
+        "cvta.param",
         1,
         "mov.b64 %rd20, a;\ncvta.param.u64 %rd21, %rd20;\nld.u64 %rd22, [%rd21];\nsub.s64 %rd22, %rd22, %rd10;\ncvt.u32.u64 %r30, %rd22;\n\
-         prefetch.param.tensormap [a];\nmov.u32 %r31, 0;\nmov.u32 %r32, 0;\nmov.u32 %r33, 0;\n",
+         mov.u32 %r31, 0;\nmov.u32 %r32, 0;\nmov.u32 %r33, 0;\n",
     ));
     let mut registers = probe(
         "setmaxnreg and griddepcontrol",

@@ -146,9 +146,9 @@ impl Matrices {
         Self { a, b, c, columns }
     }
 
-    /// Σ|a·b| + |c| at a place of D.
-    fn magnitude(&self, element: Element, row: usize, column: usize) -> f32 {
-        (0..SIDE).fold(self.c[row * self.columns + column].abs(), |sum, depth| {
+    /// Σ|a·b| + |c| at a place of D, of so much of the depth.
+    fn magnitude(&self, element: Element, depth: usize, row: usize, column: usize) -> f32 {
+        (0..depth).fold(self.c[row * self.columns + column].abs(), |sum, depth| {
             let a = element.value(self.a[row * SIDE + depth]);
             let b = element.value(self.b[depth * self.columns + column]);
             sum + (a * b).abs()
@@ -160,7 +160,7 @@ pub(super) fn probes() -> Vec<Probe> {
     let mut all = Vec::new();
     for element in [Element::F16, Element::Bf16] {
         for fill in Fill::ALL {
-            all.push(mma(element, fill));
+            all.push(mma(element, fill, SIDE));
         }
         for column_major in [false, true] {
             for fill in [Fill::OneHotA, Fill::OneHotB, Fill::Whole, Fill::Uniform] {
@@ -171,19 +171,18 @@ pub(super) fn probes() -> Vec<Probe> {
             all.push(wmma(element, Fill::Whole, false, form));
         }
         for fill in [Fill::OneHotA, Fill::OneHotB, Fill::Whole, Fill::Special] {
-            all.push(half_depth(mma(element, fill)));
+            all.push(half_depth(mma(element, fill, SIDE / 2)));
         }
     }
     for fill in [Fill::OneHotA, Fill::OneHotB, Fill::Whole] {
-        let probe = half_accumulators(mma(Element::F16, fill));
+        let probe = half_accumulators(mma(Element::F16, fill, SIDE));
         all.push(half_depth(probe.clone()));
         all.push(probe);
     }
     all
 }
 
-/// The same probe with the first half of A's columns and of B's rows only. Magnitudes stay what they are: an upper
-/// bound.
+/// The same probe with the first half of A's columns and of B's rows only.
 fn half_depth(mut probe: Probe) -> Probe {
     for text in [&mut probe.name, &mut probe.ptx] {
         *text = text.replace("m16n8k16", "m16n8k8");
@@ -213,8 +212,8 @@ fn half_accumulators(mut probe: Probe) -> Probe {
     probe
 }
 
-/// A's, B's and C's elements in the registers that the manual names.
-fn mma(element: Element, fill: Fill) -> Probe {
+/// A's, B's and C's elements in the registers that the manual names; sums are told for so much of the depth.
+fn mma(element: Element, fill: Fill, depth: usize) -> Probe {
     const COLUMNS: usize = 8;
     let warps = fill.warps();
     let (mut first, mut third) = (vec![0; warps * 32 * FIRST], vec![0; warps * 32 * THIRD]);
@@ -236,7 +235,7 @@ fn mma(element: Element, fill: Fill) -> Probe {
             let (row, column) = (index / COLUMNS, index % COLUMNS);
             let (lane, register) = (lane(row % 8 * 4 + column / 2), row / 8 * 2 + column % 2);
             third[lane * THIRD + register] = value.to_bits();
-            magnitudes[lane * 4 + register] = matrices.magnitude(element, row, column);
+            magnitudes[lane * 4 + register] = matrices.magnitude(element, depth, row, column);
         }
     }
     let name = element.name();
@@ -288,7 +287,7 @@ fn wmma(element: Element, fill: Fill, column_major: bool, form: Form) -> Probe {
             let at = if column_major { column * SIDE + row } else { index };
             image[B_WORD + at / 2] |= half(at, matrices.b[index]);
             image[C_WORD + index] = matrices.c[index].to_bits();
-            magnitudes[warp * SIDE * SIDE + index] = matrices.magnitude(element, row, column);
+            magnitudes[warp * SIDE * SIDE + index] = matrices.magnitude(element, SIDE, row, column);
         }
     }
     let layout = if column_major { "col" } else { "row" };

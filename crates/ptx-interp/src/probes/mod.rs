@@ -2,7 +2,7 @@
 //! to it.
 //!
 //! Every probe has one kernel, `probe`, with five parameters: the addresses of three input buffers and of an output
-//! buffer, and the number of threads that have work. It is launched in blocks of [`BLOCK`] threads without dynamic
+//! buffer, and the number of threads that have work; some take a tensor map, too. It is launched in blocks of [`BLOCK`] threads without dynamic
 //! shared memory. A kernel writes every byte of its output whatever the schedule, so that a device and the interpreter
 //! can be compared word by word.
 //!
@@ -82,6 +82,8 @@ pub struct Probe {
     pub magnitudes: Vec<f32>,
     /// Tensor maps that the third buffer begins with, 128 bytes each: whoever launches the probe encodes them.
     pub maps: Vec<ProbeMap>,
+    /// A tensor map that is a sixth parameter, `.param .align 64 .b8 map[128]`.
+    pub map_parameter: Option<ProbeMap>,
 }
 
 /// A tensor map of a probe, whose address is known once its buffers are.
@@ -117,7 +119,7 @@ impl Probe {
         }
         hash.part(&(self.output_bytes as u64).to_le_bytes());
         hash.part(&self.threads.to_le_bytes());
-        for map in &self.maps {
+        for map in self.maps.iter().chain(&self.map_parameter) {
             hash.part(format!("{map:?}").as_bytes());
         }
         hash.0

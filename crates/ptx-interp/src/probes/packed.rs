@@ -105,7 +105,7 @@ const PROBES: &[(&str, &str, Bound)] = &[
          fence.mbarrier_init.release.cluster; nanosleep.u32 20; createpolicy.fractional.L2::evict_last.b64 %rd1; \
          createpolicy.range.L2::evict_last.L2::evict_unchanged.b64 %rd1, [%rd11], 0x1000, 0x1000; \
          ld.global.L2::cache_hint.u32 %r5, [%rd11], %rd1; xor.b32 %r4, %r4, %r5; \
-         cp.async.bulk.prefetch.L2.global [%rd11], 16; wgmma.fence.sync.aligned; wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;",
+         and.b64 %rd2, %rd11, -16; cp.async.bulk.prefetch.L2.global [%rd2], 16; wgmma.fence.sync.aligned; wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0;",
         Bound::Exact,
     ),
 ];

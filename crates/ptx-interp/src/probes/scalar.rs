@@ -323,5 +323,6 @@ pub(super) fn build(name: &str, body: &str, bound: Bound, bytes: usize, inputs: 
         bound,
         magnitudes: Vec::new(),
         maps: Vec::new(),
+        map_parameter: None,
     }
 }

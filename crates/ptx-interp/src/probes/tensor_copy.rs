@@ -23,7 +23,7 @@ struct Copy {
     step: u32,
     swizzle: Swizzle,
     fill: OutOfBoundsFill,
-    /// Of every block's box.
+    /// Of every block's box. The innermost must be a multiple of 16 bytes, and none negative where a box is stored.
     coordinates: &'static [&'static [i32]],
 }
 
@@ -88,12 +88,12 @@ const fn attention(name: &'static str, swizzle: Swizzle, columns: &'static [u32]
     Copy {
         name,
         element: ElementType::F16,
-        dims: &[72, 21],
+        dims: &[70, 21],
         box_dims: columns,
         step: 1,
         swizzle,
         fill: NO_FILL,
-        coordinates: &[&[0, 0], &[8, 5], &[64, 16], &[-8, -3], &[3, 20], &[72, 0]],
+        coordinates: &[&[0, 0], &[8, 5], &[64, 16], &[-8, -3], &[16, 20], &[72, 0]],
     }
 }
 
@@ -108,12 +108,12 @@ const LOADS: &[Copy] = &[
     Copy {
         name: "1-D",
         element: ElementType::F32,
-        dims: &[100],
+        dims: &[98],
         box_dims: &[64],
         step: 1,
         swizzle: Swizzle::None,
         fill: NO_FILL,
-        coordinates: &[&[0], &[36], &[70], &[-1], &[-64], &[100]],
+        coordinates: &[&[0], &[36], &[68], &[-4], &[-64], &[100]],
     },
     Copy {
         name: "3-D",
@@ -138,13 +138,13 @@ const LOADS: &[Copy] = &[
     Copy {
         name: "5-D",
         element: ElementType::U8,
-        dims: &[48, 3, 3, 3, 2],
+        dims: &[45, 3, 3, 3, 2],
         box_dims: &[32, 2, 2, 2, 2],
         step: 1,
         swizzle: Swizzle::Bytes32,
         fill: NO_FILL,
         // The fifth coordinate is always 1.
-        coordinates: &[&[0, 0, 0, 0], &[20, 2, 1, 2], &[-5, -1, 2, 0]],
+        coordinates: &[&[0, 0, 0, 0], &[32, 2, 1, 2], &[-16, -1, 2, 0]],
     },
     Copy {
         name: "every second row",
@@ -159,42 +159,42 @@ const LOADS: &[Copy] = &[
     Copy {
         name: "NaN outside, f32",
         element: ElementType::F32,
-        dims: &[20, 6],
+        dims: &[18, 6],
         box_dims: &[16, 8],
         step: 1,
         swizzle: Swizzle::Bytes64,
         fill: OutOfBoundsFill::Nan,
-        coordinates: &[&[0, 0], &[7, 2], &[-3, -1]],
+        coordinates: &[&[0, 0], &[8, 2], &[-4, -1]],
     },
     Copy {
         name: "NaN outside, f16",
         element: ElementType::F16,
-        dims: &[24, 6],
+        dims: &[21, 6],
         box_dims: &[32, 8],
         step: 1,
         swizzle: Swizzle::None,
         fill: OutOfBoundsFill::Nan,
-        coordinates: &[&[0, 0], &[5, 2], &[-3, -1]],
+        coordinates: &[&[0, 0], &[8, 2], &[-8, -1]],
     },
     Copy {
         name: "NaN outside, bf16",
         element: ElementType::BF16,
-        dims: &[24, 6],
+        dims: &[21, 6],
         box_dims: &[32, 8],
         step: 1,
         swizzle: Swizzle::None,
         fill: OutOfBoundsFill::Nan,
-        coordinates: &[&[0, 0], &[5, 2], &[-3, -1]],
+        coordinates: &[&[0, 0], &[8, 2], &[-8, -1]],
     },
     Copy {
         name: "u64",
         element: ElementType::U64,
-        dims: &[10, 5],
+        dims: &[9, 5],
         box_dims: &[8, 4],
         step: 1,
         swizzle: Swizzle::Bytes64,
         fill: NO_FILL,
-        coordinates: &[&[0, 0], &[3, 2], &[-1, -1]],
+        coordinates: &[&[0, 0], &[4, 2], &[-2, -1]],
     },
 ];
 
@@ -206,6 +206,8 @@ enum Form {
     Hinted,
     /// To the block's own shared memory by name.
     Block,
+    /// With the map in a parameter, which is fetched before.
+    Parameter,
 }
 
 fn load(copy: &Copy, form: Form) -> Probe {
@@ -224,7 +226,13 @@ fn load(copy: &Copy, form: Form) -> Probe {
     let (hint, policy) = if form == Form::Hinted { (".L2::cache_hint", ", %rd20") } else { ("", "") };
     let space = if form == Form::Block { "cta" } else { "cluster" };
     let spelling = format!("cp.async.bulk.tensor.{rank}d.shared::{space}.global.mbarrier::complete_tx::bytes{hint}");
-    let mut body = INIT.to_owned() + MAP_FENCE;
+    let origin = if form == Form::Parameter { " of a parameter" } else { "" };
+    let mut body = INIT.to_owned();
+    if form == Form::Parameter {
+        body += "mov.b64 %rd12, map;\ncvta.param.u64 %rd12, %rd12;\nprefetch.param.tensormap [map];\n";
+    } else {
+        body += MAP_FENCE;
+    }
     if form == Form::Hinted {
         body += &format!(
             "prefetch.tensormap [%rd12];\n@%p1 cp.async.bulk.prefetch.tensor.{rank}d.L2.global [%rd12, {{{}}}];\n",
@@ -244,7 +252,7 @@ fn load(copy: &Copy, form: Form) -> Probe {
         body += &format!("ld.shared.v4.u32 {{%r{a}, %r{b}, %r{c}, %r{d}}}, [%r20+{}];\n", 4 * word);
     }
     build(Parts {
-        name: format!("{spelling} {}", copy.name),
+        name: format!("{spelling} {}{origin}", copy.name),
         body: &body,
         blocks: blocks as u32,
         image_bytes,
@@ -252,6 +260,7 @@ fn load(copy: &Copy, form: Form) -> Probe {
         second,
         third: (0..copy.extent()).map(|_| numbers.bits() as u8).collect(),
         maps: vec![copy.map(2, 128)],
+        map_parameter: (form == Form::Parameter).then(|| copy.map(2, 128)),
         results,
         folded: true,
         ..Parts::default()
@@ -322,11 +331,12 @@ fn store(kind: &str, element: ElementType, copy: &Copy) -> Probe {
 pub(super) fn probes() -> Vec<Probe> {
     let mut all: Vec<_> = LOADS.iter().map(|copy| load(copy, Form::Plain)).collect();
     all.push(load(&LOADS[3], Form::Hinted));
+    all.push(load(&LOADS[3], Form::Parameter));
     all.extend(
         LOADS.iter().filter(|copy| ["128 B swizzle", "4-D"].contains(&copy.name)).map(|copy| load(copy, Form::Block)),
     );
     // Boxes that do not overlap, some across an edge.
-    const APART: [&[i32]; 3] = [&[0, 0], &[8, 9], &[-8, 18]];
+    const APART: [&[i32]; 3] = [&[0, 0], &[8, 9], &[16, 18]];
     for &(kind, element) in STORES {
         let columns: &[u32] = match element.bytes() {
             2 => &[64, 8],
@@ -339,7 +349,7 @@ pub(super) fn probes() -> Vec<Probe> {
     all.push(store("", ElementType::F16, &Copy { coordinates: &APART, ..plain }));
     for name in ["1-D", "3-D", "4-D", "5-D"] {
         for copy in LOADS.iter().filter(|copy| copy.name == name) {
-            let one = Copy { coordinates: &copy.coordinates[2..3], ..*copy };
+            let one = Copy { coordinates: &copy.coordinates[1..2], ..*copy };
             all.push(store("", copy.element, &one));
             if copy.element != ElementType::U8 {
                 all.push(store("add", copy.element, &one));

@@ -95,6 +95,7 @@ pub(super) fn build(parts: Parts<'_>) -> Probe {
         bound: parts.bound,
         magnitudes: parts.magnitudes,
         maps: Vec::new(),
+        map_parameter: None,
     }
 }
 

@@ -1,5 +1,5 @@
 //! wgmma of every width, with both operands in every layout. Small whole numbers, whose sums are exact, are told by a
-//! number for each thread that changes with every accumulator and its place; rounded sums are told whole.
+//! number for each thread and layout that changes with every accumulator and its place; rounded sums are told whole.
 
 use half::{bf16, f16};
 
@@ -147,24 +147,28 @@ fn pairs(types: Types, count: usize, mut value: impl FnMut() -> f32) -> Vec<u32>
 
 fn whole(types: Types, columns: usize, swizzle: Swizzle) -> Probe {
     let mut numbers = Numbers::new(300 + columns as u32);
-    let image = pairs(types, IMAGE_BYTES / 4, || numbers.whole(3));
-    let second = pairs(types, 128 * 4, || numbers.whole(3));
+    let image = pairs(types, IMAGE_BYTES / 4, || numbers.whole(3)).repeat(SECTIONS.len());
+    let second = pairs(types, 128 * 4, || numbers.whole(3)).repeat(SECTIONS.len());
+    // A block for each: one after the other, ptxas takes the later accumulators for the first ones.
     let mut body = String::new();
     for (index, &part) in SECTIONS.iter().enumerate() {
+        body += &format!("setp.ne.u32 %p2, %r3, {index};\n@%p2 bra PAST{index};\n");
         body += &section(types, columns, swizzle, part);
-        body += &fold(types, columns, 30 + index);
+        body += &fold(types, columns, 30);
+        body += &format!("bra DONE;\nPAST{index}:\n");
     }
+    body += "mov.u32 %r30, 0;\nDONE:\n";
     build(Parts {
         name: format!(
             "wgmma.mma_async.sync.aligned.m64n{columns}k16.{}.{1}.{1} {2}",
             types.accumulator, types.factor, swizzle.name
         ),
         body: &body,
+        blocks: SECTIONS.len() as u32,
         image_bytes: IMAGE_BYTES,
         image,
         second,
-        results: 4,
-        folded: true,
+        results: 1,
         ..Parts::default()
     })
 }

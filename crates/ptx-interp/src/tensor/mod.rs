@@ -1,10 +1,13 @@
 //! Tensor-core operations. Operands are gathered from the lanes that hold them into small matrices, multiplied in
 //! f32, and scattered back; products of f16 and bf16 are exact in f32, the order of their sum is by depth.
 
+mod in_flight;
 mod ldmatrix;
 mod mma;
 mod wgmma;
 mod wmma;
+
+pub(crate) use in_flight::InFlight;
 
 use crate::alu::float::{bf16_to_f32, f16_to_f32};
 use crate::decode::{MatrixElement, WordRegister};

@@ -15,6 +15,8 @@ struct Descriptor {
     leading: u32,
     stride: u32,
     swizzle: Swizzle,
+    /// In lines of the swizzle's pattern; not carried out for other values than 0.
+    base_offset: u32,
 }
 
 impl Descriptor {
@@ -24,6 +26,7 @@ impl Descriptor {
             start: field(0),
             leading: field(16),
             stride: field(32),
+            base_offset: (bits >> 49) as u32 & 7,
             swizzle: match bits >> 62 {
                 0 => Swizzle::None,
                 1 => Swizzle::Bytes128,
@@ -83,13 +86,14 @@ impl Machine<'_> {
                 self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, by, || "wgmma with lanes missing".into())
             );
         }
+        self.take_registers(cluster, warp, at, wgmma);
         self.counters.tensor_instructions += 1;
         self.counters.tensor_flops += 2 * 16 * 16 * u64::from(wgmma.n);
         let first_row = (warp.index % 4) * 16;
         let a = match &wgmma.a {
             WgmmaA::Registers(registers) => super::mma::gather_a(&warp.registers, registers, wgmma.element),
             WgmmaA::Shared { descriptor, transposed } => {
-                let descriptor = Descriptor::new(warp.registers.double(*descriptor)[0]);
+                let descriptor = self.descriptor(cluster, at, warp.registers.double(*descriptor)[0])?;
                 let mut matrix: RowsByDepth = [[0.0; 16]; 16];
                 for half in 0..2 {
                     let first = first_row + 8 * half as u32;
@@ -109,7 +113,7 @@ impl Machine<'_> {
             }
         };
         let a = if wgmma.negate_a != wgmma.negate_b { a.map(|row| row.map(|value| -value)) } else { a };
-        let descriptor = Descriptor::new(warp.registers.double(wgmma.b)[0]);
+        let descriptor = self.descriptor(cluster, at, warp.registers.double(wgmma.b)[0])?;
         let keep = warp.registers.predicate(wgmma.keep) & 1 == 1;
         let engine = self.tensor();
         for block in 0..u32::from(wgmma.n) / 8 {
@@ -134,6 +138,19 @@ impl Machine<'_> {
         }
         warp.wgmma_open = true;
         Ok(Step::Next)
+    }
+
+    fn descriptor(&mut self, cluster: &Cluster, at: At, bits: u64) -> Result<Descriptor, Stopped> {
+        let descriptor = Descriptor::new(bits);
+        if descriptor.base_offset != 0 {
+            let offset = descriptor.base_offset;
+            return Err(self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, at.participant(0), || {
+                format!(
+                    "a matrix descriptor with base offset {offset}; only matrices that begin where the swizzle's pattern does are known"
+                )
+            }));
+        }
+        Ok(descriptor)
     }
 
     /// Reads eight rows of A (or columns of B), 16 deep, a 16-byte piece at a time: eight elements along a line are
@@ -194,6 +211,7 @@ impl Machine<'_> {
         }
         warp.wgmma_open = false;
         warp.wgmma_groups.push(cluster.order.tick());
+        warp.in_flight.commit();
         Ok(Step::Next)
     }
 
@@ -209,6 +227,7 @@ impl Machine<'_> {
         if !is_whole_warp(warp, mask) {
             return Ok(Step::Retry(Wait::Lanes));
         }
+        warp.in_flight.wait(keep);
         let due = warp.wgmma_groups.len().saturating_sub(keep as usize);
         if let Some(stamp) = warp.wgmma_groups.drain(..due).max() {
             let reader = cluster.order.warp_participant(at.warp) as usize;

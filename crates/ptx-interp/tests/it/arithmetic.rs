@@ -19,6 +19,10 @@ pub(crate) fn run(probe: &Probe) -> Vec<u8> {
     }
     params.extend(addresses.iter().flat_map(|address| address.to_le_bytes()));
     params.extend(probe.threads.to_le_bytes());
+    if let Some(map) = &probe.map_parameter {
+        params.resize(params.len().next_multiple_of(64), 0);
+        params.extend(map.at(addresses).encode().unwrap_or_else(|error| panic!("{}: {error}", probe.name)));
+    }
     let mut launch = Launch::new([probe.blocks(), 1, 1], [BLOCK, 1, 1]);
     launch.params = params;
     let report = launch.run(&kernel, &mut memory).expect("is accepted");

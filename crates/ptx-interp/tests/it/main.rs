@@ -8,6 +8,7 @@ mod hopper;
 mod layouts;
 mod oracle;
 mod recordings;
+mod registers_in_flight;
 mod right_kernels;
 mod seeded_bugs;
 mod spellings;

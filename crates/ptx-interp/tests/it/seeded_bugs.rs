@@ -67,11 +67,35 @@ bugs! {
         |ptx| without(ptx, "wgmma.wait_group", 0), [SharedRace];
     tma_with_one_arrival_too_many_expected: WgmmaProduct,
         |ptx| replaced(ptx, "mbarrier.init", 1, |line| line.rsplit_once(',').map_or_else(String::new, |(start, _)| format!("{start}, 129;"))), [Deadlock];
+    wgmma_accumulators_read_before_the_wait: WgmmaProduct,
+        |ptx| replaced(ptx, "wgmma.wait_group", 0, |line| format!("mov.f32 %f1, %f476;\n{line}")), [AsyncReadBeforeWait];
+    wgmma_accumulators_written_before_the_wait: WgmmaProduct,
+        |ptx| replaced(ptx, "wgmma.commit_group", 0, |line| format!("{line}\nmov.f32 %f475, 0f00000000;")), [AsyncReadBeforeWait];
+    wgmma_that_keeps_one_group_under_way: WgmmaProduct,
+        |ptx| replaced(ptx, "wgmma.wait_group", 0, |line| line.replace(" 0;", " 1;")), [AsyncReadBeforeWait];
+    wgmma_without_a_commit: WgmmaProduct, |ptx| without(ptx, "wgmma.commit_group", 0), [AsyncReadBeforeWait];
+    wgmma_without_a_fence: WgmmaProduct, |ptx| without(ptx, "wgmma.fence", 0), [MissingMatrixFence];
+    wgmma_with_a_base_offset: WgmmaProduct,
+        |ptx| replaced(ptx, "wgmma.fence", 0, |line| format!("{line}\n{}", with_base_offset(ptx))), [BadMatrixOperation];
+    tensor_store_that_nobody_waits_for: WgmmaProduct,
+        |ptx| without(ptx, "cp.async.bulk.wait_group", 0), [AsyncReadBeforeWait];
+    tensor_store_without_its_commit: WgmmaProduct,
+        |ptx| without(ptx, "cp.async.bulk.commit_group", 0), [AsyncReadBeforeWait];
+    cluster_without_the_last_barrier: ClusterExchange,
+        |ptx| without(&without(ptx, "barrier.cluster.arrive", 1), "barrier.cluster.wait", 1), [OutOfBounds];
     cluster_without_the_first_barrier: ClusterExchange,
         |ptx| without(&without(ptx, "barrier.cluster.arrive", 0), "barrier.cluster.wait", 0), [SharedRace, UninitializedRead];
     cluster_that_arrives_and_does_not_wait: ClusterExchange, |ptx| without(ptx, "barrier.cluster.wait", 0), [SharedRace, UninitializedRead];
     last_block_without_the_fence: LastBlock, |ptx| without(ptx, "membar.gl", 0), [GlobalRace];
     last_block_without_the_barrier: LastBlock, |ptx| without(ptx, "bar.sync", 1), [SharedRace];
+}
+
+/// Sets a bit of the base offset in the first product's second descriptor.
+fn with_base_offset(ptx: &str) -> String {
+    let product =
+        ptx.lines().find(|line| line.trim_start().starts_with("wgmma.mma_async")).expect("there is a product");
+    let descriptor = product.rsplit(',').nth(5).expect("has a descriptor of B").trim();
+    format!("or.b64 {descriptor}, {descriptor}, {:#x};", 1u64 << 50)
 }
 
 /// Turns the nth wait for an mbarrier into one that is always done.

@@ -11,6 +11,7 @@ use cudarc::driver::{
     result, sys,
 };
 use cudarc::nvrtc::Ptx;
+use ptx_interp::TENSOR_MAP_BYTES;
 
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, Recording, Resources};
@@ -22,6 +23,13 @@ unsafe impl cudarc::driver::DeviceRepr for Params {}
 // SAFETY: `TensorMaps` is `repr(C)` plain data: four of the driver's own tensor maps, as large and as aligned as the
 // kernels' `TensorMaps`.
 unsafe impl cudarc::driver::DeviceRepr for TensorMaps {}
+
+/// One tensor map as a kernel parameter.
+#[repr(C, align(64))]
+struct TensorMap([u8; TENSOR_MAP_BYTES]);
+
+// SAFETY: plain data, as large and as aligned as the driver's own tensor map.
+unsafe impl cudarc::driver::DeviceRepr for TensorMap {}
 
 /// True where a CUDA driver is installed. Loads the library and calls nothing in it, so that a process may ask and
 /// still fork.
@@ -83,7 +91,7 @@ impl Cuda {
     }
 
     /// Loads any PTX text, launches its kernel `entry` once without dynamic shared memory, and waits for it. The kernel
-    /// takes the buffers' addresses and then the 32-bit `scalars`, in this order.
+    /// takes the buffers' addresses, then the 32-bit `scalars`, and last a tensor map if there is one.
     ///
     /// # Errors
     /// [`Error::Load`] where the driver refuses the text, [`Error::Launch`] where it refuses the launch,
@@ -99,6 +107,7 @@ impl Cuda {
         block: [u32; 3],
         buffers: &[&Buffer],
         scalars: &[u32],
+        map: Option<[u8; TENSOR_MAP_BYTES]>,
     ) -> Result<()> {
         let load = |error: DriverError| Error::Load { kernel: entry.to_owned(), reason: reason(error) };
         let module = self.stream.context().load_module(Ptx::from_src(ptx)).map_err(load)?;
@@ -110,6 +119,10 @@ impl Cuda {
         }
         for scalar in scalars {
             call.arg(scalar);
+        }
+        let map = map.map(TensorMap);
+        if let Some(map) = &map {
+            call.arg(map);
         }
         let [x, y, z] = grid;
         let [threads_x, threads_y, threads_z] = block;

@@ -1,34 +1,26 @@
 //! The tensor memory accelerator: bulk and tensor copies that other units carry out, in any order, later.
 
-use std::collections::VecDeque;
+mod complete;
+mod groups;
+mod pieces;
 
-use crate::address_space::{CLUSTER_SHIFT, PARAMETER_WINDOW, SHARED_WINDOW, split_shared};
-use crate::decode::{
-    AtomicKind, BulkCompletion, BulkCopy, LaneRegister, Scalar, Space, StoreAsync, TensorCopy, WordRegister,
-};
+use crate::address_space::{PARAMETER_WINDOW, split_shared};
+use crate::decode::{AtomicKind, BulkCompletion, BulkCopy, Scalar, Space, StoreAsync, TensorCopy};
 use crate::diagnostics::FindingKind;
-use crate::execute::{At, Cluster, Machine, SharedPlace, Step, Stopped, addresses, combine, is_in_space};
-use crate::happens_before::{Clock, Participant};
+use crate::execute::{At, Cluster, Machine, SharedPlace, Step, Stopped, addresses, has_exited, is_in_space};
+use crate::happens_before::Participant;
 use crate::registers::each_lane;
-use crate::shared_memory::Accessor;
-use crate::tensor_map::{ElementType, OutOfBoundsFill, TENSOR_MAP_BYTES, TensorMapDescription};
-use crate::warp::{Wait, Warp};
+use crate::tensor_map::{TENSOR_MAP_BYTES, TensorMapDescription};
+use crate::warp::Warp;
 
-/// Bytes that travel together: what swizzles permute.
-const PIECE_BYTES: u32 = 16;
+pub(crate) use groups::BulkGroups;
+
+use complete::scalar_of;
+use groups::groups_of;
+use pieces::{PIECE_BYTES, Piece, fill_of, pieces_of, plain_pieces, ranges_of};
 
 /// A block that gets a copy, and its mbarrier by block and offset.
 type Target = (u32, (u32, u32));
-
-/// A piece of a box: where it lies in shared memory, and the part of it that lies inside the tensor.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    shared: u32,
-    /// Offset in the buffer of the first byte that exists.
-    global: usize,
-    start: u8,
-    length: u8,
-}
 
 #[derive(Debug)]
 enum Action {
@@ -50,65 +42,20 @@ pub(crate) struct Transfer {
     action: Action,
 }
 
-/// Bulk groups of one thread.
-#[derive(Debug)]
-pub(crate) struct BulkGroups {
-    /// Stands for the copies' reads of shared memory.
-    participant: Participant,
-    open: Vec<u64>,
-    committed: VecDeque<(Vec<u64>, u32)>,
-    next: u64,
-}
-
-/// Elements of a type for reductions in global memory.
-fn scalar_of(element: ElementType) -> Scalar {
-    match element {
-        ElementType::U8 => Scalar::Unsigned(1),
-        ElementType::U16 => Scalar::Unsigned(2),
-        ElementType::U32 => Scalar::Unsigned(4),
-        ElementType::U64 => Scalar::Unsigned(8),
-        ElementType::F16 => Scalar::F16,
-        ElementType::BF16 => Scalar::BF16,
-        ElementType::F32 => Scalar::F32,
+impl Transfer {
+    pub(crate) fn pc(&self) -> u32 {
+        self.pc
     }
-}
 
-/// Pieces of the box at these coordinates, and the bytes of the whole box.
-fn pieces_of(map: &TensorMapDescription, coordinates: &[i32], shared: u32, buffer_base: u64) -> (Vec<Piece>, u32) {
-    let element = i64::from(map.element.bytes());
-    let rank = map.dims.len();
-    let sides: Vec<u32> =
-        map.box_dims.iter().zip(&map.element_strides).map(|(side, stride)| side.div_ceil(*stride)).collect();
-    let inner_bytes = sides[0] * element as u32;
-    let lines: u32 = sides[1..].iter().product();
-    let per_piece = i64::from(PIECE_BYTES) / element;
-    let mut pieces = Vec::with_capacity((lines * inner_bytes / PIECE_BYTES) as usize);
-    for line in 0..lines {
-        let mut rest = line;
-        let mut inside = true;
-        let mut offset = map.address as i64 - buffer_base as i64;
-        for dimension in 1..rank {
-            let step = rest % sides[dimension] * map.element_strides[dimension];
-            rest /= sides[dimension];
-            let index = i64::from(coordinates[dimension]) + i64::from(step);
-            inside &= index >= 0 && (index as u64) < map.dims[dimension];
-            offset = offset.wrapping_add(index.wrapping_mul(map.strides[dimension - 1] as i64));
-        }
-        for piece in 0..inner_bytes / PIECE_BYTES {
-            let place = map.swizzle.apply(shared + line * inner_bytes + piece * PIECE_BYTES);
-            let first = i64::from(coordinates[0]) + i64::from(piece) * per_piece;
-            let begin = first.max(0);
-            let end = (first + per_piece).min(map.dims[0] as i64);
-            let (start, length) = if inside && begin < end {
-                (((begin - first) * element) as u8, ((end - begin) * element) as u8)
-            } else {
-                (0, 0)
-            };
-            let global = if length == 0 { 0 } else { offset.wrapping_add(begin * element) as usize };
-            pieces.push(Piece { shared: place, global, start, length });
+    /// Whether it will write a block's shared memory.
+    pub(crate) fn writes_to(&self, rank: u32) -> bool {
+        match &self.action {
+            Action::Load { targets, .. } => targets.iter().any(|(target, _)| *target == rank),
+            Action::Deliver { place, .. } => place.rank == rank,
+            Action::Forward { to, .. } => to.rank == rank,
+            Action::Store { .. } => false,
         }
     }
-    (pieces, lines * inner_bytes)
 }
 
 impl Machine<'_> {
@@ -177,6 +124,9 @@ impl Machine<'_> {
         let targets: Vec<_> =
             (0..blocks).filter(|rank| mask >> rank & 1 == 1).map(|rank| (rank, (rank, mbarrier.offset))).collect();
         for (_, (rank, offset)) in &targets {
+            if *rank != at.rank && has_exited(cluster, *rank) {
+                return Err(self.bad_copy(cluster, at, lane, || format!("multicast to block {rank}, which has exited")));
+            }
             self.check_mbarrier(cluster, at, lane, SharedPlace { rank: *rank, offset: *offset })?;
         }
         Ok(targets)
@@ -238,6 +188,21 @@ impl Machine<'_> {
             let Ok(narrow) = u32::try_from(places[lane]) else {
                 return Err(self.bad_copy(cluster, at, lane, || format!("shared address {:#x}", places[lane])));
             };
+            if !(i64::from(coordinates[0]) * i64::from(map.element.bytes())).rem_euclid(16).eq(&0) {
+                let inner = coordinates[0];
+                return Err(self.bad_copy(cluster, at, lane, || {
+                    format!(
+                        "the box begins at innermost coordinate {inner}, {} bytes from the tensor's edge, which is not a multiple of 16",
+                        i64::from(inner) * i64::from(map.element.bytes())
+                    )
+                }));
+            }
+            if copy.completion == BulkCompletion::Group
+                && let Some(negative) = coordinates.iter().find(|place| **place < 0)
+            {
+                let message = || format!("a box is stored from coordinate {negative}; only loads may begin outside");
+                return Err(self.bad_copy(cluster, at, lane, message));
+            }
             let (rank, offset) = split_shared(narrow, at.rank);
             if !offset.is_multiple_of(128) {
                 return Err(self.bad_copy(cluster, at, lane, || {
@@ -257,10 +222,10 @@ impl Machine<'_> {
             }
             let (buffer, base_offset) = self.global_place(cluster, at, lane, map.address, extent as usize, 16)?;
             let base = map.address - base_offset as u64;
-            let (pieces, bytes) = pieces_of(&map, &coordinates, offset, base);
-            if rank as usize >= cluster.blocks.len()
-                || u64::from(offset) + u64::from(bytes) > u64::from(self.context.shared_end)
-            {
+            let (pieces, bytes) = pieces_of(&map, &coordinates, offset, base, &copy.completion);
+            let ranges = ranges_of(&pieces, offset, bytes);
+            let end = ranges.iter().map(|(start, bytes)| u64::from(*start) + u64::from(*bytes)).max().unwrap_or(0);
+            if rank as usize >= cluster.blocks.len() || end > u64::from(self.context.shared_end) {
                 let message =
                     || format!("the box's {bytes} bytes at shared address {offset:#x} reach past the block's memory");
                 return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(lane), message));
@@ -275,7 +240,9 @@ impl Machine<'_> {
                     let destination = SharedPlace { rank, offset };
                     let targets = self.targets(cluster, at, lane, destination, mbarrier, multicast)?;
                     for (rank, _) in &targets {
-                        self.begin_delivery(cluster, at, lane, *rank, offset, bytes);
+                        for (start, bytes) in &ranges {
+                            self.begin_delivery(cluster, at, lane, *rank, *start, *bytes);
+                        }
                     }
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
                         self.note_global_read(
@@ -292,8 +259,16 @@ impl Machine<'_> {
                 }
                 BulkCompletion::Group => {
                     let reader = groups_of(cluster, at.participant(lane)).participant;
-                    self.read_by_copy(cluster, at, lane, reader, rank, offset, bytes);
+                    for (start, bytes) in &ranges {
+                        self.read_by_copy(cluster, at, lane, reader, rank, *start, *bytes);
+                    }
                     cluster.order.tick();
+                    // The last piece of a line may lie outside of the tensor, but never of its buffer.
+                    let ragged = !(map.dims[0] * element as u64).is_multiple_of(u64::from(PIECE_BYTES));
+                    for piece in pieces.iter().filter(|piece| ragged && piece.length > 0) {
+                        let place = base + piece.global as u64;
+                        self.global_place(cluster, at, lane, place, usize::from(piece.length), 1)?;
+                    }
                     let atomic = copy.reduction.is_some();
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
                         let place = (buffer, piece.global);
@@ -428,195 +403,5 @@ impl Machine<'_> {
             self.start(cluster, at, lane, Action::Deliver { place, data, mbarrier });
         });
         Ok(Step::Next)
-    }
-
-    /// Carries out one copy, chosen by the scheduler.
-    pub(crate) fn complete_transfer(&mut self, cluster: &mut Cluster, which: usize) -> Result<(), Stopped> {
-        let Transfer { pc, action, .. } = cluster.transfers.swap_remove(which);
-        match action {
-            Action::Load { buffer, pieces, fill, targets, bytes } => {
-                let start = pieces.iter().map(|piece| piece.shared).min().unwrap_or(0);
-                for (rank, mbarrier) in targets {
-                    for piece in &pieces {
-                        let mut data = fill;
-                        let (from, to) = (usize::from(piece.start), usize::from(piece.start + piece.length));
-                        self.global.read(buffer, piece.global, &mut data[from..to]);
-                        write_bytes(cluster, rank, piece.shared, &data);
-                    }
-                    finish_delivery(cluster, pc, rank, start, bytes, mbarrier);
-                    self.deliver_bytes(cluster, mbarrier, bytes);
-                }
-            }
-            Action::Deliver { place, data, mbarrier } => {
-                write_bytes(cluster, place.rank, place.offset, &data);
-                finish_delivery(cluster, pc, place.rank, place.offset, data.len() as u32, mbarrier);
-                self.deliver_bytes(cluster, mbarrier, data.len() as u32);
-            }
-            Action::Forward { from, to, bytes, mbarrier } => {
-                let start = from.offset as usize;
-                let data = cluster.blocks[from.rank as usize].shared.bytes[start..start + bytes as usize].to_vec();
-                write_bytes(cluster, to.rank, to.offset, &data);
-                finish_delivery(cluster, pc, to.rank, to.offset, bytes, mbarrier);
-                self.deliver_bytes(cluster, mbarrier, bytes);
-            }
-            Action::Store { rank, buffer, pieces, reduction } => {
-                for piece in pieces.iter().filter(|piece| piece.length > 0) {
-                    let start = (piece.shared + u32::from(piece.start)) as usize;
-                    let length = usize::from(piece.length);
-                    let mut data = [0; 16];
-                    data[..length].copy_from_slice(&cluster.blocks[rank as usize].shared.bytes[start..start + length]);
-                    if let Some((kind, scalar)) = reduction {
-                        let mut old = [0; 16];
-                        self.global.read(buffer, piece.global, &mut old[..length]);
-                        reduce(kind, scalar, &old[..length], &mut data[..length]);
-                    }
-                    self.global.write(buffer, piece.global, &data[..length]);
-                }
-                for warp in cluster.blocks.iter_mut().flat_map(|block| &mut block.warps) {
-                    warp.wake(|wait| wait == Wait::Bulk);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn bulk_commit(&mut self, cluster: &mut Cluster, at: At, mask: u32) -> Step {
-        each_lane!(mask, lane, {
-            let stamp = cluster.order.tick();
-            let groups = groups_of(cluster, at.participant(lane));
-            let group = std::mem::take(&mut groups.open);
-            groups.committed.push_back((group, stamp));
-        });
-        Step::Next
-    }
-
-    pub(crate) fn bulk_wait(&mut self, cluster: &mut Cluster, at: At, keep: u32, _read_only: bool, mask: u32) -> Step {
-        let mut waits = false;
-        each_lane!(mask, lane, {
-            let thread = at.participant(lane);
-            let Some(groups) = cluster.bulk_groups.get(&thread) else { continue };
-            let due = groups.committed.len().saturating_sub(keep as usize);
-            let busy =
-                groups.committed.iter().take(due).any(|(group, _)| {
-                    group.iter().any(|id| cluster.transfers.iter().any(|transfer| transfer.id == *id))
-                });
-            waits |= busy;
-        });
-        if waits {
-            return Step::Retry(Wait::Bulk);
-        }
-        each_lane!(mask, lane, {
-            let thread = at.participant(lane);
-            let Some(groups) = cluster.bulk_groups.get_mut(&thread) else { continue };
-            let due = groups.committed.len().saturating_sub(keep as usize);
-            let newest = groups.committed.drain(..due).map(|(_, stamp)| stamp).max();
-            if let Some(stamp) = newest {
-                let mut message: Clock = vec![0; groups.participant as usize + 1];
-                message[groups.participant as usize] = stamp;
-                cluster.order.acquire(thread, &message);
-            }
-        });
-        Step::Next
-    }
-
-    pub(crate) fn map_shared(
-        &mut self,
-        cluster: &mut Cluster,
-        warp: &mut Warp,
-        at: At,
-        to: LaneRegister,
-        address: LaneRegister,
-        rank: WordRegister,
-        generic: bool,
-        mask: u32,
-    ) -> Result<Step, Stopped> {
-        let ranks = *warp.registers.word(rank);
-        each_lane!(mask, lane, {
-            let base = if generic { SHARED_WINDOW } else { 0 };
-            let own = warp.registers.lane(address, lane).wrapping_sub(base);
-            if ranks[lane] as usize >= cluster.blocks.len() {
-                let message = || format!("block {} of a cluster of {}", ranks[lane], cluster.blocks.len());
-                return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(lane), message));
-            }
-            let (_, offset) = split_shared(own as u32, at.rank);
-            let mapped = u64::from((ranks[lane] + 1) << CLUSTER_SHIFT | offset);
-            warp.registers.set_lane(to, lane, mapped + base);
-        });
-        Ok(Step::Next)
-    }
-
-    pub(crate) fn block_rank(
-        &mut self,
-        warp: &mut Warp,
-        at: At,
-        to: WordRegister,
-        address: LaneRegister,
-        generic: bool,
-        mask: u32,
-    ) -> Step {
-        each_lane!(mask, lane, {
-            let base = if generic { SHARED_WINDOW } else { 0 };
-            let (rank, _) = split_shared(warp.registers.lane(address, lane).wrapping_sub(base) as u32, at.rank);
-            warp.registers.words[usize::from(to.0)][lane] = rank;
-        });
-        Step::Next
-    }
-}
-
-fn groups_of(cluster: &mut Cluster, thread: Participant) -> &mut BulkGroups {
-    let order = &mut cluster.order;
-    cluster.bulk_groups.entry(thread).or_insert_with(|| BulkGroups {
-        participant: order.new_participant(),
-        open: Vec::new(),
-        committed: VecDeque::new(),
-        next: 0,
-    })
-}
-
-fn write_bytes(cluster: &mut Cluster, rank: u32, offset: u32, data: &[u8]) {
-    let start = offset as usize;
-    cluster.blocks[rank as usize].shared.bytes[start..start + data.len()].copy_from_slice(data);
-}
-
-/// The bytes are there; they count as written by the mbarrier's participant.
-fn finish_delivery(cluster: &mut Cluster, pc: u32, rank: u32, offset: u32, bytes: u32, mbarrier: (u32, u32)) {
-    let participant = cluster.mbarriers.get(&mbarrier).map_or(0, |state| state.participant);
-    let who = Accessor { participant, pc, atomic: false };
-    cluster.blocks[rank as usize].shared.end_copy(&cluster.order, who, offset, bytes, true);
-}
-
-fn plain_pieces(shared: u32, global: usize, bytes: u32) -> Vec<Piece> {
-    (0..bytes / PIECE_BYTES)
-        .map(|piece| Piece {
-            shared: shared + piece * PIECE_BYTES,
-            global: global + (piece * PIECE_BYTES) as usize,
-            start: 0,
-            length: PIECE_BYTES as u8,
-        })
-        .collect()
-}
-
-fn fill_of(map: &TensorMapDescription) -> [u8; 16] {
-    let mut fill = [0; 16];
-    if map.fill == OutOfBoundsFill::Nan {
-        let pattern: &[u8] = match map.element {
-            ElementType::F32 => &[0xff, 0xff, 0xff, 0x7f],
-            _ => &[0xff, 0x7f],
-        };
-        for chunk in fill.chunks_exact_mut(pattern.len()) {
-            chunk.copy_from_slice(pattern);
-        }
-    }
-    fill
-}
-
-fn reduce(kind: AtomicKind, scalar: Scalar, old: &[u8], data: &mut [u8]) {
-    let size = usize::from(scalar.bytes());
-    for (old, new) in old.chunks_exact(size).zip(data.chunks_exact_mut(size)) {
-        let (mut a, mut b) = ([0; 8], [0; 8]);
-        a[..size].copy_from_slice(old);
-        b[..size].copy_from_slice(new);
-        let result = combine(kind, scalar, u64::from_le_bytes(a), u64::from_le_bytes(b), 0);
-        new.copy_from_slice(&result.to_le_bytes()[..size]);
     }
 }

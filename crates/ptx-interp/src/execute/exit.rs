@@ -1,0 +1,38 @@
+//! What must be over before threads exit, and what may no longer be touched after a block has.
+
+use super::{At, Cluster, Machine};
+use crate::diagnostics::FindingKind;
+use crate::registers::each_lane;
+use crate::warp::Warp;
+
+/// True where a block of the cluster has no thread left: its shared memory is somebody else's. Not for the block whose
+/// warp is being executed.
+pub(crate) fn has_exited(cluster: &Cluster, rank: u32) -> bool {
+    cluster.blocks[rank as usize].warps.iter().all(|warp| warp.live() == 0)
+}
+
+impl Machine<'_> {
+    /// These lanes have exited: nobody waits for their bulk copies any more, nor, after the block's last ones, for
+    /// copies into its shared memory.
+    pub(super) fn check_exit(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
+        each_lane!(lanes, lane, {
+            let thread = at.participant(lane);
+            if cluster.bulk_groups.get(&thread).is_some_and(|groups| groups.has_pending()) {
+                self.report(cluster, FindingKind::AsyncReadBeforeWait, at.pc, thread, None, || {
+                    "exits while its bulk copies may still read shared memory: cp.async.bulk.wait_group.read 0 is missing"
+                        .into()
+                });
+            }
+        });
+        if warp.live() != 0 || !has_exited(cluster, at.rank) {
+            return;
+        }
+        let by = at.participant(lanes.trailing_zeros() as usize);
+        if let Some(transfer) = cluster.transfers.iter().find(|transfer| transfer.writes_to(at.rank)) {
+            let other = Some((transfer.pc(), by));
+            self.report(cluster, FindingKind::AsyncReadBeforeWait, at.pc, by, other, || {
+                "the block exits while a copy into its shared memory is under way".into()
+            });
+        }
+    }
+}
