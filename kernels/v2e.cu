@@ -119,7 +119,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
     const LaneStart start(shared.query, first_row, shared.key[group][0], shared.value[group][0]);
-    WarpAttention<WARP_ROWS / 16, TILE_KEYS> rows(params, start.query);
+    using Rows = WarpAttention<WARP_ROWS / 16, TILE_KEYS>;
+    Rows rows(params, start.query);
 
     // The groups go in step. Barriers of their own would let them drift apart, but a short problem
     // is through after two rounds and then waits for all of them anyway.
@@ -128,14 +129,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;
     for (int round = 0; round < rounds; ++round) {
         // This thread's copies of the round's keys have landed; behind the barrier, everyone's
-        // have. Likewise the values, which need not be there before the weights are.
+        // have. Likewise, further down, the values, which the weights wait for.
         cp_async_wait<2 * STAGES - 1>();
         __syncthreads();
-        const auto values_landed = [] {
-            cp_async_wait<2 * (STAGES - 1)>();
-            __syncthreads();
-        };
-
         const int key_tile = round * KEY_GROUPS + group;
         LaneStart here = start;
         here.key += ring_offset<STAGES>(round, sizeof(shared.key[0][0]));
@@ -143,13 +139,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const auto visible = [&](int row) {
             return visible_keys(params, tile.first_row + first_row + row) - key_tile * TILE_KEYS;
         };
+        // The groups differ in whether they need a mask, or have a tile at all: the barriers stand
+        // where all of them pass.
+        typename Rows::Scores score = {};
         if (key_tile < unmasked_tiles) {
-            rows.template attend<false>(here, visible, Nothing{}, values_landed);
+            rows.template attend_to_keys<false>(score, here, visible);
         } else if (key_tile < key_tiles) {
-            rows.template attend<true>(here, visible, Nothing{}, values_landed);
-        } else {
-            values_landed();
+            rows.template attend_to_keys<true>(score, here, visible);
         }
+        cp_async_wait<2 * (STAGES - 1)>();
+        __syncthreads();
+        if (key_tile < key_tiles) rows.attend_to_values(score, here);
 
         // Everyone is done with the round's tiles before the next ones take their place.
         if (round + STAGES < rounds) __syncthreads();

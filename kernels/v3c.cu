@@ -127,11 +127,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     RingPosition<WORK_STAGES> at;
     const auto next_work = [&] {
         shared.work_turns.full[at.stage].wait(at.parity);
-        const Work work = shared.work[at.stage];
-        __syncwarp();
-        if (lane == 0) shared.work_turns.empty[at.stage].arrive();
+        // One lane reads for all, and says so itself.
+        Work work = Work::none();
+        if (lane == 0) {
+            work = shared.work[at.stage];
+            shared.work_turns.empty[at.stage].arrive();
+        }
         at.advance();
-        return work;
+        return work.of_lane(0);
     };
 
     const bool take_turns = TAKE_TURNS == TakeTurns::ALWAYS ||

@@ -6,6 +6,7 @@
 #include "common/mbarrier.cuh"
 #include "common/params.cuh"
 #include "common/query_tile.cuh"
+#include "common/warp.cuh"
 
 // What a block has to do for one tile of queries. Negative `key_tiles`: nothing, ever again.
 struct alignas(16) Work {
@@ -16,6 +17,11 @@ struct alignas(16) Work {
 
     __device__ static Work none() { return {0, 0, 0, -1}; }
     __device__ bool exists() const { return key_tiles >= 0; }
+    // What this lane of the warp holds.
+    __device__ Work of_lane(int lane) const {
+        return {__shfl_sync(ALL_LANES, batch, lane), __shfl_sync(ALL_LANES, head, lane),
+                __shfl_sync(ALL_LANES, first_row, lane), __shfl_sync(ALL_LANES, key_tiles, lane)};
+    }
     __device__ QueryTile tile() const { return {batch, head, first_row}; }
 };
 

@@ -62,7 +62,6 @@ class WarpAttention {
     static constexpr bool VOTE = BLOCKS * HEAD_DIM > 128;
 
     using Tile = SwizzledTile<KEYS, HEAD_DIM>;
-    using Scores = float[BLOCKS][KEY_BLOCKS][4];
 
     unsigned query[KEPT_STEPS][BLOCKS][4];
     float output[BLOCKS][COLUMN_BLOCKS][4] = {};
@@ -70,6 +69,8 @@ class WarpAttention {
     float exponent_scale;
 
 public:
+    using Scores = float[BLOCKS][KEY_BLOCKS][4];
+
     // `query_start` as in LaneStart. The scale must have been made positive: see `negate_own`.
     __device__ WarpAttention(const AttentionParams& params, unsigned query_start) {
         // Never 0: a masked score times it must stay -infinity. The smallest normal number leaves
@@ -92,11 +93,22 @@ public:
     __device__ void attend(const LaneStart& start, Visible visible, KeysRead keys_read = {},
                            ValuesNext values_next = {}) {
         Scores score = {};
+        attend_to_keys<MASKED>(score, start, visible, keys_read);
+        values_next();
+        multiply_values(score, start.value);
+    }
+
+    // The two halves of `attend`, for kernels whose warps must meet in between: scores of zeros
+    // become those of the tile and the maxima grow; then its values are added, weighted.
+    template <bool MASKED, typename Visible, typename KeysRead = Nothing>
+    __device__ void attend_to_keys(Scores& score, const LaneStart& start, Visible visible,
+                                   KeysRead keys_read = {}) {
         multiply_keys(score, start);
         keys_read();
         if constexpr (MASKED) mask_scores(score, visible);
         raise_maxima(score);
-        values_next();
+    }
+    __device__ void attend_to_values(const Scores& score, const LaneStart& start) {
         multiply_values(score, start.value);
     }
 

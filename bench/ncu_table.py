@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What bounds our kernels, as Nsight Compute counts it: one row a kernel, compact enough for a generation's notes.
 
-    bench/profile.py --generations v2d --dtype bf16 --shape 8,16,2048,128 --shape 8,8,2048,256
-    bench/profile.py --generations v2f --dtype bf16 --shape 1,32,65536,128,4,1 -o profile.md
+    bench/ncu_table.py --generations v2d --dtype bf16 --shape 8,16,2048,128 --shape 8,8,2048,256
+    bench/ncu_table.py --generations v2f --dtype bf16 --shape 1,32,65536,128,4,1 -o bounds.md
 
 Runs `ncu --clock-control none` over `sdpa bench`, which verifies each generation on each problem before it times it; the
 kernels of that first forward pass are what is profiled, and the program ends there. Needs a GPU, Nsight Compute
