@@ -71,8 +71,9 @@ public:
         if (gridDim.x >= total()) return total();
         const int ticket = atomicAdd(params.tickets, 1u);
         // A block draws once for each of its tiles, so as many tickets are drawn as there are tiles;
-        // the last one leaves the word as it was found.
-        if (ticket == total() - 1) *params.tickets = 0;
+        // the last one leaves the word as it was found. By an atomic operation, too: nothing but the
+        // word itself orders the blocks' accesses to it.
+        if (ticket == total() - 1) atomicExch(params.tickets, 0u);
         return gridDim.x + ticket;
     }
 };

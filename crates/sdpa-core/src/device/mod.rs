@@ -33,8 +33,8 @@ pub trait Device: Send + Sync {
 
     /// Address of this device's word of tickets: a `u32` that is 0 before and after every kernel, from which the blocks of
     /// a persistent kernel draw their next tiles with an atomic addition. Every block draws until it draws in vain, so a
-    /// kernel knows how many draws there will be, and whoever makes the last one stores the 0 again: no launch has to
-    /// clear the word.
+    /// kernel knows how many draws there will be, and whoever makes the last one puts the 0 back (by an atomic exchange:
+    /// nothing else orders the blocks' accesses). No launch has to clear the word.
     ///
     /// One word is enough, because a device's kernels run one after the other: they are queued on its one stream, and so
     /// are the replays of what it recorded.
