@@ -26,14 +26,14 @@ fn a_race_is_shown_with_both_lines_of_source_and_the_command_that_repeats_it() {
            = inlined at kernels/mutants/shared_statistics_race.cu:57
         57 |             const float alpha = raise_maximum(statistics, score * params.scale_log2e);
            = thread (64,0,0) of block (0,0,0) (warp 2, lane 0)
-           = PTX line 454: ld.shared.f32 %f63, [%rd18+16640]
+           = PTX line 478: ld.shared.f32 %f63, [%rd17+16640]
     kernels/common/softmax.cuh:22: note: the other access
         22 |     row.maximum = maximum;
            = inlined at kernels/mutants/shared_statistics_race.cu:57
         57 |             const float alpha = raise_maximum(statistics, score * params.scale_log2e);
            = thread (128,0,0) of block (0,0,0) (warp 4, lane 0)
-           = PTX line 471: st.shared.f32 [%rd18+16640], %f65
-           = schedule 0, seen 1380 times
+           = PTX line 495: st.shared.f32 [%rd17+16640], %f65
+           = schedule 0, seen 1404 times
            = case: b1 h1 L200 d64 f16 full normal seed=1
            = repeat: cargo run --release -p harness -- check shared_statistics_race --case "b1 h1 L200 d64 f16 full normal seed=1" --seeds 1
 
