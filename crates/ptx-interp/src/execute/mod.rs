@@ -4,6 +4,7 @@ mod atomics;
 mod barrier;
 mod cluster;
 mod exit;
+mod global;
 mod memory;
 mod warp_wide;
 

@@ -1,0 +1,218 @@
+//! Operands become registers: declared ones get a place in a bank, everything else is a constant in one.
+
+use super::*;
+
+impl Decoder<'_> {
+    pub(super) fn place(&mut self, id: RegisterId) -> Decoded<Place> {
+        if let Some(&place) = self.banks.get(&id) {
+            return Ok(place);
+        }
+        let declared = &self.kernel.registers[id.0 as usize];
+        let place = match declared.class {
+            RegisterClass::Predicate => Place::Predicate(self.new_predicate()),
+            RegisterClass::Bits8 | RegisterClass::Bits16 | RegisterClass::Bits32 => {
+                Place::Lane(LaneRegister::Word(self.new_word()))
+            }
+            RegisterClass::Bits64 => Place::Lane(LaneRegister::Double(self.new_double())),
+            RegisterClass::Bits128 => return Err(format!("128-bit register {}", declared.name)),
+        };
+        self.banks.insert(id, place);
+        Ok(place)
+    }
+
+    pub(super) fn new_word(&mut self) -> WordRegister {
+        self.words += 1;
+        WordRegister((self.words - 1) as u16)
+    }
+
+    pub(super) fn new_double(&mut self) -> DoubleRegister {
+        self.doubles += 1;
+        DoubleRegister((self.doubles - 1) as u16)
+    }
+
+    pub(super) fn new_predicate(&mut self) -> PredicateRegister {
+        self.predicates += 1;
+        PredicateRegister((self.predicates - 1) as u16)
+    }
+
+    pub(super) fn constant_word(&mut self, constant: Constant) -> WordRegister {
+        if let Some(&place) = self.constant_places.get(&(constant, false)) {
+            return WordRegister(place);
+        }
+        let register = self.new_word();
+        self.constants.push((LaneRegister::Word(register), constant));
+        self.constant_places.insert((constant, false), register.0);
+        register
+    }
+
+    pub(super) fn constant_double(&mut self, constant: Constant) -> DoubleRegister {
+        if let Some(&place) = self.constant_places.get(&(constant, true)) {
+            return DoubleRegister(place);
+        }
+        let register = self.new_double();
+        self.constants.push((LaneRegister::Double(register), constant));
+        self.constant_places.insert((constant, true), register.0);
+        register
+    }
+
+    pub(super) fn register_name(&self, id: RegisterId) -> &str {
+        &self.kernel.registers[id.0 as usize].name
+    }
+
+    /// A 32-bit source or destination (or a narrower register, where the type is narrower).
+    pub(super) fn word(&mut self, operand: &Operand) -> Decoded<WordRegister> {
+        match operand {
+            Operand::Register(id) => match self.place(*id)? {
+                Place::Lane(LaneRegister::Word(register)) => Ok(register),
+                _ => Err(format!(
+                    "register {} has the wrong width, 32 bits or fewer are needed",
+                    self.register_name(*id)
+                )),
+            },
+            Operand::Immediate(Immediate::Integer(bits)) => Ok(self.constant_word(Constant::Bits(*bits))),
+            Operand::Immediate(Immediate::Single(bits)) => Ok(self.constant_word(Constant::Bits(u64::from(*bits)))),
+            Operand::Immediate(Immediate::Double(bits)) => {
+                let single = f64::from_bits(*bits) as f32;
+                Ok(self.constant_word(Constant::Bits(u64::from(single.to_bits()))))
+            }
+            Operand::Special(name) => {
+                let constant = special(name).ok_or_else(|| format!("special register {name} is not supported"))?;
+                Ok(self.constant_word(constant))
+            }
+            Operand::Symbol(name) => {
+                let address = self.symbol(name)?;
+                Ok(self.constant_word(Constant::Bits(address)))
+            }
+            _ => Err("operand is not a 32-bit value".into()),
+        }
+    }
+
+    pub(super) fn double(&mut self, operand: &Operand) -> Decoded<DoubleRegister> {
+        match operand {
+            Operand::Register(id) => match self.place(*id)? {
+                Place::Lane(LaneRegister::Double(register)) => Ok(register),
+                _ => Err(format!("register {} has the wrong width, 64 bits are needed", self.register_name(*id))),
+            },
+            Operand::Immediate(Immediate::Integer(bits) | Immediate::Double(bits)) => {
+                Ok(self.constant_double(Constant::Bits(*bits)))
+            }
+            Operand::Immediate(Immediate::Single(_)) => Err("a 32-bit float where 64 bits are needed".into()),
+            Operand::Special(name) => {
+                let constant = special(name).ok_or_else(|| format!("special register {name} is not supported"))?;
+                Ok(self.constant_double(constant))
+            }
+            Operand::Symbol(name) => {
+                let address = self.symbol(name)?;
+                Ok(self.constant_double(Constant::Bits(address)))
+            }
+            _ => Err("operand is not a 64-bit value".into()),
+        }
+    }
+
+    pub(super) fn lane_register(&mut self, operand: &Operand, bytes: u8) -> Decoded<LaneRegister> {
+        if bytes == 8 {
+            Ok(LaneRegister::Double(self.double(operand)?))
+        } else {
+            Ok(LaneRegister::Word(self.word(operand)?))
+        }
+    }
+
+    /// A register of whichever width it was declared with: loads, stores and conversions allow wider ones.
+    pub(super) fn any_register(&mut self, operand: &Operand, bytes: u8) -> Decoded<LaneRegister> {
+        if let Operand::Register(id) = operand {
+            let declared = match self.kernel.registers[id.0 as usize].class {
+                RegisterClass::Predicate => return Err("a predicate where a value is needed".into()),
+                RegisterClass::Bits8 => 1,
+                RegisterClass::Bits16 => 2,
+                RegisterClass::Bits32 => 4,
+                RegisterClass::Bits64 => 8,
+                RegisterClass::Bits128 => 16,
+            };
+            if declared < bytes {
+                return Err(format!("register {} is narrower than the operation", self.register_name(*id)));
+            }
+            return match self.place(*id)? {
+                Place::Lane(register) => Ok(register),
+                Place::Predicate(_) => Err("a predicate where a value is needed".into()),
+            };
+        }
+        self.lane_register(operand, bytes)
+    }
+
+    pub(super) fn predicate_id(&mut self, id: RegisterId) -> Decoded<PredicateRegister> {
+        match self.place(id)? {
+            Place::Predicate(register) => Ok(register),
+            Place::Lane(_) => Err(format!("register {} is not a predicate", self.register_name(id))),
+        }
+    }
+
+    pub(super) fn predicate(&mut self, operand: &Operand) -> Decoded<PredicateRegister> {
+        match operand {
+            Operand::Register(id) => self.predicate_id(*id),
+            Operand::Immediate(Immediate::Integer(value)) => {
+                let holds = *value != 0;
+                if let Some((register, _)) = self.predicate_constants.iter().find(|(_, value)| *value == holds) {
+                    return Ok(*register);
+                }
+                let register = self.new_predicate();
+                self.predicate_constants.push((register, holds));
+                Ok(register)
+            }
+            _ => Err("operand is not a predicate".into()),
+        }
+    }
+
+    /// A predicate that may be written `!p`.
+    pub(super) fn signed_predicate(&mut self, operand: &Operand) -> Decoded<(PredicateRegister, bool)> {
+        match operand {
+            Operand::Not(inner) => Ok((self.predicate(inner)?, true)),
+            other => Ok((self.predicate(other)?, false)),
+        }
+    }
+
+    pub(super) fn symbol(&self, name: &str) -> Decoded<u64> {
+        if let Some(parameter) = self.kernel.parameters.iter().find(|parameter| parameter.name == name) {
+            return Ok(parameter.offset as u64);
+        }
+        match self.variables.get(name) {
+            Some(&(_, address)) => Ok(address),
+            None => Err(format!("`{name}` is not a parameter, shared or local variable of this kernel")),
+        }
+    }
+
+    pub(super) fn address(&mut self, operand: &Operand) -> Decoded<Address> {
+        let Operand::Address { base, offset } = operand else {
+            return Err("operand is not an address".into());
+        };
+        self.based_address(base, *offset)
+    }
+
+    pub(super) fn based_address(&mut self, base: &Operand, offset: i64) -> Decoded<Address> {
+        let base = match base {
+            Operand::Register(id) => match self.place(*id)? {
+                Place::Lane(register) => register,
+                Place::Predicate(_) => return Err("a predicate is no address".into()),
+            },
+            other => LaneRegister::Double(self.double(other)?),
+        };
+        Ok(Address { base, offset })
+    }
+
+    pub(super) fn words_of(&mut self, operand: &Operand) -> Decoded<Box<[WordRegister]>> {
+        match operand {
+            Operand::Vector(parts) => parts.iter().map(|part| self.word(part)).collect(),
+            other => Ok(Box::new([self.word(other)?])),
+        }
+    }
+
+    /// Notes the size of a write, which bounds what one cell of shadow may stand for.
+    pub(super) fn note_write(&mut self, space: Space, bytes: u32) {
+        let bytes = bytes.clamp(1, 16);
+        if matches!(space, Space::Shared | Space::SharedCluster | Space::Generic) {
+            self.smallest_shared_write = self.smallest_shared_write.min(bytes);
+        }
+        if matches!(space, Space::Global | Space::Generic) {
+            self.smallest_global_write = self.smallest_global_write.min(bytes);
+        }
+    }
+}

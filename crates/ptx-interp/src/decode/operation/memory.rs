@@ -1,0 +1,86 @@
+//! Addresses, loads and stores, atomics.
+
+use super::*;
+
+/// Where an address points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    Generic,
+    Global,
+    Shared,
+    /// `.shared::cluster`: shared memory of any block of the cluster.
+    SharedCluster,
+    Local,
+    Parameter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub base: LaneRegister,
+    pub offset: i64,
+}
+
+/// How an access takes part in ordering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ordering {
+    /// An ordinary access: races count.
+    Weak,
+    /// `.volatile`, `.relaxed`: never a data race with its like, orders nothing by itself.
+    Relaxed,
+    Acquire,
+    Release,
+    AcquireRelease,
+}
+
+impl Ordering {
+    pub(crate) fn acquires(self) -> bool {
+        matches!(self, Self::Acquire | Self::AcquireRelease)
+    }
+
+    pub(crate) fn releases(self) -> bool {
+        matches!(self, Self::Release | Self::AcquireRelease)
+    }
+}
+
+/// A load or a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    pub space: Space,
+    pub ordering: Ordering,
+    pub address: Address,
+    /// Bytes of one element.
+    pub element: u8,
+    pub signed: bool,
+    /// One register an element; none where a loaded element is not wanted.
+    pub registers: Box<[Option<LaneRegister>]>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtomicKind {
+    Add,
+    Min,
+    Max,
+    And,
+    Or,
+    Xor,
+    Exchange,
+    CompareExchange,
+    Increment,
+    Decrement,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Atomic {
+    pub kind: AtomicKind,
+    pub space: Space,
+    pub ordering: Ordering,
+    pub scalar: Scalar,
+    /// `f16x2`, `bf16x2`
+    pub packed: bool,
+    pub address: Address,
+    pub to: Option<LaneRegister>,
+    /// One element a register; more than one for `.v2`, `.v4` reductions.
+    pub values: Box<[LaneRegister]>,
+    /// The second operand of a compare-and-swap.
+    pub replacement: Option<LaneRegister>,
+}

@@ -1,0 +1,205 @@
+//! Global memory and who touched it, and what accesses cost.
+
+use super::memory::{Lanes, is_side_by_side};
+use super::{At, Cluster, Machine, Stopped};
+use crate::counters::wavefronts;
+use crate::diagnostics::FindingKind;
+use crate::global_view::{ATOMIC_BIT, GlobalConflict, PAGE_BYTES, Record};
+use crate::registers::{LANES, each_lane};
+
+impl Machine<'_> {
+    pub(crate) fn record(&self, cluster: &Cluster, at: At, lane: usize, atomic: bool) -> Record {
+        Record {
+            cluster: cluster.index as u32 + 1,
+            participant: at.participant(lane),
+            stamp: cluster.order.now(),
+            pc: at.pc | if atomic { ATOMIC_BIT } else { 0 },
+        }
+    }
+
+    /// A checked read of global memory.
+    #[inline(always)]
+    pub(crate) fn read_global(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        into: &mut [u8],
+        atomic: bool,
+    ) -> Result<(), Stopped> {
+        let (buffer, offset) = self.global_place(cluster, at, lane, address, into.len(), into.len())?;
+        self.global.read(buffer, offset, into);
+        self.note_global_read(cluster, at, lane, (buffer, offset), into.len(), atomic);
+        Ok(())
+    }
+
+    /// Race and initialisation checks of a read that lies in one page.
+    pub(crate) fn note_global_read(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        (buffer, offset): (usize, usize),
+        bytes: usize,
+        atomic: bool,
+    ) {
+        let head = PAGE_BYTES - offset % PAGE_BYTES;
+        if bytes > head {
+            // Only pieces of tensors cross pages.
+            self.note_global_read(cluster, at, lane, (buffer, offset), head, atomic);
+            return self.note_global_read(cluster, at, lane, (buffer, offset + head), bytes - head, atomic);
+        }
+        if !self.global.is_written(buffer, offset, bytes) {
+            self.report_unwritten(cluster, at, lane, buffer, offset, bytes);
+        }
+        let record = self.record(cluster, at, lane, atomic);
+        let ordered = |other: Record| is_ordered(cluster, other, record.participant);
+        let conflict = self.global.note_read(buffer, offset, bytes, record, ordered);
+        if let Some(conflict) = conflict {
+            self.report_global(cluster, at, lane, buffer, offset, &conflict, false);
+        }
+    }
+
+    pub(crate) fn note_global_write(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        (buffer, offset): (usize, usize),
+        bytes: usize,
+        atomic: bool,
+        unchanged: bool,
+    ) {
+        let head = PAGE_BYTES - offset % PAGE_BYTES;
+        if bytes > head {
+            self.note_global_write(cluster, at, lane, (buffer, offset), head, atomic, unchanged);
+            return self.note_global_write(cluster, at, lane, (buffer, offset + head), bytes - head, atomic, unchanged);
+        }
+        let record = self.record(cluster, at, lane, atomic);
+        let ordered = |other: Record| is_ordered(cluster, other, record.participant);
+        let conflict = self.global.note_write(buffer, offset, bytes, record, ordered);
+        if let Some(conflict) = conflict
+            && !(unchanged && conflict.with_is_write)
+        {
+            self.report_global(cluster, at, lane, buffer, offset, &conflict, true);
+        }
+    }
+
+    /// A checked write of global memory.
+    #[inline(always)]
+    pub(crate) fn write_global(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        address: u64,
+        data: &[u8],
+        atomic: bool,
+    ) -> Result<(), Stopped> {
+        let place = self.global_place(cluster, at, lane, address, data.len(), data.len())?;
+        let mut old = [0; 32];
+        let old = &mut old[..data.len()];
+        self.global.read(place.0, place.1, old);
+        self.note_global_write(cluster, at, lane, place, data.len(), atomic, old == data);
+        self.global.write(place.0, place.1, data);
+        Ok(())
+    }
+
+    #[cold]
+    pub(super) fn report_unwritten(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        buffer: usize,
+        offset: usize,
+        bytes: usize,
+    ) {
+        let name = &self.global.memory.buffers()[buffer].name;
+        let message = || format!("reads {bytes} bytes at byte {offset} of `{name}` that nobody has written");
+        self.report(cluster, FindingKind::UninitializedRead, at.pc, at.participant(lane), None, message);
+    }
+
+    #[cold]
+    pub(super) fn report_global(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        buffer: usize,
+        offset: usize,
+        conflict: &GlobalConflict,
+        write: bool,
+    ) {
+        let name = self.global.memory.buffers()[buffer].name.as_str();
+        let with = conflict.with;
+        let here = self.context.site(cluster.index as u32, at.participant(lane), at.pc);
+        let other = self.context.site(with.cluster - 1, with.participant, with.pc());
+        let message = || {
+            format!(
+                "{} byte {offset} of `{name}`, and nothing orders that after another thread's {}",
+                if write { "writes" } else { "reads" },
+                if conflict.with_is_write { "write" } else { "read" },
+            )
+        };
+        let (program, seed) = (self.context.program, self.context.launch.seed);
+        self.findings.report(program, seed, FindingKind::GlobalRace, here, Some(other), message);
+    }
+
+    pub(crate) fn count_global(&mut self, places: &Lanes, mask: u32, bytes: u32, store: bool) {
+        // Each aligned access lies in one sector unless it is a whole one or more.
+        let mut sectors = [0u64; LANES];
+        let (mut count, mut highest) = (0, 0);
+        let side_by_side = is_side_by_side(places, mask, bytes);
+        if side_by_side && bytes <= 32 {
+            count = ((places[LANES - 1] >> 5) - (places[0] >> 5) + 1) as usize;
+        }
+        let mask_left = if side_by_side { 0 } else { mask };
+        each_lane!(mask_left, lane, {
+            let sector = places[lane] >> 5;
+            // Of rising places only the newest sector can come again.
+            if count == 0 || sector > highest {
+                highest = sector;
+                sectors[count] = sector;
+                count += 1;
+            } else if sector != highest && !sectors[..count].iter().rev().any(|known| *known == sector) {
+                sectors[count] = sector;
+                count += 1;
+            }
+        });
+        let total = u64::from(mask.count_ones()) * u64::from(bytes);
+        if store {
+            self.counters.global_store_bytes += total;
+            self.counters.global_store_sectors += count as u64;
+        } else {
+            self.counters.global_load_bytes += total;
+            self.counters.global_load_sectors += count as u64;
+        }
+    }
+
+    pub(crate) fn count_shared(&mut self, places: &Lanes, mask: u32, bytes: u32, store: bool) {
+        let mut offsets = [0; LANES];
+        for lane in 0..LANES {
+            offsets[lane] = places[lane] as u32;
+        }
+        let (passes, ideal) = wavefronts(&offsets, mask, bytes);
+        self.counters.shared_wavefronts += passes;
+        self.counters.shared_ideal_wavefronts += ideal;
+        let total = u64::from(mask.count_ones()) * u64::from(bytes);
+        if store {
+            self.counters.shared_store_bytes += total;
+        } else {
+            self.counters.shared_load_bytes += total;
+        }
+    }
+}
+
+/// Whether an earlier access of global memory happened before what a thread does now.
+#[inline(always)]
+pub(crate) fn is_ordered(cluster: &Cluster, earlier: Record, now: u32) -> bool {
+    if earlier.cluster == cluster.index as u32 + 1 {
+        return cluster.order.ordered(earlier.participant, earlier.stamp, now);
+    }
+    cluster.foreign.get(&earlier.cluster).is_some_and(|known| *known >= earlier.stamp)
+}
