@@ -250,6 +250,22 @@ def ceiling(dtype, samples, sample_ms):
     }
 
 
+def profile(name, problem):
+    """One pass between the profiler's start and stop, for `bench/ncu_table.py --peers`; one before it loads the kernels."""
+    try:
+        run, to_native, _ = fa3_pass(problem) if name == "fa3" else torch_pass(name, problem)
+    except Unfit as reason:
+        sys.exit(f"error: {name}: {reason}")
+    native = to_native(*problem.inputs())
+    with torch.no_grad():
+        run(*native)
+        torch.cuda.synchronize()
+        torch.cuda.cudart().cudaProfilerStart()
+        run(*native)
+        torch.cuda.synchronize()
+        torch.cuda.cudart().cudaProfilerStop()
+
+
 def first_line(error):
     """The first line of an error, or its type's name."""
     text = str(error).strip().splitlines()
@@ -367,9 +383,10 @@ def main():
     parser.add_argument("--cold", action="store_true", help="also with inputs that come from memory")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     parser.add_argument("--serve", action="store_true", help="answer questions of `sdpa bench --peers`")
+    parser.add_argument("--profile", metavar="PEER", help="run one pass for a profiler, and time nothing")
     arguments = parser.parse_args()
 
-    names = arguments.peers.split(",")
+    names = [arguments.profile] if arguments.profile else arguments.peers.split(",")
     unknown = [name for name in names if name not in [*BACKENDS, "fa3"]]
     if unknown:
         parser.error(f"no such peer: {', '.join(unknown)}")
@@ -387,8 +404,13 @@ def main():
     if arguments.serve:
         return serve(names)
 
-    figures = []
     masks = ["full", "causal"] if arguments.mask == "both" else [arguments.mask]
+    if arguments.profile:
+        for shape, mask in ((shape, mask) for shape in shapes for mask in masks):
+            profile(arguments.profile, Problem(*shape, arguments.dtype, mask))
+        return None
+
+    figures = []
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
     for shape in shapes:
         for mask in masks:
