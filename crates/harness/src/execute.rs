@@ -1,7 +1,9 @@
 //! Runs a generation once, and watches every byte that it must not touch.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
+use rayon::prelude::*;
 use sdpa_core::{Attention, Buffer, Device, Error, Operand, Problem, Tensors, View};
 
 use crate::regime::Data;
@@ -136,34 +138,84 @@ pub fn execute(
 ) -> Result<Output, RunError> {
     // Planned first: what the generation declines needs no memory.
     generation.plan(problem, device.limits()).map_err(Error::from)?;
-    let place = |name, bytes: Vec<u8>| Placed::new(device, name, bytes, surroundings);
-    let poison = |bytes: usize| POISON.to_le_bytes().repeat(bytes / 2);
-    let query = place("query", to_bytes(&data.query))?;
-    let key = place("key", to_bytes(&data.key))?;
-    let value = place("value", to_bytes(&data.value))?;
-    let output = place("output", poison(problem.span(Operand::Output) * problem.dtype().bytes()))?;
-    let lse = place("lse", poison(problem.lse_len() * size_of::<f32>()))?;
+    let stage = Stage::new(device, problem, data, surroundings)?;
+    let ran = stage.run(generation)?;
+    stage.check_inputs()?;
+    ran.output(device, problem)
+}
 
-    let tensors = Tensors::new(query.view(), key.view(), value.view(), output.view()).with_lse(lse.view());
-    generation.forward(device, problem, &tensors)?;
-    device.synchronize()?;
+/// A problem's inputs on a device, where several generations may run one after another.
+pub(crate) struct Stage<'d> {
+    device: &'d dyn Device,
+    problem: &'d Problem,
+    surroundings: Surroundings,
+    /// Query, key and value.
+    inputs: [Placed; 3],
+}
 
-    for input in [&query, &key, &value] {
-        let found = input.read(device)?;
-        if found != input.before {
-            let first = found.iter().zip(&input.before).take_while(|(found, before)| found == before).count();
-            return Err(MemoryFault::InputChanged { tensor: input.name, first }.into());
-        }
+impl<'d> Stage<'d> {
+    pub(crate) fn new(
+        device: &'d dyn Device,
+        problem: &'d Problem,
+        data: &Data,
+        surroundings: Surroundings,
+    ) -> Result<Self, Error> {
+        let place = |name, elements: &[u16]| Placed::new(device, name, to_bytes(elements), surroundings);
+        let inputs = [place("query", &data.query)?, place("key", &data.key)?, place("value", &data.value)?];
+        Ok(Self { device, problem, surroundings, inputs })
     }
-    let out = output.read(device)?.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-    let lse = lse
-        .read(device)?
-        .chunks_exact(4)
-        .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
-        .collect();
-    let found = Output { out, lse };
-    check_written(problem, &found)?;
-    Ok(found)
+
+    /// Runs a generation once, into an output of its own full of poison, and waits for it.
+    pub(crate) fn run(&self, generation: &dyn Attention) -> Result<Ran, Error> {
+        let &Self { device, problem, surroundings, inputs: [ref query, ref key, ref value] } = self;
+        let place = |name, bytes: usize| Placed::new(device, name, poison(bytes), surroundings);
+        let output = place("output", problem.span(Operand::Output) * problem.dtype().bytes())?;
+        let lse = place("lse", problem.lse_len() * size_of::<f32>())?;
+        let tensors = Tensors::new(query.view(), key.view(), value.view(), output.view()).with_lse(lse.view());
+        device.synchronize()?;
+        let started = Instant::now();
+        generation.forward(device, problem, &tensors)?;
+        device.synchronize()?;
+        Ok(Ran { output, lse, took: started.elapsed() })
+    }
+
+    /// Nobody has changed the inputs, or written around them.
+    pub(crate) fn check_inputs(&self) -> Result<(), RunError> {
+        for input in &self.inputs {
+            let found = input.read(self.device)?;
+            if found != input.before {
+                let first = found.iter().zip(&input.before).take_while(|(found, before)| found == before).count();
+                return Err(MemoryFault::InputChanged { tensor: input.name, first }.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A run that has ended, its result still on the device.
+pub(crate) struct Ran {
+    output: Placed,
+    lse: Placed,
+    /// From the launch until the host knows that it has ended, kernels loaded where this was their first launch.
+    pub(crate) took: Duration,
+}
+
+impl Ran {
+    /// The result; every element is written, and nothing around it.
+    pub(crate) fn output(&self, device: &dyn Device, problem: &Problem) -> Result<Output, RunError> {
+        let out = self.output.read(device)?;
+        let pairs = out.par_chunks_exact(2).with_min_len(1 << 16);
+        let out = pairs.map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+        let lse = self.lse.read(device)?;
+        let lse = lse.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
+        let found = Output { out, lse };
+        check_written(problem, &found)?;
+        Ok(found)
+    }
+}
+
+fn poison(bytes: usize) -> Vec<u8> {
+    POISON.to_le_bytes().repeat(bytes / 2)
 }
 
 /// A tensor on the device and what was around it.
@@ -185,9 +237,8 @@ impl Placed {
         let buffer = device.allocate_named(name, bytes.len() + 2 * guard)?;
         device.write(&buffer, guard, &bytes)?;
         if guard > 0 {
-            let poison = POISON.to_le_bytes().repeat(guard / 2);
-            device.write(&buffer, 0, &poison)?;
-            device.write(&buffer, guard + bytes.len(), &poison)?;
+            device.write(&buffer, 0, &poison(guard))?;
+            device.write(&buffer, guard + bytes.len(), &poison(guard))?;
         }
         Ok(Self { name, buffer, guard, before: bytes })
     }
@@ -229,14 +280,29 @@ impl Placed {
 /// Bytes of elements, as a device holds them.
 pub(crate) fn to_bytes(elements: &[u16]) -> Vec<u8> {
     let mut bytes = vec![0; 2 * elements.len()];
-    for (pair, bits) in bytes.chunks_exact_mut(2).zip(elements) {
-        pair.copy_from_slice(&bits.to_le_bytes());
-    }
+    let pairs = bytes.par_chunks_exact_mut(2).with_min_len(1 << 16);
+    pairs.zip(elements).for_each(|(pair, bits)| pair.copy_from_slice(&bits.to_le_bytes()));
     bytes
 }
 
 /// Every element is written, and none between them.
 fn check_written(problem: &Problem, found: &Output) -> Result<(), MemoryFault> {
+    // Where rows follow one another there is nothing between them, and poison anywhere is an unwritten element.
+    let is_dense = found.out.len() == problem.shape(Operand::Output).iter().product::<usize>();
+    if !is_dense || found.out.par_iter().with_min_len(1 << 16).any(|bits| *bits == POISON) {
+        check_rows_written(problem, found)?;
+    }
+    let poison = u32::from(POISON) << 16 | u32::from(POISON);
+    let mut missing = rows(problem).filter(|row| found.lse_at(problem, *row).to_bits() == poison);
+    if let Some(row) = missing.next() {
+        let first = Position { row, column: None };
+        return Err(MemoryFault::Unwritten { tensor: "lse", count: 1 + missing.count(), first });
+    }
+    Ok(())
+}
+
+/// The same of the output, row by row.
+fn check_rows_written(problem: &Problem, found: &Output) -> Result<(), MemoryFault> {
     let mut inside = vec![false; found.out.len()];
     let (mut unwritten, mut first) = (0, None);
     for row in rows(problem) {
@@ -254,16 +320,10 @@ fn check_written(problem: &Problem, found: &Output) -> Result<(), MemoryFault> {
     }
     let mut gaps =
         inside.iter().zip(&found.out).enumerate().filter(|(_, (inside, bits))| !**inside && **bits != POISON);
-    if let Some((first, _)) = gaps.next() {
-        return Err(MemoryFault::Gap { count: 1 + gaps.count(), first });
+    match gaps.next() {
+        Some((first, _)) => Err(MemoryFault::Gap { count: 1 + gaps.count(), first }),
+        None => Ok(()),
     }
-    let poison = u32::from(POISON) << 16 | u32::from(POISON);
-    let mut missing = rows(problem).filter(|row| found.lse_at(problem, *row).to_bits() == poison);
-    if let Some(row) = missing.next() {
-        let first = Position { row, column: None };
-        return Err(MemoryFault::Unwritten { tensor: "lse", count: 1 + missing.count(), first });
-    }
-    Ok(())
 }
 
 /// Every `[batch, head, query]` of a problem.

@@ -1,12 +1,14 @@
 //! The proof of one case: a generation's result against the oracle, its memory, and itself.
 
 use std::fmt;
+use std::time::Duration;
 
+use rayon::prelude::*;
 use sdpa_core::{Attention, Device, Error, Problem, Unsupported};
 use sdpa_ref::{Check, Found, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
 
 use crate::case::Case;
-use crate::execute::{MemoryFault, Output, Position, RunError, Surroundings, execute, rows};
+use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, rows};
 use crate::random::Random;
 use crate::regime::Data;
 
@@ -262,29 +264,51 @@ pub fn verify_data(
     schedule: u64,
     thoroughness: Thoroughness,
 ) -> Result<Measured, Reason> {
-    let output = run_repeatedly(device, generation, problem, data, schedule, thoroughness.repetitions)?;
+    let (output, _) = run_alone(device, generation, problem, data, schedule, thoroughness.repetitions)?;
     Ok(judge(&reference(problem, data, thoroughness)?, &output, generation)?)
 }
 
 /// Runs once, with guards around the tensors, and then again and again with nothing around them: always the same bits.
-fn run_repeatedly(
+fn run_alone(
     device: &dyn Device,
     generation: &dyn Attention,
     problem: &Problem,
     data: &Data,
     schedule: u64,
     repetitions: u32,
-) -> Result<Output, Reason> {
+) -> Result<(Output, Duration), Reason> {
+    generation.plan(problem, device.limits()).map_err(Error::from)?;
+    run_repeatedly(device, problem, schedule, repetitions, |first| {
+        let surroundings = if first { Surroundings::Guarded } else { Surroundings::Exact };
+        let stage = Stage::new(device, problem, data, surroundings)?;
+        let ran = stage.run(generation)?;
+        stage.check_inputs()?;
+        Ok(ran)
+    })
+}
+
+/// `run` for the first time, and then for as many others as told: always the same bits. The last run's duration.
+fn run_repeatedly(
+    device: &dyn Device,
+    problem: &Problem,
+    schedule: u64,
+    repetitions: u32,
+    run: impl Fn(bool) -> Result<Ran, RunError>,
+) -> Result<(Output, Duration), Reason> {
     device.set_schedule(schedule);
-    let output = execute(device, generation, problem, data, Surroundings::Guarded)?;
+    let first = run(true)?;
+    let (output, mut took) = (first.output(device, problem)?, first.took);
+    drop(first);
     for repetition in 1..=u64::from(repetitions) {
         device.set_schedule(schedule.wrapping_add(repetition));
-        let again = execute(device, generation, problem, data, Surroundings::Exact)?;
+        let ran = run(false)?;
+        took = ran.took;
+        let again = ran.output(device, problem)?;
         if let Some(difference) = difference(problem, &again, &output, |_| true) {
             return Err(Reason::Differs { what: "a second run of the same input differs", difference });
         }
     }
-    Ok(output)
+    Ok((output, took))
 }
 
 /// The oracle's answer, as thoroughly as told.
@@ -322,17 +346,62 @@ impl Question {
         &self.data
     }
 
+    /// [`ask`](Self::ask) of several generations, answers in their order. What does not depend on the generation is done
+    /// once: the inputs are placed once and looked at again after all have run, and answers are judged on all cores.
+    pub fn ask_all(&self, device: &dyn Device, generations: &[&dyn Attention]) -> Vec<Result<Answer, Failure>> {
+        // As many outputs are in memory at once.
+        const TOGETHER: usize = 8;
+        generations.chunks(TOGETHER).flat_map(|some| self.ask_together(device, some)).collect()
+    }
+
+    fn ask_together(&self, device: &dyn Device, generations: &[&dyn Attention]) -> Vec<Result<Answer, Failure>> {
+        let Self { case, data, reference, thoroughness } = self;
+        let alone = |generation: &&dyn Attention| self.ask(device, *generation);
+        let stage = |surroundings| Stage::new(device, &case.problem, data, surroundings);
+        let (Ok(guarded), Ok(exact)) = (stage(Surroundings::Guarded), stage(Surroundings::Exact)) else {
+            // Whatever there is not enough of: each says so for itself, or gets along alone.
+            return generations.iter().map(alone).collect();
+        };
+        let run = |generation: &&dyn Attention| {
+            generation.plan(&case.problem, device.limits()).map_err(Error::from)?;
+            let on = |first| Ok(if first { guarded.run(*generation)? } else { exact.run(*generation)? });
+            run_repeatedly(device, &case.problem, case.schedule, thoroughness.repetitions, on)
+        };
+        let ran: Vec<Result<(Output, Duration), Reason>> = generations.iter().map(run).collect();
+        if guarded.check_inputs().and_then(|()| exact.check_inputs()).is_err() {
+            // Somebody wrote what all read, so that nobody's answer counts; alone, each answers for itself.
+            return generations.iter().map(alone).collect();
+        }
+        let judged = generations.par_iter().zip(ran).map(|(generation, ran)| {
+            ran.and_then(|(output, took)| Ok(Answer { measured: judge(reference, &output, *generation)?, took }))
+        });
+        let judged: Vec<Result<Answer, Reason>> = judged.collect();
+        let failure = |(generation, reason): (&&dyn Attention, Reason)| {
+            Failure::new(device, *generation, case, MATCHES_REFERENCE, reason)
+        };
+        generations.iter().zip(judged).map(|(who, answer)| answer.map_err(|reason| failure((who, reason)))).collect()
+    }
+
     /// [`verify_thoroughly`], without drawing and computing anew what does not depend on the generation.
     ///
     /// # Errors
     /// As there.
-    pub fn ask(&self, device: &dyn Device, generation: &dyn Attention) -> Result<Measured, Failure> {
+    pub fn ask(&self, device: &dyn Device, generation: &dyn Attention) -> Result<Answer, Failure> {
         let Self { case, data, reference, thoroughness } = self;
-        let answer = run_repeatedly(device, generation, &case.problem, data, case.schedule, thoroughness.repetitions);
-        answer
-            .and_then(|output| Ok(judge(reference, &output, generation)?))
+        run_alone(device, generation, &case.problem, data, case.schedule, thoroughness.repetitions)
+            .and_then(|(output, took)| Ok(Answer { measured: judge(reference, &output, generation)?, took }))
             .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
     }
+}
+
+/// What a generation that is right answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// How near the oracle it came.
+    pub measured: Measured,
+    /// How long its last pass took, from the launch until the host knew of its end: good to some tens of microseconds,
+    /// on a device that keeps time.
+    pub took: Duration,
 }
 
 /// The oracle's verdict on an output, by what the generation promises.

@@ -9,6 +9,7 @@
 
 mod environment;
 mod grid;
+mod hopeless;
 mod inputs;
 mod peers;
 mod record;
@@ -17,6 +18,7 @@ mod verdicts;
 
 pub use environment::environment;
 pub use grid::{Grid, Shape, ShapeError};
+pub use hopeless::{Hopeless, hopeless};
 pub use inputs::{Cache, InputSets, outgrows_caches};
 pub use peers::{PeerError, Peers};
 pub use record::{Absent, Ceiling, Comparison, Figure, Record, RecordError};
@@ -29,7 +31,7 @@ use sdpa_core::{Attention, Device, Error, Problem, Recording};
 use sdpa_ref::Measured;
 
 use crate::case::Case;
-use crate::verify::{Failure, Question, verify};
+use crate::verify::{Answer, Failure, MATCHES_REFERENCE, Question, Thoroughness};
 
 /// How to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +63,7 @@ impl Default for Options {
 pub struct Verified<'g> {
     generation: &'g dyn Attention,
     problem: Problem,
-    measured: Measured,
+    answer: Answer,
 }
 
 impl<'g> Verified<'g> {
@@ -70,17 +72,25 @@ impl<'g> Verified<'g> {
     /// # Errors
     /// [`Failure`] where it is wrong, or declines, or does not run.
     pub fn new(device: &dyn Device, generation: &'g dyn Attention, case: &Case) -> Result<Self, Box<Failure>> {
-        let measured = verify(device, generation, case)?;
-        Ok(Self { generation, problem: case.problem.clone(), measured })
+        // Declined before the numbers are made.
+        let declined = |reason| Failure::new(device, generation, case, MATCHES_REFERENCE, Error::from(reason));
+        generation.plan(&case.problem, device.limits()).map_err(declined)?;
+        let question = Question::new(case.clone(), Thoroughness::for_problem(&case.problem))
+            .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))?;
+        let answer = question.ask(device, generation)?;
+        Ok(Self { generation, problem: case.problem.clone(), answer })
     }
 
-    /// [`new`](Self::new), where several generations are asked the same.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn by(device: &dyn Device, generation: &'g dyn Attention, question: &Question) -> Result<Self, Box<Failure>> {
-        let measured = question.ask(device, generation)?;
-        Ok(Self { generation, problem: question.case().problem.clone(), measured })
+    /// [`new`](Self::new) of several generations that are asked the same, in their order.
+    pub fn all(
+        device: &dyn Device,
+        generations: &[&'g dyn Attention],
+        question: &Question,
+    ) -> Vec<Result<Self, Box<Failure>>> {
+        let proof = |(generation, answer): (&&'g dyn Attention, Result<Answer, Failure>)| {
+            Ok(Self { generation: *generation, problem: question.case().problem.clone(), answer: answer? })
+        };
+        generations.iter().zip(question.ask_all(device, generations)).map(proof).collect()
     }
 
     /// Which generation.
@@ -90,7 +100,12 @@ impl<'g> Verified<'g> {
 
     /// How near the oracle it came.
     pub fn measured(&self) -> &Measured {
-        &self.measured
+        &self.answer.measured
+    }
+
+    /// How long its last pass took, good to some tens of microseconds.
+    pub fn took(&self) -> Duration {
+        self.answer.took
     }
 }
 

@@ -9,10 +9,10 @@ use harness::properties;
 use harness::regime::Regime;
 use harness::strategies::{Size, cases};
 use harness::suite;
-use harness::verify::{Failure, Reason, verify};
+use harness::verify::{Answer, Failure, Question, Reason, Thoroughness, verify};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, TestRunner};
-use sdpa_core::{Layout, Operand, Problem};
+use sdpa_core::{Attention, Layout, Operand, Problem};
 use sdpa_ref::Check;
 
 /// Random cases, the same in every run.
@@ -166,6 +166,34 @@ fn exact_buffers_end_where_the_tensor_does() {
         let guarded = HostGeneration::new(Fault::None);
         execute(&HostDevice::default(), &guarded, &problem, &data, Surroundings::Guarded).unwrap()
     });
+}
+
+/// Generations that share their inputs are told what each is told alone, whoever spoils the inputs for the others.
+#[test]
+fn together_everybody_is_judged_as_alone() {
+    let case: Case = "b2 h2 L70 d16 f16 causal normal seed=1".parse().unwrap();
+    let question = Question::new(case, Thoroughness::default()).unwrap();
+    let faults =
+        [Fault::None, Fault::InputScaled, Fault::Overshoot, Fault::None, Fault::DeclinesAll, Fault::WritesBehind];
+    let told = |faults: &[Fault]| {
+        let generations: Vec<HostGeneration> = faults.iter().map(|fault| HostGeneration::new(*fault)).collect();
+        let subjects: Vec<&dyn Attention> = generations.iter().map(|generation| generation as &dyn Attention).collect();
+        let together = question.ask_all(&HostDevice::default(), &subjects);
+        let alone = subjects.iter().map(|subject| question.ask(&HostDevice::default(), *subject));
+        let words = |answer: Result<Answer, Failure>| match answer {
+            Ok(answer) => format!("{:?}", answer.measured),
+            Err(failure) => failure.to_string(),
+        };
+        let (together, alone): (Vec<_>, Vec<_>) =
+            (together.into_iter().map(words).collect(), alone.map(words).collect());
+        assert_eq!(together, alone);
+        together
+    };
+    let spoiled = told(&faults);
+    assert!(spoiled[1].contains("the kernel changed its input"), "{}", spoiled[1]);
+    assert_eq!(spoiled[0], spoiled[3]);
+    // More than are judged at once, and nobody who spoils anything.
+    assert_eq!(told(&[&faults[2..], &faults[2..], &faults[2..]].concat()).len(), 12);
 }
 
 #[test]

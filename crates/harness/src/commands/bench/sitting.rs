@@ -2,12 +2,14 @@
 
 use std::error::Error as StdError;
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 use harness::acceptance::shape_of;
 use harness::case::Case;
 use harness::ptx;
 use harness::timing::{
-    self, Absent, Cache, Ceiling, Contender, Figure, InputSets, Options, Peers, Prepared, Record, Timing, Verified,
+    self, Absent, Cache, Ceiling, Contender, Figure, Hopeless, InputSets, Options, Peers, Prepared, Record, Timing,
+    Verified,
 };
 use harness::verify::{Question, Thoroughness};
 use sdpa_core::{Attention, Device, Problem};
@@ -38,12 +40,21 @@ impl Sitting<'_> {
     ) -> Result<bool, AnyError> {
         let problem = self.problem;
         writeln!(out, "\n{} {} {}", shape_of(problem), problem.dtype(), problem.mask().name())?;
+        let started = Instant::now();
         let progress = spinner(format!("asking the oracle about {problem}"));
         let question = Question::new(Case::new(problem.clone()), Thoroughness::before_timing(problem));
         progress.finish_and_clear();
         let question = question?;
+        let asked = started.elapsed();
 
-        let (proofs, all_right) = self.verify(out, &question, generations, &mut record.absent)?;
+        let (mut proofs, all_right) = self.verify(out, &question, generations, &mut record.absent)?;
+        let took: Vec<(&str, Duration)> =
+            proofs.iter().map(|proof| (proof.generation().generation().id, proof.took())).collect();
+        for Hopeless { id, reason } in timing::hopeless(&took) {
+            proofs.retain(|proof| proof.generation().generation().id != id);
+            self.leave_out(out, &mut record.absent, id, &reason)?;
+        }
+        let verified = started.elapsed();
         let right: Vec<&'static dyn Attention> = proofs.iter().map(Verified::generation).collect();
         let warm = self.time(out, &question, proofs, Cache::Warm, &mut record.absent)?;
         let cold = match self.cold {
@@ -69,6 +80,8 @@ impl Sitting<'_> {
         }
         timing::judge(&mut figures, &parent_of);
         write!(out, "{}", render::table(problem, &figures, self.baseline))?;
+        let seconds = [asked, verified - asked, started.elapsed() - verified].map(|part| part.as_secs_f64());
+        writeln!(out, "oracle {:.1} s, verification {:.1} s, timing {:.1} s", seconds[0], seconds[1], seconds[2])?;
         out.flush()?;
         record.figures.extend(figures);
         Ok(all_right)
@@ -83,12 +96,12 @@ impl Sitting<'_> {
         absent: &mut Vec<Absent>,
     ) -> Result<(Vec<Verified<'static>>, bool), AnyError> {
         let (mut right, mut all_right) = (Vec::new(), true);
-        for generation in generations {
+        let progress = spinner(format!("verifying on {}", self.problem));
+        let answers = Verified::all(self.device, generations, question);
+        progress.finish_and_clear();
+        for (generation, answer) in generations.iter().zip(answers) {
             let id = generation.generation().id;
-            let progress = spinner(format!("verifying {id} on {}", self.problem));
-            let proof = Verified::by(self.device, *generation, question);
-            progress.finish_and_clear();
-            match proof {
+            match answer {
                 Ok(proof) => right.push(proof),
                 Err(failure) if failure.is_sticky() => return Err(failure.to_string().into()),
                 Err(failure) => match failure.unsupported() {
