@@ -7,6 +7,7 @@
 //!
 //! A figure needs a [`Verified`], which only verification gives and which one measurement uses up.
 
+mod baseline;
 mod environment;
 mod grid;
 mod hopeless;
@@ -16,6 +17,7 @@ mod record;
 mod statistics;
 mod verdicts;
 
+pub use baseline::Baseline;
 pub use environment::environment;
 pub use grid::{Grid, Shape, ShapeError};
 pub use hopeless::{Hopeless, hopeless};
@@ -23,7 +25,7 @@ pub use inputs::{Cache, InputSets, outgrows_caches};
 pub use peers::{PeerError, Peers};
 pub use record::{Absent, Ceiling, Comparison, Figure, Record, RecordError};
 pub use statistics::{Quartiles, Timing, Verdict, compare};
-pub use verdicts::{Move, ParentOf, ancestor, beside, judge, moves};
+pub use verdicts::{Move, Moves, ParentOf, ancestor, beside, judge};
 
 use std::time::Duration;
 

@@ -214,41 +214,6 @@ impl Record {
         serde_json::from_str(&text).map_err(|source| RecordError::Format { path: path.to_owned(), source })
     }
 
-    /// Reads a file of figures, or all those of a folder as one. JSON without figures is something else's and passed over.
-    ///
-    /// # Errors
-    /// [`RecordError`], also where the files are of several devices.
-    pub fn read_all(path: &Path) -> Result<Self, RecordError> {
-        if !path.is_dir() {
-            return Self::read(path);
-        }
-        let system = |source| RecordError::System { path: path.to_owned(), source };
-        let mut files: Vec<PathBuf> = std::fs::read_dir(path)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-            .map_err(system)?;
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
-        files.sort();
-        let mut all: Option<Self> = None;
-        for file in files {
-            let text = std::fs::read_to_string(&file).map_err(system)?;
-            let format = |source| RecordError::Format { path: file.clone(), source };
-            let value: serde_json::Value = serde_json::from_str(&text).map_err(format)?;
-            if value.get("figures").is_none() {
-                continue;
-            }
-            let record: Self = serde_json::from_value(value).map_err(format)?;
-            match &mut all {
-                None => all = Some(record),
-                Some(all) if all.device == record.device => all.figures.extend(record.figures),
-                Some(all) => {
-                    let first = all.device.clone();
-                    return Err(RecordError::SeveralDevices { path: file, first, other: record.device });
-                }
-            }
-        }
-        all.ok_or_else(|| RecordError::Empty { path: path.to_owned() })
-    }
-
     /// A contender's figure of a problem.
     pub fn of(&self, contender: &str, problem: &Problem) -> Option<&Figure> {
         self.figures.iter().find(|figure| figure.contender == contender && figure.is_of(problem))

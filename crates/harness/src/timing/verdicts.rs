@@ -56,31 +56,88 @@ impl fmt::Display for Move {
     }
 }
 
-/// The verdicts that moved from one claim to another between two runs, and how many were compared. Kernels that have
-/// changed in between are left out, and so is whatever was or is ambiguous.
-pub fn moves(before: &Record, now: &Record) -> (usize, Vec<Move>) {
-    let (mut compared, mut moved) = (0, Vec::new());
-    for figure in now.figures.iter().filter(|figure| figure.kernel.is_some()) {
-        let Some(problem) = figure.problem() else { continue };
-        let Some(earlier) = before.of(&figure.contender, &problem).filter(|old| old.kernel == figure.kernel) else {
-            continue;
-        };
-        for (then, now) in [(&earlier.parent, &figure.parent), (&earlier.best_peer, &figure.best_peer)] {
-            let (Some(then), Some(now)) = (then, now) else { continue };
-            if [then.verdict, now.verdict].contains(&Verdict::Ambiguous) {
-                continue;
-            }
-            compared += 1;
-            if then.verdict != now.verdict {
-                moved.push(Move {
-                    contender: figure.contender.clone(),
-                    problem: problem.to_string(),
-                    then_and_now: [then, now].map(|found| (found.with.clone(), found.verdict)),
-                });
+/// What became of the verdicts of an earlier run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moves {
+    /// Problems of which a verdict was compared.
+    pub problems: usize,
+    /// Verdicts that are what they were.
+    pub as_before: usize,
+    /// Verdicts that were or are ambiguous, so that neither run contradicts the other.
+    pub ambiguous: usize,
+    /// Verdicts that moved from one claim to another.
+    pub moved: Vec<Move>,
+    /// Verdicts that are no longer about what they were about: a kernel has changed, or another ancestor was timed.
+    pub about_others: usize,
+}
+
+impl Moves {
+    /// Both runs' verdicts on the same problems, as faster, slower or same.
+    pub fn between(before: &Record, now: &Record) -> Self {
+        let mut found = Self::default();
+        let mut problems = Vec::new();
+        for figure in now.figures.iter().filter(|figure| figure.kernel.is_some()) {
+            let Some(problem) = figure.problem() else { continue };
+            let Some(earlier) = before.of(&figure.contender, &problem) else { continue };
+            // A peer has no kernel of ours: then and now it is whoever was the best.
+            let kernel = |record: &Record, with: &str| record.of(with, &problem).and_then(|other| other.kernel.clone());
+            let is_unchanged = earlier.kernel == figure.kernel;
+            let beside_peer = earlier.best_peer.as_ref().zip(figure.best_peer.as_ref());
+            let beside_parent = earlier.parent.as_ref().zip(figure.parent.as_ref());
+            let same_parent = beside_parent.is_some_and(|(then, now_with)| {
+                then.with == now_with.with && kernel(before, &then.with) == kernel(now, &now_with.with)
+            });
+            for (pair, is_same) in [(beside_parent, same_parent), (beside_peer, true)] {
+                let Some((then, now)) = pair else { continue };
+                if !(is_unchanged && is_same) {
+                    found.about_others += 1;
+                    continue;
+                }
+                if !problems.contains(&problem) {
+                    problems.push(problem.clone());
+                }
+                if [then.verdict, now.verdict].contains(&Verdict::Ambiguous) {
+                    found.ambiguous += 1;
+                } else if then.verdict == now.verdict {
+                    found.as_before += 1;
+                } else {
+                    found.moved.push(Move {
+                        contender: figure.contender.clone(),
+                        problem: problem.to_string(),
+                        then_and_now: [then, now].map(|found| (found.with.clone(), found.verdict)),
+                    });
+                }
             }
         }
+        found.problems = problems.len();
+        found
     }
-    (compared, moved)
+
+    /// Another grid's, too.
+    pub fn add(&mut self, other: Self) {
+        let Self { problems, as_before, ambiguous, moved, about_others } = other;
+        self.problems += problems;
+        self.as_before += as_before;
+        self.ambiguous += ambiguous;
+        self.about_others += about_others;
+        self.moved.extend(moved);
+    }
+}
+
+impl fmt::Display for Moves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { problems, as_before, ambiguous, moved, about_others } = self;
+        for moved in moved {
+            writeln!(f, "moved: {moved}")?;
+        }
+        let verdicts = as_before + ambiguous + moved.len();
+        write!(f, "{problems} problems, {verdicts} verdicts on unchanged kernels: ")?;
+        write!(f, "{as_before} as before, {ambiguous} ambiguous, {} moved", moved.len())?;
+        if *about_others > 0 {
+            write!(f, " ({about_others} on kernels that have changed, or beside another parent)")?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -122,20 +179,39 @@ mod tests {
     #[test]
     fn only_claims_about_the_same_kernel_can_move() {
         let before = judged(&[("v1", 90.0), ("v2", 9.0), ("v3", 4.0), ("cudnn", 10.0)]);
-        assert_eq!(moves(&before, &before), (5, vec![]));
+        let still = Moves::between(&before, &before);
+        assert_eq!((still.problems, still.as_before, still.ambiguous, still.moved.len()), (1, 5, 0, 0));
         // v2 wanders to where nothing can be said of it and the peers, v3 is another kernel, and v1 is said to be fast.
         let mut now = judged(&[("v1", 5.0), ("v2", 9.9), ("v3", 40.0), ("flash", 9.8)]);
         now.figures[2].kernel = Some("edited".to_owned());
-        let (compared, moved) = moves(&before, &now);
-        let moved: Vec<String> = moved.iter().map(Move::to_string).collect();
-        assert_eq!(compared, 2);
-        assert_eq!(
-            moved,
-            [
-                "v1 on b1 h8 L512 d64 f16 full: beside cudnn it was slower, beside flash it is faster",
-                "v2 on b1 h8 L512 d64 f16 full: beside v1 it was faster, beside v1 it is slower",
-            ]
-        );
+        insta::assert_snapshot!(Moves::between(&before, &now), @r"
+        moved: v1 on b1 h8 L512 d64 f16 full: beside cudnn it was slower, beside flash it is faster
+        moved: v2 on b1 h8 L512 d64 f16 full: beside v1 it was faster, beside v1 it is slower
+        1 problems, 3 verdicts on unchanged kernels: 0 as before, 1 ambiguous, 2 moved (2 on kernels that have changed, or beside another parent)
+        ");
+    }
+
+    /// A verdict beside a parent is about both kernels.
+    #[test]
+    fn an_edited_parent_leaves_its_child_uncompared() {
+        let before = judged(&[("v1", 90.0), ("v2", 9.0), ("v3", 4.0)]);
+        let mut now = judged(&[("v1", 90.0), ("v2", 3.0), ("v3", 4.0)]);
+        assert_eq!(Moves::between(&before, &now).moved.len(), 1);
+        now.figures[1].kernel = Some("edited".to_owned());
+        let found = Moves::between(&before, &now);
+        assert_eq!((found.as_before, found.ambiguous, found.moved.len(), found.about_others), (0, 0, 0, 2));
+        // Nor does it say anything of v1 what was said of v2.
+        let now = judged(&[("v1", 2.0), ("v3", 4.0)]);
+        assert_eq!(Moves::between(&before, &now), Moves { about_others: 1, ..Moves::default() });
+    }
+
+    #[test]
+    fn grids_add_up() {
+        let before = judged(&[("v1", 90.0), ("v2", 9.0), ("cudnn", 10.0)]);
+        let now = judged(&[("v1", 90.0), ("v2", 9.9), ("cudnn", 10.0)]);
+        let mut all = Moves::between(&before, &before);
+        all.add(Moves::between(&before, &now));
+        assert_eq!(all.to_string(), "2 problems, 6 verdicts on unchanged kernels: 5 as before, 1 ambiguous, 0 moved");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use harness::files;
 use harness::generations;
-use harness::timing::{self, Ceiling, Grid, Options, Peers, Record, Shape};
+use harness::timing::{self, Baseline, Ceiling, Grid, Moves, Options, Peers, Record, Shape};
 use sdpa_core::{Dtype, Error, Mask, Problem, ProblemError};
 
 use super::{FAILED, Outcome, generations_or_all, keeps_time, open, spinner};
@@ -68,7 +68,8 @@ pub(crate) struct Bench {
     /// Start no problem after so many minutes; grids that were through by then keep their records
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     minutes: Option<u16>,
-    /// Figures of an earlier run, a file or a folder of them: each contender beside itself, and verdicts that moved
+    /// Figures of an earlier run: each contender beside itself, and verdicts that moved. A file, or a folder in which each
+    /// grid is compared with the file that --record would write
     #[arg(long, value_name = "PATH")]
     baseline: Option<PathBuf>,
     /// Write the figures into one file
@@ -123,25 +124,26 @@ impl Bench {
         let chosen = generations_or_all(&self.generations)?;
         let sweeps = self.sweeps()?;
         self.check_outputs()?;
-        let baseline = self.baseline.as_deref().map(Record::read_all).transpose()?;
+        let baseline = self.baseline.as_deref().map(Baseline::read).transpose()?;
         let device = open(out)?;
         if !keeps_time(&*device) {
             return Err(Error::NoClock { device: device.name() }.into());
         }
-        if let Some(other) = baseline.as_ref().map(|baseline| &baseline.device).filter(|other| **other != device.name())
-        {
+        if let Some(other) = baseline.as_ref().map(Baseline::device).filter(|other| *other != device.name()) {
             return Err(format!("the baseline is of {other}: times of another device are no baseline").into());
         }
         let peers = self.peers.then(|| Peers::start(&self.python)).transpose()?;
 
         let mut ceilings: BTreeMap<&'static str, Ceiling> = BTreeMap::new();
         let mut all = Record { device: device.name(), ..Record::default() };
-        let (mut wrong, mut count) = (false, 0);
+        let (mut wrong, mut count, mut moves) = (false, 0, Moves::default());
         let is_over =
             || self.minutes.is_some_and(|minutes| started.elapsed() > Duration::from_secs(60) * minutes.into());
         'sweeps: for sweep in &sweeps {
             let mut record = Record { device: device.name(), ..Record::default() };
-            let path = self.record.as_ref().map(|folder| folder.join(file_name(&record.device, sweep)));
+            let name = file_name(&record.device, sweep);
+            let path = self.record.as_ref().map(|folder| folder.join(&name));
+            let before = baseline.as_ref().map(|baseline| baseline.beside(&name));
             if let Some(peers) = &peers
                 && !ceilings.contains_key(sweep.dtype.name())
             {
@@ -160,7 +162,7 @@ impl Bench {
                     options: self.options(),
                     cold: self.cold,
                     ceiling,
-                    baseline: baseline.as_ref(),
+                    baseline: before,
                 };
                 wrong |= !sitting.run(out, &chosen, &mut record)?;
                 count += 1;
@@ -178,6 +180,9 @@ impl Bench {
                 write_record(out, path, &record)?;
                 std::fs::remove_file(partial(path))?;
             }
+            if let Some(before) = before {
+                moves.add(Moves::between(before, &record));
+            }
             all.environment = record.environment;
             all.figures.extend(record.figures);
             all.absent.extend(record.absent);
@@ -187,15 +192,14 @@ impl Bench {
             write_record(out, path, &all)?;
         }
         writeln!(out, "{count} problems in {:.0} s", started.elapsed().as_secs_f64())?;
-        let moved = match &baseline {
-            Some(baseline) => render::moves(out, baseline, &all)?,
-            None => false,
-        };
+        if baseline.is_some() {
+            writeln!(out, "{moves}")?;
+        }
         let asked: usize = sweeps.iter().map(|sweep| sweep.problems.len()).sum();
         if let Some(minutes) = self.minutes.filter(|_| count < asked) {
             return Err(format!("{minutes} minutes were over before {} of {asked} problems", asked - count).into());
         }
-        Ok(if wrong || moved { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+        Ok(if wrong || !moves.moved.is_empty() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
     }
 
     fn options(&self) -> Options {

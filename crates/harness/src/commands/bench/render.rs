@@ -1,7 +1,5 @@
 //! Figures of one problem as a table for people.
 
-use std::io::Write;
-
 use harness::table::{Align, Table, microseconds};
 use harness::timing::{self, Comparison, Figure, Record};
 use sdpa_core::Problem;
@@ -43,16 +41,6 @@ pub(super) fn table(problem: &Problem, figures: &[Figure], baseline: Option<&Rec
         table.push(columns.iter().map(cell).collect());
     }
     table.render()
-}
-
-/// Says which verdicts on unchanged kernels are others than before; true where one is.
-pub(super) fn moves(out: &mut dyn Write, before: &Record, now: &Record) -> std::io::Result<bool> {
-    let (compared, moved) = timing::moves(before, now);
-    writeln!(out, "{} of {compared} verdicts on unchanged kernels moved since the baseline", moved.len())?;
-    for verdict in &moved {
-        writeln!(out, "  {verdict}")?;
-    }
-    Ok(!moved.is_empty())
 }
 
 #[cfg(test)]
@@ -99,22 +87,5 @@ mod tests {
         flash      10.2  0.5 %     52.6         8 %          –                      –                    –
         cudnn      9.00  0.3 %     59.7         9 %          –                      –                    –
         ");
-    }
-
-    #[test]
-    fn moved_verdicts_are_told() {
-        let problem = Problem::new(1, 8, 512, 64).build().unwrap();
-        let before = Record { figures: figures(&problem), ..Record::default() };
-        let mut now = before.clone();
-        (now.figures[2].median_us, now.figures[2].low_us, now.figures[2].high_us) = (200.0, 200.0, 200.0);
-        now.figures.remove(3);
-        timing::judge(&mut now.figures, &|id| (id == "v2b").then_some("v1"));
-        let mut out = Vec::new();
-        assert!(moves(&mut out, &before, &now).unwrap());
-        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-        1 of 3 verdicts on unchanged kernels moved since the baseline
-          v2b on b1 h8 L512 d64 f16 full: beside cudnn it was slower, beside flash it is faster
-        ");
-        assert!(!moves(&mut Vec::new(), &before, &before).unwrap());
     }
 }
