@@ -36,6 +36,24 @@ pub fn cases(device: DeviceKind) -> Vec<Acceptance> {
     cases
 }
 
+/// One query over a cache, for generations that decline all of the gate's shapes: with fewer heads and keys where the
+/// interpreter runs them.
+pub fn decoding_cases(device: DeviceKind) -> Vec<Case> {
+    let lines = match device {
+        DeviceKind::Cuda => [
+            "b1 h32/8 q1 kv16384 d128 f16 causal normal",
+            "b16 h32/8 q1 kv4096 d128 bf16 causal normal",
+            "b1 h8 q1 kv4096 d64 f16 full normal",
+        ],
+        DeviceKind::Interpreter => [
+            "b1 h8/2 q1 kv4096 d128 f16 causal normal",
+            "b2 h4/1 q1 kv2048 d128 bf16 causal normal",
+            "b1 h2 q1 kv2048 d64 f16 full normal",
+        ],
+    };
+    lines.map(|line| line.parse().expect("the list makes valid cases")).to_vec()
+}
+
 /// `(1,8,512,64)`, with the number of keys where it is another: `(2,2,64×2048,64)`.
 pub fn shape_of(problem: &Problem) -> String {
     let heads = match problem.heads_kv() {

@@ -5,11 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use harness::acceptance;
 use harness::files;
 use harness::gate::{self, GateRecord, Outcome as Found, Status, StepRecord, Verdict};
 use harness::generations;
-use harness::timing::{self, Options, Record, Shape};
+use harness::timing::{self, Grid, Options, Record, Shape};
 use sdpa_core::{Attention, Device, DeviceKind};
 
 use super::bench::parent_of;
@@ -30,7 +29,8 @@ pub(crate) struct Gate {
     /// Which generation, or which mutant, to see it fail
     #[arg(value_name = "ID")]
     generation: String,
-    /// Where to be faster than the parent, instead of the acceptance shapes; may be given several times
+    /// Where to be faster than the parent, instead of the acceptance shapes, or those of short sequences or of decoding for
+    /// a generation that declines them; may be given several times
     #[arg(long = "shape", value_name = "B,H,L,d[,Hkv][,Lq]")]
     shapes: Vec<Shape>,
     /// Random cases for the comparison with the oracle; a quarter of them for each other property
@@ -126,12 +126,14 @@ impl Gate {
         if !keeps_time(device) {
             return Found::not_run("not measured: no GPU");
         }
-        let shapes = match self.shapes.as_slice() {
-            [] => acceptance::SHAPES.map(Shape::square).to_vec(),
-            shapes => shapes.to_vec(),
+        let takes = |shapes: &[Shape]| gate::speed_shapes(device, generation, shapes);
+        let asked = match self.shapes.as_slice() {
+            // Whoever declines the gate's shapes is made for others.
+            [] => Grid::ALL.map(Grid::shapes).iter().map(|shapes| takes(shapes)).find(|asked| !asked.is_empty()),
+            shapes => Some(takes(shapes)),
         };
         let mut problems = Vec::new();
-        for problem in gate::speed_shapes(device, generation, &shapes) {
+        for problem in asked.unwrap_or_default() {
             progress(format!("timing {problem}"));
             let parents = std::iter::successors(parent_of(id), |id| parent_of(id)).take(generations::ALL.len());
             let mut ancestors = parents.filter_map(generations::find);
@@ -145,6 +147,7 @@ impl Gate {
                 cold: false,
                 ceiling: None,
                 baseline: None,
+                everybody: true,
             };
             let mut record = Record::default();
             match sitting.run(&mut std::io::sink(), &contenders, &mut record) {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use harness::resources::{self, Cost};
+use harness::resources::{self, Cost, ResourceError};
 use harness::table;
 use sdpa_core::{Attention, DeviceChoice, DeviceKind, Generation};
 use serde::Serialize;
@@ -53,6 +53,11 @@ pub(crate) fn measure(
     generations: &[&'static dyn Attention],
 ) -> Result<(String, Vec<Cost>), Box<dyn std::error::Error>> {
     let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
+    let choice = DeviceChoice::from_env()?;
+    let has_driver = choice.expected_kind() == DeviceKind::Cuda;
+    let mut nothing =
+        "no ptxas on PATH, in CUDA_HOME or beside LD_LIBRARY_PATH, and no GPU to ask: install kernels/requirements.txt"
+            .to_owned();
     if let Some(ptxas) = resources::find_ptxas() {
         let kernels: usize = generations.iter().map(|generation| generation.specialisations.len()).sum();
         let progress = bar(kernels as u64);
@@ -61,12 +66,14 @@ pub(crate) fn measure(
             progress.inc(1);
         });
         progress.finish_and_clear();
-        return Ok(("ptxas".to_owned(), costs?));
+        match costs {
+            Ok(costs) => return Ok(("ptxas".to_owned(), costs)),
+            // An older ptxas than the PTX asks for; the driver that will run the kernels has one of its own.
+            Err(refused @ ResourceError::Refused { .. }) if has_driver => nothing = refused.to_string(),
+            Err(error) => return Err(error.into()),
+        }
     }
-    let nothing =
-        "no ptxas on PATH, in CUDA_HOME or beside LD_LIBRARY_PATH, and no GPU to ask: install kernels/requirements.txt";
-    let choice = DeviceChoice::from_env()?;
-    if choice.expected_kind() == DeviceKind::Interpreter {
+    if !has_driver {
         return Err(nothing.into());
     }
     let device = sdpa_core::open(choice)?;

@@ -11,7 +11,7 @@ use sdpa_core::{
 };
 
 use super::Status;
-use crate::acceptance::{cases as acceptance_cases, shape_of};
+use crate::acceptance::{cases as acceptance_cases, decoding_cases, shape_of};
 use crate::case::Case;
 use crate::check::{self, What, trials};
 use crate::mutants;
@@ -141,13 +141,18 @@ pub fn resources(generation: &dyn Attention, found: Result<(String, Vec<Cost>), 
     Outcome::passed(&text)
 }
 
-/// Right on the gate's shapes.
+/// Right on the gate's shapes; a generation that takes none of them is one for decoding, and asked that.
 pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Progress<'_>) -> Outcome {
     let (mut passed, mut declined, mut worst) = (0, 0, 0.0_f64);
-    for case in acceptance_cases(device.kind()) {
-        let problem = &case.case.problem;
+    let takes = |case: &Case| generation.plan(&case.problem, device.limits()).is_ok();
+    let mut cases: Vec<Case> = acceptance_cases(device.kind()).into_iter().map(|case| case.case).collect();
+    if !cases.iter().any(takes) {
+        cases = decoding_cases(device.kind());
+    }
+    for case in &cases {
+        let problem = &case.problem;
         progress(format!("accepting {problem}"));
-        match verify(device, generation, &case.case) {
+        match verify(device, generation, case) {
             Ok(measured) => {
                 passed += 1;
                 worst = worst.max(measured.worst_ratio);
@@ -160,7 +165,7 @@ pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Pro
         }
     }
     match (passed, declined) {
-        (0, _) => Outcome::not_run("declines every acceptance shape"),
+        (0, _) => Outcome::not_run("declines every acceptance shape, and those of decoding"),
         (_, 0) => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound")),
         _ => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound; {declined} declined")),
     }
@@ -316,13 +321,16 @@ pub fn sanitizer(generation: &dyn Attention, device: &dyn Device, progress: Prog
     let cases: Vec<Case> = trials(generation).into_iter().filter(takes).map(|trial| trial.case).collect();
     // Of the ragged shapes the first, and some from all over the list: head dimensions, masks, element types.
     let chosen: Vec<&Case> = cases.iter().step_by(cases.len().div_ceil(4).max(1)).collect();
+    if chosen.is_empty() {
+        return Outcome::not_run("it takes none of the shapes of `sdpa check` on this device");
+    }
     let mut runs = 0;
-    for check in ["memcheck", "racecheck", "synccheck"] {
+    for check in ["memcheck", "racecheck", "synccheck", "initcheck"] {
         for case in &chosen {
             progress(format!("compute-sanitizer --tool {check}, {case}"));
             let line = case.to_string();
             let output = Command::new(&tool)
-                .args(["--tool", check, "--error-exitcode", "99"])
+                .args(["--tool", check, "--error-exitcode", &COMPLAINT.to_string()])
                 .arg(&program)
                 .args(["verify", id, &line])
                 .env("SDPA_DEVICE", "cuda")
@@ -332,17 +340,42 @@ pub fn sanitizer(generation: &dyn Attention, device: &dyn Device, progress: Prog
                 Err(error) => return Outcome::not_run(&format!("{}: {error}", tool.display())),
             };
             runs += 1;
-            if !output.status.success() {
-                let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                let story: Vec<&str> = text.lines().filter(|line| line.starts_with("=========")).take(24).collect();
-                return Outcome::failed(
-                    &format!("compute-sanitizer --tool {check} complains about {id} on {line}\n{}", story.join("\n")),
-                    "the first hazard or invalid access above: the kernel's PTX carries line numbers",
-                );
+            let said =
+                [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("\n");
+            if let Some(outcome) = judge_sanitizer(output.status.code(), &said, &format!("{check}, {id} on {line}")) {
+                return outcome;
             }
         }
     }
     Outcome::passed(&format!("{runs} runs under compute-sanitizer, no complaint"))
+}
+
+/// What compute-sanitizer is told to exit with where it complains; no exit code of `sdpa verify`.
+const COMPLAINT: i32 = 99;
+
+/// What a run under compute-sanitizer means; nothing where it went well.
+fn judge_sanitizer(code: Option<i32>, said: &str, what: &str) -> Option<Outcome> {
+    let tools: Vec<&str> = said.lines().filter(|line| line.starts_with("=========")).collect();
+    let programs: Vec<&str> = said.lines().filter(|line| !line.starts_with("=========") && !line.is_empty()).collect();
+    // Whoever never ran the program has said nothing of it: a tool that this driver or GPU does not suit.
+    let ran = programs.iter().any(|line| line.starts_with("device: "));
+    let story = |lines: &[&str]| lines.iter().take(24).copied().collect::<Vec<_>>().join("\n");
+    match code {
+        Some(0) if ran => None,
+        Some(COMPLAINT) if ran => Some(Outcome::failed(
+            &format!("compute-sanitizer complains: {what}\n{}", story(&tools)),
+            "the first hazard or invalid access above: the kernel's PTX carries line numbers",
+        )),
+        Some(code @ 1) if ran => Some(Outcome::failed(
+            &format!("wrong under compute-sanitizer (exit code {code}): {what}\n{}", story(&programs)),
+            "the tool slows warps down unevenly: an order that usually holds and that nothing enforces",
+        )),
+        code => {
+            let code = code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
+            let said = story(&[tools, programs].concat());
+            Some(Outcome::not_run(&format!("compute-sanitizer did not get through ({code}): {what}\n{said}")))
+        }
+    }
 }
 
 fn on_path(name: &str) -> Option<PathBuf> {
@@ -540,6 +573,32 @@ mod tests {
             [Status::Passed, Status::Failed, Status::Failed]
         );
         assert_eq!(resources(generation, Err("no ptxas".to_owned())).status, Status::NotRun);
+    }
+
+    #[test]
+    fn a_tool_that_complains_is_told_from_one_that_did_not_run() {
+        let ran = "========= COMPUTE-SANITIZER\ndevice: some GPU\n========= Invalid __global__ write\nok: right\n";
+        let status = |code, said: &str| judge_sanitizer(code, said, "memcheck").map(|outcome| outcome.status);
+        assert_eq!(status(Some(0), ran), None);
+        assert_eq!(status(Some(99), ran), Some(Status::Failed));
+        assert_eq!(status(Some(1), ran), Some(Status::Failed));
+        assert_eq!(status(Some(2), ran), Some(Status::NotRun));
+        assert_eq!(status(None, ran), Some(Status::NotRun));
+        let refused = "========= Error: Target application terminated before first instrumented API call\n";
+        assert_eq!([status(Some(99), refused), status(Some(0), refused)], [Some(Status::NotRun); 2]);
+        let complaint = judge_sanitizer(Some(99), ran, "memcheck, v9 on L1").unwrap().detail;
+        assert!(
+            complaint.starts_with("compute-sanitizer complains: memcheck, v9 on L1\n=====")
+                && !complaint.contains("ok:")
+        );
+    }
+
+    #[test]
+    fn whoever_takes_no_acceptance_shape_is_asked_to_decode() {
+        let generation = generations::find("v2f").unwrap();
+        let found = acceptance(&sdpa_core::Interpreter::new(), generation, &quiet);
+        assert_eq!(found.status, Status::Passed, "{found:?}");
+        assert!(found.detail.starts_with("3 cases"), "{found:?}");
     }
 
     #[test]

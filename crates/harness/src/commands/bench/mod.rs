@@ -163,6 +163,7 @@ impl Bench {
                     cold: self.cold,
                     ceiling,
                     baseline: before,
+                    everybody: false,
                 };
                 wrong |= !sitting.run(out, &chosen, &mut record)?;
                 count += 1;
