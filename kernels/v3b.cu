@@ -24,8 +24,8 @@ constexpr int STAGES = 2;
 constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 40 : 32;
 constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : 160;
 
-// How much of a softmax comes before the wait for the products beside it. Measured on an H200: with
-// three warpgroups the assembler's own place is best (8), with two three quarters.
+// After how much of a softmax stands the wait for the products beside it, from where the assembler
+// moves it. Measured on an H200: at the end with three warpgroups, after three quarters with two.
 constexpr int EIGHTHS_BEFORE_WAIT = CONSUMERS == 3 ? 8 : 6;
 
 // Powers of two that a maximum may lag behind. Weights up to 2^8 are as exact as those up to 1.

@@ -73,15 +73,18 @@ public:
         pin(output);
     }
 
-    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup.
-    template <typename QueryTile>
+    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup. Of the tile's
+    // keys the first COUNT.
+    template <typename QueryTile, int COUNT = KEYS>
     __device__ void multiply_keys(Descriptor query, const BoxedTile<KEYS, COLUMNS>& keys) {
         const Descriptor key = keys.along_columns();
+        auto& first_scores = reinterpret_cast<float(&)[COUNT / 2]>(score);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < COLUMNS / 16; ++step) {
-            Wgmma<KEYS>::multiply_shared(score, query.advanced(QueryTile::column_step(step)),
-                                         key.advanced(keys.column_step(step)), step != 0);
+            Wgmma<COUNT>::multiply_shared(first_scores,
+                                          query.advanced(QueryTile::column_step(step)),
+                                          key.advanced(keys.column_step(step)), step != 0);
         }
         wgmma_commit();
     }
@@ -98,31 +101,29 @@ public:
         wgmma_commit();
     }
 
-    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Where MASKED,
-    // keys that a row does not see weigh nothing; `first_row` is the warp's within its head,
+    // Makes unnormalised weights of the first COUNT scores, in place, and lets the maxima grow. Where
+    // MASKED, keys that a row does not see weigh nothing; `first_row` is the warp's within its head,
     // `first_key` the tile's. A maximum that would grow by no more than SLACK (as a power of two)
     // stays what it is.
-    template <bool MASKED, int SLACK = 0>
+    template <bool MASKED, int SLACK = 0, int COUNT = KEYS>
     __device__ void softmax(const AttentionParams& params, int first_row, int first_key) {
-        softmax<MASKED, SLACK, 0>(params, first_row, first_key, [] {});
+        softmax<MASKED, SLACK, 0, COUNT>(params, first_row, first_key, [] {});
     }
 
-    // The same, with `meanwhile` called when EIGHTHS of the exponentials are done, held there by an
-    // anchor; or, with 8, at the end, from where the assembler may move a wait forward.
-    template <bool MASKED, int SLACK, int EIGHTHS, typename Meanwhile>
+    // The same, with `meanwhile` called when EIGHTHS of the exponentials are done. Where a wait in
+    // it ends up is up to the assembler, which moves exponentials across waits as it sees fit: the
+    // number is measured, not derived.
+    template <bool MASKED, int SLACK, int EIGHTHS, int COUNT = KEYS, typename Meanwhile>
     __device__ void softmax(const AttentionParams& params, int first_row, int first_key,
                             Meanwhile meanwhile) {
-        if constexpr (MASKED) mask_scores(params, first_row, first_key);
+        if constexpr (MASKED) mask_scores<COUNT>(params, first_row, first_key);
         float subtrahend[LANE_ROWS];
-        raise_maxima<SLACK>(subtrahend);
+        raise_maxima<SLACK, COUNT>(subtrahend);
         float sum[LANE_ROWS][2] = {};  // two chains of additions a row instead of one
-        constexpr int BLOCKS = KEYS / 8;
+        constexpr int BLOCKS = COUNT / 8;
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
-            if (EIGHTHS < 8 && block == BLOCKS * EIGHTHS / 8) {
-                if constexpr (EIGHTHS > 0) anchor(sum[0][0] + sum[0][1] + sum[1][0] + sum[1][1]);
-                meanwhile();
-            }
+            if (EIGHTHS < 8 && block == BLOCKS * EIGHTHS / 8) meanwhile();
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 float& x = score[4 * block + i];
@@ -137,11 +138,13 @@ public:
         if (EIGHTHS == 8) meanwhile();
     }
 
-    // P, rounded to the dtype, once the products that read the last P are done.
+    // P, rounded to the dtype, once the products that read the last P are done. Keys behind the first
+    // COUNT weigh nothing.
+    template <int COUNT = KEYS>
     __device__ void round_weights() {
 #pragma unroll
         for (int i = 0; i < KEYS / 4; ++i) {
-            weight[i] = to_element_pair(score[2 * i], score[2 * i + 1]);
+            weight[i] = i < COUNT / 4 ? to_element_pair(score[2 * i], score[2 * i + 1]) : 0;
         }
     }
 
@@ -189,8 +192,8 @@ public:
     }
 
 private:
-    // Lets the maxima of both rows grow, and the sums and `factor` follow.
-    template <int SLACK>
+    // Lets the maxima of both rows grow over the first COUNT scores; the sums and `factor` follow.
+    template <int SLACK, int COUNT>
     __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
         float maximum[LANE_ROWS];
 #pragma unroll
@@ -199,7 +202,7 @@ private:
             float chain[4] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY, NEGATIVE_INFINITY,
                               NEGATIVE_INFINITY};
 #pragma unroll
-            for (int block = 0; block < KEYS / 8; ++block) {
+            for (int block = 0; block < COUNT / 8; ++block) {
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     float& longest = chain[block % 2 * 2 + i];
@@ -226,13 +229,14 @@ private:
         }
     }
 
+    template <int COUNT>
     __device__ void mask_scores(const AttentionParams& params, int first_row, int first_key) {
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             const int query = first_row + 8 * half + lane / 4;
             const int visible = visible_keys(params, query) - first_key - lane % 4 * 2;
 #pragma unroll
-            for (int block = 0; block < KEYS / 8; ++block) {
+            for (int block = 0; block < COUNT / 8; ++block) {
                 float* pair = score + 4 * block + 2 * half;
                 if (8 * block >= visible) pair[0] = NEGATIVE_INFINITY;
                 if (8 * block + 1 >= visible) pair[1] = NEGATIVE_INFINITY;

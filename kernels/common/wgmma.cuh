@@ -8,24 +8,27 @@
 // A matrix in shared memory as wgmma sees it: boxes of 64 columns (128 bytes a row) in the 128-byte
 // swizzle, 1024-byte aligned, which is what `load_box` makes. PTX ISA, "Matrix descriptor".
 class Descriptor {
-    unsigned long long bits;
+    // Only this half differs from matrix to matrix. Sums of 64 bits would carry, and every one of
+    // them is taken between a tile's arrival and its product.
+    unsigned low;
 
-    static constexpr unsigned long long SWIZZLE_128_BYTES = 1ull << 62;
     static constexpr unsigned EIGHT_ROWS = 8 * 128;  // bytes: the unit that the swizzle permutes
+    static constexpr unsigned SWIZZLE_128_BYTES = 1u << 30;
+    static constexpr unsigned HIGH = EIGHT_ROWS >> 4 | SWIZZLE_128_BYTES;
 
-    __device__ explicit Descriptor(unsigned long long bits) : bits(bits) {}
+    __device__ explicit Descriptor(unsigned low) : low(low) {}
 
 public:
     // `box_bytes` lie between a box and the next 64 columns: needed where rows are the depth of the
     // product (V), not where columns are (Q and K).
     __device__ Descriptor(unsigned address, unsigned box_bytes)
-        : bits((address & 0x3ffff) >> 4 |
-               static_cast<unsigned long long>(box_bytes >> 4) << 16 |
-               static_cast<unsigned long long>(EIGHT_ROWS >> 4) << 32 | SWIZZLE_128_BYTES) {}
+        : low((address & 0x3ffff) >> 4 | box_bytes >> 4 << 16) {}
 
     // The same matrix, `bytes` (a multiple of 16) further on.
-    __device__ Descriptor advanced(unsigned bytes) const { return Descriptor(bits + (bytes >> 4)); }
-    __device__ unsigned long long encoded() const { return bits; }
+    __device__ Descriptor advanced(unsigned bytes) const { return Descriptor(low + (bytes >> 4)); }
+    __device__ unsigned long long encoded() const {
+        return static_cast<unsigned long long>(HIGH) << 32 | low;
+    }
 };
 
 // Before the first product, and whenever registers that a product uses were touched.
@@ -45,19 +48,6 @@ template <int COUNT>
 __device__ inline void pin(float (&registers)[COUNT]) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) asm volatile("" : "+f"(registers[i])::"memory");
-}
-
-// Work that is done while products run must not be moved behind the wait for them, where the assembler
-// likes to have it. It moves arithmetic across waits, but no store: this one waits for `x`, and is
-// never done, since `x` is a sum of exponentials.
-__device__ inline void anchor(float x) {
-    asm volatile(
-        "{\n"
-        ".reg .pred never;\n"
-        "setp.lt.f32 never, %0, 0f00000000;\n"
-        "@never st.shared.f32 [%1], %0;\n"
-        "}" ::"f"(x), "r"(0)
-        : "memory");
 }
 
 #ifdef DTYPE_BF16

@@ -123,6 +123,32 @@ pub struct Specialisation {
     pub boxes: Option<TileBoxes>,
 }
 
+/// A table of kernels that exist for both dtypes, f16 first: each line is a name, defines, and whatever else the `const
+/// fn` in front of the table takes.
+///
+/// ```
+/// # use sdpa_core::{Specialisation, for_both_dtypes};
+/// const fn kernel(name: &'static str, defines: &'static [&'static str], consumers: u32) -> Specialisation {
+///     Specialisation::of_warpgroups("v9.cu", name, defines, consumers, 128, 90_112)
+/// }
+/// static KERNELS: &[Specialisation] = for_both_dtypes![kernel:
+///     "d64", ["HEAD_DIM=64"], 3;
+///     "d128", ["HEAD_DIM=128"], 2;
+/// ];
+/// let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+/// assert_eq!(names, ["f16_d64", "f16_d128", "bf16_d64", "bf16_d128"]);
+/// assert_eq!(KERNELS[3].defines, ["DTYPE_BF16", "HEAD_DIM=128"]);
+/// ```
+#[macro_export]
+macro_rules! for_both_dtypes {
+    ($kernel:ident: $($name:literal, [$($define:literal),*], $($rest:expr),*;)*) => {
+        &[
+            $($kernel(concat!("f16_", $name), &[$($define),*], $($rest),*),)*
+            $($kernel(concat!("bf16_", $name), &["DTYPE_BF16", $($define),*], $($rest),*),)*
+        ]
+    };
+}
+
 impl Specialisation {
     /// A Hopper kernel of `consumers` warpgroups that own 64 query rows each and one that loads, with key tiles of
     /// `tile_keys` rows.

@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
-    Specialisation, Unsupported, require,
+    Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
@@ -36,61 +36,14 @@ static GENERATION: Generation = Generation {
     // In the order that `plan` counts in: dtype, head dimension, then tiles of 128 or of 64 query rows; at head dimension
     // 256 only the small ones, since 128 rows leave no registers or load each key for one use. The key tiles are the
     // fastest of those measured on an H200 that keep every thread within its registers.
-    specialisations: &[
-        kernel("f16_d64_m128", &["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 49_152),
-        kernel("f16_d64_m64", &["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=128", "STAGES=2"], 128, 73_728),
-        kernel("f16_d96_m128", &["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 73_728),
-        kernel("f16_d96_m64", &["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 61_440),
-        kernel("f16_d128_m128", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 98_304),
-        kernel("f16_d128_m64", &["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 81_920),
-        kernel(
-            "f16_d256_m64",
-            &["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"],
-            128,
-            98_304,
-        ),
-        kernel(
-            "bf16_d64_m128",
-            &["DTYPE_BF16", "HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"],
-            128,
-            49_152,
-        ),
-        kernel(
-            "bf16_d64_m64",
-            &["DTYPE_BF16", "HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=128", "STAGES=2"],
-            128,
-            73_728,
-        ),
-        kernel(
-            "bf16_d96_m128",
-            &["DTYPE_BF16", "HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"],
-            128,
-            73_728,
-        ),
-        kernel(
-            "bf16_d96_m64",
-            &["DTYPE_BF16", "HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"],
-            128,
-            61_440,
-        ),
-        kernel(
-            "bf16_d128_m128",
-            &["DTYPE_BF16", "HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"],
-            128,
-            98_304,
-        ),
-        kernel(
-            "bf16_d128_m64",
-            &["DTYPE_BF16", "HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"],
-            128,
-            81_920,
-        ),
-        kernel(
-            "bf16_d256_m64",
-            &["DTYPE_BF16", "HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"],
-            128,
-            98_304,
-        ),
+    specialisations: for_both_dtypes![kernel:
+        "d64_m128", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 49_152;
+        "d64_m64", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=128", "STAGES=2"], 128, 73_728;
+        "d96_m128", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 73_728;
+        "d96_m64", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 61_440;
+        "d128_m128", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 98_304;
+        "d128_m64", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 81_920;
+        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"], 128, 98_304;
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
     // multiprocessor of an A100 or an H200, and one an L4's.

@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
-    Specialisation, Unsupported, require,
+    Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
@@ -28,22 +28,12 @@ const fn kernel(
     }
 }
 
-/// The same kernels for both dtypes: each line is `name, defines, threads, shared bytes`.
-macro_rules! for_both_dtypes {
-    ($($name:literal, [$($define:literal),*], $threads:literal, $shared_bytes:literal;)*) => {
-        &[
-            $(kernel(concat!("f16_", $name), &[$($define),*], $threads, $shared_bytes),)*
-            $(kernel(concat!("bf16_", $name), &["DTYPE_BF16", $($define),*], $threads, $shared_bytes),)*
-        ]
-    };
-}
-
 static GENERATION: Generation = Generation {
     id: "v2f",
     title: "keys split over blocks, query heads packed, for decoding",
     parent: Some("v2e"),
     // In the order that `plan` counts in.
-    specialisations: for_both_dtypes![
+    specialisations: for_both_dtypes![kernel:
         "d64_m16", ["HEAD_DIM=64", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=32", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 67_584;
         "d64_m64", ["HEAD_DIM=64", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=64", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 40_960;
         "d96_m16", ["HEAD_DIM=96", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 52_224;

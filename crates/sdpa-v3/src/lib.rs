@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem, Specialisation,
-    Unsupported, require,
+    Unsupported, for_both_dtypes, require,
 };
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
@@ -23,15 +23,11 @@ static GENERATION: Generation = Generation {
     title: "Hopper's machinery: TMA, mbarriers, wgmma, a warpgroup that only loads",
     parent: Some("v2e"),
     // In the order that `plan` counts in: dtype, then head dimension.
-    specialisations: &[
-        kernel("f16_d64", &["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136),
-        kernel("f16_d128", &["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864),
-        kernel("f16_d192", &["HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96"], 2, 96, 197_632),
-        kernel("f16_d256", &["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64"], 2, 64, 197_632),
-        kernel("bf16_d64", &["DTYPE_BF16", "HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136),
-        kernel("bf16_d128", &["DTYPE_BF16", "HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864),
-        kernel("bf16_d192", &["DTYPE_BF16", "HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96"], 2, 96, 197_632),
-        kernel("bf16_d256", &["DTYPE_BF16", "HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64"], 2, 64, 197_632),
+    specialisations: for_both_dtypes![kernel:
+        "d64", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136;
+        "d128", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864;
+        "d192", ["HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96"], 2, 96, 197_632;
+        "d256", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64"], 2, 64, 197_632;
     ],
     // What a launch of 384 threads gives each; the kernel hands them out anew. One block fills a multiprocessor.
     budget: Budget { registers: 168, shared_bytes: 194 * 1024, spill_bytes: 0 },
@@ -49,11 +45,24 @@ impl Attention for V3 {
     }
 
     fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v3", problem, 256)?;
-        require::tensor_maps("v3", problem)?;
-        let bf16 = problem.dtype() == Dtype::Bf16;
-        let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let kernel = GENERATION.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];
-        Launch::per_query_tile("v3", kernel, problem, kernel.query_rows(), limits).map(LaunchPlan::single)
+        plan_a_tile_a_block(&GENERATION, problem, limits)
     }
+}
+
+/// A block for each tile of queries; `generation` has this one's kernels in this one's order.
+///
+/// # Errors
+///
+/// [`Unsupported`] for what the kernels do not take, and for devices that do not take the kernels.
+pub fn plan_a_tile_a_block(
+    generation: &Generation,
+    problem: &Problem,
+    limits: &DeviceLimits,
+) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to(generation.id, problem, 256)?;
+    require::tensor_maps(generation.id, problem)?;
+    let bf16 = problem.dtype() == Dtype::Bf16;
+    let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+    let kernel = generation.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];
+    Launch::per_query_tile(generation.id, kernel, problem, kernel.query_rows(), limits).map(LaunchPlan::single)
 }

@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem, Specialisation,
-    Unsupported, require,
+    Unsupported, for_both_dtypes, require,
 };
 
 /// Head dimensions that have one kernel, behind those of the narrowest; others are padded with zeros to the next.
@@ -27,193 +27,19 @@ static GENERATION: Generation = Generation {
     title: "persistent blocks: tickets, longest tiles first, the next tile loaded early",
     parent: Some("v3b"),
     // In the order that `plan` counts in: dtype, then head dimension; tiles of 128, 192 and 256 query rows for the first.
-    specialisations: &[
-        kernel(
-            "f16_d64_m128",
-            &[
-                "HEAD_DIM=64",
-                "CONSUMERS=2",
-                "TILE_KEYS=128",
-                "KEY_STAGES=3",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=ALWAYS",
-            ],
-            2,
-            128,
-            148_480,
-        ),
-        kernel(
-            "f16_d64_m192",
-            &[
-                "HEAD_DIM=64",
-                "CONSUMERS=3",
-                "TILE_KEYS=128",
-                "KEY_STAGES=3",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=ALWAYS",
-            ],
-            3,
-            128,
-            173_056,
-        ),
-        kernel(
-            "f16_d64_m256",
-            &[
-                "HEAD_DIM=64",
-                "CONSUMERS=4",
-                "TILE_KEYS=64",
-                "KEY_STAGES=6",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=UNLESS_CAUSAL",
-            ],
-            4,
-            64,
-            197_632,
-        ),
-        kernel(
-            "f16_d128",
-            &[
-                "HEAD_DIM=128",
-                "CONSUMERS=2",
-                "TILE_KEYS=128",
-                "KEY_STAGES=2",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=NEVER",
-            ],
-            2,
-            128,
-            230_400,
-        ),
-        kernel(
-            "f16_d192",
-            &[
-                "HEAD_DIM=192",
-                "CONSUMERS=2",
-                "TILE_KEYS=96",
-                "KEY_STAGES=2",
-                "QUERY_STAGES=1",
-                "STAGED_OUTPUT=0",
-                "TURNS=NEVER",
-            ],
-            2,
-            96,
-            197_632,
-        ),
-        kernel(
-            "f16_d256",
-            &[
-                "HEAD_DIM=256",
-                "CONSUMERS=2",
-                "TILE_KEYS=64",
-                "KEY_STAGES=2",
-                "QUERY_STAGES=1",
-                "STAGED_OUTPUT=0",
-                "TURNS=NEVER",
-            ],
-            2,
-            64,
-            197_632,
-        ),
-        kernel(
-            "bf16_d64_m128",
-            &[
-                "DTYPE_BF16",
-                "HEAD_DIM=64",
-                "CONSUMERS=2",
-                "TILE_KEYS=128",
-                "KEY_STAGES=3",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=ALWAYS",
-            ],
-            2,
-            128,
-            148_480,
-        ),
-        kernel(
-            "bf16_d64_m192",
-            &[
-                "DTYPE_BF16",
-                "HEAD_DIM=64",
-                "CONSUMERS=3",
-                "TILE_KEYS=128",
-                "KEY_STAGES=3",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=ALWAYS",
-            ],
-            3,
-            128,
-            173_056,
-        ),
-        kernel(
-            "bf16_d64_m256",
-            &[
-                "DTYPE_BF16",
-                "HEAD_DIM=64",
-                "CONSUMERS=4",
-                "TILE_KEYS=64",
-                "KEY_STAGES=6",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=UNLESS_CAUSAL",
-            ],
-            4,
-            64,
-            197_632,
-        ),
-        kernel(
-            "bf16_d128",
-            &[
-                "DTYPE_BF16",
-                "HEAD_DIM=128",
-                "CONSUMERS=2",
-                "TILE_KEYS=128",
-                "KEY_STAGES=2",
-                "QUERY_STAGES=2",
-                "STAGED_OUTPUT=1",
-                "TURNS=NEVER",
-            ],
-            2,
-            128,
-            230_400,
-        ),
-        kernel(
-            "bf16_d192",
-            &[
-                "DTYPE_BF16",
-                "HEAD_DIM=192",
-                "CONSUMERS=2",
-                "TILE_KEYS=96",
-                "KEY_STAGES=2",
-                "QUERY_STAGES=1",
-                "STAGED_OUTPUT=0",
-                "TURNS=NEVER",
-            ],
-            2,
-            96,
-            197_632,
-        ),
-        kernel(
-            "bf16_d256",
-            &[
-                "DTYPE_BF16",
-                "HEAD_DIM=256",
-                "CONSUMERS=2",
-                "TILE_KEYS=64",
-                "KEY_STAGES=2",
-                "QUERY_STAGES=1",
-                "STAGED_OUTPUT=0",
-                "TURNS=NEVER",
-            ],
-            2,
-            64,
-            197_632,
-        ),
+    specialisations: for_both_dtypes![kernel:
+        "d64_m128", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS"], 2, 128, 148_480;
+        "d64_m192", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128", "KEY_STAGES=3",
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS"], 3, 128, 173_056;
+        "d64_m256", ["HEAD_DIM=64", "CONSUMERS=4", "TILE_KEYS=64", "KEY_STAGES=6",
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=UNLESS_CAUSAL"], 4, 64, 197_632;
+        "d128", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=NEVER"], 2, 128, 230_400;
+        "d192", ["HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96", "KEY_STAGES=2",
+            "QUERY_STAGES=1", "STAGED_OUTPUT=0", "TURNS=NEVER"], 2, 96, 197_632;
+        "d256", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
+            "QUERY_STAGES=1", "STAGED_OUTPUT=0", "TURNS=NEVER"], 2, 64, 197_632;
     ],
     // What a launch of 384 threads gives each; the kernel hands them out anew. One block fills a multiprocessor.
     budget: Budget { registers: 168, shared_bytes: 225 * 1024, spill_bytes: 0 },
@@ -231,24 +57,38 @@ impl Attention for V3c {
     }
 
     fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v3c", problem, 256)?;
-        require::tensor_maps("v3c", problem)?;
-        let of_each_dtype = NARROW_KERNELS + WIDE_HEAD_DIMS.len();
-        let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
-        let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
-        let kernel = match problem.head_dim() <= NARROW_HEAD_DIM {
-            true => kernels[fastest_tile(problem, limits)],
-            false => {
-                let width = WIDE_HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width);
-                kernels[NARROW_KERNELS + width.unwrap_or(WIDE_HEAD_DIMS.len() - 1)]
-            }
-        };
-        // Tiles are numbered in 32 bits whoever takes them.
-        let tiles = Launch::per_query_tile("v3c", kernel, problem, kernel.query_rows(), limits)?.grid[0];
-        let blocks = tiles.min(limits.multiprocessors);
-        let plan = LaunchPlan::single(Launch::new("v3c", kernel, u64::from(blocks), limits)?);
-        Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
+        plan_persistent_blocks(&GENERATION, problem, limits)
     }
+}
+
+/// As many blocks as multiprocessors, or tiles if these are fewer; `generation` has this one's kernels in this one's
+/// order.
+///
+/// # Errors
+///
+/// [`Unsupported`] for what the kernels do not take, and for devices that do not take the kernels.
+pub fn plan_persistent_blocks(
+    generation: &Generation,
+    problem: &Problem,
+    limits: &DeviceLimits,
+) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to(generation.id, problem, 256)?;
+    require::tensor_maps(generation.id, problem)?;
+    let of_each_dtype = NARROW_KERNELS + WIDE_HEAD_DIMS.len();
+    let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
+    let kernels = &generation.specialisations[first..][..of_each_dtype];
+    let kernel = match problem.head_dim() <= NARROW_HEAD_DIM {
+        true => kernels[fastest_tile(problem, limits)],
+        false => {
+            let width = WIDE_HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width);
+            kernels[NARROW_KERNELS + width.unwrap_or(WIDE_HEAD_DIMS.len() - 1)]
+        }
+    };
+    // Tiles are numbered in 32 bits whoever takes them.
+    let tiles = Launch::per_query_tile(generation.id, kernel, problem, kernel.query_rows(), limits)?.grid[0];
+    let blocks = tiles.min(limits.multiprocessors);
+    let plan = LaunchPlan::single(Launch::new(generation.id, kernel, u64::from(blocks), limits)?);
+    Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
 }
 
 /// Which of the three kernels of head dimension 64 is done first, by the work of the multiprocessor that has most.
