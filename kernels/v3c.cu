@@ -153,6 +153,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const int unmasked_tiles = visible_keys(params, own_first_row) / TILE_KEYS;
 
         // FIX: v3b multiplies its way through tiles that only other warpgroups' rows see.
+#pragma unroll 1
         for (int key_tile = work.key_tiles; key_tile > own_tiles; --key_tile) {
             keys.wait();
             keys.release(lane);

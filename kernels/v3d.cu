@@ -153,6 +153,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const int unmasked_tiles = visible_keys(params, own_first_row) / TILE_KEYS;
 
         // Tiles that only other warpgroups' rows see.
+#pragma unroll 1
         for (int key_tile = work.key_tiles; key_tile > own_tiles; --key_tile) {
             keys.wait();
             keys.release(lane);
@@ -175,8 +176,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         keys.wait();
         rows.begin_products();
         // FIX: v3c multiplies what lies beyond the diagonal as far as the tile goes.
-        const int last_row = min(own_first_row + WARPGROUP_ROWS, params.len_q) - 1;
-        if (NEAR_KEYS < TILE_KEYS && visible_keys(params, last_row) <= first_key + NEAR_KEYS) {
+        if (NEAR_KEYS < TILE_KEYS &&
+            sees_nothing_from(params, own_first_row, first_key + NEAR_KEYS)) {
             rows.template multiply_keys<QueryBoxes, NEAR_KEYS>(query, keys.tile());
             rows.end_products();
             keys.release(lane);

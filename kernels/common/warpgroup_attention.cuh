@@ -21,6 +21,13 @@ struct Masked {
     static constexpr bool value = true;
 };
 
+// Whether none of the warpgroup's rows from `first_row` on sees a key from `first_key` on.
+__device__ inline bool sees_nothing_from(const AttentionParams& params, int first_row,
+                                         int first_key) {
+    const int last_row = min(first_row + WARPGROUP_ROWS, params.len_q) - 1;
+    return visible_keys(params, last_row) <= first_key;
+}
+
 template <int KEYS, int COLUMNS>
 class WarpgroupAttention {
     static constexpr int LANE_ROWS = 2;  // fragments give each lane two rows, 8 apart

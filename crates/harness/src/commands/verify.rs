@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use harness::case::Case;
 use harness::properties::{self, Property};
-use harness::verify::{Failure, MATCHES_REFERENCE, verify};
+use harness::verify::{Failure, MATCHES_REFERENCE, Thoroughness, verify_thoroughly};
 use sdpa_core::{Attention, Device};
 
 use super::{FAILED, Outcome, open, spinner, subject};
@@ -25,33 +25,57 @@ pub(crate) struct Verify {
     /// What to verify about it
     #[arg(long, value_name = "NAME", default_value = MATCHES_REFERENCE)]
     property: String,
-    /// Verify so many times, each with the next schedule
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    repeat: u64,
+    /// Run so many times more, each with the next schedule: the bits must always be the same
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
 }
 
 impl Verify {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let generation = subject(&self.generation)?;
         let property = property(&self.property)?;
-        let mut case: Case = self.case.parse()?;
+        let case: Case = self.case.parse()?;
         let device = open(out)?;
         writeln!(out, "case: {case}")?;
         writeln!(out, "plan: {}", generation.plan(&case.problem, device.limits())?)?;
 
-        let mut found = String::new();
-        for round in 1..=self.repeat {
-            let progress = spinner(format!("verifying, {round} of {}", self.repeat));
-            let verdict = ask(&*device, generation, &case, property);
-            progress.finish_and_clear();
-            match verdict {
-                Ok(measured) => found = measured,
-                Err(failure) => return report(out, &failure),
-            }
-            case.schedule = case.schedule.wrapping_add(1);
+        let progress = spinner(format!("verifying, {} runs", self.repeat.saturating_add(1)));
+        let verdict = self.ask(&*device, generation, case, property);
+        progress.finish_and_clear();
+        match verdict {
+            Ok(found) => writeln!(out, "ok: {found}")?,
+            Err(failure) => return report(out, &failure),
         }
-        writeln!(out, "ok: {found}")?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What was found where the property holds.
+    fn ask(
+        &self,
+        device: &dyn Device,
+        generation: &dyn Attention,
+        mut case: Case,
+        property: &Property,
+    ) -> Result<String, Box<Failure>> {
+        if property.name != MATCHES_REFERENCE {
+            for _ in 0..self.repeat {
+                property.check(device, generation, &case)?;
+                case.schedule = case.schedule.wrapping_add(1);
+            }
+            return Ok(format!("{} holds", property.name));
+        }
+        let thoroughness = Thoroughness { repetitions: self.repeat, ..Thoroughness::for_problem(&case.problem) };
+        let found = verify_thoroughly(device, generation, &case, thoroughness)?;
+        Ok(format!(
+            "relative Frobenius error {:.2e} (limit {:.2e}), largest absolute error {:.2e} ({:.0} % of its bound), \
+             log-sum-exp rms {:.1e}; the same bits in {} runs",
+            found.rel_fro,
+            found.fro_limit,
+            found.max_abs,
+            100.0 * found.worst_ratio,
+            found.lse_rms,
+            u64::from(self.repeat) + 1,
+        ))
     }
 }
 
@@ -60,28 +84,6 @@ fn property(name: &str) -> Result<&'static Property, String> {
         let known: Vec<&str> = properties::ALL.iter().map(|property| property.name).collect();
         format!("no property `{name}`: there are {}", known.join(", "))
     })
-}
-
-/// What was found where the property holds.
-fn ask(
-    device: &dyn Device,
-    generation: &dyn Attention,
-    case: &Case,
-    property: &Property,
-) -> Result<String, Box<Failure>> {
-    if property.name != MATCHES_REFERENCE {
-        property.check(device, generation, case)?;
-        return Ok(format!("{} holds", property.name));
-    }
-    let found = verify(device, generation, case)?;
-    Ok(format!(
-        "relative Frobenius error {:.2e} (limit {:.2e}), largest absolute error {:.2e} ({:.0} % of its bound), log-sum-exp rms {:.1e}",
-        found.rel_fro,
-        found.fro_limit,
-        found.max_abs,
-        100.0 * found.worst_ratio,
-        found.lse_rms,
-    ))
 }
 
 /// A wrong kernel fails the check; one that could not be run is an unusable machine or a case it does not take.

@@ -40,6 +40,7 @@ macro_rules! for_each_mutant {
             unweighted_parts, "v2f", ["f16_d64_m16", "f16_merge_m16"], Everywhere, "parts are added whatever their maxima";
             unwritten_parts, "v2f", ["f16_d64_m16", "f16_merge_m16"], Interpreter, "parts that nobody wrote are merged";
             missing_wgmma_wait, "v3", ["f16_d64"], Interpreter, "nobody waits for the products";
+            far_half_dropped, "v3d", ["f16_d64_m128"], Everywhere, "the last tile's far half is never attended to";
             missing_proxy_fence, "v3", ["f16_d64"], Interpreter, "the copy engine may not see what was written";
         }
     };
