@@ -4,13 +4,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use harness::report::{self, Evidence, ReportError, plot, table};
+use harness::report::{self, Evidence, ReportError, peers, plot, table};
 use harness::resources::Cost;
 use harness::{files, generations};
 
 use super::{FAILED, Outcome};
 
-/// Write the README's table and the plots from the records of `sdpa bench --record` and `sdpa mutate --record`
+/// Write the README's table, the page of peers and the plots from the records of `sdpa bench --record` and `sdpa mutate --record`
 ///
 /// Needs no GPU: the same records give the same bytes everywhere. Figures whose kernel has changed since they were
 /// measured are marked as stale.
@@ -85,6 +85,7 @@ impl Report {
         if !self.check {
             std::fs::create_dir_all(&self.docs).map_err(|source| system(&self.docs, source))?;
         }
+        outputs.push(Output { path: self.docs.join(peers::FILE), text: Some(peers::render(&evidence)) });
         outputs.extend(plots.into_iter().map(|plot| Output { path: self.docs.join(plot.file), text: Some(plot.svg) }));
         Ok(outputs)
     }

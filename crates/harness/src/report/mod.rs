@@ -1,8 +1,9 @@
 //! The README's table and the plots under `docs/`, from records of `sdpa bench --record`.
 //!
-//! [`Evidence`] is what was measured, each figure with whether its kernel has changed since; [`table`] and [`plot`] are
-//! pure functions over it, so the same records give the same bytes on every machine, with or without a GPU.
+//! [`Evidence`] is what was measured, each figure with whether its kernel has changed since; [`table`], [`peers`] and
+//! [`plot`] are pure functions over it, so the same records give the same bytes on every machine, with or without a GPU.
 
+pub mod peers;
 pub mod plot;
 mod scores;
 pub mod table;

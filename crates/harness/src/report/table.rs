@@ -3,7 +3,7 @@
 use sdpa_core::Problem;
 use serde_json::{Map, Value};
 
-use super::{Entry, Evidence, Pick, ReportError, Rung, Sitting, mission, problem};
+use super::{Entry, Evidence, Pick, ReportError, Rung, Sitting, mission, peers, problem};
 use crate::acceptance::{SHAPES, shape_of};
 use crate::table::microseconds;
 use crate::timing::Ceiling;
@@ -15,7 +15,7 @@ pub const BEGIN: &str = "<!-- results:begin -->";
 pub const END: &str = "<!-- results:end -->";
 
 /// Where there is no figure.
-const NOTHING: &str = "–";
+pub(super) const NOTHING: &str = "–";
 
 /// Puts a table between the markers of a text; the markers stay.
 ///
@@ -98,11 +98,11 @@ pub fn render(evidence: &Evidence) -> String {
     text + "\n" + &caption(evidence, &used)
 }
 
-fn line(cells: &[String]) -> String {
+pub(super) fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn marked(text: String, stale: bool) -> String {
+pub(super) fn marked(text: String, stale: bool) -> String {
     if stale { text + " (stale)" } else { text }
 }
 
@@ -110,7 +110,7 @@ fn time(pick: Option<Pick<'_>>) -> String {
     pick.map_or(NOTHING.to_owned(), |pick| marked(microseconds(pick.entry.figure.median_us), pick.entry.stale))
 }
 
-fn tflops(pick: Option<Pick<'_>>, problem: &Problem) -> String {
+pub(super) fn tflops(pick: Option<Pick<'_>>, problem: &Problem) -> String {
     let Some(Pick { entry, .. }) = pick else { return NOTHING.to_owned() };
     let value = problem.flops() / entry.figure.median_us * 1e-6;
     marked(if value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") }, entry.stale)
@@ -162,11 +162,15 @@ fn caption(evidence: &Evidence, used: &[Pick<'_>]) -> String {
             text += &format!("\nFrom `{}`: {}.\n", sitting.file, circumstances(sitting));
         }
     }
+    let beside_peers = peers::summary(evidence);
+    if !beside_peers.is_empty() {
+        text += &format!("\n{beside_peers}");
+    }
     text + "\nWritten by `sdpa report`; edits between the markers are lost.\n"
 }
 
 /// Date, commit, driver, clock and the peers' versions, as far as the record says.
-fn circumstances(sitting: &Sitting) -> String {
+pub(super) fn circumstances(sitting: &Sitting) -> String {
     let mut facts = Vec::new();
     let mut fact = |map: &Map<String, Value>, key: &str, name: &str| {
         let text = match map.get(key) {
@@ -265,6 +269,10 @@ pub(crate) mod tests {
         NVIDIA H200 (sm_90, 132 multiprocessors), f16, no mask; shapes are (batch, heads, length, head dimension). µs and both ratios are at (1,8,512,64), ratios above 1 mean faster, and the best peer is the fastest of the same record. Figures are medians: contenders take turns, a sample is a CUDA graph of many passes over rotating inputs, which may lie in the L2 cache, and a generation is verified before it is timed. –: declined, or not measured. (stale): the kernel has changed since. Registers a thread and shared memory a block are those of the kernel at that shape. Mutants: removals of a barrier, wait or guard from the kernel that the harness notices, of all that were tried.
 
         From `all.json`: 2026-01-31 12:00 UTC, commit c0ffee-dirty, driver 580.1, SM clock 1980 MHz, PyTorch 2.11, cuDNN 91900, without a figure of fa3-fwd 0.0.3, a matrix product of f16 reached 712 TFLOP/s, a copy 4312 GB/s.
+
+        The fastest of ours against the fastest peer of each problem, both in the same run ([all of them](docs/peers.md)):
+
+        - `all.json`: geometric mean 0.327 × over 2 problems, ahead in 1, at least 0.062 ×.
 
         Written by `sdpa report`; edits between the markers are lost.
         ");
