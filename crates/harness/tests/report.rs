@@ -76,6 +76,7 @@ fn a_report_is_written_once_and_checked_ever_after() {
     insta::assert_snapshot!(report(&["--check"]), @r"
     README.md: out of date
     docs/speed-d64-full.svg: out of date
+    docs/peers.md: out of date
     docs/ladder.svg: out of date
     exit 1
     ");
@@ -83,11 +84,13 @@ fn a_report_is_written_once_and_checked_ever_after() {
     insta::assert_snapshot!(report(&[]), @r"
     README.md: written
     docs/speed-d64-full.svg: removed: no record is enough for it
+    docs/peers.md: written
     docs/ladder.svg: written
     exit 0
     ");
     let after = std::fs::read_to_string(path("README.md")).unwrap();
     assert!(after.contains("| 170 (stale) | – | 0.05 (cudnn) (stale) | 3.2 (stale) |"), "{after}");
+    assert!(after.contains("geometric mean 0.053 × over 1 problems, ahead in 0, at least 0.053 × (stale)"), "{after}");
     assert!(after.ends_with("<!-- results:end -->\n\nafter\n"), "{after}");
     insta::assert_snapshot!(report(&["--check"]), @r"
     up to date
