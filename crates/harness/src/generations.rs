@@ -18,6 +18,7 @@ macro_rules! for_each_generation {
             (v3, ::sdpa_v3::V3);
             (v3b, ::sdpa_v3b::V3b);
             (v3c, ::sdpa_v3c::V3c);
+            (v2g, ::sdpa_v2g::V2g);
         }
     };
 }
