@@ -5,8 +5,8 @@
 //         long as a third of the reading. Here the blocks of a tile count their arrivals, and the
 //         last one merges what all of them wrote, in the order of the parts, whoever it is.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements, a counter of 0 for each tile
-// build:  -DHEAD_DIM=64|96|128|256 -DROW_WARPS=1 -DKEY_GROUPS=4|8 -DTILE_KEYS=16|32 -DSTAGES=1|2
-//         -DBLOCKS_PER_SM=1|2|3; f16 or -DDTYPE_BF16
+// build:  -DHEAD_DIM=64|96|128|256 -DROW_WARPS=1 -DKEY_GROUPS=8|4 -DPASSES=1|2 -DTILE_KEYS=16
+//         -DSTAGES=1|2|3|4 -DBLOCKS_PER_SM=1|2|3; f16 or -DDTYPE_BF16
 #include "common/arrivals.cuh"
 #include "common/part_attention.cuh"
 

@@ -8,16 +8,24 @@
 #include "common/warp.cuh"
 #include "common/warp_attention.cuh"
 
+// A group of warps may take the keys of two, one after the other: then half as many warps come to
+// the same sums, bit by bit.
+#ifndef PASSES
+#define PASSES 1
+#endif
+
 // Tile laws.
 constexpr int GROUP_THREADS = ROW_WARPS * WARP_SIZE;
 constexpr int THREADS = KEY_GROUPS * GROUP_THREADS;
-static_assert(PART_STEP % (KEY_GROUPS * TILE_KEYS) == 0, "the groups of a part have equal shares");
+constexpr int PART_GROUPS = PASSES * KEY_GROUPS;
+static_assert(PASSES == 1 || PASSES == 2, "passes are written out");
+static_assert(PART_STEP % (PART_GROUPS * TILE_KEYS) == 0, "the groups of a part have equal shares");
 
 // What the groups of a block hand to one another when the part is through. Eight floats more a row
 // put the 8-byte stores of the four rows that half a warp writes 8 banks apart.
 struct GroupParts {
-    float output[KEY_GROUPS][TILE_ROWS][HEAD_DIM + 8];
-    RowStatistics statistics[KEY_GROUPS][TILE_ROWS];
+    float output[PART_GROUPS][TILE_ROWS][HEAD_DIM + 8];
+    RowStatistics statistics[PART_GROUPS][TILE_ROWS];
 
     __device__ GroupParts() {}
 };
@@ -71,15 +79,26 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
     const int group = threadIdx.x / GROUP_THREADS;
     const int thread = threadIdx.x % GROUP_THREADS;
     const int warp_row = thread / WARP_SIZE * WARP_ROWS;  // the warp's first, within the tile
-    // The group takes every KEY_GROUPS-th tile of the part: its own i-th is group + i · KEY_GROUPS.
+    // Of the part's tiles a group takes every PART_GROUPS-th; in a second pass it is the group
+    // KEY_GROUPS further on. The tiles of both passes go through the ring in one row.
     const int tiles = (seen + TILE_KEYS - 1) / TILE_KEYS;
-    const int own_tiles = (tiles - group + KEY_GROUPS - 1) / KEY_GROUPS;
+    const auto share_of = [&](int tiles, int pass) {
+        return (tiles - (group + pass * KEY_GROUPS) + PART_GROUPS - 1) / PART_GROUPS;
+    };
+    const int first_tiles = share_of(tiles, 0);
+    const int own_tiles = first_tiles + (PASSES == 2 ? share_of(tiles, 1) : 0);
+    const auto tile_key = [&](int index) {
+        const bool second = PASSES == 2 && index >= first_tiles;
+        const int turn = second ? index - first_tiles : index;
+        return first_key +
+               (group + second * KEY_GROUPS + turn * PART_GROUPS) * TILE_KEYS;
+    };
 
     const auto copy = [&](auto& stages, const TensorView& tensor, int index) {
         if (index >= own_tiles) return;
         stages[group][ring_stage<STAGES>(index)].template load_async<GROUP_THREADS>(
-            thread, tensor, share.batch, share.head_kv,
-            first_key + (group + index * KEY_GROUPS) * TILE_KEYS, params.len_kv, params.head_dim);
+            thread, tensor, share.batch, share.head_kv, tile_key(index), params.len_kv,
+            params.head_dim);
     };
     // Each commits even past the last tile, so that counting commits counts tiles.
     const auto load_keys = [&](int index) {
@@ -120,12 +139,12 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
     }
     __syncthreads();
     const LaneStart start(shared.query, warp_row, shared.key[group][0], shared.value[group][0]);
-    WarpAttention<1, TILE_KEYS> rows(params, start.query);
+    using Rows = WarpAttention<1, TILE_KEYS>;
 
     // Keys and values are waited for apart, with 2 · STAGES - 1 tiles of them under way. A group
     // that waits for keys is done with the last values, whose place the next ones take; and the
     // other way round.
-    const auto attend = [&](int index, auto masked) {
+    const auto attend = [&](Rows& rows, int index, auto masked) {
         LaneStart here = start;
         here.key += ring_offset<STAGES>(index, sizeof(shared.key[0][0]));
         here.value += ring_offset<STAGES>(index, sizeof(shared.value[0][0]));
@@ -136,8 +155,7 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
             here,
             [&](int row) {
                 const int query = share.query(first_row + warp_row + row);
-                return visible_keys(params, query) - first_key -
-                       (group + index * KEY_GROUPS) * TILE_KEYS;
+                return visible_keys(params, query) - tile_key(index);
             },
             [&] {
                 cp_async_wait<2 * (STAGES - 1)>();
@@ -146,24 +164,40 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
             });
     };
     // The first row sees the fewest keys: up to there no tile needs a mask.
-    const int unmasked = visible_keys(params, share.query(first_row)) - first_key;
-    const int own_unmasked =
-        min(max(unmasked / TILE_KEYS - group + KEY_GROUPS - 1, 0) / KEY_GROUPS, own_tiles);
-    int index = 0;
-    for (; index < own_unmasked; ++index) attend(index, Unmasked{});
-    for (; index < own_tiles; ++index) attend(index, Masked{});
-
-    // The groups' parts take the place of keys and values: everyone is done with those.
-    __syncthreads();
-    const int lane = threadIdx.x % WARP_SIZE;
-    rows.for_each_row([&](int own_row, const RowStatistics& own, auto columns) {
-        float* part = &shared.parts.output[group][warp_row + own_row][lane % 4 * 2];
+    const int unmasked =
+        max(visible_keys(params, share.query(first_row)) - first_key, 0) / TILE_KEYS;
+    const auto attend_pass = [&](Rows& rows, int pass) {
+        int index = pass == 0 ? 0 : first_tiles;
+        const int end = pass == 0 ? first_tiles : own_tiles;
+        const int end_unmasked = min(index + share_of(unmasked, pass), end);
+        for (; index < end_unmasked; ++index) attend(rows, index, Unmasked{});
+        for (; index < end; ++index) attend(rows, index, Masked{});
+    };
+    const auto hand_over = [&](Rows& rows, int pass) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        const int part_group = group + pass * KEY_GROUPS;
+        rows.for_each_row([&](int own_row, const RowStatistics& own, auto columns) {
+            float* part = &shared.parts.output[part_group][warp_row + own_row][lane % 4 * 2];
 #pragma unroll
-        for (int column = 0; column < HEAD_DIM / 8; ++column) {
-            *reinterpret_cast<float2*>(part + 8 * column) = columns(column);
-        }
-        if (lane % 4 == 0) shared.parts.statistics[group][warp_row + own_row] = own;
-    });
+            for (int column = 0; column < HEAD_DIM / 8; ++column) {
+                *reinterpret_cast<float2*>(part + 8 * column) = columns(column);
+            }
+            if (lane % 4 == 0) shared.parts.statistics[part_group][warp_row + own_row] = own;
+        });
+    };
+
+    Rows rows(params, start.query);
+    attend_pass(rows, 0);
+    if constexpr (PASSES == 1) {
+        __syncthreads();  // the groups' parts take the place of keys and values
+        hand_over(rows, 0);
+    } else {
+        Rows others(params, start.query);
+        attend_pass(others, 1);
+        __syncthreads();
+        hand_over(rows, 0);
+        hand_over(others, 1);
+    }
     __syncthreads();
     constexpr int QUARTETS = HEAD_DIM / LANE_COLUMNS;
     for (int index = threadIdx.x; index < TILE_ROWS * QUARTETS; index += THREADS) {
@@ -171,7 +205,7 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         const int column = index % QUARTETS * LANE_COLUMNS;
         if (first_row + row >= share.rows.count || column >= params.head_dim) continue;
         float sum[LANE_COLUMNS] = {};
-        const RowStatistics total = merge_parts<KEY_GROUPS>(
+        const RowStatistics total = merge_parts<PART_GROUPS>(
             [&](int group) { return shared.parts.statistics[group][row]; },
             [&](int group, float (&columns)[LANE_COLUMNS]) {
                 ::load(&shared.parts.output[group][row][column], columns);

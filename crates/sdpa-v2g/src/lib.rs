@@ -8,7 +8,8 @@ use sdpa_core::{
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
 
-/// Kernels of a dtype: for each head dimension one of eight warps, and one of four for devices with less shared memory.
+/// Kernels of a dtype: for each head dimension one of eight warps, which has a multiprocessor to itself, and one of four,
+/// of which several share one.
 const KERNELS: usize = 2 * HEAD_DIMS.len();
 
 /// Query rows a tile, those of the heads that share a key head counted together.
@@ -60,11 +61,11 @@ static GENERATION: Generation = Generation {
     // In the order that `plan` counts in.
     specialisations: for_both_dtypes![
         "d64_g8", ["HEAD_DIM=64", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=4", "BLOCKS_PER_SM=1"], 256, 133_120;
-        "d64_g4", ["HEAD_DIM=64", "KEY_GROUPS=4", "TILE_KEYS=32", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 67_584;
+        "d64_g4", ["HEAD_DIM=64", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16", "STAGES=4", "BLOCKS_PER_SM=3"], 128, 67_584;
         "d96_g8", ["HEAD_DIM=96", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=3", "BLOCKS_PER_SM=1"], 256, 150_528;
-        "d96_g4", ["HEAD_DIM=96", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 52_224;
+        "d96_g4", ["HEAD_DIM=96", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16", "STAGES=3", "BLOCKS_PER_SM=2"], 128, 76_800;
         "d128_g8", ["HEAD_DIM=128", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=1"], 256, 135_168;
-        "d128_g4", ["HEAD_DIM=128", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 69_632;
+        "d128_g4", ["HEAD_DIM=128", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 74_752;
         "d256_g8", ["HEAD_DIM=256", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=1", "BLOCKS_PER_SM=1"], 256, 144_384;
         "d256_g4", ["HEAD_DIM=256", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=1", "BLOCKS_PER_SM=2"], 128, 76_288;
     ],
@@ -90,14 +91,19 @@ impl Attention for V2g {
         }
         let bf16 = usize::from(problem.dtype() == Dtype::Bf16);
         let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let [wide, narrow] = [0, 1].map(|kernel| GENERATION.specialisations[KERNELS * bf16 + 2 * width + kernel]);
-        let fits = wide.shared_bytes <= limits.shared_bytes_per_block;
 
         let rows = problem.heads_q() / problem.heads_kv() * problem.len_q();
         let tiles = rows.div_ceil(TILE_ROWS) * problem.batch() * problem.heads_kv();
         let parts = parts(problem.len_kv());
         let blocks = (tiles * parts) as u64;
-        let plan = LaunchPlan::single(Launch::new("v2g", if fits { wide } else { narrow }, blocks, limits)?);
+        // INSIGHT: blocks of four warps add up the same keys in the same order as one of eight, in two passes, so that the
+        // choice may follow the batch. What starts and ends in one of them hides behind the others; where all run at once
+        // there is nothing to hide behind, and eight warps are done sooner.
+        let [wide, narrow] = [0, 1].map(|kernel| GENERATION.specialisations[KERNELS * bf16 + 2 * width + kernel]);
+        let fits = wide.shared_bytes <= limits.shared_bytes_per_block;
+        let in_turn = blocks > u64::from(limits.multiprocessors) && narrow.defines.contains(&"PASSES=2");
+        let plan =
+            LaunchPlan::single(Launch::new("v2g", if fits && !in_turn { wide } else { narrow }, blocks, limits)?);
         if parts == 1 || blocks == 0 {
             return Ok(plan);
         }
@@ -108,9 +114,8 @@ impl Attention for V2g {
     }
 }
 
-/// Into how many parts the keys are cut, none of them empty. By their number alone: what a row's bits depend on, the
-/// kernel and the parts, must not change with how many heads and sequences there are, or a request's result would depend
-/// on the others in its batch.
+/// Into how many parts the keys are cut, none of them empty. By their number alone: what a row's bits depend on must not
+/// change with how many heads and sequences there are, or a request's result would depend on the others in its batch.
 fn parts(len_kv: usize) -> usize {
     let wanted = (len_kv / LEAST_KEYS).clamp(1, MOST_PARTS);
     let keys = len_kv.div_ceil(wanted).next_multiple_of(PART_STEP).max(PART_STEP);
@@ -163,9 +168,16 @@ mod tests {
     #[test]
     fn less_shared_memory_has_kernels_of_fewer_warps() {
         let problem = Problem::new(1, 8, 1, 128).len_kv(4096).build().unwrap();
-        let limits = DeviceLimits { shared_bytes_per_block: 99 * 1024, ..DeviceLimits::A100 };
+        let limits = DeviceLimits { shared_bytes_per_block: 99 * 1024, ..DeviceLimits::H200 };
         assert_eq!(V2g.plan(&problem, &limits).unwrap().launches[0].kernel.name, "f16_d128_g4");
-        assert_eq!(V2g.plan(&problem, &DeviceLimits::A100).unwrap().launches[0].kernel.name, "f16_d128_g8");
+        assert_eq!(V2g.plan(&problem, &DeviceLimits::H200).unwrap().launches[0].kernel.name, "f16_d128_g8");
+    }
+
+    #[test]
+    fn blocks_that_wait_for_one_another_share_multiprocessors() {
+        let kernel = |heads, head_dim| plan(Problem::new(1, heads, 1, head_dim).len_kv(4096)).launches[0].kernel.name;
+        assert_eq!([kernel(8, 64), kernel(9, 64)], ["f16_d64_g8", "f16_d64_g4"]);
+        assert_eq!([kernel(9, 256), kernel(90, 256)], ["f16_d256_g8"; 2]);
     }
 
     #[test]
