@@ -1,9 +1,9 @@
 // V2g: one launch for decoding: the last block to finish merges the parts.
 //
 // parent: v2f
-// idea:   where a few queries ask thousands of keys, a second launch that merges the parts takes as
-//         long as a third of the reading. Here the blocks of a tile count their arrivals, and the
-//         last one merges what all of them wrote, in the order of the parts, whoever it is.
+// idea:   where a few queries ask some thousand keys, the second launch, which merges the parts,
+//         takes a third of the time. Here the blocks of a tile count their arrivals, and the last
+//         one merges what all of them wrote, in the order of the parts, whoever it is.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements, a counter of 0 for each tile
 // build:  -DHEAD_DIM=64|96|128|256 -DROW_WARPS=1 -DKEY_GROUPS=8|4 -DPASSES=1|2 -DTILE_KEYS=16
 //         -DSTAGES=1|2|3|4 -DBLOCKS_PER_SM=1|2|3; f16 or -DDTYPE_BF16
