@@ -15,6 +15,7 @@ macro_rules! for_each_generation {
             (v2d, ::sdpa_v2d::V2d);
             (v2e, ::sdpa_v2e::V2e);
             (v2f, ::sdpa_v2f::V2f);
+            (v2g, ::sdpa_v2g::V2g);
             (v3, ::sdpa_v3::V3);
             (v3b, ::sdpa_v3b::V3b);
             (v3c, ::sdpa_v3c::V3c);

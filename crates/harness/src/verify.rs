@@ -163,7 +163,9 @@ impl Failure {
     /// True where the kernel ran and was found wrong; false where it could not be run or judged at all.
     pub fn is_verdict(&self) -> bool {
         match &*self.reason {
-            Reason::Device(error) => matches!(error, Error::Sticky { .. } | Error::Findings { .. }),
+            Reason::Device(error) => {
+                matches!(error, Error::Sticky { .. } | Error::Findings { .. } | Error::Tickets { .. })
+            }
             Reason::Reference(_) => false,
             Reason::Memory(_) | Reason::Mismatch(_) | Reason::Differs { .. } | Reason::Row { .. } => true,
         }
@@ -176,6 +178,9 @@ impl Failure {
             Reason::Device(Error::Findings { .. }) => "each finding names its source line and both threads",
             Reason::Device(Error::Sticky { .. }) => {
                 "an address or an alignment: run the command under compute-sanitizer"
+            }
+            Reason::Device(Error::Tickets { .. }) => {
+                "who puts the word back to 0: is the last draw or arrival the one that the kernel takes for it?"
             }
             Reason::Device(_) | Reason::Reference(_) => "the kernel did not run: see the error",
             Reason::Memory(MemoryFault::Unwritten { .. }) => {

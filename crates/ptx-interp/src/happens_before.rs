@@ -27,6 +27,26 @@ pub(crate) fn join(into: &mut Clock, from: &[Stamp]) {
     }
 }
 
+/// What has happened in a cluster, as others know it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Past {
+    /// Of its threads.
+    threads: Clock,
+    /// Of everything asynchronous.
+    others: Stamp,
+}
+
+impl Past {
+    pub(crate) fn contains(&self, participant: Participant, stamp: Stamp) -> bool {
+        *self.threads.get(participant as usize).unwrap_or(&self.others) >= stamp
+    }
+
+    pub(crate) fn join(&mut self, other: &Self) {
+        join(&mut self.threads, &other.threads);
+        self.others = self.others.max(other.others);
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct HappensBefore {
     threads_per_block: u32,
@@ -261,9 +281,14 @@ impl HappensBefore {
         self.now += 1;
     }
 
-    /// Stamp up to which a relaxed atomic of this thread publishes; 0 if it never fenced.
-    pub(crate) fn fence_stamp(&self, thread: Participant) -> Stamp {
-        self.fences[thread as usize]
+    /// What an atomic of this thread publishes to other clusters: what the thread knows if it releases, what was before
+    /// its newest fence if not.
+    pub(crate) fn past(&self, thread: Participant, releases: bool) -> Past {
+        if releases {
+            return Past { threads: self.knowledge(thread), others: self.now };
+        }
+        let fence = self.fences[thread as usize];
+        Past { threads: vec![fence; self.threads as usize], others: fence }
     }
 
     /// What a relaxed write publishes: the thread's past up to its newest fence.

@@ -55,7 +55,7 @@ fn run(device: &dyn Device, plan: &LaunchPlan, mut params: Params) -> Result<()>
         bytes => Some(device.allocate_named("workspace", bytes)?),
     };
     params.workspace = workspace.as_ref().map_or(0, Buffer::address);
-    params.tickets = if plan.draws_tickets { device.tickets() } else { 0 };
+    params.tickets = if plan.tickets > 0 { device.tickets() } else { 0 };
     plan.launches.iter().try_for_each(|launch| device.launch(launch, &params))
 }
 

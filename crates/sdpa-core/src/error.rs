@@ -150,11 +150,13 @@ pub enum Error {
         /// One compiler-like diagnostic a finding.
         findings: String,
     },
-    /// A kernel that the interpreter ran left its word of tickets for the next one to stumble over.
-    #[error("{launch} is wrong: it left {found} in the word of tickets, which the next kernel must find 0")]
+    /// A kernel that the interpreter ran left a word of its tickets for the next one to stumble over.
+    #[error("{launch} is wrong: it left {found} in word {word} of its tickets, which the next kernel must find 0")]
     Tickets {
         /// The launch as planned.
         launch: String,
+        /// Which word.
+        word: usize,
         /// What the word holds.
         found: u32,
     },

@@ -37,7 +37,7 @@ pub use attention::{Attention, Generation, Tensors, View};
 pub use compile::{Toolchain, compile};
 pub use device::cuda::{Cuda, driver_present};
 pub use device::interpreter::{Interpreter, Reports};
-pub use device::{Buffer, Device, DeviceChoice, DeviceKind, Recording, Resources, open};
+pub use device::{Buffer, Device, DeviceChoice, DeviceKind, MOST_TICKETS, Recording, Resources, open};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use kernels::{

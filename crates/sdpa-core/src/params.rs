@@ -52,7 +52,7 @@ pub struct Params {
     pub causal: i32,
     /// See [`causal`](Self::causal).
     pub diagonal: i32,
-    /// The device's [word of tickets](crate::Device::tickets); 0 where the plan draws none.
+    /// The device's [words of tickets](crate::Device::tickets); 0 where the plan uses none.
     pub tickets: u64,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::{Problem, Specialisation};
+use crate::{MOST_TICKETS, Problem, Specialisation};
 
 /// What a device can hold, as plans need to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +167,28 @@ pub enum Unsupported {
         /// The fewest that it takes.
         least: usize,
     },
+    /// More queries than a generation for decoding takes.
+    #[error("{generation} takes at most {most} queries a head; this problem has {found}: its parent takes it")]
+    ManyQueries {
+        /// Who declines.
+        generation: &'static str,
+        /// Queries a head of the problem.
+        found: usize,
+        /// The most that it takes.
+        most: usize,
+    },
+    /// More counters or tickets than a device has words for.
+    #[error(
+        "{generation} needs {needed} words of tickets for this problem, and a device has {limit}; use smaller batches"
+    )]
+    Tickets {
+        /// Who declines.
+        generation: &'static str,
+        /// Words it needs.
+        needed: usize,
+        /// Words there are.
+        limit: usize,
+    },
     /// A combination of specialisations that was not built (a mutant carries only a few).
     #[error("{generation} was not built for {kernel}")]
     NotBuilt {
@@ -318,8 +340,9 @@ pub struct LaunchPlan {
     pub launches: Vec<Launch>,
     /// Bytes of scratch memory that the launches hand to one another.
     pub workspace_bytes: usize,
-    /// True where blocks draw their tiles from the device's [word of tickets](crate::Device::tickets).
-    pub draws_tickets: bool,
+    /// How many of the device's [words of tickets](crate::Device::tickets) the kernels use: one where blocks draw their
+    /// tiles, one a result where they count who is done with it.
+    pub tickets: usize,
 }
 
 impl LaunchPlan {
@@ -329,10 +352,21 @@ impl LaunchPlan {
         Self { launches, ..Self::default() }
     }
 
-    /// The same plan, whose blocks draw tickets.
+    /// The same plan, whose blocks draw their tiles from one word of tickets.
     #[must_use]
     pub fn drawing_tickets(self) -> Self {
-        Self { draws_tickets: true, ..self }
+        Self { tickets: 1, ..self }
+    }
+
+    /// The same plan, whose blocks count their arrivals at each of `results`, a word for each.
+    ///
+    /// # Errors
+    /// [`Unsupported::Tickets`] where devices have fewer words.
+    pub fn counting_arrivals(self, generation: &'static str, results: usize) -> Result<Self, Unsupported> {
+        if results > MOST_TICKETS {
+            return Err(Unsupported::Tickets { generation, needed: results, limit: MOST_TICKETS });
+        }
+        Ok(Self { tickets: results, ..self })
     }
 }
 
@@ -350,10 +384,11 @@ impl fmt::Display for LaunchPlan {
         if self.workspace_bytes > 0 {
             write!(f, " workspace {}", self.workspace_bytes)?;
         }
-        if self.draws_tickets {
-            f.write_str(" tickets")?;
+        match self.tickets {
+            0 => Ok(()),
+            1 => f.write_str(" tickets"),
+            words => write!(f, " tickets {words}"),
         }
-        Ok(())
     }
 }
 
@@ -378,5 +413,16 @@ mod tests {
         let drawing = LaunchPlan { workspace_bytes: 256, ..plan(7) }.drawing_tickets();
         assert_eq!(drawing.to_string(), format!("{} workspace 256 tickets", plan(7)));
         assert_eq!(plan(0).drawing_tickets().to_string(), "nothing to launch");
+        assert_eq!(plan(7).counting_arrivals("v0", 3).unwrap().to_string(), format!("{} tickets 3", plan(7)));
+    }
+
+    #[test]
+    fn nobody_counts_in_words_that_a_device_does_not_have() {
+        assert_eq!(LaunchPlan::default().counting_arrivals("v0", MOST_TICKETS).unwrap().tickets, MOST_TICKETS);
+        let error = LaunchPlan::default().counting_arrivals("v0", MOST_TICKETS + 1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "v0 needs 65537 words of tickets for this problem, and a device has 65536; use smaller batches"
+        );
     }
 }

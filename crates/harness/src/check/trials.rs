@@ -7,7 +7,7 @@ use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, P
 use crate::case::Case;
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 14] = [
+const GEOMETRIES: [&str; 15] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Rows of two query tiles, several heads to a key head, the diagonal at the end.
@@ -22,6 +22,8 @@ const GEOMETRIES: [&str; 14] = [
     "q1 kv257 causal normal seed=7",
     // Heads that share a tile, and keys enough for several blocks, whose last ones only some rows see.
     "h8/2 q5 kv515 causal-top-left normal seed=13",
+    // The same with several blocks to each of two tiles, and the last keys the last rows' alone.
+    "h8/2 q5 kv771 causal normal seed=15",
     // Enough rows for the largest tiles, several of whose key tiles need a mask.
     "h8/2 q100 kv197 causal normal seed=11",
     // Rows and keys enough for a ring of stages to come round while tiles need a mask.

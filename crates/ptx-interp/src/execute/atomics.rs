@@ -203,14 +203,12 @@ impl Machine<'_> {
             cluster.order.release_relaxed(thread, message);
         }
         if !in_shared {
-            let stamp = if ordering.releases() { cluster.order.now() } else { cluster.order.fence_stamp(thread) };
             let known = self.published.entry(address).or_default();
-            for (&other, &stamp) in &cluster.foreign {
-                let slot = known.entry(other).or_default();
-                *slot = (*slot).max(stamp);
+            for (&other, past) in &cluster.foreign {
+                known.entry(other).or_default().join(past);
             }
-            let slot = known.entry(cluster.index as u32 + 1).or_default();
-            *slot = (*slot).max(stamp);
+            let own = known.entry(cluster.index as u32 + 1).or_default();
+            own.join(&cluster.order.past(thread, ordering.releases()));
         }
     }
 
@@ -234,9 +232,8 @@ impl Machine<'_> {
         }
         if !in_shared && let Some(known) = self.published.get(&address) {
             // Blocks learn as a whole: finer than that would miss nothing that a barrier does not repair.
-            for (&other, &stamp) in known {
-                let slot = cluster.foreign.entry(other).or_default();
-                *slot = (*slot).max(stamp);
+            for (&other, past) in known {
+                cluster.foreign.entry(other).or_default().join(past);
             }
         }
     }

@@ -201,5 +201,5 @@ pub(crate) fn is_ordered(cluster: &Cluster, earlier: Record, now: u32) -> bool {
     if earlier.cluster == cluster.index as u32 + 1 {
         return cluster.order.ordered(earlier.participant, earlier.stamp, now);
     }
-    cluster.foreign.get(&earlier.cluster).is_some_and(|known| *known >= earlier.stamp)
+    cluster.foreign.get(&earlier.cluster).is_some_and(|past| past.contains(earlier.participant, earlier.stamp))
 }

@@ -20,7 +20,7 @@ use crate::counters::{Counters, Executions};
 use crate::decode::Operation;
 use crate::diagnostics::{FindingKind, Findings, Site};
 use crate::global_view::GlobalView;
-use crate::happens_before::{Clock, HappensBefore, Participant};
+use crate::happens_before::{Clock, HappensBefore, Participant, Past};
 use crate::launch::LaunchContext;
 use crate::mbarrier::{MAX_COUNT, MbarrierState};
 use crate::registers::LANES;
@@ -58,8 +58,8 @@ pub(crate) struct Cluster {
     /// What atomics and releases published, by block (or `u32::MAX` for global memory) and address.
     pub published: HashMap<(u32, u64), Clock>,
     pub cluster_barrier: barrier::ClusterBarrier,
-    /// Newest stamp known of other clusters that share a view of global memory.
-    pub foreign: HashMap<u32, u32>,
+    /// What is known of other clusters that share a view of global memory.
+    pub foreign: HashMap<u32, Past>,
 }
 
 impl Cluster {
@@ -95,8 +95,8 @@ pub(crate) struct Machine<'l> {
     pub findings: Findings,
     pub counters: Counters,
     pub executions: Executions,
-    /// What clusters have published at global addresses: cluster and stamp.
-    pub published: HashMap<u64, HashMap<u32, u32>>,
+    /// What clusters have published at global addresses, by cluster.
+    pub published: HashMap<u64, HashMap<u32, Past>>,
     pub runnable: Vec<(u32, u32)>,
     /// What fragments' lines seen so far take: passes, and the fewest possible.
     pub fragment_passes: Vec<(FragmentLines, (u64, u64))>,

@@ -14,7 +14,7 @@ use cudarc::nvrtc::Ptx;
 use ptx_interp::TENSOR_MAP_BYTES;
 
 use super::tensor_maps::TensorMaps;
-use super::{Buffer, Device, DeviceKind, Recording, Resources};
+use super::{Buffer, Device, DeviceKind, MOST_TICKETS, Recording, Resources};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation, load_ptx};
 
 // SAFETY: `Params` is `repr(C)` plain data whose layout a test holds to the kernels' own parameter block.
@@ -42,7 +42,8 @@ pub fn driver_present() -> bool {
 pub struct Cuda {
     stream: Arc<CudaStream>,
     limits: DeviceLimits,
-    /// Allocated when the device is opened: a graph that is being recorded could neither allocate it nor clear it once.
+    /// Allocated when the device is opened: a graph that is being recorded could neither allocate them nor clear them
+    /// once.
     tickets: CudaSlice<u32>,
     kernels: Mutex<HashMap<Specialisation, CudaFunction>>,
 }
@@ -86,7 +87,7 @@ impl Cuda {
             )?,
             registers_per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
         };
-        let tickets = stream.alloc_zeros(1).map_err(driver("allocating the word of tickets"))?;
+        let tickets = stream.alloc_zeros(MOST_TICKETS).map_err(driver("allocating the words of tickets"))?;
         Ok(Self { stream, limits, tickets, kernels: Mutex::default() })
     }
 

@@ -8,14 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ptx_interp::{Counters, Finding, Kernel, Memory, Module};
 
 use super::tensor_maps::TensorMaps;
-use super::{Buffer, Device, DeviceKind, Recording, Resources};
+use super::{Buffer, Device, DeviceKind, MOST_TICKETS, Recording, Resources};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation, load_ptx};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
 const ALIGNMENT: usize = 256;
-
-/// The word of tickets before and after every kernel.
-const TICKETS: [u8; 4] = [0; 4];
 
 /// Findings shown in an error; the rest are only counted.
 const SHOWN_FINDINGS: usize = 4;
@@ -24,7 +21,7 @@ const SHOWN_FINDINGS: usize = 4;
 /// their wait, divergent barriers and deadlocks. Takes the limits of an H200, so that every generation runs.
 pub struct Interpreter {
     memory: Arc<Mutex<Memory>>,
-    /// Address of the word of tickets.
+    /// Address of the words of tickets.
     tickets: u64,
     kernels: Mutex<HashMap<Specialisation, Kernel>>,
     schedule: AtomicU64,
@@ -52,9 +49,9 @@ impl Interpreter {
     /// An interpreter with empty memory and schedule 0.
     pub fn new() -> Self {
         let mut memory = Memory::default();
-        let tickets = memory.allocate("tickets", TICKETS.len(), ALIGNMENT);
+        let tickets = memory.allocate("tickets", size_of::<u32>() * MOST_TICKETS, ALIGNMENT);
         // Just allocated, and as long as this.
-        let _ = memory.write(tickets, &TICKETS);
+        let _ = memory.fill(tickets, size_of::<u32>() * MOST_TICKETS, 0);
         Self {
             memory: Arc::new(Mutex::new(memory)),
             tickets,
@@ -85,13 +82,16 @@ impl Interpreter {
         Ok(loaded)
     }
 
-    /// Makes the word of tickets 0 for the next kernel, whatever this one did. Its value before, where that is another.
-    fn clear_tickets(&self) -> Option<u32> {
+    /// Makes the words of tickets 0 for the next kernel, whatever this one did. The first that was not 0: which word it
+    /// is, and its value.
+    fn clear_tickets(&self) -> Option<(usize, u32)> {
         let mut memory = lock(&self.memory);
-        let mut word = TICKETS;
-        // The word is never freed: both succeed.
-        let _ = memory.read(self.tickets, &mut word).and_then(|()| memory.write(self.tickets, &TICKETS));
-        Some(u32::from_le_bytes(word)).filter(|word| *word != 0)
+        // The words are never freed: both succeed.
+        let words = memory.read_vec(self.tickets, size_of::<u32>() * MOST_TICKETS).unwrap_or_default();
+        let left = words.chunks_exact(size_of::<u32>()).position(|word| word != [0; 4])?;
+        let _ = memory.fill(self.tickets, words.len(), 0);
+        let word = &words[size_of::<u32>() * left..][..size_of::<u32>()];
+        Some((left, word.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))))
     }
 
     /// Makes later launches of `kernel` run this PTX instead of its own: how mutations of a kernel's PTX are run.
@@ -192,7 +192,7 @@ impl Device for Interpreter {
         if report.is_clean() {
             return match tickets {
                 None => Ok(()),
-                Some(found) => Err(Error::Tickets { launch: launch.to_string(), found }),
+                Some((word, found)) => Err(Error::Tickets { launch: launch.to_string(), word, found }),
             };
         }
         Err(Error::Findings { launch: launch.to_string(), findings: describe(&report.findings) })
@@ -242,7 +242,7 @@ mod tests {
         boxes: None,
     };
 
-    /// Runs `body` in one warp; `%rd0` holds the word of tickets.
+    /// Runs `body` in one warp; `%rd0` holds the words of tickets.
     fn run(device: &Interpreter, parameters: &str, body: &str, kernel: Specialisation) -> Result<()> {
         let ptx = format!(
             ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry attention({parameters})\n{{\n\
@@ -267,7 +267,12 @@ mod tests {
         run(&device, BLOCK, &right, KERNEL).unwrap();
         run(&device, BLOCK, &right, KERNEL).unwrap();
         let error = run(&device, BLOCK, DRAW, KERNEL).unwrap_err();
-        assert!(matches!(error, Error::Tickets { found: 3, .. }), "{error}");
+        assert!(matches!(error, Error::Tickets { word: 0, found: 3, .. }), "{error}");
+        // The last of three arrivals wraps the counter around; one of four would have to.
+        let count = |last: u32| DRAW.replace("add.u32 %r1, [%rd0], 1", &format!("inc.u32 %r1, [%rd0+20], {last}"));
+        run(&device, BLOCK, &count(2), KERNEL).unwrap();
+        let error = run(&device, BLOCK, &count(3), KERNEL).unwrap_err();
+        assert!(matches!(error, Error::Tickets { word: 5, found: 3, .. }), "{error}");
         // And the fault stays where it was made.
         run(&device, BLOCK, &right, KERNEL).unwrap();
     }

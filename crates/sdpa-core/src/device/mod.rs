@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
+/// Words of [tickets](Device::tickets) that every device has: a quarter of a megabyte, and counters for as many
+/// sequences of one head as anyone decodes at once.
+pub const MOST_TICKETS: usize = 1 << 16;
+
 /// The two kinds of device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
@@ -31,13 +35,14 @@ pub trait Device: Send + Sync {
     /// What plans must fit into.
     fn limits(&self) -> &DeviceLimits;
 
-    /// Address of this device's word of tickets: a `u32` that is 0 before and after every kernel, from which the blocks of
-    /// a persistent kernel draw their next tiles with an atomic addition. Every block draws until it draws in vain, so a
-    /// kernel knows how many draws there will be, and whoever makes the last one puts the 0 back (by an atomic exchange:
-    /// nothing else orders the blocks' accesses). No launch has to clear the word.
+    /// Address of this device's [`MOST_TICKETS`] words of tickets: `u32`s that are 0 before and after every kernel. The
+    /// blocks of a persistent kernel draw their next tiles from the first with an atomic addition; blocks that share
+    /// results count in a word for each who is done with it. A kernel knows how many draws or arrivals there will be, and
+    /// whoever makes the last one puts the 0 back (by an atomic operation: nothing else orders the blocks' accesses). No
+    /// launch has to clear the words.
     ///
-    /// One word is enough, because a device's kernels run one after the other: they are queued on its one stream, and so
-    /// are the replays of what it recorded.
+    /// All kernels use the same words, because a device's kernels run one after the other: they are queued on its one
+    /// stream, and so are the replays of what it recorded.
     fn tickets(&self) -> u64;
 
     /// Allocates memory whose contents are undefined, aligned to at least 256 bytes. Freed on drop, in queue order. The
