@@ -83,6 +83,18 @@ pub fn shortened(cases: &[Acceptance]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generations;
+    use sdpa_core::DeviceLimits;
+
+    /// v2f declines what the gate asks on a GPU.
+    #[test]
+    fn decoding_is_what_a_generation_for_it_takes() {
+        let takes = |problem: &Problem| generations::find("v2f").unwrap().plan(problem, &DeviceLimits::H200).is_ok();
+        assert!(!cases(DeviceKind::Cuda).iter().any(|case| takes(&case.case.problem)));
+        for kind in [DeviceKind::Cuda, DeviceKind::Interpreter] {
+            assert!(decoding_cases(kind).iter().all(|case| takes(&case.problem)));
+        }
+    }
 
     #[test]
     fn a_gpu_gets_the_gate_as_it_is_and_the_interpreter_a_short_one() {

@@ -12,14 +12,17 @@
 //! | mutants | would the harness notice if a barrier or a wait were missing? | |
 //! | speed | faster than its parent? | not run without a GPU |
 
+mod missed;
 mod record;
 mod speed;
 mod steps;
+mod unnoticed;
 
+pub use missed::mutants;
 pub use record::{GateRecord, StepRecord, render_line};
 pub use speed::judge_speed;
 pub use steps::{
-    Outcome, Progress, acceptance, compiles, mutants, properties, races, real_input, resources, sanitizer, speed_shapes,
+    Outcome, Progress, acceptance, compiles, properties, races, real_input, resources, sanitizer, speed_shapes,
 };
 
 use serde::{Deserialize, Serialize};

@@ -6,16 +6,14 @@ use std::process::Command;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sdpa_core::{
-    Attention, Device, DeviceKind, Dtype, Error, Fingerprint, Mask, Problem, Specialisation, embedded_file,
-    fingerprint, load_ptx, source_closure,
+    Attention, Device, Dtype, Error, Fingerprint, Mask, Problem, Specialisation, embedded_file, fingerprint, load_ptx,
+    source_closure,
 };
 
 use super::Status;
 use crate::acceptance::{cases as acceptance_cases, decoding_cases, shape_of};
 use crate::case::Case;
 use crate::check::{self, What, trials};
-use crate::mutants;
-use crate::mutate::{self, MutationKind, Score};
 use crate::properties::{self, Property};
 use crate::ptx::kernels_folder;
 use crate::real_model;
@@ -23,7 +21,7 @@ use crate::resources::{self, Cost};
 use crate::strategies::{Size, cases};
 use crate::suite::remembered;
 use crate::timing::Shape;
-use crate::verify::{Failure, MATCHES_REFERENCE, Thoroughness, verify, verify_thoroughly};
+use crate::verify::{Failure, MATCHES_REFERENCE, verify};
 
 /// Hears what is being done.
 pub type Progress<'a> = &'a (dyn Fn(String) + Sync);
@@ -383,91 +381,6 @@ fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// On the interpreter, which sees every fault; a GPU's context would not survive some of them.
-fn is_rejected(mutant: &mutants::Mutant) -> Result<bool, Box<Failure>> {
-    let device = sdpa_core::Interpreter::new();
-    for case in mutants::cases(DeviceKind::Interpreter) {
-        let Err(failure) = verify_thoroughly(&device, mutant, &case, Thoroughness::default()) else { continue };
-        match failure.unsupported() {
-            None if failure.is_verdict() => return Ok(true),
-            None => return Err(Box::new(failure)),
-            Some(_) => {}
-        }
-    }
-    Ok(false)
-}
-
-/// Of the mutations that take an order away, so many may go unnoticed: a barrier may be there for a reason that no
-/// observation shows. Guards may only save work, and survivors among them are told but not held against the kernel.
-const ORDER_NOTICED_AT_LEAST: f64 = 0.8;
-
-/// The harness would notice: hand-written mutants of this generation, and its own PTX with what orders or guards taken
-/// out.
-pub fn mutants(generation: &'static dyn Attention, guards: usize, progress: Progress<'_>) -> Outcome {
-    let who = generation.generation();
-    let mut rejected = 0;
-    for mutant in mutants::ALL.iter().filter(|mutant| mutant.generation().parent == Some(who.id)) {
-        let name = mutant.generation().id;
-        progress(format!("mutant {name}"));
-        match is_rejected(mutant) {
-            Ok(true) => rejected += 1,
-            Ok(false) => {
-                return Outcome::failed(
-                    &format!("{name} passes as right, although {}", mutant.fault),
-                    "the cases that should show it: crates/harness/src/mutants/mod.rs",
-                );
-            }
-            Err(failure) => {
-                return Outcome::not_run(&format!("the interpreter cannot judge {name}: {}", failure.reason));
-            }
-        }
-    }
-    let Some(kernel) = who.specialisations.first() else { return Outcome::not_run("it has no kernel") };
-    let is_guard = |kind: &MutationKind| matches!(kind, MutationKind::Guard | MutationKind::CopyGuard);
-    let (guard_kinds, order_kinds): (Vec<_>, Vec<_>) = MutationKind::ALL.into_iter().partition(is_guard);
-    let mut scores = Vec::new();
-    for (kinds, limit) in [(order_kinds, None), (guard_kinds, Some(guards))] {
-        let (total, done) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
-        let order = std::sync::atomic::Ordering::Relaxed;
-        let score = mutate::mutate(generation, kernel, &mutate::Options { kinds, limit }, |step| match step {
-            mutate::Step::Mutations(count) => total.store(count, order),
-            mutate::Step::Done => {
-                let done = done.fetch_add(1, order) + 1;
-                progress(format!("{done} of {} mutations of {kernel}", total.load(order)));
-            }
-        });
-        match score {
-            Ok(score) => scores.push(score),
-            Err(error) => return Outcome::not_run(&format!("the interpreter cannot judge mutations: {error}")),
-        }
-    }
-    judge_mutations(who.id, rejected, &scores[0], &scores[1])
-}
-
-/// What the scores of one kernel say: of what orders, and of what guards.
-fn judge_mutations(id: &str, rejected: usize, order: &Score, guards: &Score) -> Outcome {
-    let (noticed, of) = (order.killed(), order.mutants.len());
-    let mut text = format!(
-        "{}: {noticed} of {of} removals of barriers and waits noticed, {} of {} of guards",
-        order.kernel,
-        guards.killed(),
-        guards.mutants.len()
-    );
-    if rejected > 0 {
-        text += &format!("; {rejected} hand-written mutants rejected");
-    }
-    for mutation in order.survivors() {
-        let line =
-            mutation.origin.as_ref().map_or_else(|| format!("PTX line {}", mutation.ptx_line), ToString::to_string);
-        text += &format!("\nnot noticed: {line}: {}", mutation.kind.name());
-    }
-    if (noticed as f64) < ORDER_NOTICED_AT_LEAST * of as f64 {
-        let look_at = format!("each line named: it is not needed, or no case needs it; sdpa mutate {id} tells more");
-        return Outcome::failed(&text, &look_at);
-    }
-    Outcome::passed(&text)
-}
-
 /// The problems of the last step: shapes with and without a causal mask, in f16, that a generation takes.
 pub fn speed_shapes(device: &dyn Device, generation: &dyn Attention, shapes: &[Shape]) -> Vec<Problem> {
     let masks = [Mask::Full, Mask::Causal];
@@ -489,33 +402,10 @@ pub fn speed_shapes(device: &dyn Device, generation: &dyn Attention, shapes: &[S
 mod tests {
     use super::*;
     use crate::generations;
-    use crate::mutants::{Fault, HostDevice, HostGeneration};
-    use crate::mutate::{Kill, Mutant};
+    use crate::mutants::{self, Fault, HostDevice, HostGeneration};
+    use sdpa_core::{DeviceLimits, Generation, LaunchPlan, Unsupported};
 
     fn quiet(_: String) {}
-
-    fn score(killed: usize, total: usize) -> Score {
-        let ptx = "bar.sync 0;\n".repeat(total);
-        let kill = || Kill { by: "race".to_owned(), case: "L1".to_owned() };
-        let mutants = mutate::mutations(&format!(".visible .entry attention()\n{{\n{ptx}ret;\n}}\n")).into_iter();
-        let mutants =
-            mutants.enumerate().map(|(index, mutation)| Mutant { mutation, killed: (index < killed).then(kill) });
-        Score { kernel: "v9/f16_d64".to_owned(), fingerprint: String::new(), mutants: mutants.collect() }
-    }
-
-    #[test]
-    fn most_of_what_orders_must_be_missed() {
-        let guards = score(0, 4);
-        let status = |killed| judge_mutations("v9", 0, &score(killed, 10), &guards).status;
-        assert_eq!([status(10), status(8), status(7)], [Status::Passed, Status::Passed, Status::Failed]);
-        let failed = judge_mutations("v9", 2, &score(1, 2), &guards);
-        insta::assert_snapshot!(failed.detail, @r"
-        v9/f16_d64: 1 of 2 removals of barriers and waits noticed, 0 of 4 of guards; 2 hand-written mutants rejected
-        not noticed: PTX line 4: barrier removed
-        ");
-        // A kernel without a barrier has none to miss.
-        assert_eq!(judge_mutations("v9", 0, &score(0, 0), &guards).status, Status::Passed);
-    }
 
     #[test]
     fn a_property_that_does_not_hold_ends_with_its_smallest_case() {
@@ -593,12 +483,28 @@ mod tests {
         );
     }
 
+    /// Takes nothing but single queries.
+    struct Decoder(HostGeneration);
+
+    impl Attention for Decoder {
+        fn generation(&self) -> &Generation {
+            self.0.generation()
+        }
+
+        fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+            let declined = HostGeneration::new(Fault::DeclinesAll);
+            let planner = if problem.len_q() == 1 { &self.0 } else { &declined };
+            planner.plan(problem, limits)
+        }
+    }
+
     #[test]
     fn whoever_takes_no_acceptance_shape_is_asked_to_decode() {
-        let generation = generations::find("v2f").unwrap();
-        let found = acceptance(&sdpa_core::Interpreter::new(), generation, &quiet);
-        assert_eq!(found.status, Status::Passed, "{found:?}");
-        assert!(found.detail.starts_with("3 cases"), "{found:?}");
+        let found = |fault| acceptance(&HostDevice::default(), &Decoder(HostGeneration::new(fault)), &quiet);
+        let right = found(Fault::None);
+        assert!(right.status == Status::Passed && right.detail.starts_with("3 cases"), "{right:?}");
+        assert_eq!(found(Fault::NoScale).status, Status::Failed);
+        assert_eq!(found(Fault::DeclinesAll).status, Status::NotRun);
     }
 
     #[test]
