@@ -80,7 +80,7 @@ pub enum Grid {
     Targets,
     /// One short sequence: launches and waves count more than arithmetic.
     Short,
-    /// One query over a cache, four query heads a key head.
+    /// One query over a cache: four query heads a key head in batches, and eight with caches of up to 64 K keys.
     Decode,
 }
 
@@ -121,16 +121,13 @@ impl Grid {
                 .into_iter()
                 .flat_map(|head_dim| [64, 128, 256, 512, 1024].map(|length| Shape::square([1, 8, length, head_dim])))
                 .collect(),
-            Self::Decode => [1, 16]
-                .into_iter()
-                .flat_map(|batch| {
-                    [1024, 4096, 16384].map(|len_kv| Shape {
-                        heads_kv: 8,
-                        len_q: 1,
-                        ..Shape::square([batch, 32, len_kv, 128])
-                    })
-                })
-                .collect(),
+            Self::Decode => {
+                let one_query =
+                    |batch, heads_kv, len_kv| Shape { heads_kv, len_q: 1, ..Shape::square([batch, 32, len_kv, 128]) };
+                let batches = [1, 16].into_iter().flat_map(|batch| [1024, 4096, 16384].map(|len_kv| (batch, len_kv)));
+                let batches = batches.map(|(batch, len_kv)| one_query(batch, 8, len_kv));
+                batches.chain([8192, 65536].map(|len_kv| one_query(1, 4, len_kv))).collect()
+            }
         }
     }
 }
