@@ -9,8 +9,8 @@ use sdpa_core::{
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
 
 /// Kernels of a dtype: for each head dimension one of eight warps, which has a multiprocessor to itself, and one of four,
-/// of which several share one.
-const KERNELS: usize = 2 * HEAD_DIMS.len();
+/// of which several share one; for the widest no other.
+const KERNELS: usize = 2 * HEAD_DIMS.len() - 1;
 
 /// Query rows a tile, those of the heads that share a key head counted together.
 const TILE_ROWS: usize = 16;
@@ -67,7 +67,6 @@ static GENERATION: Generation = Generation {
         "d128_g8", ["HEAD_DIM=128", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=1"], 256, 135_168;
         "d128_g4", ["HEAD_DIM=128", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 74_752;
         "d256_g8", ["HEAD_DIM=256", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=1", "BLOCKS_PER_SM=1"], 256, 144_384;
-        "d256_g4", ["HEAD_DIM=256", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=1", "BLOCKS_PER_SM=2"], 128, 76_288;
     ],
     budget: Budget { registers: 255, shared_bytes: 160 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
@@ -99,11 +98,12 @@ impl Attention for V2g {
         // INSIGHT: blocks of four warps add up the same keys in the same order as one of eight, in two passes, so that the
         // choice may follow the batch. What starts and ends in one of them hides behind the others; where all run at once
         // there is nothing to hide behind, and eight warps are done sooner.
-        let [wide, narrow] = [0, 1].map(|kernel| GENERATION.specialisations[KERNELS * bf16 + 2 * width + kernel]);
+        let kernels = &GENERATION.specialisations[KERNELS * bf16..][..KERNELS][2 * width..];
+        let wide = kernels[0];
+        let narrow = if width == HEAD_DIMS.len() - 1 { wide } else { kernels[1] };
+        let at_once = blocks <= u64::from(limits.multiprocessors);
         let fits = wide.shared_bytes <= limits.shared_bytes_per_block;
-        let in_turn = blocks > u64::from(limits.multiprocessors) && narrow.defines.contains(&"PASSES=2");
-        let plan =
-            LaunchPlan::single(Launch::new("v2g", if fits && !in_turn { wide } else { narrow }, blocks, limits)?);
+        let plan = LaunchPlan::single(Launch::new("v2g", if at_once && fits { wide } else { narrow }, blocks, limits)?);
         if parts == 1 || blocks == 0 {
             return Ok(plan);
         }
