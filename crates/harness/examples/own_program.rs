@@ -4,10 +4,10 @@
 //! GPU the buffers may be your own, too: `Cuda::from_stream` takes your cudarc stream, `Buffer::borrowed` your pointers.
 
 use half::f16;
-use sdpa_core::{Attention, DeviceChoice, Mask, Operand, Problem, Tensors};
+use sdpa::{DeviceChoice, Mask, Operand, Problem, Tensors};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let device = sdpa_core::open(DeviceChoice::from_env()?)?;
+    let device = sdpa::open(DeviceChoice::from_env()?)?;
     println!("device: {}", device.name());
 
     // 8 query heads share 2 key heads; 100 queries continue a sequence of 160 positions.
@@ -22,8 +22,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let output = device.allocate(problem.span(Operand::Output) * problem.dtype().bytes())?;
     let lse = device.allocate(problem.lse_len() * size_of::<f32>())?;
 
-    let generation = sdpa_v2d::V2d;
-    println!("plan: {}", generation.plan(&problem, device.limits())?);
+    let (generation, plan) = sdpa::planned(&problem, device.limits())?;
+    println!("plan: {plan}");
     let tensors = Tensors::new(&query, &key, &value, &output).with_lse(&lse);
     generation.forward(&*device, &problem, &tensors)?;
 

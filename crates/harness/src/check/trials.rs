@@ -115,8 +115,8 @@ pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
         let case: Case = line.parse().expect("the lists make valid cases");
         let [as_it_is, small] = [None, Some(1)].map(|multiprocessors| Trial { case: case.clone(), multiprocessors });
         let (kernels, others) = (as_it_is.kernels(generation), small.kernels(generation));
-        let draws =
-            small.subject(generation).plan(&case.problem, &DeviceLimits::H200).is_ok_and(|plan| plan.tickets > 0);
+        let plan = |trial: &Trial| trial.subject(generation).plan(&case.problem, &DeviceLimits::H200).ok();
+        let draws = plan(&small).is_some_and(|plan| plan.tickets > 0) && plan(&small) != plan(&as_it_is);
         let drew = drawing.entry((others.clone().ok(), case.problem.mask().is_causal())).or_default();
         *drew += usize::from(draws);
         let differs = others.is_ok() && (others != kernels || draws && *drew <= 2);

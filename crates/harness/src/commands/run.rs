@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use harness::files::{self, Expected, UserTensors};
-use harness::generations;
 use sdpa_core::{Attention, Device, DeviceKind, LaunchPlan, Mask, Operand, Problem, Tensors, Unsupported};
 use sdpa_ref::{Found, Inputs, Measured, Reference, Rows, Tolerance};
 
@@ -18,7 +17,7 @@ use super::{FAILED, Outcome, generation, open, spinner};
 /// row, in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the error against it.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Run {
-    /// Which generation computes; by default the newest that takes the problem
+    /// Which generation computes; by default the fastest for the problem on the device (crate `sdpa`)
     #[arg(long, value_name = "ID")]
     generation: Option<String>,
     /// The tensors to read
@@ -77,25 +76,16 @@ impl Run {
     }
 }
 
-/// The generation asked for, or the newest that plans for the problem.
+/// The generation asked for, or the fastest.
 fn choose(
     wanted: Option<&'static dyn Attention>,
     problem: &Problem,
     device: &dyn Device,
 ) -> Result<(&'static dyn Attention, LaunchPlan), Unsupported> {
-    let candidates = match wanted {
-        Some(generation) => vec![generation],
-        None => generations::ALL.iter().rev().copied().collect(),
-    };
-    let mut refusal = None;
-    for generation in candidates {
-        match generation.plan(problem, device.limits()) {
-            Ok(plan) => return Ok((generation, plan)),
-            // The newest one's reason is the one worth reading.
-            Err(unsupported) => refusal = refusal.or(Some(unsupported)),
-        }
+    match wanted {
+        Some(generation) => Ok((generation, generation.plan(problem, device.limits())?)),
+        None => sdpa::planned(problem, device.limits()),
     }
-    Err(refusal.expect("there is at least one generation"))
 }
 
 struct Computed {

@@ -1,0 +1,206 @@
+//! Attention by the fastest generation for your problem on your device.
+//!
+//! ```
+//! use sdpa::{Attention, DeviceLimits, Problem};
+//!
+//! let short = Problem::new(1, 8, 512, 64).build()?;
+//! assert_eq!(sdpa::fastest(&short, &DeviceLimits::H200)?.generation().id, "v2e");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Which one that is says a table, [`CHOICES`], from the most special generation to the most general: the first whose
+//! condition holds and which takes the problem. Conditions are about sizes and the device and nothing else, so the same
+//! problem is always given to the same generation, and they are held to the recorded measurements by a test: on every
+//! problem of `results/` the choice is within 3 % of the fastest generation that was measured there.
+//!
+//! A new generation is adopted by a line of the table, once it is measured.
+
+use std::fmt;
+
+// Whoever computes with this crate needs no other.
+pub use sdpa_core::*;
+
+/// A generation and what it is the fastest for.
+pub struct Choice {
+    /// Which one.
+    pub generation: &'static dyn Attention,
+    /// Whether it is for such a problem on such a device; [`Attention::plan`] may still decline.
+    pub suits: fn(&Problem, &DeviceLimits) -> bool,
+    /// The condition in words.
+    pub what_for: &'static str,
+}
+
+impl fmt::Debug for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {}", self.generation.generation().id, self.what_for)
+    }
+}
+
+/// Everything that is chosen from, the most special first.
+pub static CHOICES: [Choice; 10] = [
+    choice(&sdpa_v2g::V2g, decodes, DECODING),
+    choice(&sdpa_v2f::V2f, decodes, DECODING),
+    choice(&sdpa_v2e::V2e, has_keys_to_split, "keys of more than 16 KB a head, where it takes them: few queries"),
+    choice(
+        &sdpa_v2d::V2d,
+        is_one_short_wave,
+        "keys of up to 128 KB a head and no more 64-row tiles than multiprocessors",
+    ),
+    choice(&sdpa_v3d::V3d, always, "everything else on Hopper"),
+    choice(&sdpa_v3c::V3c, always, "what v3d should decline"),
+    choice(&sdpa_v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
+    choice(&sdpa_v2c::V2c, always, "what v2d should decline"),
+    choice(&sdpa_v2b::V2b, always, "what tensor cores do not take"),
+    choice(&sdpa_v1::V1, always, "any strides"),
+];
+
+const DECODING: &str = "up to 16 queries";
+
+const fn choice(
+    generation: &'static dyn Attention,
+    suits: fn(&Problem, &DeviceLimits) -> bool,
+    what_for: &'static str,
+) -> Choice {
+    Choice { generation, suits, what_for }
+}
+
+/// Few enough queries for blocks to share a head's keys out instead.
+fn decodes(problem: &Problem, _: &DeviceLimits) -> bool {
+    problem.len_q() <= 16
+}
+
+/// Elements of a head's keys as kernels hold them, whose narrowest are 64 wide.
+fn key_elements(problem: &Problem) -> usize {
+    problem.len_kv() * problem.head_dim().max(64)
+}
+
+/// With fewer keys, warps that split them take longer to meet than they save.
+fn has_keys_to_split(problem: &Problem, _: &DeviceLimits) -> bool {
+    key_elements(problem) > 8192
+}
+
+/// All of it runs at once in blocks of mma.sync, and is done before Hopper's pipeline has paid for its start.
+fn is_one_short_wave(problem: &Problem, limits: &DeviceLimits) -> bool {
+    let tiles = problem.len_q().div_ceil(64) * problem.batch() * problem.heads_q();
+    key_elements(problem) <= 65_536 && tiles <= limits.multiprocessors as usize
+}
+
+fn always(_: &Problem, _: &DeviceLimits) -> bool {
+    true
+}
+
+/// Generations that would compute a problem on a device with these limits, the best choice first. One may be named twice.
+pub fn candidates<'a>(
+    problem: &'a Problem,
+    limits: &'a DeviceLimits,
+) -> impl Iterator<Item = &'static dyn Attention> + use<'a> {
+    let suiting = CHOICES.iter().filter(|choice| (choice.suits)(problem, limits));
+    suiting.map(|choice| choice.generation).filter(|generation| generation.plan(problem, limits).is_ok())
+}
+
+/// The fastest generation for a problem on a device with these limits. Pure: the same answer for the same question.
+///
+/// # Errors
+/// [`Unsupported`] where none takes it: why the generation that suits best does not.
+pub fn fastest(problem: &Problem, limits: &DeviceLimits) -> std::result::Result<&'static dyn Attention, Unsupported> {
+    Ok(planned(problem, limits)?.0)
+}
+
+/// The same with its plan.
+///
+/// # Errors
+/// As [`fastest`].
+pub fn planned(
+    problem: &Problem,
+    limits: &DeviceLimits,
+) -> std::result::Result<(&'static dyn Attention, LaunchPlan), Unsupported> {
+    let mut refusal = None;
+    for Choice { generation, suits, .. } in &CHOICES {
+        if !suits(problem, limits) {
+            continue;
+        }
+        match generation.plan(problem, limits) {
+            Ok(plan) => return Ok((*generation, plan)),
+            Err(unsupported) => refusal = refusal.or(Some(unsupported)),
+        }
+    }
+    Err(refusal.expect("the last choices suit always"))
+}
+
+/// Attention by [`fastest`]: queues it and returns; [`Device::synchronize`] waits for it.
+///
+/// # Errors
+/// As [`Attention::forward`].
+pub fn forward(device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) -> Result<()> {
+    Fastest.forward(device, problem, tensors)
+}
+
+/// [`fastest`] where a generation is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fastest;
+
+static FASTEST: Generation = Generation {
+    id: "fastest",
+    title: "the fastest generation for the problem on the device",
+    parent: None,
+    specialisations: &[],
+    budget: Budget { registers: 255, shared_bytes: 227 * 1024, spill_bytes: 0 },
+    accuracy: Accuracy::Standard,
+    // What the strictest asks for; `forward` asks for no more than the one chosen does.
+    alignment: 16,
+};
+
+impl Attention for Fastest {
+    fn generation(&self) -> &Generation {
+        &FASTEST
+    }
+
+    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported> {
+        Ok(planned(problem, limits)?.1)
+    }
+
+    fn forward(&self, device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) -> Result<()> {
+        fastest(problem, device.limits())?.forward(device, problem, tensors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(problem: sdpa_core::ProblemBuilder, limits: &DeviceLimits) -> &'static str {
+        fastest(&problem.build().unwrap(), limits).unwrap().generation().id
+    }
+
+    #[test]
+    fn sizes_and_devices_decide() {
+        let decoding = Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096);
+        let tiny = Problem::new(1, 8, 64, 64);
+        let short = Problem::new(1, 8, 512, 64);
+        let wave = Problem::new(1, 8, 1024, 64);
+        let full = Problem::new(2, 16, 8192, 128);
+        let ids = |limits| [&decoding, &tiny, &short, &wave, &full].map(|problem| chosen(problem.clone(), limits));
+        assert_eq!(ids(&DeviceLimits::H200), ["v2g", "v2d", "v2e", "v2d", "v3d"]);
+        let ids = ids(&DeviceLimits::A100);
+        assert!(ids[0] != "v3d" && ids[4] == "v2d", "{ids:?}");
+    }
+
+    #[test]
+    fn whatever_nobody_takes_is_refused_in_the_best_ones_words() {
+        let turing = DeviceLimits { compute_capability: (7, 5), ..DeviceLimits::A100 };
+        let problem = Problem::new(1, 8, 512, 64).build().unwrap();
+        assert!(fastest(&problem, &turing).is_err());
+        assert!(Fastest.plan(&problem, &turing).is_err());
+        assert_eq!(candidates(&problem, &turing).count(), 0);
+    }
+
+    /// What the facade promises, everybody keeps.
+    #[test]
+    fn its_promises_are_everybodys() {
+        for Choice { generation, .. } in &CHOICES {
+            let who = generation.generation();
+            assert_eq!(who.accuracy, FASTEST.accuracy, "{}", who.id);
+            assert!(who.alignment <= FASTEST.alignment, "{}", who.id);
+        }
+    }
+}
