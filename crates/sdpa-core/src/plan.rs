@@ -167,6 +167,12 @@ pub enum Unsupported {
         /// The fewest that it takes.
         least: usize,
     },
+    /// No mask, for a generation whose idea is about causal ones.
+    #[error("{generation} is for causal masks; this problem has none: its parent takes it")]
+    Unmasked {
+        /// Who declines.
+        generation: &'static str,
+    },
     /// More queries than a generation for decoding takes.
     #[error("{generation} takes at most {most} queries a head; this problem has {found}: its parent takes it")]
     ManyQueries {

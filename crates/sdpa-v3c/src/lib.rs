@@ -62,7 +62,7 @@ impl Attention for V3c {
 }
 
 /// As many blocks as multiprocessors, or tiles if these are fewer; `generation` has this one's kernels in this one's
-/// order.
+/// order, as far as its head dimensions go.
 ///
 /// # Errors
 ///
@@ -74,7 +74,7 @@ pub fn plan_persistent_blocks(
 ) -> Result<LaunchPlan, Unsupported> {
     require::head_dim_up_to(generation.id, problem, 256)?;
     require::tensor_maps(generation.id, problem)?;
-    let of_each_dtype = NARROW_KERNELS + WIDE_HEAD_DIMS.len();
+    let of_each_dtype = generation.specialisations.len() / 2;
     let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
     let kernels = &generation.specialisations[first..][..of_each_dtype];
     let kernel = match problem.head_dim() <= NARROW_HEAD_DIM {

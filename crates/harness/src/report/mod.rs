@@ -118,7 +118,8 @@ pub struct Entry {
     pub figure: Figure,
     /// True for other people's kernels.
     pub peer: bool,
-    /// True where today's plan takes another kernel, or the kernel's source has changed.
+    /// True where today's plan takes another kernel, or the kernel's source has changed. Figures of problems that the
+    /// generation declines today are left out.
     pub stale: bool,
 }
 
@@ -212,8 +213,12 @@ impl Evidence {
                     generations.iter().copied().find(|generation| generation.generation().id == figure.contender);
                 match generation {
                     Some(generation) => {
-                        let stale = figure.kernel != kernel_today(generation, &figure, &limits)?;
-                        entries.push(Entry { figure, peer: false, stale });
+                        let now = kernel_today(generation, &figure, &limits)?;
+                        // What a generation leaves to its parent by now is no figure of its.
+                        if now.is_some() {
+                            let stale = figure.kernel != now;
+                            entries.push(Entry { figure, peer: false, stale });
+                        }
                     }
                     None if figure.kernel.is_none() => entries.push(Entry { figure, peer: true, stale: false }),
                     // A generation that is no more.
