@@ -167,11 +167,18 @@ pub enum Unsupported {
         /// The fewest that it takes.
         least: usize,
     },
-    /// No mask, for a generation whose idea is about causal ones.
-    #[error("{generation} is for causal masks; this problem has none: its parent takes it")]
+    /// No mask, a large head dimension and several tiles a block, for a generation whose idea is about causal ones.
+    #[error(
+        "{generation} takes head dimensions over {largest} without a mask only where all tiles run at once; this problem \
+         has {found}: its parent takes it"
+    )]
     Unmasked {
         /// Who declines.
         generation: &'static str,
+        /// The problem's head dimension.
+        found: usize,
+        /// The largest that it takes without a mask, however many tiles there are.
+        largest: usize,
     },
     /// More queries than a generation for decoding takes.
     #[error("{generation} takes at most {most} queries a head; this problem has {found}: its parent takes it")]

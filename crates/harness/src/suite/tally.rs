@@ -117,7 +117,7 @@ pub(super) fn kind_of(reason: &Unsupported) -> String {
         Unsupported::Grid { .. } => "grid too large".to_owned(),
         Unsupported::Long { limit, .. } => format!("more than {limit} query tiles"),
         Unsupported::FewKeys { least, .. } => format!("fewer than {least} keys"),
-        Unsupported::Unmasked { .. } => "no mask".to_owned(),
+        Unsupported::Unmasked { largest, .. } => format!("no mask, head_dim over {largest} and several tiles a block"),
         Unsupported::ManyQueries { most, .. } => format!("more than {most} queries"),
         Unsupported::Tickets { limit, .. } => format!("more than {limit} counters"),
         Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),

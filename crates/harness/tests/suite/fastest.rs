@@ -12,11 +12,10 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use sdpa_core::{DeviceLimits, Problem};
 
-/// How much longer than the fastest the choice may take. Two runs of the same kernels differ by as much.
+/// How much longer than the fastest the choice may take: as much as a verdict needs, since two runs of the same kernels
+/// differ by as much.
 const SLACK: f64 = 1.03;
-
-/// Problems on which the choice may take longer, in the words of a case, how many times as long at most, and why.
-const EXCEPTIONS: [(&str, f64, &str); 0] = [];
+const SLACK_US: f64 = 0.4;
 
 /// Of the generations with a figure of this problem, the choice and the fastest. Whoever was not measured there yet is
 /// passed over: the record says nothing of it.
@@ -35,9 +34,7 @@ fn slow_choices(record: &Record) -> (usize, Vec<String>) {
     let slow = problems.iter().filter_map(|problem| {
         let (choice, fastest) = choice_and_fastest(record, problem)?;
         let ratio = choice.median_us / fastest.median_us;
-        let excuse = EXCEPTIONS.iter().find(|(line, ..)| *line == problem.to_string());
-        let most = excuse.map_or(SLACK, |(_, most, _)| *most);
-        (ratio > most)
+        (ratio > SLACK && choice.median_us > fastest.median_us + SLACK_US)
             .then(|| format!("{problem}: {} takes {ratio:.3} times as long as {}", choice.contender, fastest.contender))
     });
     let slow = slow.collect();
@@ -63,7 +60,7 @@ fn on_every_recorded_problem_the_choice_is_within_three_percent_of_the_fastest()
     assert!(records >= 4, "acceptance, targets, short, decode: only {records} found");
 }
 
-/// The test above would notice: a record in which somebody else is 4 % faster.
+/// The test above would notice: a record in which somebody else is 4 % and half a microsecond faster.
 #[test]
 fn a_slow_choice_is_noticed() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../results/nvidia-h200-short-f16.json");
@@ -74,7 +71,7 @@ fn a_slow_choice_is_noticed() {
             .figures
             .iter_mut()
             .find(|figure| figure.kernel.is_some() && figure.is_of(&problem) && figure.contender != choice.contender);
-        other.unwrap().median_us = choice.median_us / 1.04;
+        other.unwrap().median_us = (choice.median_us / 1.04).min(choice.median_us - 0.5);
     }
     let (problems, slow) = slow_choices(&record);
     assert_eq!(slow.len(), problems, "{slow:?}");

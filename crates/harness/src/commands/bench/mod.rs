@@ -20,8 +20,8 @@ use sitting::Sitting;
 /// Time the generations against one another, and against peers; needs a GPU
 ///
 /// Every generation is verified on each problem before it is timed there. Contenders take turns, so that clocks and
-/// temperature are everybody's alike; the figure is the median of the samples. A verdict needs 3 % between the spreads
-/// (faster, slower) or medians within 1 % (same); what lies between is ambiguous.
+/// temperature are everybody's alike; the figure is the median of the samples. A verdict needs 3 % and 0.4 µs
+/// between the spreads (faster, slower) or medians within 1 % (same); what lies between is ambiguous.
 ///
 /// A generation that is right on a problem is not timed there where its verified pass took more than 20 ms and more than
 /// 10 times the fastest generation's; the record says so by its name.
