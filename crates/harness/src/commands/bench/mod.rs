@@ -330,7 +330,7 @@ mod tests {
             [
                 "nvidia-h200-acceptance-f16.json: 6",
                 "nvidia-h200-short-f16.json: 20",
-                "nvidia-h200-decode-bf16.json: 6",
+                "nvidia-h200-decode-bf16.json: 8",
                 "nvidia-h200-targets-bf16.json: 42",
             ]
         );
