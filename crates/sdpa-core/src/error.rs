@@ -83,7 +83,9 @@ pub enum Error {
     },
     /// NVRTC is not there.
     #[error(
-        "no compiler: libnvrtc could not be loaded; install kernels/requirements.txt and add its lib folder to LD_LIBRARY_PATH"
+        "no compiler: libnvrtc could not be loaded. In the repository's root:\n  \
+         pip install --no-deps --target target/cuda -r kernels/requirements.txt\n  \
+         export LD_LIBRARY_PATH=$PWD/target/cuda/nvidia/cu13/lib"
     )]
     NoCompiler,
     /// The CUDA headers that kernels include are not there.

@@ -37,9 +37,14 @@ impl fmt::Debug for Choice {
 }
 
 /// Everything that is chosen from, the most special first.
-pub static CHOICES: [Choice; 10] = [
+pub static CHOICES: [Choice; 11] = [
     choice(&sdpa_v2g::V2g, decodes, DECODING),
     choice(&sdpa_v2f::V2f, decodes, DECODING),
+    choice(
+        &sdpa_v2c::V2c,
+        is_one_tile_of_keys,
+        "keys of up to 8 KB a head and no more 64-row tiles than multiprocessors",
+    ),
     choice(&sdpa_v2e::V2e, has_keys_to_split, "keys of more than 16 KB a head, where it takes them: few queries"),
     choice(
         &sdpa_v2d::V2d,
@@ -79,10 +84,19 @@ fn has_keys_to_split(problem: &Problem, _: &DeviceLimits) -> bool {
     key_elements(problem) > 8192
 }
 
+/// Tiles of so many query rows are no more than multiprocessors.
+fn is_one_wave(problem: &Problem, limits: &DeviceLimits, rows: usize) -> bool {
+    problem.len_q().div_ceil(rows) * problem.batch() * problem.heads_q() <= limits.multiprocessors as usize
+}
+
+/// One tile of keys: nothing to rescale and nothing to load ahead.
+fn is_one_tile_of_keys(problem: &Problem, limits: &DeviceLimits) -> bool {
+    key_elements(problem) <= 4096 && is_one_wave(problem, limits, 64)
+}
+
 /// All of it runs at once in blocks of mma.sync, and is done before Hopper's pipeline has paid for its start.
 fn is_one_short_wave(problem: &Problem, limits: &DeviceLimits) -> bool {
-    let tiles = problem.len_q().div_ceil(64) * problem.batch() * problem.heads_q();
-    key_elements(problem) <= 65_536 && tiles <= limits.multiprocessors as usize
+    key_elements(problem) <= 65_536 && is_one_wave(problem, limits, 64)
 }
 
 fn always(_: &Problem, _: &DeviceLimits) -> bool {
@@ -179,10 +193,12 @@ mod tests {
         let short = Problem::new(1, 8, 512, 64);
         let wave = Problem::new(1, 8, 1024, 64);
         let full = Problem::new(2, 16, 8192, 128);
-        let ids = |limits| [&decoding, &tiny, &short, &wave, &full].map(|problem| chosen(problem.clone(), limits));
-        assert_eq!(ids(&DeviceLimits::H200), ["v2g", "v2d", "v2e", "v2d", "v3d"]);
+        let causal = Problem::new(2, 16, 8192, 128).mask(Mask::Causal);
+        let ids =
+            |limits| [&decoding, &tiny, &short, &wave, &full, &causal].map(|problem| chosen(problem.clone(), limits));
+        assert_eq!(ids(&DeviceLimits::H200), ["v2g", "v2c", "v2e", "v2d", "v3c", "v3d"]);
         let ids = ids(&DeviceLimits::A100);
-        assert!(ids[0] != "v3d" && ids[4] == "v2d", "{ids:?}");
+        assert_eq!(ids[3..], ["v2d"; 3]);
     }
 
     #[test]
