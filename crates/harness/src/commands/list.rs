@@ -36,8 +36,10 @@ struct Entry {
 struct Capability {
     dtype: &'static str,
     head_dims: Vec<usize>,
-    /// The longest of [`LENGTHS`] that is taken for one sequence of 8 heads; none where all are.
+    /// The longest of [`LENGTHS`] that is taken for one sequence of 8 heads; none where all are, or none is.
     longest: Option<usize>,
+    /// No more than a few queries are taken: it decodes.
+    decodes: bool,
 }
 
 #[derive(Serialize)]
@@ -98,22 +100,27 @@ fn kilobytes(bytes: u32) -> String {
     }
 }
 
-/// What a generation takes is what it plans for, so its plan is asked: short and long problems on each GPU.
+/// Keys that a single query is asked about.
+const CACHE: usize = 4096;
+
+/// What a generation takes is what it plans for, so its plan is asked: short and long problems on each GPU, and decoding.
 fn entry(generation: &'static dyn Attention) -> Entry {
     let who = generation.generation();
-    let plans = |dtype, head_dim, length, limits: &DeviceLimits| {
-        let problem = Problem::new(1, 8, length, head_dim).dtype(dtype).build();
+    let plans = |dtype, head_dim, [queries, keys]: [usize; 2], limits: &DeviceLimits| {
+        let problem = Problem::new(1, 8, queries, head_dim).len_kv(keys).dtype(dtype).build();
         problem.is_ok_and(|problem| generation.plan(&problem, limits).is_ok())
     };
     let head_dims = |dtype, limits: &DeviceLimits| {
-        let taken = |head_dim: &usize| LENGTHS.into_iter().any(|length| plans(dtype, *head_dim, length, limits));
+        let sizes = || LENGTHS.into_iter().map(|length| [length, length]).chain([[1, CACHE]]);
+        let taken = |head_dim: &usize| sizes().any(|size| plans(dtype, *head_dim, size, limits));
         (8..=MAX_HEAD_DIM).step_by(8).filter(taken).collect::<Vec<_>>()
     };
     let longest = |dtype, head_dims: &[usize]| {
         let taken = |length: &usize| {
-            GPUS.iter().any(|(_, limits)| head_dims.iter().any(|head_dim| plans(dtype, *head_dim, *length, limits)))
+            let size = [*length, *length];
+            GPUS.iter().any(|(_, limits)| head_dims.iter().any(|head_dim| plans(dtype, *head_dim, size, limits)))
         };
-        LENGTHS.into_iter().rev().find(taken).filter(|longest| LENGTHS.last() != Some(longest))
+        LENGTHS.into_iter().rev().find(taken)
     };
     let dtypes = [Dtype::F16, Dtype::Bf16];
     let takes = dtypes
@@ -122,7 +129,10 @@ fn entry(generation: &'static dyn Attention) -> Entry {
             // The widest answer of any GPU; where one takes less, its plans say why.
             let head_dims = GPUS.iter().map(|(_, limits)| head_dims(dtype, limits)).max_by_key(Vec::len);
             let head_dims = head_dims.unwrap_or_default();
-            Capability { dtype: dtype.name(), longest: longest(dtype, &head_dims), head_dims }
+            let longest = longest(dtype, &head_dims);
+            let all = longest == LENGTHS.last().copied();
+            let decodes = longest.is_none();
+            Capability { dtype: dtype.name(), longest: longest.filter(|_| !all), decodes, head_dims }
         })
         .filter(|capability| !capability.head_dims.is_empty())
         .collect();
@@ -155,6 +165,7 @@ impl Capability {
             }
         };
         match self.longest {
+            None if self.decodes => format!("{dims} (few queries)"),
             Some(longest) => format!("{dims} (8 heads of L ≤ {longest})"),
             None => dims,
         }
