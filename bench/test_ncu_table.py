@@ -21,7 +21,7 @@ TIME, DRAM = "gpu__time_duration.sum", "dram__throughput.avg.pct_of_peak_sustain
 BARRIER, LONG = table.STALL.format("barrier"), table.STALL.format("long_scoreboard")
 
 # As `ncu --csv --page raw --print-units base --log-file` writes it: its own lines, the header, the units, the kernels.
-CSV = f'''==PROF== Connected to process 4711 (/root/sdpa)
+CSV = f'''==PROF== Connected to process 4711 (sdpa)
 ==PROF== Profiling "attention" - 0: 0%....50%....100% - 9 passes
 ==PROF== Disconnected from process 4711
 "ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size","Device","CC",\

@@ -34,14 +34,22 @@ static GENERATION: Generation = Generation {
     parent: Some("v2e"),
     // In the order that `plan` counts in.
     specialisations: for_both_dtypes![kernel:
-        "d64_m16", ["HEAD_DIM=64", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=32", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 67_584;
-        "d64_m64", ["HEAD_DIM=64", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=64", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 40_960;
-        "d96_m16", ["HEAD_DIM=96", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 52_224;
-        "d96_m64", ["HEAD_DIM=96", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=64", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 61_440;
-        "d128_m16", ["HEAD_DIM=128", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=3"], 128, 69_632;
-        "d128_m64", ["HEAD_DIM=128", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=64", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 81_920;
-        "d256_m16", ["HEAD_DIM=256", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=1", "BLOCKS_PER_SM=2"], 128, 76_288;
-        "d256_m64", ["HEAD_DIM=256", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=32", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 100_864;
+        "d64_m16", ["HEAD_DIM=64", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=32",
+            "STAGES=2", "BLOCKS_PER_SM=3"], 128, 67_584;
+        "d64_m64", ["HEAD_DIM=64", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=64",
+            "STAGES=2", "BLOCKS_PER_SM=2"], 128, 40_960;
+        "d96_m16", ["HEAD_DIM=96", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=16",
+            "STAGES=2", "BLOCKS_PER_SM=3"], 128, 52_224;
+        "d96_m64", ["HEAD_DIM=96", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=64",
+            "STAGES=2", "BLOCKS_PER_SM=2"], 128, 61_440;
+        "d128_m16", ["HEAD_DIM=128", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=16",
+            "STAGES=2", "BLOCKS_PER_SM=3"], 128, 69_632;
+        "d128_m64", ["HEAD_DIM=128", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=64",
+            "STAGES=2", "BLOCKS_PER_SM=2"], 128, 81_920;
+        "d256_m16", ["HEAD_DIM=256", "ROW_WARPS=1", "KEY_GROUPS=4", "TILE_KEYS=16",
+            "STAGES=1", "BLOCKS_PER_SM=2"], 128, 76_288;
+        "d256_m64", ["HEAD_DIM=256", "ROW_WARPS=4", "KEY_GROUPS=1", "TILE_KEYS=32",
+            "STAGES=2", "BLOCKS_PER_SM=2"], 128, 100_864;
         "merge_m16", ["MERGE", "ROW_WARPS=1"], 256, 4160;
         "merge_m64", ["MERGE", "ROW_WARPS=4"], 256, 4160;
     ],
@@ -99,11 +107,16 @@ impl Attention for V2f {
             return Ok(LaunchPlan::single(attend));
         }
         let merge = Launch::new("v2f", merge, blocks, limits)?;
-        // Of every part of every row an unnormalised output, its maximum and its sum, in f32.
-        let part_bytes = (problem.head_dim() + 2) * size_of::<f32>();
-        let workspace_bytes = problem.batch() * problem.heads_q() * problem.len_q() * parts * part_bytes;
+        let workspace_bytes = workspace_bytes(problem, parts);
         Ok(LaunchPlan { launches: vec![attend, merge], workspace_bytes, ..LaunchPlan::default() })
     }
+}
+
+/// What the parts leave to whoever merges them (`Workspace` in `kernels/common/split_keys.cuh`): of every part of every
+/// row an unnormalised output, its maximum and its sum, in f32.
+pub fn workspace_bytes(problem: &Problem, parts: usize) -> usize {
+    let part_bytes = (problem.head_dim() + 2) * size_of::<f32>();
+    problem.batch() * problem.heads_q() * problem.len_q() * parts * part_bytes
 }
 
 /// More than sixteen queries are worth a second launch where they leave multiprocessors idle for long.

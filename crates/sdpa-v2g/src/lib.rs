@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
-    Specialisation, Unsupported, require,
+    Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
@@ -44,29 +44,26 @@ const fn kernel(
     }
 }
 
-/// The same kernels for both dtypes: each line is `name, defines, threads, shared bytes`.
-macro_rules! for_both_dtypes {
-    ($($name:literal, [$($define:literal),*], $threads:literal, $shared_bytes:literal;)*) => {
-        &[
-            $(kernel(concat!("f16_", $name), &["ROW_WARPS=1", $($define),*], $threads, $shared_bytes),)*
-            $(kernel(concat!("bf16_", $name), &["DTYPE_BF16", "ROW_WARPS=1", $($define),*], $threads, $shared_bytes),)*
-        ]
-    };
-}
-
 static GENERATION: Generation = Generation {
     id: "v2g",
     title: "one launch for decoding: the last block to finish merges the parts",
     parent: Some("v2f"),
     // In the order that `plan` counts in.
-    specialisations: for_both_dtypes![
-        "d64_g8", ["HEAD_DIM=64", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=4", "BLOCKS_PER_SM=1"], 256, 133_120;
-        "d64_g4", ["HEAD_DIM=64", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16", "STAGES=4", "BLOCKS_PER_SM=3"], 128, 67_584;
-        "d96_g8", ["HEAD_DIM=96", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=3", "BLOCKS_PER_SM=1"], 256, 150_528;
-        "d96_g4", ["HEAD_DIM=96", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16", "STAGES=3", "BLOCKS_PER_SM=2"], 128, 76_800;
-        "d128_g8", ["HEAD_DIM=128", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=1"], 256, 135_168;
-        "d128_g4", ["HEAD_DIM=128", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16", "STAGES=2", "BLOCKS_PER_SM=2"], 128, 74_752;
-        "d256_g8", ["HEAD_DIM=256", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=1", "BLOCKS_PER_SM=1"], 256, 144_384;
+    specialisations: for_both_dtypes![kernel:
+        "d64_g8", ["ROW_WARPS=1", "HEAD_DIM=64", "KEY_GROUPS=8", "TILE_KEYS=16",
+            "STAGES=4", "BLOCKS_PER_SM=1"], 256, 133_120;
+        "d64_g4", ["ROW_WARPS=1", "HEAD_DIM=64", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16",
+            "STAGES=4", "BLOCKS_PER_SM=3"], 128, 67_584;
+        "d96_g8", ["ROW_WARPS=1", "HEAD_DIM=96", "KEY_GROUPS=8", "TILE_KEYS=16",
+            "STAGES=3", "BLOCKS_PER_SM=1"], 256, 150_528;
+        "d96_g4", ["ROW_WARPS=1", "HEAD_DIM=96", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16",
+            "STAGES=3", "BLOCKS_PER_SM=2"], 128, 76_800;
+        "d128_g8", ["ROW_WARPS=1", "HEAD_DIM=128", "KEY_GROUPS=8", "TILE_KEYS=16",
+            "STAGES=2", "BLOCKS_PER_SM=1"], 256, 135_168;
+        "d128_g4", ["ROW_WARPS=1", "HEAD_DIM=128", "KEY_GROUPS=4", "PASSES=2", "TILE_KEYS=16",
+            "STAGES=2", "BLOCKS_PER_SM=2"], 128, 74_752;
+        "d256_g8", ["ROW_WARPS=1", "HEAD_DIM=256", "KEY_GROUPS=8", "TILE_KEYS=16",
+            "STAGES=1", "BLOCKS_PER_SM=1"], 256, 144_384;
     ],
     budget: Budget { registers: 255, shared_bytes: 160 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
@@ -107,9 +104,7 @@ impl Attention for V2g {
         if parts == 1 || blocks == 0 {
             return Ok(plan);
         }
-        // Of every part of every row an unnormalised output, its maximum and its sum, in f32.
-        let part_bytes = (problem.head_dim() + 2) * size_of::<f32>();
-        let workspace_bytes = problem.batch() * problem.heads_q() * problem.len_q() * parts * part_bytes;
+        let workspace_bytes = sdpa_v2f::workspace_bytes(problem, parts);
         LaunchPlan { workspace_bytes, ..plan }.counting_arrivals("v2g", tiles)
     }
 }

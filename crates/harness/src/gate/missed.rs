@@ -133,10 +133,8 @@ fn places<'s>(order: &'s Score, source: &str) -> Vec<PlaceOfOrder<'s>> {
 
 /// The statement of the kernel's own file that a mutation takes out, and the calls inside of it; all calls where it is of no
 /// such file.
-fn statement_of(mutation: &Mutation, source: &str) -> Option<Vec<(String, u32)>> {
-    let origin = mutation.origin.as_ref()?;
-    let chain = std::iter::once((origin.file.clone(), origin.line)).chain(origin.callers.iter().cloned());
-    let mut calls: Vec<(String, u32)> = chain.collect();
+fn statement_of<'m>(mutation: &'m Mutation, source: &str) -> Option<Vec<(&'m str, u32)>> {
+    let mut calls: Vec<(&str, u32)> = mutation.origin.as_ref()?.chain().collect();
     if let Some(own) = calls.iter().position(|(file, _)| file.strip_prefix("kernels/") == Some(source)) {
         calls.truncate(own + 1);
     }

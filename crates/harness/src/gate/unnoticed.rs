@@ -3,7 +3,7 @@
 use sdpa_core::embedded_file;
 
 use crate::generations;
-use crate::mutate::Mutation;
+use crate::mutate::{Mutation, Origin};
 
 const LIST: &str = include_str!("unnoticed.txt");
 
@@ -42,29 +42,22 @@ pub(super) fn reason(generation: &str, mutation: &Mutation) -> Option<&'static s
 
 /// The source lines that a mutation's statement was inlined through, innermost first, each with the one before it.
 fn source_pairs(mutation: &Mutation) -> Vec<String> {
-    let pair = |(file, line): &(String, u32)| {
+    let pair = |(file, line): (&str, u32)| {
         let lines: Vec<&str> = embedded_file(file.strip_prefix("kernels/")?)?.lines().map(str::trim).collect();
-        let index = (*line as usize).checked_sub(1).filter(|index| *index < lines.len())?;
+        let index = (line as usize).checked_sub(1).filter(|index| *index < lines.len())?;
         let before = lines[..index].iter().rev().find(|line| !line.is_empty()).copied().unwrap_or_default();
         Some(format!("{before} {}", lines[index]))
     };
-    chain(mutation).iter().filter_map(pair).collect()
+    mutation.origin.iter().flat_map(Origin::chain).filter_map(pair).collect()
 }
 
 /// The same lines alone, for people.
 pub(super) fn source_lines(mutation: &Mutation) -> Vec<String> {
-    let line = |(file, line): &(String, u32)| {
-        let text = embedded_file(file.strip_prefix("kernels/")?)?.lines().nth((*line as usize).checked_sub(1)?)?;
+    let line = |(file, line): (&str, u32)| {
+        let text = embedded_file(file.strip_prefix("kernels/")?)?.lines().nth((line as usize).checked_sub(1)?)?;
         Some(text.trim().to_owned())
     };
-    chain(mutation).iter().filter_map(line).collect()
-}
-
-fn chain(mutation: &Mutation) -> Vec<(String, u32)> {
-    let origin = mutation.origin.iter();
-    origin
-        .flat_map(|origin| std::iter::once((origin.file.clone(), origin.line)).chain(origin.callers.iter().cloned()))
-        .collect()
+    mutation.origin.iter().flat_map(Origin::chain).filter_map(line).collect()
 }
 
 #[cfg(test)]

@@ -83,6 +83,14 @@ pub struct Origin {
     pub callers: Vec<(String, u32)>,
 }
 
+impl Origin {
+    /// File and line of the statement itself and of every call that it was inlined through, innermost first.
+    pub fn chain(&self) -> impl Iterator<Item = (&str, u32)> {
+        let callers = self.callers.iter().map(|(file, line)| (file.as_str(), *line));
+        std::iter::once((self.file.as_str(), self.line)).chain(callers)
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.file, self.line)?;

@@ -250,15 +250,20 @@ impl Evidence {
 
     /// Peers with a figure of a problem that `wanted` holds of, in the order they were first timed.
     pub fn peers(&self, wanted: impl Fn(&Figure) -> bool) -> Vec<&str> {
-        let mut names: Vec<&str> = Vec::new();
-        for entry in self.sittings.iter().flat_map(|sitting| &sitting.entries) {
-            let name = entry.figure.contender.as_str();
-            if entry.peer && wanted(&entry.figure) && !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        names
+        peers_among(self.sittings.iter().flat_map(|sitting| &sitting.entries), wanted)
     }
+}
+
+/// Peers with a figure that `wanted` holds of, in the order of their first.
+fn peers_among<'a>(entries: impl Iterator<Item = &'a Entry>, wanted: impl Fn(&Figure) -> bool) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for entry in entries.filter(|entry| entry.peer && wanted(&entry.figure)) {
+        let name = entry.figure.contender.as_str();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 impl Sitting {
@@ -274,8 +279,18 @@ impl Sitting {
 
     /// The fastest peer's figure of a problem.
     pub fn best_peer<'a>(&'a self, problem: &Problem) -> Option<&'a Entry> {
-        let peers = self.on(problem).filter(|entry| entry.peer);
-        peers.min_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us))
+        self.fastest(problem, |entry| entry.peer)
+    }
+
+    /// The fastest figure of a problem among those that `wanted` holds of.
+    fn fastest<'a>(&'a self, problem: &Problem, wanted: impl Fn(&Entry) -> bool) -> Option<&'a Entry> {
+        let figures = self.on(problem).filter(|entry| wanted(entry));
+        figures.min_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us))
+    }
+
+    /// All peers, in the order they were first timed.
+    fn peers(&self) -> Vec<&str> {
+        peers_among(self.entries.iter(), |_| true)
     }
 }
 

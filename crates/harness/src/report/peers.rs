@@ -2,10 +2,9 @@
 
 use sdpa_core::Problem;
 
-use super::table::{NOTHING, circumstances, line, marked, tflops};
+use super::table::{NOTHING, circumstances, line, tflops, time};
 use super::{Entry, Evidence, Pick, Sitting};
 use crate::acceptance::shape_of;
-use crate::table::microseconds;
 
 /// The page's name.
 pub const FILE: &str = "peers.md";
@@ -99,12 +98,7 @@ pub fn render(evidence: &Evidence) -> String {
 }
 
 fn rows(sitting: &Sitting) -> String {
-    let mut peers: Vec<&str> = Vec::new();
-    for entry in sitting.entries.iter().filter(|entry| entry.peer) {
-        if !peers.contains(&entry.figure.contender.as_str()) {
-            peers.push(&entry.figure.contender);
-        }
-    }
+    let peers = sitting.peers();
     let mut titles = ["problem", "mask", "dtype", "ours", "µs", "TFLOP/s"].map(str::to_owned).to_vec();
     titles.extend(peers.iter().map(|peer| (*peer).to_owned()));
     titles.push("×".to_owned());
@@ -112,19 +106,15 @@ fn rows(sitting: &Sitting) -> String {
     let mut text = line(&titles) + &line(&rules.collect::<Vec<_>>());
     for problem in problems(sitting) {
         let own = fastest(sitting, &problem, Ours::Fastest);
-        let time = |entry: Option<&Entry>| match entry {
-            Some(entry) => marked(microseconds(entry.figure.median_us), entry.stale),
-            None => NOTHING.to_owned(),
-        };
         let mut row = vec![
             shape_of(&problem),
             problem.mask().name().to_owned(),
             problem.dtype().to_string(),
             own.map_or(NOTHING.to_owned(), |entry| entry.figure.contender.clone()),
-            time(own),
-            tflops(own.map(|entry| Pick { sitting, entry }), &problem),
+            time(pick(sitting, own)),
+            tflops(pick(sitting, own), &problem),
         ];
-        row.extend(peers.iter().map(|peer| time(sitting.of(peer, &problem))));
+        row.extend(peers.iter().map(|peer| time(pick(sitting, sitting.of(peer, &problem)))));
         row.push(match pair(sitting, &problem, Ours::Fastest) {
             Some((own, peer)) => format!("{:.3}", peer.figure.median_us / own.figure.median_us),
             None => NOTHING.to_owned(),
@@ -132,6 +122,10 @@ fn rows(sitting: &Sitting) -> String {
         text += &line(&row);
     }
     text
+}
+
+fn pick<'s>(sitting: &'s Sitting, entry: Option<&'s Entry>) -> Option<Pick<'s>> {
+    entry.map(|entry| Pick { sitting, entry })
 }
 
 /// In the order in which they were measured.
@@ -146,11 +140,10 @@ fn problems(sitting: &Sitting) -> Vec<Problem> {
 }
 
 fn fastest<'s>(sitting: &'s Sitting, problem: &Problem, ours: Ours<'_>) -> Option<&'s Entry> {
-    let own = sitting.on(problem).filter(|entry| !entry.peer).filter(|entry| match ours {
-        Ours::Fastest => true,
-        Ours::Generation(id) => entry.figure.contender == id,
-    });
-    own.min_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us))
+    sitting.fastest(problem, |entry| match ours {
+        Ours::Fastest => !entry.peer,
+        Ours::Generation(id) => !entry.peer && entry.figure.contender == id,
+    })
 }
 
 fn pair<'s>(sitting: &'s Sitting, problem: &Problem, ours: Ours<'_>) -> Option<(&'s Entry, &'s Entry)> {

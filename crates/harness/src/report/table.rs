@@ -102,11 +102,11 @@ pub(super) fn line(cells: &[String]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-pub(super) fn marked(text: String, stale: bool) -> String {
+fn marked(text: String, stale: bool) -> String {
     if stale { text + " (stale)" } else { text }
 }
 
-fn time(pick: Option<Pick<'_>>) -> String {
+pub(super) fn time(pick: Option<Pick<'_>>) -> String {
     pick.map_or(NOTHING.to_owned(), |pick| marked(microseconds(pick.entry.figure.median_us), pick.entry.stale))
 }
 
