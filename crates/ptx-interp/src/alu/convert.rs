@@ -1,7 +1,9 @@
 //! `cvt` between any two scalar types.
 
-use super::float::{flush, narrow_f64};
-use crate::decode::{Conversion, HalfFormat, Rounding, Scalar};
+use super::float::{canonical, f16_to_f32, f32_to_bf16, f32_to_f16, flush, narrow, narrow_f64};
+use super::lanes::{binary32, unary32};
+use crate::decode::{Conversion, HalfFormat, LaneRegister, Rounding, Scalar, WordRegister};
+use crate::registers::{Doubles, LANES, Registers, Words};
 
 enum Value {
     Integer(i128),
@@ -151,5 +153,113 @@ fn float_to_float(conversion: &Conversion, value: f64) -> u64 {
         }
         // Integers are handled by the caller.
         _ => 0,
+    }
+}
+
+#[inline(always)]
+pub(super) fn convert_lanes(
+    registers: &mut Registers,
+    mask: u32,
+    conversion: &Conversion,
+    to: LaneRegister,
+    a: LaneRegister,
+) {
+    let plain = !conversion.saturate && !conversion.flush && !conversion.relu;
+    if plain {
+        let nearest = conversion.rounding == Rounding::NearestEven;
+        match (conversion.to, conversion.from, to, a) {
+            (Scalar::F16, Scalar::F32, LaneRegister::Word(to), LaneRegister::Word(a))
+                if nearest && !conversion.integral =>
+            {
+                return unary32(registers, mask, to, a, |bits| u32::from(f32_to_f16(f32::from_bits(bits))));
+            }
+            (Scalar::BF16, Scalar::F32, LaneRegister::Word(to), LaneRegister::Word(a))
+                if nearest && !conversion.integral =>
+            {
+                return unary32(registers, mask, to, a, |bits| u32::from(f32_to_bf16(f32::from_bits(bits))));
+            }
+            (Scalar::F32, Scalar::F16, LaneRegister::Word(to), LaneRegister::Word(a)) if !conversion.integral => {
+                return unary32(registers, mask, to, a, |bits| canonical(f16_to_f32(bits as u16)));
+            }
+            (Scalar::F32, Scalar::BF16, LaneRegister::Word(to), LaneRegister::Word(a)) if !conversion.integral => {
+                return unary32(registers, mask, to, a, |bits| bits << 16);
+            }
+            (Scalar::F32, Scalar::Signed(4), LaneRegister::Word(to), LaneRegister::Word(a)) if nearest => {
+                return unary32(registers, mask, to, a, |bits| (bits as i32 as f32).to_bits());
+            }
+            (Scalar::F32, Scalar::Unsigned(4), LaneRegister::Word(to), LaneRegister::Word(a)) if nearest => {
+                return unary32(registers, mask, to, a, |bits| (bits as f32).to_bits());
+            }
+            (Scalar::Signed(4), Scalar::F32, LaneRegister::Word(to), LaneRegister::Word(a))
+                if conversion.rounding == Rounding::Zero =>
+            {
+                return unary32(registers, mask, to, a, |bits| f32::from_bits(bits) as i32 as u32);
+            }
+            (Scalar::Signed(8), Scalar::Signed(4), LaneRegister::Double(to), LaneRegister::Word(a)) => {
+                let a = registers.word(a);
+                let mut result: Doubles = [0; LANES];
+                for lane in 0..LANES {
+                    result[lane] = i64::from(a[lane] as i32) as u64;
+                }
+                return registers.set_doubles(to, mask, &result);
+            }
+            (Scalar::Unsigned(8), Scalar::Unsigned(4), LaneRegister::Double(to), LaneRegister::Word(a)) => {
+                let a = registers.word(a);
+                let mut result: Doubles = [0; LANES];
+                for lane in 0..LANES {
+                    result[lane] = u64::from(a[lane]);
+                }
+                return registers.set_doubles(to, mask, &result);
+            }
+            (
+                Scalar::Unsigned(4) | Scalar::Signed(4),
+                Scalar::Unsigned(8) | Scalar::Signed(8),
+                LaneRegister::Word(to),
+                LaneRegister::Double(a),
+            ) => {
+                let a = registers.double(a);
+                let mut result: Words = [0; LANES];
+                for lane in 0..LANES {
+                    result[lane] = a[lane] as u32;
+                }
+                return registers.set_words(to, mask, &result);
+            }
+            _ => {}
+        }
+    }
+    for lane in 0..LANES {
+        if mask >> lane & 1 == 1 {
+            let value = convert(conversion, registers.lane(a, lane));
+            // A 16-bit register keeps only its own bits; a wider one gets the extended value.
+            registers.set_lane(to, lane, value);
+        }
+    }
+}
+
+/// Two floats to the halves of one register.
+#[inline(always)]
+pub(super) fn convert_pair(
+    registers: &mut Registers,
+    mask: u32,
+    format: HalfFormat,
+    rounding: Rounding,
+    relu: bool,
+    to: WordRegister,
+    [high, low]: [WordRegister; 2],
+) {
+    let clamp = |bits: u32| {
+        let value = f32::from_bits(bits);
+        if relu && !(value > 0.0 || value.is_nan()) { 0.0 } else { value }
+    };
+    match (format, rounding) {
+        (HalfFormat::F16, Rounding::NearestEven) => binary32(registers, mask, to, high, low, |high, low| {
+            u32::from(f32_to_f16(clamp(high))) << 16 | u32::from(f32_to_f16(clamp(low)))
+        }),
+        (HalfFormat::BF16, Rounding::NearestEven) => binary32(registers, mask, to, high, low, |high, low| {
+            u32::from(f32_to_bf16(clamp(high))) << 16 | u32::from(f32_to_bf16(clamp(low)))
+        }),
+        _ => binary32(registers, mask, to, high, low, |high, low| {
+            u32::from(narrow(clamp(high), format, rounding)) << 16 | u32::from(narrow(clamp(low), format, rounding))
+        }),
     }
 }

@@ -1,6 +1,8 @@
 //! Floating point as the device does it: directed rounding, flushing, the canonical NaN, approximate functions.
 
-use crate::decode::{FloatKind, HalfFormat, Rounding};
+use super::lanes::{binary32, ternary32, unary32};
+use crate::decode::{FloatKind, FloatOperation, HalfFormat, HalfOperation, Rounding};
+use crate::registers::{LANES, Registers, Words};
 
 /// Every f32 operation that gives a NaN gives this one.
 pub(crate) const CANONICAL_NAN: u32 = 0x7fff_ffff;
@@ -365,4 +367,63 @@ pub(crate) fn half(
     let exact = if saturate { if exact > 0.0 { exact.min(1.0) } else { 0.0 } } else { exact };
     let exact = if relu && !(exact > 0.0 || exact.is_nan()) { 0.0 } else { exact };
     if exact.is_nan() { CANONICAL_HALF_NAN } else { flushed(narrow_f64(exact, format)) }
+}
+
+#[inline(always)]
+pub(super) fn float_lanes(registers: &mut Registers, mask: u32, operation: &FloatOperation) {
+    let FloatOperation { kind, rounding, flush: ftz, saturate, to, inputs } = *operation;
+    let nearest = rounding == Rounding::NearestEven && !saturate;
+    let input = move |bits: u32| if ftz { flush(f32::from_bits(bits)) } else { f32::from_bits(bits) };
+    let output = move |value: f32| canonical(if ftz { flush(value) } else { value });
+    match kind {
+        FloatKind::Exp2 if nearest => unary32(registers, mask, to, inputs[0], |a| output(exp2_approx(input(a)))),
+        FloatKind::Add if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) + input(b)))
+        }
+        FloatKind::Sub if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) - input(b)))
+        }
+        FloatKind::Mul if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) * input(b)))
+        }
+        FloatKind::Max if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| max_f32(input(a), input(b)))
+        }
+        FloatKind::Min if nearest => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| min_f32(input(a), input(b)))
+        }
+        FloatKind::Fma if nearest => {
+            ternary32(registers, mask, to, inputs, |a, b, c| output(input(a).mul_add(input(b), input(c))));
+        }
+        _ => {
+            let [a, b, c] = inputs.map(|register| *registers.word(register));
+            let mut result: Words = [0; LANES];
+            for lane in 0..LANES {
+                if mask >> lane & 1 == 1 {
+                    let values = [f32::from_bits(a[lane]), f32::from_bits(b[lane]), f32::from_bits(c[lane])];
+                    result[lane] = float(kind, rounding, ftz, saturate, values);
+                }
+            }
+            registers.set_words(to, mask, &result);
+        }
+    }
+}
+
+pub(super) fn half_lanes(registers: &mut Registers, mask: u32, operation: &HalfOperation) {
+    let HalfOperation { kind, format, packed, flush, saturate, relu, to, inputs } = *operation;
+    let [a, b, c] = inputs.map(|register| *registers.word(register));
+    let mut result: Words = [0; LANES];
+    for lane in 0..LANES {
+        if mask >> lane & 1 == 1 {
+            let low = half(kind, format, flush, saturate, relu, [a[lane] as u16, b[lane] as u16, c[lane] as u16]);
+            let high = if packed {
+                let inputs = [(a[lane] >> 16) as u16, (b[lane] >> 16) as u16, (c[lane] >> 16) as u16];
+                half(kind, format, flush, saturate, relu, inputs)
+            } else {
+                0
+            };
+            result[lane] = u32::from(high) << 16 | u32::from(low);
+        }
+    }
+    registers.set_words(to, mask, &result);
 }

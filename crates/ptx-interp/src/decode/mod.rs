@@ -1,6 +1,9 @@
 //! Statements to operations, once for each kernel: registers get a place in a bank, widths are checked, and a
 //! spelling that the interpreter does not know is an error that names its line.
 
+mod arithmetic;
+mod bits;
+mod compare;
 mod hopper;
 mod matrix;
 mod memory;

@@ -1,6 +1,6 @@
 //! Atomics, reductions, and what acquires and releases publish.
 
-use super::memory::{addresses, is_in_space, rebased};
+use super::places::{addresses, is_in_space, rebased};
 use super::{At, Cluster, Lanes, Machine, Step, Stopped};
 use crate::address_space::SHARED_WINDOW;
 use crate::alu::float::{bf16_to_f32, f16_to_f32, max_f32, min_f32, narrow_f64};

@@ -1,10 +1,10 @@
 //! Global memory and who touched it, and what accesses cost.
 
-use super::memory::{Lanes, is_side_by_side};
+use super::places::{Lanes, is_side_by_side};
 use super::{At, Cluster, Machine, Stopped};
 use crate::counters::wavefronts;
 use crate::diagnostics::FindingKind;
-use crate::global_view::{ATOMIC_BIT, GlobalConflict, PAGE_BYTES, Record};
+use crate::global_view::{ATOMIC_BIT, GlobalConflict, LINE_BYTES, PAGE_BYTES, Record};
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
@@ -58,6 +58,52 @@ impl Machine<'_> {
         let conflict = self.global.note_read(buffer, offset, bytes, record, ordered);
         if let Some(conflict) = conflict {
             self.report_global(cluster, at, lane, buffer, offset, &conflict, false);
+        }
+    }
+
+    /// Race checks of lanes that read one buffer, each inside of a page.
+    pub(crate) fn note_global_reads(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        buffer: usize,
+        offsets: &[usize; LANES],
+        mask: u32,
+        bytes: u32,
+        atomic: bool,
+    ) {
+        let first = self.record(cluster, at, 0, atomic);
+        let of_lane = |lane: usize| Record { participant: first.participant + lane as u32, ..first };
+        // Lanes that may read a line together.
+        let group = LINE_BYTES / bytes.clamp(2, 16) as usize;
+        let lanes_of_group = (1u64 << group) - 1;
+        for lane in (0..LANES).step_by(group) {
+            let active = u64::from(mask >> lane) & lanes_of_group;
+            if active == 0 {
+                continue;
+            }
+            let start = offsets[lane];
+            let mut whole = active == lanes_of_group && start.is_multiple_of(LINE_BYTES) && bytes >= 2;
+            for (index, offset) in offsets[lane..lane + group].iter().enumerate() {
+                whole &= *offset == start.wrapping_add(index * bytes as usize);
+            }
+            let noted = whole && {
+                let alike = cluster.order.warps_are_alike();
+                let ordered = |other: Record, thread| is_ordered(cluster, other, thread);
+                self.global.note_line_read(buffer, start, bytes.trailing_zeros() as u8, of_lane(lane), alike, ordered)
+            };
+            if noted {
+                continue;
+            }
+            each_lane!(active as u32, index, {
+                let lane = lane + index;
+                let record = of_lane(lane);
+                let ordered = |other: Record| is_ordered(cluster, other, record.participant);
+                let conflict = self.global.note_read(buffer, offsets[lane], bytes as usize, record, ordered);
+                if let Some(conflict) = conflict {
+                    self.report_global(cluster, at, lane, buffer, offsets[lane], &conflict, false);
+                }
+            });
         }
     }
 

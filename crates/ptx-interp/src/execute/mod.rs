@@ -5,7 +5,9 @@ mod barrier;
 mod cluster;
 mod exit;
 mod global;
-mod memory;
+mod load;
+mod places;
+mod store;
 mod warp_wide;
 
 use std::collections::HashMap;
@@ -13,7 +15,7 @@ use std::collections::HashMap;
 pub(crate) use atomics::combine;
 pub(crate) use barrier::NamedBarrier;
 pub(crate) use exit::has_exited;
-pub(crate) use memory::{Lanes, SharedPlace, addresses, is_in_space, rebased};
+pub(crate) use places::{Lanes, SharedPlace, addresses, is_in_space, rebased};
 
 use crate::alu::Execute;
 use crate::counters::{Counters, Executions};
@@ -451,7 +453,7 @@ impl<'l> Machine<'l> {
                 let a = *warp.registers.double(*a);
                 let mut result = 0;
                 for (lane, address) in a.iter().enumerate() {
-                    result |= u32::from(memory::is_in_space(*space, *address)) << lane;
+                    result |= u32::from(is_in_space(*space, *address)) << lane;
                 }
                 warp.registers.set_predicate(*to, mask, result);
                 Ok(Step::Next)

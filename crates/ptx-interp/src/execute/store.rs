@@ -1,0 +1,113 @@
+//! `st` to every space, checked a lane at a time.
+
+use super::places::{Lanes, SharedPlace, addresses, by_space, rebased};
+use super::{At, Cluster, Machine, Step, Stopped};
+use crate::decode::{Access, Ordering, Space};
+use crate::diagnostics::FindingKind;
+use crate::registers::{Registers, each_lane};
+use crate::warp::Warp;
+
+/// Gathers the bytes that one lane stores.
+#[inline(always)]
+fn collect(registers: &Registers, access: &Access, lane: usize, bytes: &mut [u8; 32]) -> usize {
+    let element = usize::from(access.element);
+    for (index, register) in access.registers.iter().enumerate() {
+        if let Some(register) = register {
+            let value = registers.lane(*register, lane).to_le_bytes();
+            bytes[index * element..(index + 1) * element].copy_from_slice(&value[..element]);
+        }
+    }
+    element * access.registers.len()
+}
+
+impl Machine<'_> {
+    pub(super) fn store(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let places = addresses(&warp.registers, access.address);
+        self.before_access(cluster, at, access, &places, mask);
+        match access.space {
+            Space::Generic => {
+                for (space, lanes, base) in by_space(&places, mask) {
+                    if lanes != 0 {
+                        self.store_space(cluster, warp, at, access, space, &rebased(&places, base), lanes)?;
+                    }
+                }
+            }
+            space => self.store_space(cluster, warp, at, access, space, &places, mask)?,
+        }
+        Ok(Step::Next)
+    }
+
+    fn store_space(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        space: Space,
+        places: &Lanes,
+        mask: u32,
+    ) -> Result<(), Stopped> {
+        let bytes = u32::from(access.element) * access.registers.len() as u32;
+        let atomic = access.ordering != Ordering::Weak;
+        let mut data = [0; 32];
+        match space {
+            Space::Shared | Space::SharedCluster | Space::Generic => {
+                self.count_shared(places, mask, bytes, true);
+                each_lane!(mask, lane, {
+                    let length = collect(&warp.registers, access, lane, &mut data);
+                    let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
+                    self.write_shared(cluster, at, lane, place, &data[..length], atomic);
+                });
+            }
+            Space::Global => {
+                self.count_global(places, mask, bytes, true);
+                each_lane!(mask, lane, {
+                    let length = collect(&warp.registers, access, lane, &mut data);
+                    self.write_global(cluster, at, lane, places[lane], &data[..length], atomic)?;
+                });
+            }
+            Space::Local => {
+                let size = self.context.program.local_bytes;
+                each_lane!(mask, lane, {
+                    let length = collect(&warp.registers, access, lane, &mut data);
+                    let start = self.local_place(cluster, at, lane, places[lane], bytes, size)?;
+                    warp.local[start..start + length].copy_from_slice(&data[..length]);
+                });
+            }
+            Space::Parameter => {
+                let by = at.participant(mask.trailing_zeros() as usize);
+                let message = || "writes to the kernel's parameters".into();
+                return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A checked store of bytes to shared memory; the place has been checked already.
+    #[inline(always)]
+    pub(crate) fn write_shared(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        place: SharedPlace,
+        data: &[u8],
+        atomic: bool,
+    ) {
+        let bytes = data.len() as u32;
+        let block = &mut cluster.blocks[place.rank as usize];
+        let who = at.accessor(lane, atomic);
+        let conflict = block.shared.note_write(&cluster.order, who, place.offset, bytes, |old| old == data);
+        block.shared.bytes[place.offset as usize..place.offset as usize + data.len()].copy_from_slice(data);
+        if let Some(conflict) = conflict {
+            self.report_conflict(cluster, conflict, at.pc, who.participant, place.offset, bytes);
+        }
+    }
+}
