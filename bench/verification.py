@@ -5,8 +5,8 @@ tools, and that a hundred and one runs give the same bits.
     cargo build --release -p harness && cargo test -p harness --release --test suite --no-run
     bench/verification.py --suite target/release/deps/suite-HASH -o results/nvidia-h200-verification.md
 
-Needs a GPU and, for the sanitizer, `compute-sanitizer` on PATH. Exits 1 where anything failed; the page is written all the
-same, and says so.
+Needs a GPU and, for the sanitizer, `compute-sanitizer` on PATH. Exits 1 where anything failed or nothing ran; the page is
+written all the same, and says so. What a generation does not take is listed, too.
 """
 
 import argparse
@@ -37,45 +37,84 @@ REPEATED = [
 ]
 REPETITIONS = 100
 
-# `sdpa`'s exit code for a problem that a generation does not take.
-DECLINED = 2
+# Exit codes: `sdpa`'s where it could not do what was asked, a sanitizer's for a finding, a shell's where nothing could start.
+UNUSABLE, FOUND, NOT_STARTED = 2, 9, 127
 
 
 def run(command, **environment):
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "SDPA_DEVICE": "cuda", **environment},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, "SDPA_DEVICE": "cuda", **environment},
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    except OSError as error:
+        return NOT_STARTED, f"{command[0]} cannot be started: {error.strerror}"
     return done.returncode, done.stdout
 
 
 def last_line(text, wanted=""):
-    lines = [line.strip() for line in text.splitlines() if wanted in line and line.strip()]
-    return lines[-1] if lines else "no output"
+    """The last line with the wanted words, or where none has them, the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ([line for line in lines if wanted in line] or lines or ["no output"])[-1]
+
+
+def verdict(said):
+    """What `sdpa verify` found, in one line: of a wrong kernel, the reason."""
+    reason = re.search(r"^\S+ fails .*\n  case .*\n((?:.*\n)*?)  look at ", said, re.MULTILINE)
+    return "; ".join(line.strip() for line in reason[1].splitlines()) if reason else last_line(said)
+
+
+def declined(code, said):
+    """Why the generation does not take the case, or None. Whatever else makes `sdpa verify` give up, it does so before it
+    repeats the case or after it has a plan."""
+    asked, planned = (re.search(f"^{word}: ", said, re.MULTILINE) for word in ("case", "plan"))
+    return last_line(said).removeprefix("error: ") if code == UNUSABLE and asked and not planned else None
+
+
+def known(program):
+    """The ids of all generations."""
+    code, listed = run([program, "list"])
+    ids = re.findall(r"^\s*(v\d+[a-z]*)\b", listed, re.MULTILINE)
+    if code or not ids:
+        raise RuntimeError(f"{program} list: {last_line(listed)}")
+    return ids
 
 
 def suite(program):
     """The suite's verdict, what it says of every generation's comparison with the oracle, and the tests that failed."""
     code, said = run([program])
+    result = last_line(said, "test result:")
     kept = [line for line in said.splitlines() if re.search(r"::(real_model|matches_reference): ", line)]
     failed = sorted({line.split()[1] for line in said.splitlines() if re.match(r"test .* \.\.\. FAILED", line)})
-    return code == 0, [last_line(said, "test result:"), *(f"failed: {name}" for name in failed), *sorted(kept)]
+    good = code == 0 and result.startswith("test result: ok")
+    return good, [f"exit {code} | {result}", *(f"failed: {name}" for name in failed), *sorted(kept)]
 
 
-def takes(program, generation, case):
-    code, _ = run([program, "verify", generation, case])
-    return code != DECLINED
+def refusal(program, generation, case):
+    return declined(*run([program, "verify", generation, case]))
+
+
+def refused(generation, case, reason):
+    return f"{generation} | {case} | declined: {reason}"
 
 
 def sanitize(tool, program, generation, case):
-    code, said = run(["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", program, "verify", generation, case])
-    return code == 0, f"{generation} | {tool} | {case} | exit {code} | {last_line(said, 'SUMMARY').lstrip('= ')}"
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", str(FOUND), program, "verify", generation, case]
+    code, said = run(command)
+    summary = last_line(said, "SUMMARY").lstrip("= ")
+    clean = code == 0 and re.search(r"SUMMARY: 0 ", summary) is not None
+    if code not in (0, FOUND) and "SUMMARY" in summary:
+        # The program itself failed, whatever the sanitizer thinks of it.
+        own = [line for line in said.splitlines(keepends=True) if not line.startswith("=========")]
+        summary += f" | {verdict(''.join(own))}"
+    return clean, f"{generation} | {tool} | {case} | exit {code} | {summary}"
 
 
 def repeat(program, generation, case):
-    """None where the generation does not take the case."""
+    """Whether the bits were always the same; None where the generation does not take the case."""
     code, said = run([program, "verify", generation, case, "--repeat", str(REPETITIONS)])
-    if code == DECLINED:
-        return None
-    return code == 0, f"{generation} | {case} | exit {code} | {last_line(said)}"
+    if reason := declined(code, said):
+        return None, refused(generation, case, reason)
+    same = code == 0 and f"the same bits in {REPETITIONS + 1} runs" in said
+    return same, f"{generation} | {case} | exit {code} | {verdict(said)}"
 
 
 def section(title, good, lines):
@@ -95,14 +134,12 @@ def main():
     for path in (program, suite_program):
         if not os.access(path, os.X_OK):
             parser.error(f"{path}: no such program; build it as --help says")
-
-    if options.generations:
-        generations = options.generations.split(",")
-    else:
-        code, listed = run([program, "list"])
-        generations = re.findall(r"^\s*(v\d+[a-z]*)\b", listed, re.MULTILINE)
-        if code or not generations:
-            parser.error(f"{program} list: {last_line(listed)}")
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"{options.output.parent}: no such folder")
+    try:
+        generations = options.generations.split(",") if options.generations else known(program)
+    except RuntimeError as error:
+        parser.error(str(error))
 
     _, gpu = run(["nvidia-smi", "--query-gpu=name,driver_version,clocks.current.sm,power.draw,temperature.gpu", "--format=csv"])
     page = ["# Verified on a GPU\n\nWritten by `bench/verification.py`; edits are lost.\n\n```\n" + gpu.strip() + "\n```\n"]
@@ -112,21 +149,24 @@ def main():
 
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         asked = [(generation, case) for generation in generations for case in SANITIZED]
-        taken = [pair for pair, yes in zip(asked, pool.map(lambda pair: takes(program, *pair), asked)) if yes]
+        reasons = dict(zip(asked, pool.map(lambda pair: refusal(program, *pair), asked)))
+        not_taken = [refused(*pair, reason) for pair, reason in reasons.items() if reason]
         if shutil.which("compute-sanitizer"):
-            runs = [(tool, program, *pair) for pair in taken for tool in TOOLS]
+            runs = [(tool, program, *pair) for pair, reason in reasons.items() if not reason for tool in TOOLS]
             results = list(pool.map(lambda arguments: sanitize(*arguments), runs))
-            good = all(fine for fine, _ in results)
             clean = sum(fine for fine, _ in results)
-            page.append(section(f"compute-sanitizer: {clean} of {len(results)} runs clean", good, [line for _, line in results]))
+            good = 0 < clean == len(results)
+            title = f"compute-sanitizer: {clean} of {len(results)} runs clean"
+            page.append(section(title, good, [line for _, line in results] + not_taken))
         else:
             good = False
             page.append(section("compute-sanitizer", False, ["not on PATH"]))
         all_good &= good
 
     asked = [(generation, case) for generation in generations for case in REPEATED]
-    results = [result for pair in asked if (result := repeat(program, *pair))]
-    good = all(fine for fine, _ in results)
+    results = [repeat(program, *pair) for pair in asked]
+    judged = [same for same, _ in results if same is not None]
+    good = bool(judged) and all(judged)
     page.append(section(f"The same bits in {REPETITIONS + 1} runs", good, [line for _, line in results]))
     all_good &= good
 
