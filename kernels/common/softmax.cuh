@@ -24,24 +24,35 @@ __device__ inline float raise_maximum(RowStatistics& row, float tile_maximum) {
     return factor;
 }
 
-// Adds the parts that a row's keys were split into, each weighed by what its maximum has to the
-// row's: `statistics(i)` are part i's, `load_columns(i, columns)` what belongs to them. Empty parts
-// add nothing; NaN and +infinity reach the sum.
-template <int PARTS, int COUNT, typename Statistics, typename LoadColumns>
-__device__ inline RowStatistics merge_parts(Statistics statistics, LoadColumns load_columns,
-                                            float (&sum)[COUNT]) {
+// What the parts that a row's keys were split into weigh against each other, by what their maxima
+// have to the row's: `statistics(i)` are part i's. Empty parts weigh nothing; NaN and +infinity reach
+// the sum.
+template <int PARTS, typename Statistics>
+__device__ inline RowStatistics weigh_parts(Statistics statistics, float (&factor)[PARTS]) {
     RowStatistics total;
 #pragma unroll
     for (int i = 0; i < PARTS; ++i) total.maximum = fmaxf(total.maximum, statistics(i).maximum);
 #pragma unroll
     for (int i = 0; i < PARTS; ++i) {
         const RowStatistics part = statistics(i);
-        const float factor = exp2_approx(part.maximum - safe_maximum(total.maximum));
-        total.sum = fmaf(part.sum, factor, total.sum);
+        factor[i] = exp2_approx(part.maximum - safe_maximum(total.maximum));
+        total.sum = fmaf(part.sum, factor[i], total.sum);
+    }
+    return total;
+}
+
+// Adds the parts, so weighed: `load_columns(i, columns)` gives what belongs to part i.
+template <int PARTS, int COUNT, typename Statistics, typename LoadColumns>
+__device__ inline RowStatistics merge_parts(Statistics statistics, LoadColumns load_columns,
+                                            float (&sum)[COUNT]) {
+    float factor[PARTS];
+    const RowStatistics total = weigh_parts(statistics, factor);
+#pragma unroll
+    for (int i = 0; i < PARTS; ++i) {
         float columns[COUNT];
         load_columns(i, columns);
 #pragma unroll
-        for (int c = 0; c < COUNT; ++c) sum[c] = fmaf(columns[c], factor, sum[c]);
+        for (int c = 0; c < COUNT; ++c) sum[c] = fmaf(columns[c], factor[i], sum[c]);
     }
     return total;
 }

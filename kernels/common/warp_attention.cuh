@@ -112,6 +112,15 @@ public:
         multiply_values(score, start.value);
     }
 
+    // The first half where one copy of the products had better serve tiles of both kinds.
+    template <typename Visible>
+    __device__ void attend_to_keys(Scores& score, const LaneStart& start, bool masked,
+                                   Visible visible) {
+        multiply_keys(score, start);
+        if (masked) mask_scores(score, visible);
+        raise_maxima(score);
+    }
+
     // Divides by the sums and writes the rows; `first_row` is the warp's within its head.
     __device__ void store(const AttentionParams& params, const QueryTile& tile, int first_row) {
         Element* output = head_data(params.output, tile.batch, tile.head);
@@ -150,6 +159,23 @@ public:
                 });
             }
         }
+    }
+
+    // What this lane holds of the only block: the statistics of both rows, 8 apart, sums completed;
+    // and their output in column 8·column + 2·(lane % 4) and its neighbour, the first row's pair
+    // first.
+    __device__ void complete_statistics(RowStatistics (&rows)[LANE_ROWS]) {
+        static_assert(BLOCKS == 1, "the only block");
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            rows[half] = statistics[0][half];
+            rows[half].sum = group_sum<4>(rows[half].sum);
+        }
+    }
+    __device__ float4 columns_of_both_rows(int column) const {
+        static_assert(BLOCKS == 1, "the only block");
+        const float(&own)[4] = output[0][column];
+        return make_float4(own[0], own[1], own[2], own[3]);
     }
 
 private:

@@ -20,6 +20,7 @@ macro_rules! for_each_generation {
             (v3b, ::sdpa_v3b::V3b);
             (v3c, ::sdpa_v3c::V3c);
             (v3d, ::sdpa_v3d::V3d);
+            (v3e, ::sdpa_v3e::V3e);
         }
     };
 }

@@ -167,6 +167,16 @@ pub enum Unsupported {
         /// The fewest that it takes.
         least: usize,
     },
+    /// More keys than a block holds at once, for a generation that loads all of them in one go.
+    #[error("{generation} takes at most {most} keys; this problem has {found}: its parent takes it")]
+    ManyKeys {
+        /// Who declines.
+        generation: &'static str,
+        /// Keys of the problem.
+        found: usize,
+        /// The most that it takes.
+        most: usize,
+    },
     /// No mask, a large head dimension and several tiles a block, for a generation whose idea is about causal ones.
     #[error(
         "{generation} takes head dimensions over {largest} without a mask only where all tiles run at once; this problem \
@@ -248,7 +258,7 @@ pub struct Budget {
 pub struct Launch {
     /// Which compiled kernel.
     pub kernel: Specialisation,
-    /// Blocks; only x is used today.
+    /// Blocks.
     pub grid: [u32; 3],
     /// Threads a block.
     pub block: [u32; 3],
@@ -361,7 +371,7 @@ pub struct LaunchPlan {
 impl LaunchPlan {
     /// The usual plan: one launch, no workspace. A grid without blocks (no query, no sequence) launches nothing.
     pub fn single(launch: Launch) -> Self {
-        let launches = if launch.grid[0] == 0 { Vec::new() } else { vec![launch] };
+        let launches = if launch.grid.contains(&0) { Vec::new() } else { vec![launch] };
         Self { launches, ..Self::default() }
     }
 

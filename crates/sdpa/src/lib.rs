@@ -4,7 +4,7 @@
 //! use sdpa::{Attention, DeviceLimits, Problem};
 //!
 //! let short = Problem::new(1, 8, 512, 64).build()?;
-//! assert_eq!(sdpa::fastest(&short, &DeviceLimits::H200)?.generation().id, "v2e");
+//! assert_eq!(sdpa::fastest(&short, &DeviceLimits::H200)?.generation().id, "v3e");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -37,9 +37,10 @@ impl fmt::Debug for Choice {
 }
 
 /// Everything that is chosen from, the most special first.
-pub static CHOICES: [Choice; 11] = [
+pub static CHOICES: [Choice; 12] = [
     choice(&sdpa_v2g::V2g, decodes, DECODING),
     choice(&sdpa_v2f::V2f, decodes, DECODING),
+    choice(&sdpa_v3e::V3e, always, "up to 512 keys on Hopper, where it takes them: one wave, head dimensions up to 64"),
     choice(
         &sdpa_v2c::V2c,
         is_one_tile_of_keys,
@@ -196,7 +197,7 @@ mod tests {
         let causal = Problem::new(2, 16, 8192, 128).mask(Mask::Causal);
         let ids =
             |limits| [&decoding, &tiny, &short, &wave, &full, &causal].map(|problem| chosen(problem.clone(), limits));
-        assert_eq!(ids(&DeviceLimits::H200), ["v2g", "v2c", "v2e", "v2d", "v3c", "v3d"]);
+        assert_eq!(ids(&DeviceLimits::H200), ["v2g", "v3e", "v3e", "v2d", "v3c", "v3d"]);
         let ids = ids(&DeviceLimits::A100);
         assert_eq!(ids[3..], ["v2d"; 3]);
     }

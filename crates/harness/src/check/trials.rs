@@ -27,8 +27,9 @@ const GEOMETRIES: [&str; 16] = [
     "h8/2 q5 kv515 causal-top-left normal seed=13",
     // The same with several blocks to each of two tiles, and the last keys the last rows' alone.
     "h8/2 q5 kv771 causal normal seed=15",
-    // Enough rows for the largest tiles, several of whose key tiles need a mask.
-    "h8/2 q100 kv197 causal normal seed=11",
+    // Enough rows for the largest tiles, several of whose key tiles need a mask; and a negative scale over keys that fit
+    // kernels which hold them all.
+    "h8/2 q100 kv197 causal scale=-0.125 normal seed=11",
     // Rows and keys enough for a ring of stages to come round while tiles need a mask.
     "h2 q200 kv450 causal normal seed=13",
     "q150 kv300 full normal seed=14",

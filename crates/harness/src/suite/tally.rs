@@ -119,6 +119,7 @@ pub(super) fn kind_of(reason: &Unsupported) -> String {
         Unsupported::FewKeys { least, .. } => format!("fewer than {least} keys"),
         Unsupported::Unmasked { largest, .. } => format!("no mask, head_dim over {largest} and several tiles a block"),
         Unsupported::ManyQueries { most, .. } => format!("more than {most} queries"),
+        Unsupported::ManyKeys { most, .. } => format!("more than {most} keys"),
         Unsupported::Tickets { limit, .. } => format!("more than {limit} counters"),
         Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),
     }
