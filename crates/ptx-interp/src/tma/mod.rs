@@ -17,7 +17,7 @@ pub(crate) use groups::BulkGroups;
 
 use complete::scalar_of;
 use groups::groups_of;
-use pieces::{PIECE_BYTES, Piece, fill_of, pieces_of, plain_pieces, ranges_of};
+use pieces::{PIECE_BYTES, Piece, fill_of, pieces_of, plain_pieces, ranges_of, stored_ranges_of};
 
 /// A block that gets a copy, and its mbarrier by block and offset.
 type Target = (u32, (u32, u32));
@@ -259,8 +259,8 @@ impl Machine<'_> {
                 }
                 BulkCompletion::Group => {
                     let reader = groups_of(cluster, at.participant(lane)).participant;
-                    for (start, bytes) in &ranges {
-                        self.read_by_copy(cluster, at, lane, reader, rank, *start, *bytes);
+                    for (start, bytes) in stored_ranges_of(&pieces) {
+                        self.read_by_copy(cluster, at, lane, reader, rank, start, bytes);
                     }
                     cluster.order.tick();
                     // The last piece of a line may lie outside of the tensor, but never of its buffer.

@@ -83,6 +83,15 @@ pub(super) fn ranges_of(pieces: &[Piece], start: u32, bytes: u32) -> Vec<(u32, u
     }
 }
 
+/// The shared memory that a store reads. Of what lies outside of the tensor nothing arrives anywhere: whatever is there,
+/// nobody need have written it.
+pub(super) fn stored_ranges_of(pieces: &[Piece]) -> Vec<(u32, u32)> {
+    let mut stored: Vec<u32> = pieces.iter().filter(|piece| piece.length > 0).map(|piece| piece.shared).collect();
+    stored.sort_unstable();
+    let runs = stored.chunk_by(|piece, next| piece + PIECE_BYTES == *next);
+    runs.map(|run| (run[0], run.len() as u32 * PIECE_BYTES)).collect()
+}
+
 pub(super) fn plain_pieces(shared: u32, global: usize, bytes: u32) -> Vec<Piece> {
     (0..bytes / PIECE_BYTES)
         .map(|piece| Piece {

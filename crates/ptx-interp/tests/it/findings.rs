@@ -1,6 +1,9 @@
 //! Single mistakes in small texts: the kind, the words and the place of what is reported.
 
-use ptx_interp::{Checks, Finding, FindingKind, KernelError, Launch, LaunchError, Memory, Module, Report};
+use ptx_interp::{
+    Checks, ElementType, Finding, FindingKind, KernelError, Launch, LaunchError, Memory, Module, OutOfBoundsFill,
+    Report, Swizzle, TensorMapDescription,
+};
 
 /// A kernel of one buffer parameter around these statements.
 fn text(body: &str) -> String {
@@ -46,6 +49,44 @@ fn misaligned_and_shared_overrun() {
     assert_eq!(only(&run("st.global.u32 [%rd1+2], %r1;", 1, 1)).kind, FindingKind::Misaligned);
     assert_eq!(only(&run("st.shared.u32 [%r2+1024], %r1;", 1, 1)).kind, FindingKind::OutOfBounds);
     assert_eq!(only(&run("st.shared.v4.u32 [%r2+8], {%r1,%r1,%r1,%r1};", 1, 1)).kind, FindingKind::Misaligned);
+}
+
+/// Stores a box of 4 lines of 64 bytes to the first line of a tensor; each of twelve threads has written a piece of 16
+/// bytes, the first three of a line.
+fn store_a_box(columns: u64, lines: u64) -> Report {
+    let text = ".version 8.0\n.target sm_90a\n.address_size 64\n.entry k(.param .align 64 .b8 map[128])\n{\n\
+                .reg .pred %p<2>;\n.reg .b32 %r<8>;\n.reg .b64 %rd<2>;\n.shared .align 128 .b8 cells[256];\n\
+                mov.u32 %r1, %tid.x;\nmov.u32 %r2, cells;\nmov.b64 %rd1, map;\ncvta.param.u64 %rd1, %rd1;\nmov.u32 %r3, 0;\n\
+                div.u32 %r4, %r1, 3;\nadd.u32 %r4, %r4, %r1;\nmad.lo.u32 %r4, %r4, 16, %r2;\n\
+                st.shared.v4.b32 [%r4], {%r1, %r1, %r1, %r1};\nfence.proxy.async.shared::cta;\nbar.sync 0;\n\
+                setp.ne.u32 %p1, %r1, 0;\n@%p1 ret;\n\
+                cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd1, {%r3, %r3}], [%r2];\n\
+                cp.async.bulk.commit_group;\ncp.async.bulk.wait_group 0;\nret;\n}\n";
+    let kernel = Module::parse(text).expect("parses").kernel("k").expect("decodes");
+    let mut memory = Memory::new();
+    let map = TensorMapDescription {
+        address: memory.allocate("values", 1024, 256),
+        element: ElementType::F16,
+        dims: vec![columns, lines],
+        strides: vec![64],
+        box_dims: vec![32, 4],
+        element_strides: vec![1, 1],
+        swizzle: Swizzle::None,
+        fill: OutOfBoundsFill::Zeros,
+    };
+    let mut launch = Launch::new([1, 1, 1], [12, 1, 1]);
+    launch.params = map.encode().expect("map is valid").to_vec();
+    launch.run(&kernel, &mut memory).expect("is accepted")
+}
+
+/// Of what lies outside of the tensor nothing arrives anywhere.
+#[test]
+fn a_store_reads_what_lies_inside_of_the_tensor() {
+    for (columns, lines) in [(24, 4), (17, 2)] {
+        let report = store_a_box(columns, lines);
+        assert!(report.is_clean(), "{:#?}", report.findings);
+    }
+    assert_eq!(only(&store_a_box(25, 2)).kind, FindingKind::UninitializedRead);
 }
 
 #[test]
