@@ -7,7 +7,7 @@
 //         padding included. So the warps that compute do nothing else: one warpgroup gives its
 //         registers to the others and only loads.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
-// build:  -DHEAD_DIM=64|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
+// build:  -DHEAD_DIM=64|96|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
 #include "common/boxed_tile.cuh"
 #include "common/mask.cuh"
 #include "common/params.cuh"

@@ -7,7 +7,7 @@
 //         and the output only late in their softmax. The output is rescaled only where a maximum
 //         grew by more than 8 powers of two; until then the weights may well exceed 1.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
-// build:  -DHEAD_DIM=64|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
+// build:  -DHEAD_DIM=64|96|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
 #include "common/boxed_tile.cuh"
 #include "common/mask.cuh"
 #include "common/params.cuh"

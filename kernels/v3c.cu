@@ -8,9 +8,9 @@
 //         decided by tickets, longest tiles first, so that causal tiles even out. A warpgroup lets
 //         the key tiles pass that none of its own rows sees.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
-// build:  -DHEAD_DIM=64|128|192|256 -DCONSUMERS=2|3|4 -DTILE_KEYS=64|96|128 -DKEY_STAGES=2|3|6
-//         -DQUERY_STAGES=1|2 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|UNLESS_CAUSAL|ALWAYS,
-//         f16 or -DDTYPE_BF16
+// build:  -DHEAD_DIM=64|96|128|192|256 -DCONSUMERS=2|3|4 -DTILE_KEYS=64|96|112|128
+//         -DKEY_STAGES=2|3|6 -DQUERY_STAGES=1|2 -DSTAGED_OUTPUT=0|1
+//         -DTURNS=NEVER|UNLESS_CAUSAL|ALWAYS, f16 or -DDTYPE_BF16
 #include "common/boxed_tile.cuh"
 #include "common/mask.cuh"
 #include "common/params.cuh"

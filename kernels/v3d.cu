@@ -7,9 +7,9 @@
 //         diagonal tile of which its rows see no more than half. Left out, that half costs nothing;
 //         traded from tile to tile, what is left comes out even.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
-// build:  -DHEAD_DIM=64|128|192|256 -DCONSUMERS=2|3|4 -DTILE_KEYS=64|96|128 -DKEY_STAGES=2|3|6
-//         -DQUERY_STAGES=1|2 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|UNLESS_CAUSAL|ALWAYS
-//         -DEIGHTHS_BEFORE_WAIT=0|4|6, f16 or -DDTYPE_BF16
+// build:  -DHEAD_DIM=64|96|128 -DCONSUMERS=2|3|4 -DTILE_KEYS=64|112|128 -DKEY_STAGES=2|3|6
+//         -DQUERY_STAGES=1|2 -DSTAGED_OUTPUT=1 -DTURNS=UNLESS_CAUSAL|ALWAYS
+//         -DEIGHTHS_BEFORE_WAIT=2|6|8, f16 or -DDTYPE_BF16
 #include "common/boxed_tile.cuh"
 #include "common/mask.cuh"
 #include "common/params.cuh"

@@ -6,7 +6,7 @@ use sdpa_core::{
 };
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
-const HEAD_DIMS: [usize; 4] = [64, 128, 192, 256];
+const HEAD_DIMS: [usize; 5] = [64, 96, 128, 192, 256];
 
 const fn kernel(
     name: &'static str,
@@ -25,6 +25,7 @@ static GENERATION: Generation = Generation {
     // In the order that `plan` counts in: dtype, then head dimension.
     specialisations: for_both_dtypes![kernel:
         "d64", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136;
+        "d96", ["HEAD_DIM=96", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864;
         "d128", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864;
         "d192", ["HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96"], 2, 96, 197_632;
         "d256", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64"], 2, 64, 197_632;

@@ -22,6 +22,7 @@ static GENERATION: Generation = Generation {
     // As in V3.
     specialisations: for_both_dtypes![kernel:
         "d64", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136;
+        "d96", ["HEAD_DIM=96", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864;
         "d128", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864;
         "d192", ["HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96"], 2, 96, 197_632;
         "d256", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64"], 2, 64, 197_632;

@@ -5,12 +5,19 @@ use sdpa_core::{
     Unsupported, for_both_dtypes, require,
 };
 
-/// Head dimensions that have one kernel, behind those of the narrowest; others are padded with zeros to the next.
-const WIDE_HEAD_DIMS: [usize; 3] = [128, 192, 256];
+/// Query rows of a kernel's tile, and how much longer a row takes than in the best kernel of the head dimension, in
+/// percent: with few keys a row and with many.
+type Tile = (usize, [usize; 2]);
 
-/// The kernels of head dimension 64 differ in their tiles.
-const NARROW_HEAD_DIM: usize = 64;
-const NARROW_KERNELS: usize = 3;
+/// Head dimensions that have kernels, with their tiles; others are padded with zeros to the next. Measured on an H200 with
+/// the chip full: three warpgroups hide the most, two and four lose the least to short rows.
+const HEAD_DIMS: [(usize, &[Tile]); 5] = [
+    (64, &[(128, [114, 116]), (192, [107, 100]), (256, [100, 105])]),
+    (96, &[(128, [100, 109]), (192, [102, 100])]),
+    (128, &[(128, [100, 100])]),
+    (192, &[(128, [100, 100])]),
+    (256, &[(128, [100, 100])]),
+];
 
 const fn kernel(
     name: &'static str,
@@ -26,7 +33,7 @@ static GENERATION: Generation = Generation {
     id: "v3c",
     title: "persistent blocks: tickets, longest tiles first, the next tile loaded early",
     parent: Some("v3b"),
-    // In the order that `plan` counts in: dtype, then head dimension; tiles of 128, 192 and 256 query rows for the first.
+    // In the order that `plan` counts in: dtype, then head dimension and tile as in `HEAD_DIMS`.
     specialisations: for_both_dtypes![kernel:
         "d64_m128", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS"], 2, 128, 148_480;
@@ -34,6 +41,10 @@ static GENERATION: Generation = Generation {
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS"], 3, 128, 173_056;
         "d64_m256", ["HEAD_DIM=64", "CONSUMERS=4", "TILE_KEYS=64", "KEY_STAGES=6",
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=UNLESS_CAUSAL"], 4, 64, 197_632;
+        "d96_m128", ["HEAD_DIM=96", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS"], 2, 128, 230_400;
+        "d96_m192", ["HEAD_DIM=96", "CONSUMERS=3", "TILE_KEYS=112", "KEY_STAGES=2",
+            "QUERY_STAGES=1", "STAGED_OUTPUT=1", "TURNS=ALWAYS"], 3, 112, 214_016;
         "d128", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=NEVER"], 2, 128, 230_400;
         "d192", ["HEAD_DIM=192", "CONSUMERS=2", "TILE_KEYS=96", "KEY_STAGES=2",
@@ -77,13 +88,9 @@ pub fn plan_persistent_blocks(
     let of_each_dtype = generation.specialisations.len() / 2;
     let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
     let kernels = &generation.specialisations[first..][..of_each_dtype];
-    let kernel = match problem.head_dim() <= NARROW_HEAD_DIM {
-        true => kernels[fastest_tile(problem, limits)],
-        false => {
-            let width = WIDE_HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width);
-            kernels[NARROW_KERNELS + width.unwrap_or(WIDE_HEAD_DIMS.len() - 1)]
-        }
-    };
+    let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+    let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+    let kernel = kernels[narrower + fastest_tile(HEAD_DIMS[width].1, problem, limits)];
     // Tiles are numbered in 32 bits whoever takes them.
     let tiles = Launch::per_query_tile(generation.id, kernel, problem, kernel.query_rows(), limits)?.grid[0];
     let blocks = tiles.min(limits.multiprocessors);
@@ -91,11 +98,8 @@ pub fn plan_persistent_blocks(
     Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
 }
 
-/// Which of the three kernels of head dimension 64 is done first, by the work of the multiprocessor that has most.
-fn fastest_tile(problem: &Problem, limits: &DeviceLimits) -> usize {
-    /// Query rows, and how much longer a row takes than in the best kernel, in percent: with few keys a row and with
-    /// many. Measured on an H200 with the chip full; three warpgroups hide the most, four lose the least to short rows.
-    const TILES: [(usize, [usize; 2]); NARROW_KERNELS] = [(128, [114, 116]), (192, [107, 100]), (256, [100, 105])];
+/// Which of a head dimension's kernels is done first, by the work of the multiprocessor that has most.
+fn fastest_tile(tiles: &[Tile], problem: &Problem, limits: &DeviceLimits) -> usize {
     /// Where the one turns into the other, in keys that a row sees on average.
     const MANY_KEYS: usize = 1024;
 
@@ -103,8 +107,7 @@ fn fastest_tile(problem: &Problem, limits: &DeviceLimits) -> usize {
     let keys = problem.len_kv() / if causal { 2 } else { 1 };
     let heads = problem.batch() * problem.heads_q();
     let multiprocessors = limits.multiprocessors as usize;
-    let cost = |kernel: usize| {
-        let (rows, percent) = TILES[kernel];
+    let cost = |&(rows, percent): &Tile| {
         let tiles = problem.len_q().div_ceil(rows) * heads;
         // In rows. Alike tiles come in waves; unlike ones even out, but the longest takes twice the average.
         let most = match causal {
@@ -113,7 +116,7 @@ fn fastest_tile(problem: &Problem, limits: &DeviceLimits) -> usize {
         };
         most * percent[usize::from(keys > MANY_KEYS)]
     };
-    (0..NARROW_KERNELS).min_by_key(|kernel| cost(*kernel)).unwrap_or_default()
+    (0..tiles.len()).min_by_key(|kernel| cost(&tiles[*kernel])).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -122,28 +125,45 @@ mod tests {
 
     use super::*;
 
-    fn rows(batch: usize, heads: usize, len: usize, mask: Mask) -> usize {
-        let problem = Problem::new(batch, heads, len, 64).mask(mask).build().unwrap();
+    fn rows(shape: (usize, usize, usize), head_dim: usize, mask: Mask) -> usize {
+        let (batch, heads, len) = shape;
+        let problem = Problem::new(batch, heads, len, head_dim).mask(mask).build().unwrap();
         let plan = V3c.plan(&problem, &DeviceLimits::H200).unwrap();
         plan.launches[0].kernel.query_rows()
     }
 
-    /// The fastest of the three as measured, where they lie more than 2 % apart.
+    /// The fastest as measured, where they lie more than 2 % apart.
     #[test]
     fn tiles_are_those_that_were_measured_fastest() {
-        for (shape, full, causal) in [
-            ((1, 8, 512), 128, 128),
-            ((2, 8, 2048), 256, 128),
-            ((32, 32, 512), 256, 256),
-            ((16, 32, 1024), 256, 256),
-            ((4, 32, 4096), 192, 192),
-            ((1, 32, 16384), 192, 192),
+        for (shape, head_dim, full, causal) in [
+            ((1, 8, 512), 64, 128, 128),
+            ((2, 8, 2048), 64, 256, 128),
+            ((32, 32, 512), 64, 256, 256),
+            ((16, 32, 1024), 64, 256, 256),
+            ((4, 32, 4096), 64, 192, 192),
+            ((1, 32, 16384), 64, 192, 192),
+            ((2, 8, 2048), 96, 128, 128),
+            ((16, 16, 1024), 96, 128, 128),
+            // With a mask 1 % apart.
+            ((4, 16, 4096), 96, 192, 192),
         ] {
-            let (batch, heads, len) = shape;
-            assert_eq!(rows(batch, heads, len, Mask::Full), full, "{shape:?}");
-            assert_eq!(rows(batch, heads, len, Mask::Causal), causal, "{shape:?}, causal");
+            assert_eq!(rows(shape, head_dim, Mask::Full), full, "{shape:?}, {head_dim}");
+            assert_eq!(rows(shape, head_dim, Mask::Causal), causal, "{shape:?}, {head_dim}, causal");
         }
-        assert_eq!(rows(8, 32, 2048, Mask::Full), 192);
+        assert_eq!(rows((8, 32, 2048), 64, Mask::Full), 192);
+        assert_eq!(rows((1, 16, 16384), 96, Mask::Causal), 192);
+    }
+
+    /// What `plan` takes for a kernel's rows are its rows.
+    #[test]
+    fn kernels_have_the_tiles_that_they_are_chosen_by() {
+        let tiles = HEAD_DIMS.iter().flat_map(|(width, tiles)| tiles.iter().map(move |(rows, _)| (*width, *rows)));
+        let of_both_dtypes: Vec<_> = tiles.clone().chain(tiles).collect();
+        let built = GENERATION.specialisations.iter().map(|kernel| {
+            let width = kernel.defines.iter().find_map(|define| define.strip_prefix("HEAD_DIM="));
+            (width.unwrap().parse().unwrap(), kernel.query_rows())
+        });
+        assert_eq!(built.collect::<Vec<(usize, usize)>>(), of_both_dtypes);
     }
 
     #[test]
