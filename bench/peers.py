@@ -290,7 +290,7 @@ def prepare(problem, names, cold, sample_ms):
             peers[name] = peer(name, problem, sets, expected, sample_ms)
         except Unfit as reason:
             skipped[name] = str(reason)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             torch.cuda.synchronize()
             skipped[name] = first_line(error)
     return peers, skipped

@@ -80,13 +80,15 @@ pub enum Grid {
     Targets,
     /// One short sequence: launches and waves count more than arithmetic.
     Short,
+    /// Head dimensions that the targets lack, in between theirs: one shape that waves decide and one that fills the chip.
+    Widths,
     /// One query over a cache: four query heads a key head in batches, and eight with caches of up to 64 K keys.
     Decode,
 }
 
 impl Grid {
     /// All of them, in the order they are timed: the longest last, so that a run that is cut off has the others.
-    pub const ALL: [Self; 4] = [Self::Acceptance, Self::Short, Self::Decode, Self::Targets];
+    pub const ALL: [Self; 5] = [Self::Acceptance, Self::Short, Self::Decode, Self::Widths, Self::Targets];
 
     /// Name, as on the command line and in the names of records.
     pub const fn name(self) -> &'static str {
@@ -94,6 +96,7 @@ impl Grid {
             Self::Acceptance => "acceptance",
             Self::Targets => "targets",
             Self::Short => "short",
+            Self::Widths => "widths",
             Self::Decode => "decode",
         }
     }
@@ -102,7 +105,7 @@ impl Grid {
     pub const fn dtype(self) -> Dtype {
         match self {
             Self::Acceptance | Self::Short => Dtype::F16,
-            Self::Targets | Self::Decode => Dtype::Bf16,
+            Self::Targets | Self::Widths | Self::Decode => Dtype::Bf16,
         }
     }
 
@@ -120,6 +123,13 @@ impl Grid {
             Self::Short => [64, 128]
                 .into_iter()
                 .flat_map(|head_dim| [64, 128, 256, 512, 1024].map(|length| Shape::square([1, 8, length, head_dim])))
+                .collect(),
+            Self::Widths => [96, 192]
+                .into_iter()
+                .flat_map(|head_dim| {
+                    [[2, 8, 2048], [4, 16, 4096]].map(|[batch, heads, length]| [batch, heads, length, head_dim])
+                })
+                .map(Shape::square)
                 .collect(),
             Self::Decode => {
                 let one_query =
@@ -155,5 +165,14 @@ mod tests {
         }
         assert_eq!(Grid::Targets.shapes()[3], Shape::square([32, 32, 512, 64]));
         assert_eq!(Grid::Targets.shapes()[20], Shape::square([1, 8, 16384, 256]));
+        assert_eq!(Grid::Widths.shapes()[1], Shape::square([4, 16, 4096, 96]));
+    }
+
+    #[test]
+    fn widths_are_what_the_targets_lack() {
+        let targets = Grid::Targets.shapes();
+        for shape in Grid::Widths.shapes() {
+            assert!(targets.iter().all(|target| target.head_dim != shape.head_dim), "{shape:?}");
+        }
     }
 }

@@ -91,6 +91,8 @@ enum GridName {
     Short,
     /// One query over a cache
     Decode,
+    /// Head dimensions 96 and 192
+    Widths,
     /// All of these
     All,
 }
@@ -243,6 +245,7 @@ impl Bench {
                 GridName::Targets => &[Grid::Targets],
                 GridName::Short => &[Grid::Short],
                 GridName::Decode => &[Grid::Decode],
+                GridName::Widths => &[Grid::Widths],
                 GridName::All => &Grid::ALL,
             };
             grids.extend(these.iter().filter(|grid| !grids.contains(grid)).collect::<Vec<_>>());
@@ -331,6 +334,7 @@ mod tests {
                 "nvidia-h200-acceptance-f16.json: 6",
                 "nvidia-h200-short-f16.json: 20",
                 "nvidia-h200-decode-bf16.json: 8",
+                "nvidia-h200-widths-bf16.json: 8",
                 "nvidia-h200-targets-bf16.json: 42",
             ]
         );
