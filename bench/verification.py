@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # tools run a hundred times slower.
 SANITIZED = [
     "h2 L300 d64 f16 causal normal seed=3",
+    "h3 q77 kv200 d64 bf16 full normal seed=3",
     "h2 q70 kv193 d256 f16 full normal seed=3",
+    "h2 q130 kv300 d96 bf16 causal normal seed=3",
     "h4/2 q150 kv450 d128 bf16 causal normal seed=3",
     "h8/2 q1 kv700 d64 f16 full normal seed=3",
     "h8/2 q4 kv2100 d128 bf16 causal normal seed=3",
