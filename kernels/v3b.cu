@@ -8,21 +8,12 @@
 //         grew by more than 8 powers of two; until then the weights may well exceed 1.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|96|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
-#include "common/boxed_tile.cuh"
 #include "common/mask.cuh"
 #include "common/params.cuh"
 #include "common/query_tile.cuh"
-#include "common/tile_ring.cuh"
+#include "common/single_tile_block.cuh"
 #include "common/warpgroup.cuh"
 #include "common/warpgroup_attention.cuh"
-
-// Tile laws.
-constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP_SIZE;
-constexpr int TILE_ROWS = CONSUMERS * WARPGROUP_ROWS;
-constexpr int STAGES = 2;
-// Registers a thread; in units of 8, together at most what the launch has for all.
-constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 40 : 32;
-constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : 160;
 
 // After how much of a softmax stands the wait for the products beside it, from where the assembler
 // moves it. Measured on an H200: at the end with three warpgroups, after three quarters with two.
@@ -31,58 +22,22 @@ constexpr int EIGHTHS_BEFORE_WAIT = CONSUMERS == 3 ? 8 : 6;
 // Powers of two that a maximum may lag behind. Weights up to 2^8 are as exact as those up to 1.
 constexpr int SLACK = 8;
 
-using QueryBoxes = BoxedTile<TILE_ROWS, HEAD_DIM>;
-using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
-
-struct SharedMemory {
-    QueryBoxes query;  // in the end the output: a warpgroup's rows are nobody else's
-    KeyBoxes key[STAGES];
-    KeyBoxes value[STAGES];
-    Barrier query_full;
-    Turns<STAGES> key_turns;
-    Turns<STAGES> value_turns;
-};
-
-static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
-static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
-static_assert(TILE_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX_ROWS &&
-                  TILE_KEYS == LAUNCH_VALUE_BOX_ROWS && WARPGROUP_ROWS == LAUNCH_OUTPUT_BOX_ROWS,
-              "what the maps are made for");
-
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention(const __grid_constant__ AttentionParams params,
               const __grid_constant__ TensorMaps maps) {
     extern __shared__ __align__(1024) unsigned char shared_memory[];
     SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
-    if (threadIdx.x == 0) {
-        shared.query_full.initialise(1);
-        shared.key_turns.initialise(CONSUMERS * WARPGROUP_WARPS);
-        shared.value_turns.initialise(CONSUMERS * WARPGROUP_WARPS);
-        publish_barriers();
-    }
+    if (threadIdx.x == 0) shared.initialise();
     __syncthreads();
 
     const QueryTile tile = locate_query_tile<TILE_ROWS>(params);
     const int key_tiles = key_tile_count(params, tile.first_row, TILE_ROWS, TILE_KEYS);
     const int warpgroup = warpgroup_index();
 
-    // Tiles are walked from the last to the first: those that need a mask, whose softmax takes
-    // longest, come while there is nothing to overlap it with anyway.
     if (warpgroup == CONSUMERS) {
         shrink_registers<PRODUCER_REGISTERS>();
         if (threadIdx.x != CONSUMERS * WARPGROUP_SIZE || key_tiles == 0) return;
-        const int head_kv = key_head(params, tile.head);
-        TileProducer keys(shared.key, shared.key_turns);
-        TileProducer values(shared.value, shared.value_turns);
-        shared.query.load_async(maps.query, shared.query_full, tile.first_row, tile.head,
-                                tile.batch, Keep::BRIEFLY);
-        keys.load(maps.key, (key_tiles - 1) * TILE_KEYS, head_kv, tile.batch, Keep::LONG);
-#pragma unroll 1
-        for (int key_tile = key_tiles - 1; key_tile >= 0; --key_tile) {
-            const int row = key_tile * TILE_KEYS;
-            if (key_tile > 0) keys.load(maps.key, row - TILE_KEYS, head_kv, tile.batch, Keep::LONG);
-            values.load(maps.value, row, head_kv, tile.batch, Keep::LONG);
-        }
+        produce(shared, params, maps, tile, key_tiles);
         return;
     }
 

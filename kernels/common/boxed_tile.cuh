@@ -13,8 +13,8 @@ static_assert(BOX_ROW_BYTES == 128, "what the swizzle permutes");
 template <int ROWS, int COLUMNS>
 struct alignas(1024) BoxedTile {
     // The last box may reach past COLUMNS. The copy engine fills the rest with zeros that nobody
-    // multiplies and leaves it out when it stores: 96 columns take the shared memory of 128, but six
-    // steps of depth instead of eight and products of 96 columns, which is where the time goes.
+    // multiplies, and leaves it out when it stores: 96 columns take the shared memory of 128, but
+    // six steps of depth instead of eight and products of 96 columns, where the time goes.
     static constexpr int BOXES = (COLUMNS + BOX_COLUMNS - 1) / BOX_COLUMNS;
     static constexpr int BOX_BYTES = ROWS * BOX_ROW_BYTES;
     static_assert(COLUMNS % 16 == 0, "whole steps of depth, whole pairs of 8×8 matrices");
