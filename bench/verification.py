@@ -82,7 +82,8 @@ def known(program):
 
 def suite(program):
     """The suite's verdict, what it says of every generation's comparison with the oracle, and the tests that failed."""
-    code, said = run([program])
+    # Where this checkout's snapshots are: the suite may have been built in another.
+    code, said = run([program], INSTA_WORKSPACE_ROOT=str(ROOT))
     result = last_line(said, "test result:")
     kept = [line for line in said.splitlines() if re.search(r"::(real_model|matches_reference): ", line)]
     failed = sorted({line.split()[1] for line in said.splitlines() if re.match(r"test .* \.\.\. FAILED", line)})
