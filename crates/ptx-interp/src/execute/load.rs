@@ -1,6 +1,6 @@
 //! `ld` from every space, checked a lane at a time.
 
-use super::places::{Lanes, addresses, by_space, is_side_by_side, rebased};
+use super::places::{Lanes, addresses, for_each_space, is_side_by_side};
 use super::{At, Cluster, Machine, Step, Stopped};
 use crate::address_space::SHARED_BASE;
 use crate::decode::{Access, LaneRegister, Ordering, Space};
@@ -72,16 +72,9 @@ impl Machine<'_> {
         mask: u32,
     ) -> Result<Step, Stopped> {
         let places = addresses(&warp.registers, access.address);
-        match access.space {
-            Space::Generic => {
-                for (space, lanes, base) in by_space(&places, mask) {
-                    if lanes != 0 {
-                        self.load_space(cluster, warp, at, access, space, &rebased(&places, base), lanes)?;
-                    }
-                }
-            }
-            space => self.load_space(cluster, warp, at, access, space, &places, mask)?,
-        }
+        for_each_space(access.space, &places, mask, |space, places, lanes| {
+            self.load_space(cluster, warp, at, access, space, places, lanes)
+        })?;
         self.after_access(cluster, at, access, &places, mask);
         // A loop that polls memory must let the writer run.
         Ok(if access.ordering == Ordering::Weak { Step::Next } else { Step::Yield })

@@ -47,7 +47,7 @@ pub(crate) fn addresses(registers: &Registers, address: Address) -> Lanes {
 }
 
 /// Lanes of a generic access by the space they hit: shared, local, parameter, global.
-pub(super) fn by_space(addresses: &Lanes, mask: u32) -> [(Space, u32, u64); 4] {
+fn by_space(addresses: &Lanes, mask: u32) -> [(Space, u32, u64); 4] {
     let mut parts = [
         (Space::Shared, 0, SHARED_WINDOW),
         (Space::Local, 0, LOCAL_WINDOW),
@@ -67,6 +67,26 @@ pub(super) fn by_space(addresses: &Lanes, mask: u32) -> [(Space, u32, u64); 4] {
 
 pub(crate) fn rebased(addresses: &Lanes, base: u64) -> Lanes {
     addresses.map(|address| address.wrapping_sub(base))
+}
+
+/// Calls `visit` with every space that an access hits, the places in it, and the lanes that hit it: of a generic access
+/// there may be several.
+#[inline(always)]
+pub(super) fn for_each_space(
+    space: Space,
+    places: &Lanes,
+    mask: u32,
+    mut visit: impl FnMut(Space, &Lanes, u32) -> Result<(), Stopped>,
+) -> Result<(), Stopped> {
+    if space != Space::Generic {
+        return visit(space, places, mask);
+    }
+    for (space, lanes, base) in by_space(places, mask) {
+        if lanes != 0 {
+            visit(space, &rebased(places, base), lanes)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether all lanes take part, each right behind the one before.

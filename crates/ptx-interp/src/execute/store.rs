@@ -1,6 +1,6 @@
 //! `st` to every space, checked a lane at a time.
 
-use super::places::{Lanes, SharedPlace, addresses, by_space, rebased};
+use super::places::{Lanes, SharedPlace, addresses, for_each_space};
 use super::{At, Cluster, Machine, Step, Stopped};
 use crate::decode::{Access, Ordering, Space};
 use crate::diagnostics::FindingKind;
@@ -31,16 +31,9 @@ impl Machine<'_> {
     ) -> Result<Step, Stopped> {
         let places = addresses(&warp.registers, access.address);
         self.before_access(cluster, at, access, &places, mask);
-        match access.space {
-            Space::Generic => {
-                for (space, lanes, base) in by_space(&places, mask) {
-                    if lanes != 0 {
-                        self.store_space(cluster, warp, at, access, space, &rebased(&places, base), lanes)?;
-                    }
-                }
-            }
-            space => self.store_space(cluster, warp, at, access, space, &places, mask)?,
-        }
+        for_each_space(access.space, &places, mask, |space, places, lanes| {
+            self.store_space(cluster, warp, at, access, space, places, lanes)
+        })?;
         Ok(Step::Next)
     }
 
