@@ -27,9 +27,7 @@ ERROR = "relative Frobenius error 2.00e-4 (limit 6.31e-4), largest absolute erro
 # As the real ones speak; a test's own commands, which may print and exit, come in before they start or after the work.
 SDPA = """
 [ "$SDPA_DEVICE" = cuda ] || { echo "error: asked to run on ${SDPA_DEVICE:-anything}" >&2; exit 2; }
-[ "$1" = list ] && { echo 'id   parent  takes
-v1   –       f16 d ≤ 128
-v2d  v2c     f16 d ≤ 256, bf16 d ≤ 256'; exit; }
+[ "$1 $2" = "list --json" ] && { echo '[{"id": "v1", "parent": null}, {"id": "v2d", "parent": "v2c"}]'; exit; }
 again=1; [ "$4" = --repeat ] && again=$5
 $BEFORE
 echo "device: NVIDIA H200 (132 multiprocessors)"

@@ -10,6 +10,7 @@ written all the same, and says so. What a generation does not take is listed, to
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -73,11 +74,11 @@ def declined(code, said):
 
 def known(program):
     """The ids of all generations."""
-    code, listed = run([program, "list"])
-    ids = re.findall(r"^\s*(v\d+[a-z]*)\b", listed, re.MULTILINE)
-    if code or not ids:
-        raise RuntimeError(f"{program} list: {last_line(listed)}")
-    return ids
+    _, listed = run([program, "list", "--json"])
+    try:
+        return [generation["id"] for generation in json.loads(listed)]
+    except ValueError:
+        raise RuntimeError(f"{program} list: {last_line(listed)}") from None
 
 
 def suite(program):
@@ -88,7 +89,8 @@ def suite(program):
     kept = [line for line in said.splitlines() if re.search(r"::(real_model|matches_reference): ", line)]
     failed = sorted({line.split()[1] for line in said.splitlines() if re.match(r"test .* \.\.\. FAILED", line)})
     good = code == 0 and result.startswith("test result: ok")
-    return good, [f"exit {code} | {result}", *(f"failed: {name}" for name in failed), *sorted(kept)]
+    lines = [f"exit {code} | {result}", *(f"failed: {name}" for name in failed), *sorted(kept)]
+    return good, "`SDPA_DEVICE=cuda cargo test -p harness --release --test suite`", lines
 
 
 def refusal(program, generation, case):
@@ -120,7 +122,27 @@ def repeat(program, generation, case):
     return same, f"{generation} | {case} | exit {code} | {verdict(said)}"
 
 
-def section(title, good, lines):
+def sanitized(program, generations, jobs):
+    """All tools over all cases that the generations take, so many at a time."""
+    if not shutil.which("compute-sanitizer"):
+        return False, "compute-sanitizer", ["not on PATH"]
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        asked = [(generation, case) for generation in generations for case in SANITIZED]
+        reasons = dict(zip(asked, pool.map(lambda pair: refusal(program, *pair), asked)))
+        runs = [(tool, program, *pair) for pair, reason in reasons.items() if not reason for tool in TOOLS]
+        results = list(pool.map(lambda arguments: sanitize(*arguments), runs))
+    clean = sum(fine for fine, _ in results)
+    lines = [line for _, line in results] + [refused(*pair, reason) for pair, reason in reasons.items() if reason]
+    return 0 < clean == len(results), f"compute-sanitizer: {clean} of {len(results)} runs clean", lines
+
+
+def repeated(program, generations):
+    results = [repeat(program, generation, case) for generation in generations for case in REPEATED]
+    judged = [same for same, _ in results if same is not None]
+    return bool(judged) and all(judged), f"The same bits in {REPETITIONS + 1} runs", [line for _, line in results]
+
+
+def section(good, title, lines):
     mark = "" if good else "**Something failed here.**\n\n"
     return f"\n## {title}\n\n{mark}```\n" + "\n".join(lines) + "\n```\n"
 
@@ -145,40 +167,14 @@ def main():
         parser.error(str(error))
 
     _, gpu = run(["nvidia-smi", "--query-gpu=name,driver_version,clocks.current.sm,power.draw,temperature.gpu", "--format=csv"])
-    page = ["# Verified on a GPU\n\nWritten by `bench/verification.py`; edits are lost.\n\n```\n" + gpu.strip() + "\n```\n"]
-    good, lines = suite(suite_program)
-    page.append(section("`SDPA_DEVICE=cuda cargo test -p harness --release --test suite`", good, lines))
-    all_good = good
-
-    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        asked = [(generation, case) for generation in generations for case in SANITIZED]
-        reasons = dict(zip(asked, pool.map(lambda pair: refusal(program, *pair), asked)))
-        not_taken = [refused(*pair, reason) for pair, reason in reasons.items() if reason]
-        if shutil.which("compute-sanitizer"):
-            runs = [(tool, program, *pair) for pair, reason in reasons.items() if not reason for tool in TOOLS]
-            results = list(pool.map(lambda arguments: sanitize(*arguments), runs))
-            clean = sum(fine for fine, _ in results)
-            good = 0 < clean == len(results)
-            title = f"compute-sanitizer: {clean} of {len(results)} runs clean"
-            page.append(section(title, good, [line for _, line in results] + not_taken))
-        else:
-            good = False
-            page.append(section("compute-sanitizer", False, ["not on PATH"]))
-        all_good &= good
-
-    asked = [(generation, case) for generation in generations for case in REPEATED]
-    results = [repeat(program, *pair) for pair in asked]
-    judged = [same for same, _ in results if same is not None]
-    good = bool(judged) and all(judged)
-    page.append(section(f"The same bits in {REPETITIONS + 1} runs", good, [line for _, line in results]))
-    all_good &= good
-
-    text = "".join(page)
+    parts = [suite(suite_program), sanitized(program, generations, options.jobs), repeated(program, generations)]
+    head = "# Verified on a GPU\n\nWritten by `bench/verification.py`; edits are lost.\n\n```\n" + gpu.strip() + "\n```\n"
+    text = head + "".join(section(*part) for part in parts)
     if options.output:
         options.output.write_text(text)
     else:
         print(text)
-    sys.exit(0 if all_good else 1)
+    sys.exit(0 if all(good for good, _, _ in parts) else 1)
 
 
 if __name__ == "__main__":
