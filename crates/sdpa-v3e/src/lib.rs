@@ -14,8 +14,8 @@ const KEY_GROUPS: usize = 4;
 /// Keys of a group's tile, as the kernels are listed. The smaller one measured faster where it holds all keys.
 const TILE_KEYS: [usize; 2] = [64, 128];
 
-/// The only head dimension that has kernels: narrower ones are padded with zeros by the copy engine, and of wider ones a
-/// block cannot hold enough keys to be worth it.
+/// The only head dimension that has kernels: one box of the copy engine is one row of a tile. Narrower ones are padded
+/// with zeros; wider ones would take several boxes, and a block could hold fewer keys.
 const HEAD_DIM: usize = 64;
 
 const fn kernel(
@@ -82,7 +82,7 @@ impl Attention for V3e {
         let bf16 = problem.dtype() == Dtype::Bf16;
         let kernel = GENERATION.specialisations[TILE_KEYS.len() * usize::from(bf16) + tile];
         let launch = Launch::new("v3e", kernel, tiles as u64, limits)?;
-        // Up to `limit` either way.
+        // Both fit: their product is no more than `limit`.
         let grid = [pairs as u32, heads as u32, 1];
         Ok(LaunchPlan::single(Launch { grid, ..launch }))
     }
