@@ -7,7 +7,7 @@
 Runs `ncu --clock-control none` over `sdpa bench`, which verifies each generation on each problem before it times it; the
 kernels of that first forward pass are what is profiled, and the program ends there. Of a peer one pass of
 `bench/peers.py --profile` is. Caches are flushed before each of the profiler's passes, so times are those of cold inputs.
-Needs a GPU, Nsight Compute (`ncu` on PATH, or NCU=/path/to/ncu) and `cargo build --release -p harness`; peers need PyTorch.
+Needs a GPU, Nsight Compute (`ncu` on PATH, or NCU=/path/to/ncu) and `cargo build --release`; peers need PyTorch.
 """
 
 import argparse
@@ -241,7 +241,7 @@ def main():
     parser.add_argument("-o", "--output", type=Path, help="write the table there, too")
     options = parser.parse_args()
     if not options.program.is_file():
-        fail(f"{options.program} is missing: cargo build --release -p harness")
+        fail(f"{options.program} is missing: cargo build --release")
     program = options.program.resolve()
 
     ncu = tool()

@@ -37,7 +37,7 @@ BACKENDS = {
 }
 DEFAULT_PEERS = ["flash", "cudnn", "efficient", "fa3"]
 
-# As in crates/harness/src/timing: the same rules, or a ratio would compare methods.
+# As in crates/sdpa-bench/src/timing: the same rules, or a ratio would compare methods.
 WARM_SETS = 4
 COLD_BYTES = 128 << 20
 PASSES_AT_LEAST = 20

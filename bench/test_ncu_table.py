@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of ncu_table.py with a stand-in for ncu: no GPU, no Nsight Compute. They need `cargo build --release -p harness`."""
+"""Tests of ncu_table.py with a stand-in for ncu: no GPU, no Nsight Compute. They need `cargo build --release`."""
 
 import argparse
 import os

@@ -83,7 +83,7 @@ pub fn shortened(cases: &[Acceptance]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generations;
+    use sdpa::generations;
     use sdpa_core::DeviceLimits;
 
     /// v2f declines what the gate asks on a GPU.

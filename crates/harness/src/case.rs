@@ -37,7 +37,7 @@ impl Case {
 
     /// The command that repeats this case for a generation.
     pub fn repeat_command(&self, generation: &str) -> String {
-        format!("cargo run --release -p harness -- verify {generation} \"{self}\"")
+        format!("cargo run --release -- verify {generation} \"{self}\"")
     }
 }
 

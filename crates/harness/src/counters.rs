@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sdpa_core::{Attention, Counters, Device as _, Interpreter};
+use sdpa_core::{Attention, Counters, Device as _};
+use sdpa_toolchain::KernelTexts;
 use serde::Serialize;
 
 use crate::case::Case;
@@ -26,12 +27,12 @@ pub struct Counted {
     pub counters: Counters,
 }
 
-/// Runs a case once and hands over what was counted.
+/// Runs a case once, with the kernels of `texts`, and hands over what was counted.
 ///
 /// # Errors
 /// [`RunError`]: where the generation declines the case, or the interpreter finds something.
-pub fn count(generation: &dyn Attention, case: &Case) -> Result<Counted, RunError> {
-    let device = Interpreter::new();
+pub fn count(generation: &dyn Attention, case: &Case, texts: &KernelTexts) -> Result<Counted, RunError> {
+    let device = texts.interpreter();
     device.set_schedule(case.schedule);
     execute(&device, generation, &case.problem, &case.data(), Surroundings::Exact)?;
     let counters = device.take_reports().counters;

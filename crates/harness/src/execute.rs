@@ -278,7 +278,7 @@ impl Placed {
 }
 
 /// Bytes of elements, as a device holds them.
-pub(crate) fn to_bytes(elements: &[u16]) -> Vec<u8> {
+pub fn to_bytes(elements: &[u16]) -> Vec<u8> {
     let mut bytes = vec![0; 2 * elements.len()];
     let pairs = bytes.par_chunks_exact_mut(2).with_min_len(1 << 16);
     pairs.zip(elements).for_each(|(pair, bits)| pair.copy_from_slice(&bits.to_le_bytes()));

@@ -168,7 +168,7 @@ pub fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generations;
+    use sdpa::generations;
     use sdpa_core::Interpreter;
 
     fn problem() -> Problem {

@@ -130,7 +130,8 @@ impl From<RunError> for Reason {
 }
 
 impl Failure {
-    pub(crate) fn new(
+    /// A property that does not hold in a case, and why.
+    pub fn new(
         device: &dyn Device,
         generation: &dyn Attention,
         case: &Case,

@@ -5,7 +5,7 @@ use crate::{
     Specialisation, Unsupported,
 };
 
-/// Who a generation is. Everything the harness needs to know without asking for the id.
+/// What a generation is. Everything that the harness needs to know without asking for the id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
     /// Short name, as in `crates/sdpa-<id>` and `kernels/<id>.cu`.
@@ -14,7 +14,7 @@ pub struct Generation {
     pub title: &'static str,
     /// The generation it evolved from.
     pub parent: Option<&'static str>,
-    /// Every kernel it may launch, one PTX file each.
+    /// Every kernel that it may launch.
     pub specialisations: &'static [Specialisation],
     /// What its kernels may cost.
     pub budget: Budget,
@@ -42,8 +42,23 @@ pub trait Attention: Sync {
     /// does not load or a launch is refused.
     fn forward(&self, device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) -> Result<()> {
         let plan = self.plan(problem, device.limits())?;
+        self.forward_planned(device, problem, tensors, &plan)
+    }
+
+    /// [`forward`](Self::forward) with the plan that [`plan`](Self::plan) made for this problem and this device's limits:
+    /// for a caller that launches the same problem again and again.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    fn forward_planned(
+        &self,
+        device: &dyn Device,
+        problem: &Problem,
+        tensors: &Tensors<'_>,
+        plan: &LaunchPlan,
+    ) -> Result<()> {
         let params = tensors.params(problem, self.generation().alignment)?;
-        run(device, &plan, params)
+        run(device, plan, params)
     }
 }
 

@@ -62,45 +62,25 @@ pub enum Error {
         /// Bytes of the buffer.
         length: usize,
     },
-    /// No such kernel file.
-    #[error("{path} is not among the embedded kernels: run `cargo run --release -p harness -- build-ptx`")]
-    MissingKernel {
-        /// Path under `kernels/`.
-        path: String,
-    },
-    /// The committed PTX was made from another source, and there is no compiler to make it afresh.
+    /// The kernel is in a generation's table and not in its pack.
     #[error(
-        "kernels/{path} was made from another source (fingerprint {found}, the source has {expected}) and NVRTC is not \
-         installed to compile it: install kernels/requirements.txt, or run `sdpa build-ptx` where it is"
+        "the pack of {pack} holds no kernel {kernel}: run `cargo run --release -- build-ptx {pack}` in the repository"
     )]
-    StaleKernel {
-        /// Path under `kernels/`.
-        path: String,
-        /// Fingerprint of the source as it is.
-        expected: String,
-        /// Fingerprint in the file.
-        found: String,
-    },
-    /// NVRTC is not there.
-    #[error(
-        "no compiler: libnvrtc could not be loaded. In the repository's root:\n  \
-         pip install --no-deps --target target/cuda -r kernels/requirements.txt\n  \
-         export LD_LIBRARY_PATH=$PWD/target/cuda/nvidia/cu13/lib"
-    )]
-    NoCompiler,
-    /// The CUDA headers that kernels include are not there.
-    #[error("no CUDA headers: none of {searched} holds cuda_fp16.h; set CUDA_HOME to a toolkit")]
-    NoHeaders {
-        /// Folders looked into.
-        searched: String,
-    },
-    /// The compiler refused the source.
-    #[error("{kernel} does not compile:\n{log}")]
-    Compile {
-        /// Which specialisation.
+    NoPtx {
+        /// Its name in the pack.
         kernel: String,
-        /// The compiler's log.
-        log: String,
+        /// The generation's id, or `mutants`.
+        pack: &'static str,
+    },
+    /// A pack is broken.
+    #[error(
+        "the pack of {pack} cannot be decoded: {reason}; run `cargo run --release -- build-ptx {pack}` in the repository"
+    )]
+    Pack {
+        /// The generation's id, or `mutants`.
+        pack: &'static str,
+        /// The decoder's words.
+        reason: String,
     },
     /// The driver or the interpreter refused the PTX.
     #[error("{kernel} does not load: {reason}")]

@@ -23,29 +23,26 @@
 //! This crate is the only one that names cudarc or the interpreter; nothing above it knows which device it has.
 
 mod attention;
-mod compile;
 mod device;
 mod dtype;
 mod error;
-mod kernels;
 mod params;
 mod plan;
 mod problem;
+mod ptx;
 pub mod require;
+mod specialisation;
 
 pub use attention::{Attention, Generation, Tensors, View};
-pub use compile::{Toolchain, compile};
 pub use device::cuda::{Cuda, driver_present};
 pub use device::interpreter::{Interpreter, Reports};
 pub use device::{Buffer, Device, DeviceChoice, DeviceKind, MOST_TICKETS, Recording, Resources, open};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use kernels::{
-    Architecture, Fingerprint, Specialisation, TileBoxes, embedded_file, embedded_files, fingerprint, fingerprint_of,
-    load_ptx, source_closure,
-};
 pub use params::{Params, TensorParams};
 pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, Unsupported};
 pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
+pub use ptx::PackedPtx;
 /// What the interpreter counts and finds, as data.
 pub use ptx_interp::{Counters, Finding};
+pub use specialisation::{Architecture, Specialisation, TileBoxes};

@@ -418,12 +418,15 @@ impl fmt::Display for LaunchPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Architecture, TileBoxes};
+    use crate::{Architecture, PackedPtx, TileBoxes};
+
+    static PTX: PackedPtx = PackedPtx::new("v0", &[]);
 
     #[test]
     fn plans_say_what_they_ask_of_the_device() {
         let kernel = Specialisation {
             source: "v0.cu",
+            ptx: &PTX,
             name: "f16_d64",
             architecture: Architecture::Compute90a,
             defines: &[],

@@ -1,9 +1,12 @@
 //! V1: scalar, streaming softmax, no pipeline. The plainest kernel that is right; see this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v1`.
+pub static PTX: PackedPtx = PackedPtx::new("v1", include_bytes!("../v1.ptx.zst"));
 
 /// Rows a block: one for each of its 8 warps (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 8;
@@ -11,6 +14,7 @@ const TILE_ROWS: usize = 8;
 const fn specialisation(name: &'static str, defines: &'static [&'static str]) -> Specialisation {
     Specialisation {
         source: "v1.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute80,
         defines,

@@ -2,9 +2,12 @@
 //! this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v2b`.
+pub static PTX: PackedPtx = PackedPtx::new("v2b", include_bytes!("../v2b.ptx.zst"));
 
 /// Query rows a block (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 64;
@@ -15,6 +18,7 @@ const LONG: usize = 2048;
 const fn specialisation(name: &'static str, defines: &'static [&'static str], shared_bytes: u32) -> Specialisation {
     Specialisation {
         source: "v2b.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute80,
         defines,

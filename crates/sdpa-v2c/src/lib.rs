@@ -1,9 +1,12 @@
 //! V2c: V2b with tensor cores, through WMMA 16×16×16, for both matrix products. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v2c`.
+pub static PTX: PackedPtx = PackedPtx::new("v2c", include_bytes!("../v2c.ptx.zst"));
 
 /// Query rows a block (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 64;
@@ -14,6 +17,7 @@ const LONG: usize = 2048;
 const fn specialisation(name: &'static str, defines: &'static [&'static str], shared_bytes: u32) -> Specialisation {
     Specialisation {
         source: "v2c.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute80,
         defines,

@@ -1,9 +1,12 @@
 //! V2d: fragments in registers; mma.sync and ldmatrix on swizzled shared memory. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v2d`.
+pub static PTX: PackedPtx = PackedPtx::new("v2d", include_bytes!("../v2d.ptx.zst"));
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
@@ -20,6 +23,7 @@ const fn kernel(
 ) -> Specialisation {
     Specialisation {
         source: "v2d.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute80,
         defines,

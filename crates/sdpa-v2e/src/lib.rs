@@ -2,9 +2,12 @@
 //! crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v2e`.
+pub static PTX: PackedPtx = PackedPtx::new("v2e", include_bytes!("../v2e.ptx.zst"));
 
 /// Query rows a block: two warps of 16 rows in each group (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 32;
@@ -15,6 +18,7 @@ const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
 const fn split(name: &'static str, defines: &'static [&'static str], shared_bytes: u32) -> Specialisation {
     Specialisation {
         source: "v2e.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute80,
         defines,

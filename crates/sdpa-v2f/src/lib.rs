@@ -1,9 +1,12 @@
 //! V2f: keys split over blocks, so that a few queries use the whole chip. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v2f`.
+pub static PTX: PackedPtx = PackedPtx::new("v2f", include_bytes!("../v2f.ptx.zst"));
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
@@ -19,6 +22,7 @@ const fn kernel(
 ) -> Specialisation {
     Specialisation {
         source: "v2f.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute80,
         defines,
@@ -112,9 +116,9 @@ impl Attention for V2f {
     }
 }
 
-/// What the parts leave to whoever merges them (`Workspace` in `kernels/common/split_keys.cuh`): of every part of every
+/// What the parts leave to the launch that merges them (`Workspace` in the kernels' `split_keys.cuh`): of every part of every
 /// row an unnormalised output, its maximum and its sum, in f32.
-pub fn workspace_bytes(problem: &Problem, parts: usize) -> usize {
+fn workspace_bytes(problem: &Problem, parts: usize) -> usize {
     let part_bytes = (problem.head_dim() + 2) * size_of::<f32>();
     problem.batch() * problem.heads_q() * problem.len_q() * parts * part_bytes
 }

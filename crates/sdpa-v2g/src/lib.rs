@@ -1,9 +1,12 @@
 //! V2g: one launch for decoding: the last block to finish merges the parts. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v2g`.
+pub static PTX: PackedPtx = PackedPtx::new("v2g", include_bytes!("../v2g.ptx.zst"));
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];
@@ -18,7 +21,7 @@ const TILE_ROWS: usize = 16;
 /// Queries a head at most: more are too many rows for one block to merge.
 const MOST_QUERIES: usize = 16;
 
-/// Keys of a part are a multiple of this (`PART_STEP` in `kernels/common/split_keys.cuh`).
+/// Keys of a part are a multiple of this (`PART_STEP` in the kernels' `split_keys.cuh`).
 const PART_STEP: usize = 128;
 
 /// Keys a part at least has: fewer are not worth the merging.
@@ -35,6 +38,7 @@ const fn kernel(
 ) -> Specialisation {
     Specialisation {
         source: "v2g.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute80,
         defines,
@@ -104,9 +108,16 @@ impl Attention for V2g {
         if parts == 1 || blocks == 0 {
             return Ok(plan);
         }
-        let workspace_bytes = sdpa_v2f::workspace_bytes(problem, parts);
+        let workspace_bytes = workspace_bytes(problem, parts);
         LaunchPlan { workspace_bytes, ..plan }.counting_arrivals("v2g", tiles)
     }
+}
+
+/// What the parts leave to the block that merges them (`Workspace` in the kernels' `split_keys.cuh`): of every part of
+/// every row an unnormalised output, its maximum and its sum, in f32.
+fn workspace_bytes(problem: &Problem, parts: usize) -> usize {
+    let part_bytes = (problem.head_dim() + 2) * size_of::<f32>();
+    problem.batch() * problem.heads_q() * problem.len_q() * parts * part_bytes
 }
 
 /// Into how many parts the keys are cut, none of them empty. By their number alone: what a row's bits depend on must not

@@ -1,9 +1,12 @@
 //! V3: Hopper's machinery: TMA, mbarriers, wgmma, a warpgroup that only loads. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem, Specialisation,
-    Unsupported, for_both_dtypes, require,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    Specialisation, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v3`.
+pub static PTX: PackedPtx = PackedPtx::new("v3", include_bytes!("../v3.ptx.zst"));
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 5] = [64, 96, 128, 192, 256];
@@ -15,7 +18,7 @@ const fn kernel(
     tile_keys: u32,
     shared_bytes: u32,
 ) -> Specialisation {
-    Specialisation::of_warpgroups("v3.cu", name, defines, consumers, tile_keys, shared_bytes)
+    Specialisation::of_warpgroups("v3.cu", &PTX, name, defines, consumers, tile_keys, shared_bytes)
 }
 
 static GENERATION: Generation = Generation {
@@ -46,24 +49,11 @@ impl Attention for V3 {
     }
 
     fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        plan_a_tile_a_block(&GENERATION, problem, limits)
+        require::head_dim_up_to("v3", problem, 256)?;
+        require::tensor_maps("v3", problem)?;
+        let bf16 = problem.dtype() == Dtype::Bf16;
+        let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+        let kernel = GENERATION.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];
+        Launch::per_query_tile("v3", kernel, problem, kernel.query_rows(), limits).map(LaunchPlan::single)
     }
-}
-
-/// A block for each tile of queries; `generation` has this one's kernels in this one's order.
-///
-/// # Errors
-///
-/// [`Unsupported`] for what the kernels do not take, and for devices that do not take the kernels.
-pub fn plan_a_tile_a_block(
-    generation: &Generation,
-    problem: &Problem,
-    limits: &DeviceLimits,
-) -> Result<LaunchPlan, Unsupported> {
-    require::head_dim_up_to(generation.id, problem, 256)?;
-    require::tensor_maps(generation.id, problem)?;
-    let bf16 = problem.dtype() == Dtype::Bf16;
-    let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-    let kernel = generation.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];
-    Launch::per_query_tile(generation.id, kernel, problem, kernel.query_rows(), limits).map(LaunchPlan::single)
 }

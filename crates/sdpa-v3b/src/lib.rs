@@ -1,9 +1,15 @@
 //! V3b: the softmax under the products. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Generation, LaunchPlan, Problem, Specialisation, Unsupported,
-    for_both_dtypes,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    Specialisation, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v3b`.
+pub static PTX: PackedPtx = PackedPtx::new("v3b", include_bytes!("../v3b.ptx.zst"));
+
+/// Head dimensions that have kernels; others are padded with zeros to the next.
+const HEAD_DIMS: [usize; 5] = [64, 96, 128, 192, 256];
 
 const fn kernel(
     name: &'static str,
@@ -12,14 +18,14 @@ const fn kernel(
     tile_keys: u32,
     shared_bytes: u32,
 ) -> Specialisation {
-    Specialisation::of_warpgroups("v3b.cu", name, defines, consumers, tile_keys, shared_bytes)
+    Specialisation::of_warpgroups("v3b.cu", &PTX, name, defines, consumers, tile_keys, shared_bytes)
 }
 
 static GENERATION: Generation = Generation {
     id: "v3b",
     title: "the softmax under the products; the output rescaled only when it must be",
     parent: Some("v3"),
-    // As in V3.
+    // In the order that `plan` counts in: dtype, then head dimension.
     specialisations: for_both_dtypes![kernel:
         "d64", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136;
         "d96", ["HEAD_DIM=96", "CONSUMERS=2", "TILE_KEYS=128"], 2, 128, 164_864;
@@ -43,6 +49,11 @@ impl Attention for V3b {
     }
 
     fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        sdpa_v3::plan_a_tile_a_block(&GENERATION, problem, limits)
+        require::head_dim_up_to("v3b", problem, 256)?;
+        require::tensor_maps("v3b", problem)?;
+        let bf16 = problem.dtype() == Dtype::Bf16;
+        let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+        let kernel = GENERATION.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];
+        Launch::per_query_tile("v3b", kernel, problem, kernel.query_rows(), limits).map(LaunchPlan::single)
     }
 }

@@ -1,9 +1,12 @@
 //! V3c: persistent blocks: tickets, longest tiles first, the next tile loaded early. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem, Specialisation,
-    Unsupported, for_both_dtypes, require,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    Specialisation, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v3c`.
+pub static PTX: PackedPtx = PackedPtx::new("v3c", include_bytes!("../v3c.ptx.zst"));
 
 /// Query rows of a kernel's tile, and how much longer a row takes than in the best kernel of the head dimension, in
 /// percent: with few keys a row and with many.
@@ -26,7 +29,7 @@ const fn kernel(
     tile_keys: u32,
     shared_bytes: u32,
 ) -> Specialisation {
-    Specialisation::of_warpgroups("v3c.cu", name, defines, consumers, tile_keys, shared_bytes)
+    Specialisation::of_warpgroups("v3c.cu", &PTX, name, defines, consumers, tile_keys, shared_bytes)
 }
 
 static GENERATION: Generation = Generation {
@@ -68,34 +71,20 @@ impl Attention for V3c {
     }
 
     fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        plan_persistent_blocks(&GENERATION, problem, limits)
+        require::head_dim_up_to("v3c", problem, 256)?;
+        require::tensor_maps("v3c", problem)?;
+        let of_each_dtype = GENERATION.specialisations.len() / 2;
+        let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
+        let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
+        let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+        let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+        let kernel = kernels[narrower + fastest_tile(HEAD_DIMS[width].1, problem, limits)];
+        // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
+        let tiles = Launch::per_query_tile("v3c", kernel, problem, kernel.query_rows(), limits)?.grid[0];
+        let blocks = tiles.min(limits.multiprocessors);
+        let plan = LaunchPlan::single(Launch::new("v3c", kernel, u64::from(blocks), limits)?);
+        Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
     }
-}
-
-/// As many blocks as multiprocessors, or tiles if these are fewer; `generation` has this one's kernels in this one's
-/// order, as far as its head dimensions go.
-///
-/// # Errors
-///
-/// [`Unsupported`] for what the kernels do not take, and for devices that do not take the kernels.
-pub fn plan_persistent_blocks(
-    generation: &Generation,
-    problem: &Problem,
-    limits: &DeviceLimits,
-) -> Result<LaunchPlan, Unsupported> {
-    require::head_dim_up_to(generation.id, problem, 256)?;
-    require::tensor_maps(generation.id, problem)?;
-    let of_each_dtype = generation.specialisations.len() / 2;
-    let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
-    let kernels = &generation.specialisations[first..][..of_each_dtype];
-    let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-    let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
-    let kernel = kernels[narrower + fastest_tile(HEAD_DIMS[width].1, problem, limits)];
-    // Tiles are numbered in 32 bits whoever takes them.
-    let tiles = Launch::per_query_tile(generation.id, kernel, problem, kernel.query_rows(), limits)?.grid[0];
-    let blocks = tiles.min(limits.multiprocessors);
-    let plan = LaunchPlan::single(Launch::new(generation.id, kernel, u64::from(blocks), limits)?);
-    Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
 }
 
 /// Which of a head dimension's kernels is done first, by the work of the multiprocessor that has most.

@@ -1,9 +1,24 @@
 //! V3d: causal tiles in even shares: empty halves left out, rows traded among warpgroups. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Generation, LaunchPlan, Problem, Specialisation, Unsupported,
-    for_both_dtypes, require,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    Specialisation, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v3d`.
+pub static PTX: PackedPtx = PackedPtx::new("v3d", include_bytes!("../v3d.ptx.zst"));
+
+/// Query rows of a kernel's tile, and how much longer a row takes than in the best kernel of the head dimension, in
+/// percent: with few keys a row and with many.
+type Tile = (usize, [usize; 2]);
+
+/// Head dimensions that have kernels, with their tiles; others are padded with zeros to the next. Measured with V3c
+/// on an H200 with the chip full: three warpgroups hide the most, two and four lose the least to short rows.
+const HEAD_DIMS: [(usize, &[Tile]); 3] = [
+    (64, &[(128, [114, 116]), (192, [107, 100]), (256, [100, 105])]),
+    (96, &[(128, [100, 109]), (192, [102, 100])]),
+    (128, &[(128, [100, 100])]),
+];
 
 const fn kernel(
     name: &'static str,
@@ -12,14 +27,15 @@ const fn kernel(
     tile_keys: u32,
     shared_bytes: u32,
 ) -> Specialisation {
-    Specialisation::of_warpgroups("v3d.cu", name, defines, consumers, tile_keys, shared_bytes)
+    Specialisation::of_warpgroups("v3d.cu", &PTX, name, defines, consumers, tile_keys, shared_bytes)
 }
 
 static GENERATION: Generation = Generation {
     id: "v3d",
     title: "causal tiles in even shares: empty halves left out, rows traded among warpgroups",
     parent: Some("v3c"),
-    // As in V3c; where the wait stands is the fastest of those measured on an H200.
+    // In the order that `plan` counts in: dtype, then head dimension and tile as in `HEAD_DIMS`. EIGHTHS_BEFORE_WAIT is the
+    // fastest of those measured on an H200.
     specialisations: for_both_dtypes![kernel:
         "d64_m128", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8"], 2, 128, 148_480;
@@ -56,7 +72,18 @@ impl Attention for V3d {
         /// would otherwise run in step, and up to 6 % slower where it has several.
         const LARGEST_UNMASKED: usize = 64;
         require::head_dim_up_to("v3d", problem, LARGEST)?;
-        let plan = sdpa_v3c::plan_persistent_blocks(&GENERATION, problem, limits)?;
+        require::tensor_maps("v3d", problem)?;
+        let of_each_dtype = GENERATION.specialisations.len() / 2;
+        let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
+        let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
+        let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+        let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+        let kernel = kernels[narrower + fastest_tile(HEAD_DIMS[width].1, problem, limits)];
+        // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
+        let tiles = Launch::per_query_tile("v3d", kernel, problem, kernel.query_rows(), limits)?.grid[0];
+        let blocks = tiles.min(limits.multiprocessors);
+        let plan = LaunchPlan::single(Launch::new("v3d", kernel, u64::from(blocks), limits)?);
+        let plan = if tiles > blocks { plan.drawing_tickets() } else { plan };
         let wide = problem.head_dim() > LARGEST_UNMASKED;
         if wide && !problem.mask().is_causal() && plan.tickets > 0 {
             let (found, largest) = (problem.head_dim(), LARGEST_UNMASKED);
@@ -64,4 +91,25 @@ impl Attention for V3d {
         }
         Ok(plan)
     }
+}
+
+/// Which of a head dimension's kernels is done first, by the work of the multiprocessor that has most.
+fn fastest_tile(tiles: &[Tile], problem: &Problem, limits: &DeviceLimits) -> usize {
+    /// Where the one turns into the other, in keys that a row sees on average.
+    const MANY_KEYS: usize = 1024;
+
+    let causal = problem.mask().is_causal();
+    let keys = problem.len_kv() / if causal { 2 } else { 1 };
+    let heads = problem.batch() * problem.heads_q();
+    let multiprocessors = limits.multiprocessors as usize;
+    let cost = |&(rows, percent): &Tile| {
+        let tiles = problem.len_q().div_ceil(rows) * heads;
+        // In rows. Alike tiles come in waves; unlike ones even out, but the longest takes twice the average.
+        let most = match causal {
+            true => (tiles * rows / multiprocessors).max(2 * rows),
+            false => tiles.div_ceil(multiprocessors) * rows,
+        };
+        most * percent[usize::from(keys > MANY_KEYS)]
+    };
+    (0..tiles.len()).min_by_key(|kernel| cost(&tiles[*kernel])).unwrap_or_default()
 }

@@ -1,9 +1,12 @@
 //! V3e: short problems in even shares, fetched by the copy engine. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, Problem,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, TileBoxes, Unsupported, for_both_dtypes, require,
 };
+
+/// The PTX of its kernels, made by `sdpa build-ptx v3e`.
+pub static PTX: PackedPtx = PackedPtx::new("v3e", include_bytes!("../v3e.ptx.zst"));
 
 /// Query rows of a warp, and of a box (`STRIP_ROWS` in the kernel); a block has two such strips.
 const STRIP_ROWS: usize = 16;
@@ -26,6 +29,7 @@ const fn kernel(
 ) -> Specialisation {
     Specialisation {
         source: "v3e.cu",
+        ptx: &PTX,
         name,
         architecture: Architecture::Compute90a,
         defines,

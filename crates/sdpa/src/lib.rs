@@ -15,9 +15,11 @@
 //!
 //! A new generation is adopted by a line of the table, once it is measured.
 
+pub mod generations;
+
 use std::fmt;
 
-// Whoever computes with this crate needs no other.
+// A program that computes with this crate needs no other.
 pub use sdpa_core::*;
 
 /// A generation and what it is the fastest for.
@@ -175,7 +177,8 @@ impl Attention for Fastest {
     }
 
     fn forward(&self, device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) -> Result<()> {
-        fastest(problem, device.limits())?.forward(device, problem, tensors)
+        let (generation, plan) = planned(problem, device.limits())?;
+        generation.forward_planned(device, problem, tensors, &plan)
     }
 }
 

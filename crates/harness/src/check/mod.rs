@@ -4,13 +4,14 @@ mod render;
 mod trials;
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Device, Error, Finding, Interpreter, Operand, Reports, Tensors};
+use sdpa_core::{Attention, Device, Error, Finding, Operand, Reports, Tensors};
+use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
 use crate::execute::POISON;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
-pub use render::{render, source_line};
+pub use render::render;
 pub use trials::{Resized, Trial, trials};
 
 /// What a check found.
@@ -44,8 +45,8 @@ pub enum What {
     Wrong(Box<Failure>),
 }
 
-/// Runs each trial under `seeds` schedules, on one interpreter a trial, side by side; `progress` hears of each that is
-/// done.
+/// Runs each trial under `seeds` schedules, on one interpreter per trial, side by side. The kernels are those of `texts`;
+/// `progress` hears of each trial that is done.
 ///
 /// # Errors
 /// The first [`Failure`] that is no verdict: a kernel that does not load, or a trial that the generation declines.
@@ -53,10 +54,11 @@ pub fn check(
     generation: &'static dyn Attention,
     trials: &[Trial],
     seeds: u64,
+    texts: &KernelTexts,
     progress: impl Fn() + Sync,
 ) -> Result<Checked, Box<Failure>> {
     let outcomes = trials.par_iter().map(|trial| {
-        let outcome = try_trial(generation, trial, seeds);
+        let outcome = try_trial(generation, trial, seeds, texts);
         progress();
         outcome
     });
@@ -72,8 +74,13 @@ pub fn check(
     Ok(Checked { generation: generation.generation().id, runs, faults })
 }
 
-fn try_trial(generation: &'static dyn Attention, trial: &Trial, seeds: u64) -> Result<Vec<Fault>, Box<Failure>> {
-    let device = Interpreter::new();
+fn try_trial(
+    generation: &'static dyn Attention,
+    trial: &Trial,
+    seeds: u64,
+    texts: &KernelTexts,
+) -> Result<Vec<Fault>, Box<Failure>> {
+    let device = texts.interpreter();
     let mut faults = Vec::new();
     for seed in 0..seeds {
         // Verifying runs a case under its schedule and under the next.

@@ -2,16 +2,10 @@
 
 use std::fmt::Write as _;
 
-use sdpa_core::{Finding, embedded_file};
+use sdpa_core::Finding;
+use sdpa_toolchain::source_line;
 
 use super::{Checked, Fault, What};
-
-/// The text of a line of a kernel's source, by the name that the compiler gave the file; `None` for files that are not
-/// ours.
-pub fn source_line(file: &str, line: u32) -> Option<&'static str> {
-    let (_, path) = file.rsplit_once("kernels/")?;
-    embedded_file(path)?.lines().nth(line.checked_sub(1)? as usize)
-}
 
 /// Every fault, and a line of summary.
 pub fn render(checked: &Checked) -> String {
@@ -73,21 +67,5 @@ fn render_finding(finding: &Finding) -> String {
 fn quote(text: &mut String, file: &str, line: u32) {
     if let Some(source) = source_line(file, line) {
         let _ = writeln!(text, "{line:>6} | {source}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_of_our_own_sources_are_found() {
-        let first = source_line("kernels/v1.cu", 1).unwrap();
-        assert!(first.starts_with("// V1"), "{first}");
-        assert_eq!(source_line("/elsewhere/kernels/v1.cu", 1), Some(first));
-        assert!(source_line("kernels/common/async_copy.cuh", 1).is_some());
-        assert_eq!(source_line("kernels/v1.cu", 0), None);
-        assert_eq!(source_line("kernels/v1.cu", 1_000_000), None);
-        assert_eq!(source_line("/usr/include/mma.h", 1), None);
     }
 }

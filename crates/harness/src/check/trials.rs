@@ -91,7 +91,7 @@ impl Trial {
     /// The command that repeats this trial for a generation.
     pub fn repeat_command(&self, generation: &str) -> String {
         let device = self.multiprocessors.map(|count| format!(" --multiprocessors {count}")).unwrap_or_default();
-        format!("cargo run --release -p harness -- check {generation} --case \"{}\" --seeds 1{device}", self.case)
+        format!("cargo run --release -- check {generation} --case \"{}\" --seeds 1{device}", self.case)
     }
 }
 
@@ -151,7 +151,7 @@ impl Attention for Resized<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generations;
+    use sdpa::generations;
 
     #[test]
     fn every_kernel_of_every_generation_is_taken_by_some_trial() {
@@ -173,7 +173,7 @@ mod tests {
         let trial = Trial { case, multiprocessors: Some(1) };
         assert_eq!(
             trial.repeat_command("v2d"),
-            "cargo run --release -p harness -- check v2d --case \"b1 h1 q3 kv2113 d64 f16 full normal seed=10 schedule=4\" \
+            "cargo run --release -- check v2d --case \"b1 h1 q3 kv2113 d64 f16 full normal seed=10 schedule=4\" \
              --seeds 1 --multiprocessors 1"
         );
     }

@@ -6,10 +6,13 @@ use std::sync::{Mutex, PoisonError};
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, Buffer, Device, DeviceKind, DeviceLimits, Dtype, Error, Generation,
-    Launch, LaunchPlan, Mask, Params, Problem, Recording, Resources, Result, Specialisation, Unsupported,
+    Launch, LaunchPlan, Mask, PackedPtx, Params, Problem, Recording, Resources, Result, Specialisation, Unsupported,
 };
 
 use super::faults::{self, Fault};
+
+/// Functions have no PTX.
+static HOST: PackedPtx = PackedPtx::new("host functions", &[]);
 
 /// Runs [`HostGeneration`]s and nothing else.
 #[derive(Debug, Default)]
@@ -97,7 +100,7 @@ impl Device for HostDevice {
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
         let launches = self.launches.fetch_add(1, Ordering::Relaxed);
         let fault = Fault::ALL.into_iter().find(|fault| fault.name() == launch.kernel.source);
-        let fault = fault.ok_or(Error::MissingKernel { path: launch.kernel.source.to_owned() })?;
+        let fault = fault.ok_or_else(|| Error::NoPtx { kernel: launch.kernel.source.to_owned(), pack: HOST.id() })?;
         self.with_memory(|memory| faults::attention(memory, params, launch.kernel.name, fault, launches))
     }
 
@@ -107,6 +110,11 @@ impl Device for HostDevice {
 
     fn record(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording + '_>> {
         Err(Error::NoClock { device: self.name() })
+    }
+
+    /// A function stays what it is.
+    fn substitute(&self, _kernel: &Specialisation, _ptx: &str) -> Result<()> {
+        Ok(())
     }
 
     fn resources(&self, _kernel: &Specialisation) -> Result<Option<Resources>> {
@@ -154,6 +162,7 @@ impl Attention for HostGeneration {
         };
         let kernel = Specialisation {
             source: self.fault.name(),
+            ptx: &HOST,
             name,
             architecture: Architecture::Compute80,
             defines: &[],

@@ -9,13 +9,15 @@ mod host;
 
 use std::sync::LazyLock;
 
-use sdpa_core::{Attention, DeviceKind, DeviceLimits, Generation, LaunchPlan, Problem, Specialisation, Unsupported};
+use sdpa_core::{
+    Attention, DeviceKind, DeviceLimits, Generation, LaunchPlan, PackedPtx, Problem, Specialisation, Unsupported,
+};
 
 pub use faults::Fault;
 pub use host::{HostDevice, HostGeneration};
 
 use crate::case::Case;
-use crate::generations;
+use sdpa::generations;
 
 /// Calls `$callback!` once with one `name, parent, [specialisations], who sees it, what is wrong;` a mutant.
 #[macro_export]
@@ -49,6 +51,9 @@ macro_rules! for_each_mutant {
         }
     };
 }
+
+/// The PTX of all mutants, made by `sdpa build-ptx mutants`.
+pub static PTX: PackedPtx = PackedPtx::new("mutants", include_bytes!("../../mutants.ptx.zst"));
 
 /// Which devices can show a mutant's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +111,7 @@ impl Mutant {
             .specialisations
             .iter()
             .filter(|kernel| kernels.contains(&kernel.name))
-            .map(|kernel| Specialisation { source, ..*kernel })
+            .map(|kernel| Specialisation { source, ptx: &PTX, ..*kernel })
             .collect();
         let generation = Generation {
             id: name,

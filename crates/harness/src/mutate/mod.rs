@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Error, Interpreter, Specialisation, fingerprint, load_ptx};
+use sdpa_core::{Attention, Device as _, Error, Interpreter, Specialisation};
+use sdpa_toolchain::KernelTexts;
 use serde::Serialize;
 
 use crate::check::{Trial, prove_question, trials};
@@ -102,7 +103,7 @@ pub enum MutateError {
 }
 
 /// Tries every mutation of one of a generation's kernels on the trials that take it, side by side and each until the
-/// first trial that notices; `progress` hears how many there are, then of each that is done.
+/// first trial that notices. The kernels are those of `texts`; `progress` hears how many there are, then of each that is done.
 ///
 /// # Errors
 /// [`MutateError`].
@@ -110,6 +111,7 @@ pub fn mutate(
     generation: &'static dyn Attention,
     kernel: &Specialisation,
     options: &Options,
+    texts: &KernelTexts,
     progress: impl Fn(Step) + Sync,
 ) -> Result<Score, MutateError> {
     let takes = |trial: &Trial| trial.kernels(generation).is_ok_and(|kernels| kernels.contains(kernel));
@@ -119,8 +121,8 @@ pub fn mutate(
     if trials.is_empty() {
         return Err(MutateError::NotRun { kernel: kernel.to_string() });
     }
-    let (ptx, fingerprint) = (load_ptx(kernel)?, fingerprint(kernel)?.to_string());
-    let mut mutations = mutations(&ptx);
+    let (ptx, fingerprint) = (texts.of(kernel)?, texts.fingerprint(kernel)?);
+    let mut mutations = mutations(ptx);
     mutations.retain(|mutation| options.kinds.contains(&mutation.kind));
     if let Some(limit) = options.limit.filter(|limit| *limit < mutations.len()) {
         mutations = (0..limit).map(|index| mutations[index * mutations.len() / limit].clone()).collect();
@@ -128,11 +130,11 @@ pub fn mutate(
     progress(Step::Mutations(mutations.len()));
 
     let trials: Vec<Asked> = trials.into_iter().map(Asked::new).collect();
-    let most = longest(generation, &trials)?;
+    let most = longest(generation, &trials, texts)?;
     let mutants = mutations.into_par_iter().map(|mutation| {
-        let device = Interpreter::new();
+        let device = texts.interpreter();
         device.limit_instructions(most);
-        device.substitute(kernel, &mutation.apply(&ptx))?;
+        device.substitute(kernel, &mutation.apply(ptx))?;
         let killed = kill(&device, generation, &trials)?;
         progress(Step::Done);
         Ok(Mutant { mutation, killed })
@@ -177,9 +179,9 @@ pub enum Step {
 
 /// Proves the kernel as it is, and says how many instructions a block of a mutation may take before it counts as one
 /// that does not end.
-fn longest(generation: &'static dyn Attention, trials: &[Asked]) -> Result<u64, MutateError> {
+fn longest(generation: &'static dyn Attention, trials: &[Asked], texts: &KernelTexts) -> Result<u64, MutateError> {
     let taken = trials.par_iter().map(|trial| {
-        let device = Interpreter::new();
+        let device = texts.interpreter();
         trial.prove(&device, generation).map_err(MutateError::Wrong)?;
         Ok(device.take_reports().counters.total_warp_instructions())
     });

@@ -53,31 +53,7 @@ impl<'s> Recorded<'s> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Kill, Mutant, mutations};
     use super::*;
-    use crate::generations;
-    use crate::report::read_scores;
-
-    fn score(kernel: &str, fingerprint: String, killed: usize) -> Score {
-        let found = mutations(".entry k() { bar.sync 0; bar.warp.sync -1; ret; }").into_iter().enumerate();
-        let kill = || Kill { by: "race in shared memory".into(), case: "L1".into() };
-        let mutants = found.map(|(index, mutation)| Mutant { mutation, killed: (index < killed).then(kill) });
-        Score { kernel: kernel.into(), fingerprint, mutants: mutants.collect() }
-    }
-
-    #[test]
-    fn what_is_kept_is_what_the_report_reads() {
-        let generation = generations::ALL[0].generation();
-        let kernels = &generation.specialisations[..2];
-        let fingerprint = |kernel| sdpa_core::fingerprint(kernel).unwrap().to_string();
-        let scores = [score("a", fingerprint(&kernels[0]), 2), score("b", fingerprint(&kernels[1]), 1)];
-        let folder = tempfile::tempdir().unwrap();
-        let text = serde_json::to_string(&Recorded::new(generation.id, &scores).unwrap()).unwrap();
-        std::fs::write(folder.path().join("x.json"), text).unwrap();
-        let read = read_scores(folder.path()).unwrap();
-        assert_eq!((read[0].killed, read[0].total, read[0].generation.as_str()), (3, 4, generation.id));
-        assert!(!read[0].is_stale(generation).unwrap());
-    }
 
     #[test]
     fn nothing_mutated_is_no_score() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{MutationKind, Origin, Score};
-use crate::check::source_line;
+use sdpa_toolchain::source_line;
 
 /// What survivors are put together by.
 type Place<'s> = (Option<&'s Origin>, MutationKind);

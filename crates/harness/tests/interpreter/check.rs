@@ -1,10 +1,12 @@
 use harness::check::{Checked, What, check, render, trials};
-use harness::{generations, mutants};
+use harness::mutants;
+use sdpa::generations;
 use sdpa_core::Attention;
+use sdpa_toolchain::KernelTexts;
 
 fn checked(generation: &'static dyn Attention, cases: usize, seeds: u64) -> Checked {
     let trials = trials(generation);
-    check(generation, &trials[..cases], seeds, || ()).expect("runs")
+    check(generation, &trials[..cases], seeds, &KernelTexts::packed(), || ()).expect("runs")
 }
 
 #[test]
@@ -35,7 +37,7 @@ fn a_race_is_shown_with_both_lines_of_source_and_the_command_that_repeats_it() {
            = PTX line 495: st.shared.f32 [%rd17+16640], %f65
            = schedule 0, seen 1404 times
            = case: b1 h1 L200 d64 f16 full normal seed=1
-           = repeat: cargo run --release -p harness -- check shared_statistics_race --case "b1 h1 L200 d64 f16 full normal seed=1" --seeds 1
+           = repeat: cargo run --release -- check shared_statistics_race --case "b1 h1 L200 d64 f16 full normal seed=1" --seeds 1
 
     shared_statistics_race: 1 run, 1 finding
     "#);

@@ -1,12 +1,13 @@
 use harness::case::Case;
 use harness::counters::{CASES, Counted, count, render};
 use harness::execute::RunError;
-use harness::generations;
+use sdpa::generations;
 use sdpa_core::{Attention, DeviceLimits, Error};
+use sdpa_toolchain::KernelTexts;
 
 /// `None` where the generation declines the case.
 fn counted(generation: &dyn Attention, case: &Case) -> Option<Counted> {
-    match count(generation, case) {
+    match count(generation, case, &KernelTexts::packed()) {
         Ok(counted) => Some(counted),
         Err(RunError::Device(Error::Unsupported(_))) => None,
         Err(error) => panic!("{}: {error}", generation.generation().id),
@@ -62,7 +63,7 @@ fn padding_and_swizzle_leave_no_bank_conflict() {
             if generation.plan(&case.problem, &DeviceLimits::H200).is_err() {
                 continue;
             }
-            let counters = count(generation, &case).expect("runs").counters;
+            let counters = count(generation, &case, &KernelTexts::packed()).expect("runs").counters;
             assert!(counters.shared_wavefronts > 0, "{id} {case}");
             assert_eq!(counters.bank_conflicts(), 0, "{id} {case}");
         }

@@ -1,5 +1,6 @@
-use harness::generations;
 use harness::mutate::{MutationKind, Options, Score, mutate};
+use sdpa::generations;
+use sdpa_toolchain::KernelTexts;
 
 const ORDER: [MutationKind; 6] = [
     MutationKind::Barrier,
@@ -14,7 +15,7 @@ fn score(id: &str, kernel: &str, kinds: &[MutationKind]) -> Score {
     let generation = generations::find(id).expect("a generation");
     let kernel = generation.generation().specialisations.iter().find(|built| built.name == kernel).expect("is built");
     let options = Options { kinds: kinds.to_vec(), limit: None };
-    mutate(generation, kernel, &options, |_| ()).expect("runs")
+    mutate(generation, kernel, &options, &KernelTexts::packed(), |_| ()).expect("runs")
 }
 
 /// `kernels/v2c.cu:126` for each survivor: the first line of its origin that is the kernel's own.
@@ -42,6 +43,8 @@ fn everything_that_orders_v2b_is_needed() {
 fn a_limit_spreads_over_the_kernel() {
     let generation = generations::find("v2c").expect("a generation");
     let options = Options { kinds: vec![MutationKind::CopyGuard], limit: Some(3) };
-    let score = mutate(generation, &generation.generation().specialisations[0], &options, |_| ()).expect("runs");
+    let score =
+        mutate(generation, &generation.generation().specialisations[0], &options, &KernelTexts::packed(), |_| ())
+            .expect("runs");
     assert_eq!((score.mutants.len(), score.killed()), (3, 3), "{score:?}");
 }

@@ -1,64 +1,74 @@
-//! The list of generations, their crates, their kernels and the committed PTX say the same.
+//! The list of generations, their crates, their kernels and their packs say the same.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use harness::{for_each_generation, for_each_property, generations, mutants, properties, ptx};
-use sdpa_core::{Attention as _, Fingerprint, embedded_file, embedded_files, fingerprint};
+use harness::{for_each_property, mutants, properties};
+use sdpa::generations;
+use sdpa_core::{Attention as _, PackedPtx, Specialisation};
+use sdpa_toolchain::{Checkout, KernelTexts, Sources};
 
-/// The repository's root: where this was built, or, in a copied executable, where it is run.
+/// The repository's root: where this test is run, or in a copied executable, where it was built.
 fn root() -> PathBuf {
-    let candidates =
-        [PathBuf::from("."), PathBuf::from("../.."), PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")];
-    let is_root = |path: &PathBuf| path.join("crates/harness").is_dir() && path.join("kernels").is_dir();
-    candidates.into_iter().find(is_root).expect("run in the repository's root")
+    checkout().root().to_owned()
+}
+
+fn checkout() -> Checkout {
+    Checkout::find().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn sources() -> Sources {
+    checkout().sources().unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn listed() -> BTreeSet<String> {
     generations::ids().into_iter().map(str::to_owned).collect()
 }
 
+/// Every pack with what must be in it.
+fn packs() -> Vec<(&'static PackedPtx, Vec<Specialisation>)> {
+    let of = |kernels: &[Specialisation]| (kernels[0].ptx, kernels.to_vec());
+    let generations = generations::ALL.iter().map(|generation| of(generation.generation().specialisations));
+    let mutants = mutants::ALL.iter().flat_map(|mutant| mutant.generation().specialisations).copied();
+    generations.chain([(&mutants::PTX, mutants.collect())]).collect()
+}
+
 #[test]
-fn every_generation_has_a_crate_with_a_readme() {
+fn every_generation_has_a_crate_with_a_readme_and_a_pack() {
     let folders = std::fs::read_dir(root().join("crates")).unwrap().flatten();
     let ids = folders.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("sdpa-").map(str::to_owned));
-    let crates: BTreeSet<String> = ids.filter(|id| id.starts_with('v')).collect();
-    assert_eq!(crates, listed(), "crates/sdpa-v* and crates/harness/src/generations.rs");
+    let is_generation =
+        |id: &String| id.strip_prefix('v').is_some_and(|rest| rest.starts_with(|digit: char| digit.is_ascii_digit()));
+    let crates: BTreeSet<String> = ids.filter(is_generation).collect();
+    assert_eq!(crates, listed(), "crates/sdpa-v* and crates/sdpa/src/generations.rs");
     for id in crates {
-        let readme = root().join(format!("crates/sdpa-{id}/README.md"));
-        assert!(readme.is_file(), "{} is missing", readme.display());
+        for file in ["README.md".to_owned(), format!("{id}.ptx.zst")] {
+            let path = root().join(format!("crates/sdpa-{id}/{file}"));
+            assert!(path.is_file(), "{} is missing", path.display());
+        }
     }
 }
 
 #[test]
 fn every_generation_has_a_kernel() {
-    let sources = embedded_files().iter().filter_map(|(path, _)| path.strip_suffix(".cu"));
-    let kernels: BTreeSet<String> = sources.filter(|path| !path.contains('/')).map(str::to_owned).collect();
-    assert_eq!(kernels, listed(), "kernels/*.cu and crates/harness/src/generations.rs");
+    let sources = sources();
+    let kernels = sources.iter().filter_map(|(path, _)| path.strip_suffix(".cu")).filter(|path| !path.contains('/'));
+    let kernels: BTreeSet<String> = kernels.map(str::to_owned).collect();
+    assert_eq!(kernels, listed(), "kernels/*.cu and crates/sdpa/src/generations.rs");
 }
 
 /// A kernel's header, its crate and the list name the same parent.
 #[test]
 fn kernels_name_their_parents() {
+    let sources = sources();
     for generation in generations::ALL.iter().map(|generation| generation.generation()) {
-        let source = embedded_file(&format!("{}.cu", generation.id)).unwrap();
+        let source = sources.get(&format!("{}.cu", generation.id)).unwrap();
         let parent = source.lines().find_map(|line| line.strip_prefix("// parent: ")).map(str::trim);
         assert_eq!(parent, Some(generation.parent.unwrap_or("none")), "kernels/{}.cu", generation.id);
         assert!(generation.parent.is_none_or(|parent| generations::find(parent).is_some()));
-        assert!(generation.specialisations.iter().all(|kernel| kernel.stem() == generation.id));
-    }
-}
-
-macro_rules! ids {
-    ($(($id:ident, $generation:expr);)*) => {
-        [$((stringify!($id), $generation.generation().id)),*]
-    };
-}
-
-#[test]
-fn modules_are_named_after_their_generation() {
-    for (module, id) in for_each_generation!(ids) {
-        assert_eq!(module, id);
+        for kernel in generation.specialisations {
+            assert_eq!([kernel.stem(), kernel.ptx.id()], [generation.id; 2], "{kernel}");
+        }
     }
 }
 
@@ -75,33 +85,33 @@ fn property_names_are_unique_and_found() {
 
 #[test]
 fn every_mutant_has_a_kernel_and_is_built() {
-    let sources = embedded_files().iter().filter_map(|(path, _)| path.strip_prefix("mutants/")?.strip_suffix(".cu"));
+    let sources = sources();
+    let kernels = sources.iter().filter_map(|(path, _)| path.strip_prefix("mutants/")?.strip_suffix(".cu"));
     let listed: BTreeSet<&str> = mutants::ALL.iter().map(|mutant| mutant.generation().id).collect();
-    assert_eq!(sources.collect::<BTreeSet<_>>(), listed, "kernels/mutants/*.cu and crates/harness/src/mutants");
+    assert_eq!(kernels.collect::<BTreeSet<_>>(), listed, "kernels/mutants/*.cu and crates/harness/src/mutants");
     for mutant in mutants::ALL.iter().map(|mutant| mutant.generation()) {
         assert!(!mutant.specialisations.is_empty(), "{} names no specialisation of its parent", mutant.id);
-        let source = embedded_file(mutant.specialisations[0].source).unwrap();
+        let source = sources.get(mutant.specialisations[0].source).unwrap();
         let header = format!("// Mutant of {}:", mutant.parent.unwrap());
         assert!(source.starts_with(&header), "kernels/mutants/{}.cu should begin {header:?}", mutant.id);
     }
 }
 
+/// What the proof runs is what the sources on disk make, by their fingerprints; `sdpa build-ptx --check` compares texts.
 #[test]
-fn committed_ptx_is_fresh() {
-    let mut stale = Vec::new();
-    for kernel in ptx::specialisations() {
-        let committed = embedded_file(&kernel.ptx_path()).and_then(Fingerprint::of_ptx);
-        if committed != Some(fingerprint(&kernel).unwrap()) {
-            stale.push(kernel.ptx_path());
-        }
+fn packs_are_made_from_the_sources_on_disk() {
+    let (sources, mut stale) = (sources(), Vec::new());
+    for (_, kernels) in packs() {
+        stale.extend(KernelTexts::stale(&kernels, &sources).unwrap().iter().map(ToString::to_string));
     }
-    assert!(stale.is_empty(), "missing or made from another source, run `sdpa build-ptx`:\n{}", stale.join("\n"));
+    assert!(stale.is_empty(), "missing or made from other sources, run `sdpa build-ptx`:\n{}", stale.join("\n"));
 }
 
 #[test]
-fn no_committed_ptx_is_an_orphan() {
-    let wanted: BTreeSet<String> = ptx::specialisations().iter().map(|kernel| kernel.ptx_path()).collect();
-    let committed = embedded_files().iter().map(|(path, _)| *path).filter(|path| path.starts_with("ptx/"));
-    let orphans: Vec<&str> = committed.filter(|path| !wanted.contains(*path)).collect();
-    assert!(orphans.is_empty(), "nothing is made into these, run `sdpa build-ptx`:\n{}", orphans.join("\n"));
+fn packs_hold_the_kernels_of_their_tables_and_no_others() {
+    for (pack, kernels) in packs() {
+        let held: Vec<&str> = pack.kernels().unwrap().map(|(name, _)| name).collect();
+        let wanted: Vec<String> = kernels.iter().map(Specialisation::packed_name).collect();
+        assert_eq!(held, wanted, "the pack of {}", pack.id());
+    }
 }

@@ -228,7 +228,7 @@ fn a_failure_says_what_to_do() {
       frobenius  1.16e-1 relative, ideal kernel 2.48e-4, limit 7.56e-4
       where      only queries 0 to 18 of 20
       look at    the mask's diagonal and the last key tile; then the softmax invariants
-      repeat     cargo run --release -p harness -- verify mask-off-by-one "b1 h2 q20 kv70 d16 f16 causal integers seed=3 schedule=1"
+      repeat     cargo run --release -- verify mask-off-by-one "b1 h2 q20 kv70 d16 f16 causal integers seed=3 schedule=1"
     "#);
 }
 

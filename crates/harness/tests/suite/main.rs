@@ -1,18 +1,18 @@
 //! Every property for every generation, by name: `cargo test -p harness v2b::causal_prefix`.
 
 mod agreement;
-mod fastest;
 mod harness_itself;
 mod plans;
 
 use harness::mutants::{self, SeenBy};
 use harness::suite::{isolated, prove, remembered};
 use harness::verify::{Thoroughness, verify_thoroughly};
-use harness::{for_each_generation, for_each_mutant, for_each_property, generations, properties, real_model};
+use harness::{for_each_mutant, for_each_property, properties, real_model};
+use sdpa::{for_each_generation, generations};
 use sdpa_core::{Attention as _, Device, DeviceChoice};
 
 macro_rules! generation_suites {
-    ($(($id:ident, $generation:expr);)*) => {
+    ($(($id:ident, $generation:path);)*) => {
         $(mod $id {
             use super::*;
 

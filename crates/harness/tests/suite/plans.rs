@@ -1,6 +1,7 @@
 //! What each generation would launch for the acceptance shapes, and what it takes.
 
-use harness::{acceptance, generations};
+use harness::acceptance;
+use sdpa::generations;
 use sdpa_core::{Attention, DeviceKind, DeviceLimits, Dtype, Layout, Operand, Problem, ProblemBuilder, Strides};
 
 const DEVICES: [(&str, DeviceLimits); 3] =

@@ -15,7 +15,7 @@ use ptx_interp::TENSOR_MAP_BYTES;
 
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, MOST_TICKETS, Recording, Resources};
-use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation, load_ptx};
+use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 // SAFETY: `Params` is `repr(C)` plain data whose layout a test holds to the kernels' own parameter block.
 unsafe impl cudarc::driver::DeviceRepr for Params {}
@@ -31,11 +31,14 @@ struct TensorMap([u8; TENSOR_MAP_BYTES]);
 // SAFETY: plain data, as large and as aligned as the driver's own tensor map.
 unsafe impl cudarc::driver::DeviceRepr for TensorMap {}
 
-/// True where a CUDA driver is installed. Loads the library and calls nothing in it, so that a process may ask and
-/// still fork.
+/// True if a CUDA driver is installed. Loads the library and calls nothing in it, so that a process may ask and still
+/// fork.
+///
+/// cudarc has a probe of its own under one of its linking modes; which mode it is, the program decides and not this crate.
 pub fn driver_present() -> bool {
-    // SAFETY: probing only loads the library, whose initialisers have no preconditions.
-    unsafe { sys::is_culib_present() }
+    const NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
+    // SAFETY: the driver's initialisers have no preconditions, and nothing in the library is called here.
+    NAMES.into_iter().any(|name| unsafe { libloading::Library::new(name) }.is_ok())
 }
 
 /// A CUDA device and the one stream that its work is queued on.
@@ -46,6 +49,8 @@ pub struct Cuda {
     /// once.
     tickets: CudaSlice<u32>,
     kernels: Mutex<HashMap<Specialisation, CudaFunction>>,
+    /// Kernels that others replaced: a recorded graph may still launch them.
+    replaced: Mutex<Vec<CudaFunction>>,
 }
 
 impl Cuda {
@@ -88,7 +93,7 @@ impl Cuda {
             registers_per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
         };
         let tickets = stream.alloc_zeros(MOST_TICKETS).map_err(driver("allocating the words of tickets"))?;
-        Ok(Self { stream, limits, tickets, kernels: Mutex::default() })
+        Ok(Self { stream, limits, tickets, kernels: Mutex::default(), replaced: Mutex::default() })
     }
 
     /// Loads any PTX text, launches its kernel `entry` once without dynamic shared memory, and waits for it. The kernel
@@ -157,12 +162,18 @@ impl Cuda {
         if let Some(function) = kernels.get(kernel) {
             return Ok(function.clone());
         }
+        let function = self.load(kernel, kernel.packed_ptx()?)?;
+        kernels.insert(*kernel, function.clone());
+        Ok(function)
+    }
+
+    /// Has the driver compile PTX for the device.
+    fn load(&self, kernel: &Specialisation, ptx: &str) -> Result<CudaFunction> {
         let load = |error: DriverError| Error::Load { kernel: kernel.to_string(), reason: reason(error) };
-        let module = self.stream.context().load_module(Ptx::from_src(load_ptx(kernel)?)).map_err(load)?;
+        let module = self.stream.context().load_module(Ptx::from_src(ptx)).map_err(load)?;
         let function = module.load_function(Specialisation::ENTRY).map_err(load)?;
         let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(limit, kernel.shared_bytes as i32).map_err(load)?;
-        kernels.insert(*kernel, function.clone());
         Ok(function)
     }
 }
@@ -234,8 +245,9 @@ impl Device for Cuda {
             call.arg(maps);
         }
         // SAFETY: every kernel takes one `AttentionParams` by value, whose layout `Params` mirrors, and those whose
-        // specialisation names boxes take four tensor maps, as `TensorMaps` holds them; addresses and extents in it were checked against their buffers, and the kernels stay inside those (tested with guard bands
-        // and under compute-sanitizer).
+        // specialisation names boxes take four tensor maps, as `TensorMaps` holds them; addresses and extents in it were
+        // checked against their buffers, and the kernels stay inside those (tested with guard bands and under
+        // compute-sanitizer).
         unsafe {
             call.launch(LaunchConfig {
                 grid_dim: (x, y, z),
@@ -274,6 +286,13 @@ impl Device for Cuda {
             reason: "the work to record queued nothing".to_owned(),
         })?;
         Ok(Box::new(Graph { graph, start, end, stream: &self.stream }))
+    }
+
+    fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
+        let function = self.load(kernel, ptx)?;
+        let replaced = self.kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(*kernel, function);
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(replaced);
+        Ok(())
     }
 
     fn resources(&self, kernel: &Specialisation) -> Result<Option<Resources>> {

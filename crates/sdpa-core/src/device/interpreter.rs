@@ -9,7 +9,7 @@ use ptx_interp::{Counters, Finding, Kernel, Memory, Module};
 
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, MOST_TICKETS, Recording, Resources};
-use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation, load_ptx};
+use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
 const ALIGNMENT: usize = 256;
@@ -24,6 +24,8 @@ pub struct Interpreter {
     /// Address of the words of tickets.
     tickets: u64,
     kernels: Mutex<HashMap<Specialisation, Kernel>>,
+    /// What is run instead of packed PTX.
+    substitutes: Mutex<HashMap<Specialisation, String>>,
     schedule: AtomicU64,
     /// Warp instructions a block may take; 0 leaves the interpreter's own limit.
     instruction_limit: AtomicU64,
@@ -56,6 +58,7 @@ impl Interpreter {
             memory: Arc::new(Mutex::new(memory)),
             tickets,
             kernels: Mutex::default(),
+            substitutes: Mutex::default(),
             schedule: AtomicU64::default(),
             instruction_limit: AtomicU64::default(),
             reports: Mutex::default(),
@@ -77,7 +80,10 @@ impl Interpreter {
         if let Some(loaded) = kernels.get(kernel) {
             return Ok(loaded.clone());
         }
-        let loaded = load(kernel, &load_ptx(kernel)?)?;
+        let loaded = match lock(&self.substitutes).get(kernel) {
+            Some(ptx) => load(kernel, ptx)?,
+            None => load(kernel, kernel.packed_ptx()?)?,
+        };
         kernels.insert(*kernel, loaded.clone());
         Ok(loaded)
     }
@@ -92,16 +98,6 @@ impl Interpreter {
         let _ = memory.fill(self.tickets, words.len(), 0);
         let word = &words[size_of::<u32>() * left..][..size_of::<u32>()];
         Some((left, word.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))))
-    }
-
-    /// Makes later launches of `kernel` run this PTX instead of its own: how mutations of a kernel's PTX are run.
-    ///
-    /// # Errors
-    /// [`Error::Load`] where it does not parse or decode.
-    pub fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
-        let loaded = load(kernel, ptx)?;
-        lock(&self.kernels).insert(*kernel, loaded);
-        Ok(())
     }
 }
 
@@ -210,6 +206,12 @@ impl Device for Interpreter {
         Ok(None)
     }
 
+    fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
+        lock(&self.substitutes).insert(*kernel, ptx.to_owned());
+        lock(&self.kernels).remove(kernel);
+        Ok(())
+    }
+
     fn set_schedule(&self, seed: u64) {
         self.schedule.store(seed, Ordering::Relaxed);
     }
@@ -230,10 +232,13 @@ fn describe(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Architecture, TileBoxes};
+    use crate::{Architecture, PackedPtx, TileBoxes};
 
-    const KERNEL: Specialisation = Specialisation {
+    static PTX: PackedPtx = PackedPtx::new("v0", &[]);
+
+    static KERNEL: Specialisation = Specialisation {
         source: "v0.cu",
+        ptx: &PTX,
         name: "f16_d64",
         architecture: Architecture::Compute90a,
         defines: &[],

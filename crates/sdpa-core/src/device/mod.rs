@@ -75,7 +75,7 @@ pub trait Device: Send + Sync {
     /// Queues a kernel; loads it first where this is its first launch.
     ///
     /// # Errors
-    /// Kernels that are stale, do not load or may not be launched; on the interpreter also what it found.
+    /// Kernels that do not load or may not be launched; on the interpreter also what it found.
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()>;
 
     /// Waits for all queued work.
@@ -93,8 +93,15 @@ pub trait Device: Send + Sync {
     /// What a kernel costs, as this device's own compiler built it; `None` where there is none.
     ///
     /// # Errors
-    /// Kernels that are stale or do not load.
+    /// Kernels that do not load.
     fn resources(&self, kernel: &Specialisation) -> Result<Option<Resources>>;
+
+    /// Makes later launches of `kernel` run this PTX instead of the packed one: a kernel just compiled, or a mutation. The
+    /// interpreter loads it with the next launch.
+    ///
+    /// # Errors
+    /// [`Error::Load`] if the driver refuses it.
+    fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()>;
 
     /// Chooses the order in which the interpreter runs warps and completes copies; a GPU chooses its own.
     fn set_schedule(&self, _seed: u64) {}

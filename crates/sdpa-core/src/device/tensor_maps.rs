@@ -4,7 +4,7 @@ use ptx_interp::{ElementType, OutOfBoundsFill, Swizzle, TENSOR_MAP_BYTES, Tensor
 
 use crate::{Error, Launch, Operand, Params, Result, TileBoxes};
 
-/// `TensorMaps` in `kernels/common/tensor_copy.cuh`: query, key, value and output, one after the other.
+/// `TensorMaps` in the kernels' `tensor_copy.cuh`: query, key, value and output, one after the other.
 #[repr(C, align(64))]
 pub(super) struct TensorMaps([[u8; TENSOR_MAP_BYTES]; 4]);
 
@@ -65,11 +65,15 @@ fn describe(params: &Params, boxes: &TileBoxes, operand: Operand) -> TensorMapDe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PackedPtx;
+
+    static PTX: PackedPtx = PackedPtx::new("v0", &[]);
     use crate::{Architecture, Layout, Problem, Specialisation, Strides};
 
-    const LAUNCH: Launch = Launch {
+    static LAUNCH: Launch = Launch {
         kernel: Specialisation {
             source: "v0.cu",
+            ptx: &PTX,
             name: "f16_d64",
             architecture: Architecture::Compute90a,
             defines: &[],

@@ -1,0 +1,439 @@
+//! The README's table and the plots under `docs/`, from records of `sdpa bench --record`.
+//!
+//! [`Evidence`] is what was measured, each figure with whether its kernel has changed since; [`table`], [`peers`] and
+//! [`plot`] are pure functions over it, so the same records give the same bytes on every machine, with or without a GPU.
+
+pub mod peers;
+pub mod plot;
+mod scores;
+pub mod table;
+
+use std::path::{Path, PathBuf};
+
+use sdpa_core::{Attention, DeviceLimits, Dtype, Launch, Mask, Problem};
+
+use crate::timing::{Ceiling, Figure, Record, Shape};
+use harness::acceptance;
+use sdpa_toolchain::Fingerprint;
+use sdpa_toolchain::resources::{Cost, Multiprocessor};
+
+pub use scores::{MutationScore, read_scores};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// Not there, not readable.
+    #[error("{}: {source}", path.display())]
+    System {
+        /// Which file or folder.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
+    /// Not JSON, or figures of another format.
+    #[error("{}: {source}", path.display())]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// The parser's words.
+        source: serde_json::Error,
+    },
+    /// Nothing to report.
+    #[error("{}: no record there; `sdpa bench --peers --record DIR` makes one on a GPU", .0.display())]
+    NoRecord(PathBuf),
+    /// Times of different devices are no ladder.
+    #[error("{first} is of {first_device}, {second} of {second_device}: a folder of records is of one device")]
+    SeveralDevices {
+        /// A record's file.
+        first: String,
+        /// Its device.
+        first_device: String,
+        /// Another record's file.
+        second: String,
+        /// Its device.
+        second_device: String,
+    },
+    /// Nobody knows which kernels a plan takes there.
+    #[error("{file}: device {device:?}: expected `NAME (sm_NN, N multiprocessors)` with sm_80, sm_89 or sm_90")]
+    UnknownDevice {
+        /// The record's file.
+        file: String,
+        /// Its device.
+        device: String,
+    },
+    /// Sources that do not fit together.
+    #[error(transparent)]
+    Kernel(#[from] sdpa_core::Error),
+    /// The table's place is not there, or not once.
+    #[error("expected one line `{}` and after it one line `{}`", table::BEGIN, table::END)]
+    Markers,
+    /// A plot that could not be drawn.
+    #[error("a plot could not be drawn: {0}")]
+    Drawing(String),
+}
+
+/// Everything the report is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    /// The generations, oldest first.
+    pub rungs: Vec<Rung>,
+    /// What was measured, in the order of the files' names; all on one device.
+    pub sittings: Vec<Sitting>,
+}
+
+/// One generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rung {
+    /// Its id.
+    pub id: String,
+    /// Its one idea.
+    pub title: String,
+    /// The generation it evolved from.
+    pub parent: Option<String>,
+    /// Mutations noticed, mutations tried, and whether a kernel has changed since; where recorded.
+    pub mutation: Option<(usize, usize, bool)>,
+    /// Registers a thread and bytes of shared memory a block of its kernel for the mission's problem, where recorded.
+    pub cost: Option<(u32, u32)>,
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sitting {
+    /// The file's name.
+    pub file: String,
+    /// The device.
+    pub device: String,
+    /// Versions, clocks and commit, by name.
+    pub environment: serde_json::Map<String, serde_json::Value>,
+    /// What the device reached in the same run.
+    pub ceilings: Vec<Ceiling>,
+    /// Figures of peers and of today's generations.
+    pub entries: Vec<Entry>,
+}
+
+/// A figure and what it is worth today.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// How long who took on what.
+    pub figure: Figure,
+    /// True for other people's kernels.
+    pub peer: bool,
+    /// True where today's plan takes another kernel, or the kernel's source has changed. Figures of problems that the
+    /// generation declines today are left out.
+    pub stale: bool,
+}
+
+/// A figure in its record.
+#[derive(Clone, Copy, Debug)]
+pub struct Pick<'a> {
+    /// The record.
+    pub sitting: &'a Sitting,
+    /// The figure.
+    pub entry: &'a Entry,
+}
+
+/// The problem that the ladder is about: the first of the gate's shapes, f16, no mask.
+pub fn mission() -> Problem {
+    problem(acceptance::SHAPES[0])
+}
+
+/// A shape of the gate as a problem, f16, no mask.
+pub(crate) fn problem(shape: [usize; 4]) -> Problem {
+    Shape::square(shape).problem(Dtype::F16, Mask::Full).expect("the gate's shapes are valid")
+}
+
+/// Reads every record in a folder, by name. JSON without figures is something else's and passed over.
+///
+/// # Errors
+/// [`ReportError::System`], [`ReportError::Format`] or [`ReportError::NoRecord`].
+pub fn read_records(folder: &Path) -> Result<Vec<(String, Record)>, ReportError> {
+    let mut records = Vec::new();
+    for path in json_files(folder)? {
+        let text =
+            std::fs::read_to_string(&path).map_err(|source| ReportError::System { path: path.clone(), source })?;
+        let format = |source| ReportError::Format { path: path.clone(), source };
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(format)?;
+        if value.get("figures").is_some() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            records.push((name, serde_json::from_value(value).map_err(format)?));
+        }
+    }
+    if records.is_empty() { Err(ReportError::NoRecord(folder.to_owned())) } else { Ok(records) }
+}
+
+/// The JSON files of a folder, by name.
+pub fn json_files(folder: &Path) -> Result<Vec<PathBuf>, ReportError> {
+    let system = |source| ReportError::System { path: folder.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(system)? {
+        let path = entry.map_err(system)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+impl Evidence {
+    /// Holds the records to today's generations and their kernels; `costs` and `scores` may be empty.
+    ///
+    /// # Errors
+    /// Records of several devices or of an unknown one; kernels' sources that are not there.
+    pub fn new(
+        generations: &[&dyn Attention],
+        records: Vec<(String, Record)>,
+        costs: &[Cost],
+        scores: &[MutationScore],
+    ) -> Result<Self, ReportError> {
+        let mut sittings: Vec<Sitting> = Vec::new();
+        let mut rungs = Vec::new();
+        for (file, record) in records {
+            let Some(limits) = limits_of(&record.device) else {
+                return Err(ReportError::UnknownDevice { file, device: record.device });
+            };
+            match sittings.first() {
+                None => {
+                    let rung = |generation: &&dyn Attention| rung(*generation, &limits, costs, scores);
+                    rungs = generations.iter().map(rung).collect::<Result<_, _>>()?;
+                }
+                Some(first) if first.device != record.device => {
+                    return Err(ReportError::SeveralDevices {
+                        first: first.file.clone(),
+                        first_device: first.device.clone(),
+                        second: file,
+                        second_device: record.device,
+                    });
+                }
+                Some(_) => {}
+            }
+            let mut entries = Vec::new();
+            for figure in record.figures {
+                let generation =
+                    generations.iter().copied().find(|generation| generation.generation().id == figure.contender);
+                match generation {
+                    Some(generation) => {
+                        let now = kernel_today(generation, &figure, &limits)?;
+                        // What a generation leaves to its parent by now is no figure of its.
+                        if now.is_some() {
+                            let stale = figure.kernel != now;
+                            entries.push(Entry { figure, peer: false, stale });
+                        }
+                    }
+                    None if figure.kernel.is_none() => entries.push(Entry { figure, peer: true, stale: false }),
+                    // A generation that is no more.
+                    None => {}
+                }
+            }
+            let Record { device, environment, ceilings, .. } = record;
+            sittings.push(Sitting { file, device, environment, ceilings, entries });
+        }
+        Ok(Self { rungs, sittings })
+    }
+
+    /// A contender's figure of a problem. Of several records the one whose kernel is still the same, then the one with
+    /// the most contenders on the problem, then the first by name.
+    pub fn pick<'a>(&'a self, contender: &str, problem: &Problem) -> Option<Pick<'a>> {
+        let found = self
+            .sittings
+            .iter()
+            .filter_map(|sitting| sitting.of(contender, problem).map(|entry| Pick { sitting, entry }));
+        found.min_by_key(|pick| (pick.entry.stale, std::cmp::Reverse(pick.sitting.on(problem).count())))
+    }
+
+    /// The figure of a generation's nearest ancestor that was timed in the same record.
+    pub fn ancestor<'a>(&'a self, rung: &Rung, sitting: &'a Sitting, problem: &Problem) -> Option<&'a Entry> {
+        let parent = |rung: &Rung| self.rungs.iter().find(|other| Some(&other.id) == rung.parent.as_ref());
+        let ancestors = std::iter::successors(parent(rung), |rung| parent(rung));
+        ancestors.take(self.rungs.len()).find_map(|ancestor| sitting.of(&ancestor.id, problem))
+    }
+
+    /// Peers with a figure of a problem that `wanted` holds of, in the order they were first timed.
+    pub fn peers(&self, wanted: impl Fn(&Figure) -> bool) -> Vec<&str> {
+        peers_among(self.sittings.iter().flat_map(|sitting| &sitting.entries), wanted)
+    }
+}
+
+/// Peers with a figure that `wanted` holds of, in the order of their first.
+fn peers_among<'a>(entries: impl Iterator<Item = &'a Entry>, wanted: impl Fn(&Figure) -> bool) -> Vec<&'a str> {
+    let mut names: Vec<&str> = Vec::new();
+    for entry in entries.filter(|entry| entry.peer && wanted(&entry.figure)) {
+        let name = entry.figure.contender.as_str();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+impl Sitting {
+    /// A contender's figure of a problem.
+    pub fn of<'a>(&'a self, contender: &str, problem: &Problem) -> Option<&'a Entry> {
+        self.on(problem).find(|entry| entry.figure.contender == contender)
+    }
+
+    /// All figures of a problem.
+    pub fn on<'a, 'p>(&'a self, problem: &'p Problem) -> impl Iterator<Item = &'a Entry> + use<'a, 'p> {
+        self.entries.iter().filter(move |entry| entry.figure.is_of(problem))
+    }
+
+    /// The fastest peer's figure of a problem.
+    pub fn best_peer<'a>(&'a self, problem: &Problem) -> Option<&'a Entry> {
+        self.fastest(problem, |entry| entry.peer)
+    }
+
+    /// The fastest figure of a problem among those that `wanted` holds of.
+    fn fastest<'a>(&'a self, problem: &Problem, wanted: impl Fn(&Entry) -> bool) -> Option<&'a Entry> {
+        let figures = self.on(problem).filter(|entry| wanted(entry));
+        figures.min_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us))
+    }
+
+    /// All peers, in the order they were first timed.
+    fn peers(&self) -> Vec<&str> {
+        peers_among(self.entries.iter(), |_| true)
+    }
+}
+
+fn rung(
+    generation: &dyn Attention,
+    limits: &DeviceLimits,
+    costs: &[Cost],
+    scores: &[MutationScore],
+) -> Result<Rung, sdpa_core::Error> {
+    let who = generation.generation();
+    let score = scores.iter().find(|score| score.generation == who.id);
+    let stale = score.map(|score| score.is_stale(who)).transpose()?;
+    let mutation = score.zip(stale).map(|(score, stale)| (score.killed, score.total, stale));
+    Ok(Rung {
+        id: who.id.to_owned(),
+        title: who.title.to_owned(),
+        parent: who.parent.map(str::to_owned),
+        mutation,
+        cost: cost_of(generation, limits, costs),
+    })
+}
+
+/// What the costliest kernel costs that the plan takes for the mission's problem; none where one is not recorded.
+fn cost_of(generation: &dyn Attention, limits: &DeviceLimits, costs: &[Cost]) -> Option<(u32, u32)> {
+    let architecture = Multiprocessor::of(limits.compute_capability)?.name;
+    let plan = generation.plan(&mission(), limits).ok()?;
+    let recorded = |launch: &Launch| {
+        let name = launch.kernel.to_string();
+        costs.iter().find(|cost| cost.kernel == name && cost.architecture == architecture)
+    };
+    let costs = plan.launches.iter().map(recorded).collect::<Option<Vec<_>>>()?;
+    Some((costs.iter().map(|cost| cost.registers).max()?, costs.iter().map(|cost| cost.shared_bytes()).max()?))
+}
+
+/// What `kernel` of a figure would be if it were measured today; none where today's plan declines the problem.
+fn kernel_today(
+    generation: &dyn Attention,
+    figure: &Figure,
+    limits: &DeviceLimits,
+) -> Result<Option<String>, sdpa_core::Error> {
+    let Some(plan) = figure.problem().and_then(|problem| generation.plan(&problem, limits).ok()) else {
+        return Ok(None);
+    };
+    Fingerprint::of_plan(&plan).map(Some)
+}
+
+/// The limits of a device from its name in a record, `NVIDIA H200 (sm_90, 132 multiprocessors)`.
+fn limits_of(device: &str) -> Option<DeviceLimits> {
+    let (_, facts) = device.strip_suffix(" multiprocessors)")?.rsplit_once(" (sm_")?;
+    let (capability, multiprocessors) = facts.split_once(", ")?;
+    let known = [DeviceLimits::A100, DeviceLimits::L4, DeviceLimits::H200];
+    let like = known.into_iter().find(|limits| {
+        let (major, minor) = limits.compute_capability;
+        capability == format!("{major}{minor}")
+    })?;
+    Some(DeviceLimits { multiprocessors: multiprocessors.parse().ok()?, ..like })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::timing::Timing;
+    use sdpa::generations;
+
+    pub(crate) const DEVICE: &str = "NVIDIA H200 (sm_90, 132 multiprocessors)";
+
+    pub(crate) fn figure(contender: &str, problem: &Problem, us: f64) -> Figure {
+        Figure::new(contender, problem, &Timing::new(vec![us]))
+    }
+
+    pub(crate) fn sitting(file: &str, entries: Vec<Entry>) -> Sitting {
+        let environment = serde_json::Map::new();
+        Sitting { file: file.to_owned(), device: DEVICE.to_owned(), environment, ceilings: vec![], entries }
+    }
+
+    pub(crate) fn entry(contender: &str, problem: &Problem, us: f64) -> Entry {
+        Entry { figure: figure(contender, problem, us), peer: !contender.starts_with('v'), stale: false }
+    }
+
+    #[test]
+    fn a_figure_is_stale_once_its_kernel_is_another() {
+        let generation = generations::ALL[0];
+        let id = generation.generation().id;
+        let problem = mission();
+        let now = kernel_today(generation, &figure(id, &problem, 9.0), &DeviceLimits::H200).unwrap();
+        assert!(now.is_some());
+        let stale = |kernel: Option<String>| {
+            let figures = vec![Figure { kernel, ..figure(id, &problem, 9.0) }];
+            let record = Record { device: DEVICE.to_owned(), figures, ..Record::default() };
+            let evidence = Evidence::new(generations::ALL, vec![("a.json".to_owned(), record)], &[], &[]).unwrap();
+            evidence.sittings[0].entries[0].stale
+        };
+        assert_eq!([now, Some("c0ffee".to_owned()), None].map(stale), [false, true, true]);
+    }
+
+    #[test]
+    fn records_of_unknown_or_several_devices_are_refused() {
+        let error = |devices: &[&str]| {
+            let record = |device: &&str| Record { device: (*device).to_owned(), ..Record::default() };
+            let records = devices.iter().map(|device| (format!("{}.json", device.len()), record(device))).collect();
+            Evidence::new(generations::ALL, records, &[], &[]).unwrap_err().to_string()
+        };
+        insta::assert_snapshot!(error(&["some GPU"]), @r#"8.json: device "some GPU": expected `NAME (sm_NN, N multiprocessors)` with sm_80, sm_89 or sm_90"#);
+        insta::assert_snapshot!(error(&[DEVICE, "NVIDIA L4 (sm_89, 58 multiprocessors)"]), @"40.json is of NVIDIA H200 (sm_90, 132 multiprocessors), 37.json of NVIDIA L4 (sm_89, 58 multiprocessors): a folder of records is of one device");
+    }
+
+    #[test]
+    fn of_several_records_the_fresh_one_with_the_most_contenders_counts() {
+        let problem = mission();
+        let stale = |us| Entry { stale: true, ..entry("v9", &problem, us) };
+        let evidence = Evidence {
+            rungs: vec![],
+            sittings: vec![
+                sitting("a.json", vec![stale(1.0), entry("flash", &problem, 5.0), entry("cudnn", &problem, 4.0)]),
+                sitting("b.json", vec![entry("v9", &problem, 2.0)]),
+                sitting("c.json", vec![entry("v9", &problem, 3.0), entry("flash", &problem, 6.0)]),
+            ],
+        };
+        let picked =
+            |name| evidence.pick(name, &problem).map(|pick| (pick.sitting.file.as_str(), pick.entry.figure.median_us));
+        assert_eq!(picked("v9"), Some(("c.json", 3.0)));
+        assert_eq!(picked("flash"), Some(("a.json", 5.0)));
+        assert_eq!(picked("v8"), None);
+        assert_eq!(evidence.peers(|_| true), ["flash", "cudnn"]);
+    }
+
+    #[test]
+    fn costs_are_of_the_kernel_that_the_mission_takes() {
+        let generation = generations::ALL[0];
+        let plan = generation.plan(&mission(), &DeviceLimits::H200).unwrap();
+        let cost = |architecture: &str, registers| Cost {
+            kernel: plan.launches[0].kernel.to_string(),
+            architecture: architecture.to_owned(),
+            threads: 256,
+            registers,
+            spill_bytes: 0,
+            static_shared_bytes: 512,
+            dynamic_shared_bytes: 1024,
+            blocks_per_multiprocessor: 1,
+            warnings: vec![],
+        };
+        let costs = [cost("sm_80", 40), cost("sm_90a", 48)];
+        assert_eq!(cost_of(generation, &DeviceLimits::H200, &costs), Some((48, 1536)));
+        assert_eq!(cost_of(generation, &DeviceLimits::H200, &costs[..1]), None);
+    }
+}

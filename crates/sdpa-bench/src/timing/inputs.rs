@@ -1,0 +1,108 @@
+//! The tensors that timed passes rotate over.
+
+use sdpa_core::{Buffer, Device, Error, Operand, Problem, Tensors};
+
+use harness::execute::to_bytes;
+use harness::regime::{Data, Regime};
+
+/// What passes find in the L2 cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// A few sets of tensors: small problems stay in the cache, as they do between the layers of a model.
+    Warm,
+    /// So many sets that each pass's inputs have been pushed out since they were last read.
+    Cold,
+}
+
+/// Sets to rotate over where nothing needs to be pushed out of a cache.
+const WARM_SETS: usize = 4;
+
+/// Bytes of inputs that push everything out of the cache: more than twice the L2 of an H200 (50 MB) or an L4 (48 MB).
+const COLD_BYTES: usize = 128 << 20;
+
+/// Several copies of a problem's tensors. The copies hold the same N(0, 1) numbers at other addresses: caches know
+/// addresses, and the power that numbers draw is their distribution's.
+pub struct InputSets {
+    problem: Problem,
+    /// Query, key, value and output of each set.
+    sets: Vec<[Buffer; 4]>,
+}
+
+impl InputSets {
+    /// Allocates and fills the sets.
+    ///
+    /// # Errors
+    /// The device's, out of memory above all.
+    pub fn new(device: &dyn Device, problem: &Problem, cache: Cache) -> Result<Self, Error> {
+        Self::of(device, problem, &Regime::Normal.generate(problem, 0), cache)
+    }
+
+    /// Copies of these numbers.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of(device: &dyn Device, problem: &Problem, data: &Data, cache: Cache) -> Result<Self, Error> {
+        let bytes = [&data.query, &data.key, &data.value].map(|bits| to_bytes(bits));
+        let count = sets_needed(bytes.iter().map(Vec::len).sum(), cache);
+        let out = problem.span(Operand::Output) * problem.dtype().bytes();
+        let set = || {
+            let [query, key, value] = &bytes;
+            Ok([device.upload(query)?, device.upload(key)?, device.upload(value)?, device.allocate(out)?])
+        };
+        let sets = (0..count).map(|_| set()).collect::<Result<_, Error>>()?;
+        device.synchronize()?;
+        Ok(Self { problem: problem.clone(), sets })
+    }
+
+    /// The problem that the tensors are of.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// How many sets there are; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a set")]
+    pub fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    /// The tensors of a pass.
+    pub fn tensors(&self, pass: usize) -> Tensors<'_> {
+        let [query, key, value, output] = &self.sets[pass % self.sets.len()];
+        Tensors::new(query, key, value, output)
+    }
+}
+
+/// True where a problem's inputs push themselves out of the cache, so that its warm figure is its cold one.
+pub fn outgrows_caches(problem: &Problem) -> bool {
+    let inputs = [Operand::Query, Operand::Key, Operand::Value];
+    inputs.iter().map(|operand| problem.span(*operand)).sum::<usize>() * problem.dtype().bytes() > COLD_BYTES
+}
+
+fn sets_needed(input_bytes: usize, cache: Cache) -> usize {
+    match cache {
+        // Two copies of a problem larger than any cache are as good as four.
+        Cache::Warm if input_bytes > COLD_BYTES => 2,
+        Cache::Warm => WARM_SETS,
+        Cache::Cold => COLD_BYTES.div_ceil(input_bytes.max(1 << 12)) + 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cold_sets_outgrow_the_cache_and_warm_ones_do_not_fill_the_memory() {
+        let mission = 3 * 8 * 512 * 64 * 2;
+        assert_eq!(sets_needed(mission, Cache::Warm), 4);
+        assert!((sets_needed(mission, Cache::Cold) - 1) * mission >= COLD_BYTES);
+        assert_eq!(sets_needed(1 << 30, Cache::Warm), 2);
+        assert_eq!(sets_needed(1 << 30, Cache::Cold), 2);
+        assert!(sets_needed(0, Cache::Cold) < 1 << 16);
+        let outgrows = |batch| outgrows_caches(&Problem::new(batch, 32, 2048, 64).build().unwrap());
+        assert_eq!([outgrows(1), outgrows(5), outgrows(6)], [false, false, true]);
+        // As many sets either way, so that one measurement is both figures.
+        let bytes = 3 * 6 * 32 * 2048 * 64 * 2;
+        assert_eq!(sets_needed(bytes, Cache::Warm), sets_needed(bytes, Cache::Cold));
+    }
+}

@@ -1,0 +1,289 @@
+//! How long generations take, and only those that were just found right.
+//!
+//! A sample replays a CUDA graph of many forward passes between two events, long enough to drown the events' granularity
+//! and the first launch's latency. The passes rotate over several sets of inputs and outputs, so that no pass finds just
+//! its own tensors in the cache, and one contender's samples are taken in turn with all others', so that clocks and
+//! temperature are everybody's alike. The figure is the median, with the quartiles as spread.
+//!
+//! A figure needs a [`Verified`], which only verification gives and which one measurement uses up.
+
+mod baseline;
+mod environment;
+mod grid;
+mod hopeless;
+mod inputs;
+mod peers;
+mod record;
+mod statistics;
+mod verdicts;
+
+pub use baseline::Baseline;
+pub use environment::environment;
+pub use grid::{Grid, Shape, ShapeError};
+pub use hopeless::{Hopeless, hopeless};
+pub use inputs::{Cache, InputSets, outgrows_caches};
+pub use peers::{PeerError, Peers};
+pub use record::{Absent, Ceiling, Comparison, Figure, Record, RecordError};
+pub use statistics::{Quartiles, Timing, Verdict, compare};
+pub use verdicts::{Move, Moves, ParentOf, ancestor, beside, judge};
+
+use std::time::Duration;
+
+use sdpa_core::{Attention, Device, Error, Problem, Recording};
+use sdpa_ref::Measured;
+
+use harness::case::Case;
+use harness::verify::{Answer, Failure, MATCHES_REFERENCE, Question, Thoroughness};
+
+/// How to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Samples of each contender.
+    pub samples: usize,
+    /// The least time a sample takes.
+    pub sample: Duration,
+    /// How long each contender runs before its first sample; clocks rise while it does.
+    pub warm_up: Duration,
+    /// Whether passes may find inputs in the L2 cache.
+    pub cache: Cache,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            samples: 15,
+            // An event is good to about 0.5 µs and the first launch of a sample waits some 10 µs: 0.2 % together.
+            sample: Duration::from_millis(5),
+            warm_up: Duration::from_millis(30),
+            cache: Cache::Warm,
+        }
+    }
+}
+
+/// Proof that a generation was right on a problem, on this device, a moment ago. Worth one measurement.
+#[must_use = "a proof is for a measurement"]
+pub struct Verified<'g> {
+    generation: &'g dyn Attention,
+    problem: Problem,
+    answer: Answer,
+}
+
+impl<'g> Verified<'g> {
+    /// Verifies the generation on a case: the one way to come by a proof.
+    ///
+    /// # Errors
+    /// [`Failure`] where it is wrong, or declines, or does not run.
+    pub fn new(device: &dyn Device, generation: &'g dyn Attention, case: &Case) -> Result<Self, Box<Failure>> {
+        // Declined before the numbers are made.
+        let declined = |reason| Failure::new(device, generation, case, MATCHES_REFERENCE, Error::from(reason));
+        generation.plan(&case.problem, device.limits()).map_err(declined)?;
+        let question = Question::new(case.clone(), Thoroughness::for_problem(&case.problem))
+            .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))?;
+        let answer = question.ask(device, generation)?;
+        Ok(Self { generation, problem: case.problem.clone(), answer })
+    }
+
+    /// [`new`](Self::new) of several generations that are asked the same, in their order.
+    pub fn all(
+        device: &dyn Device,
+        generations: &[&'g dyn Attention],
+        question: &Question,
+    ) -> Vec<Result<Self, Box<Failure>>> {
+        let proof = |(generation, answer): (&&'g dyn Attention, Result<Answer, Failure>)| {
+            Ok(Self { generation: *generation, problem: question.case().problem.clone(), answer: answer? })
+        };
+        generations.iter().zip(question.ask_all(device, generations)).map(proof).collect()
+    }
+
+    /// Which generation.
+    pub fn generation(&self) -> &'g dyn Attention {
+        self.generation
+    }
+
+    /// How near the oracle it came.
+    pub fn measured(&self) -> &Measured {
+        &self.answer.measured
+    }
+
+    /// How long its last pass took, good to some tens of microseconds.
+    pub fn took(&self) -> Duration {
+        self.answer.took
+    }
+}
+
+/// Something that takes one forward pass at a time and can say how long it took: a generation here, or a peer in
+/// another process.
+pub trait Contender {
+    /// Why a sample could not be taken.
+    type Error;
+
+    /// Microseconds a forward pass took, over one sample.
+    ///
+    /// # Errors
+    /// Whatever kept the contender from running.
+    fn sample(&mut self) -> Result<f64, Self::Error>;
+}
+
+/// Takes one sample of each contender in turn, `rounds` times; the samples of each, in the contenders' order.
+///
+/// # Errors
+/// The first contender's that could not take a sample.
+pub fn round_robin<E>(
+    contenders: &mut [Box<dyn Contender<Error = E> + '_>],
+    rounds: usize,
+    mut progress: impl FnMut(),
+) -> Result<Vec<Timing>, E> {
+    let mut samples = vec![Vec::with_capacity(rounds); contenders.len()];
+    for _ in 0..rounds {
+        for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
+            samples.push(contender.sample()?);
+        }
+        progress();
+    }
+    Ok(samples.into_iter().map(Timing::new).collect())
+}
+
+/// A generation ready to be sampled: its passes recorded, its kernels loaded, the device warm.
+pub struct Prepared<'d> {
+    recording: Box<dyn Recording + 'd>,
+    /// Forward passes in the recording.
+    passes: u32,
+    /// Replays a sample.
+    replays: u32,
+    /// An untimed replay before each sample: whoever was sampled before has left its own code in the caches.
+    refresh: bool,
+}
+
+impl<'d> Prepared<'d> {
+    /// Records and warms up. The sets must be of the problem that was verified.
+    ///
+    /// # Errors
+    /// [`Error::NoClock`] on a device that keeps no time; whatever else keeps the kernels from running.
+    ///
+    /// # Panics
+    /// Where the sets are of another problem: a figure would be for a problem that nobody verified.
+    pub fn new(
+        device: &'d dyn Device,
+        verified: Verified<'_>,
+        sets: &'d InputSets,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        assert_eq!(sets.problem(), &verified.problem, "verified on one problem, measured on another");
+        let Verified { generation, problem, .. } = verified;
+        let record = |passes: u32| {
+            device.record(&mut || {
+                (0..passes as usize).try_for_each(|pass| generation.forward(device, &problem, &sets.tensors(pass)))
+            })
+        };
+        // Loads the kernel, which must not happen while a graph is being recorded.
+        generation.forward(device, &problem, &sets.tensors(0))?;
+        device.synchronize()?;
+        let one = record(1)?;
+        one.replay(1)?;
+        let pass = one.replay(1)?.max(Duration::from_nanos(500));
+        drop(one);
+
+        let passes = passes_recorded(pass, sets.len());
+        let recording = record(passes)?;
+        let mut warm = Duration::ZERO;
+        let mut replay = recording.replay(1)?;
+        while warm < options.warm_up {
+            replay = recording.replay(1)?;
+            warm += replay;
+        }
+        let replays = (options.sample.as_secs_f64() / replay.as_secs_f64().max(1e-9)).ceil().clamp(1.0, 1e6) as u32;
+        Ok(Self { recording, passes, replays, refresh: replay < REFRESHING })
+    }
+
+    /// Device time of `passes` forward passes: the criterion benchmarks' measure.
+    ///
+    /// # Errors
+    /// Whatever the kernels failed with.
+    pub fn time_of(&self, passes: u64) -> Result<Duration, Error> {
+        let replays = passes.div_ceil(u64::from(self.passes)).clamp(1, u64::from(u32::MAX)) as u32;
+        let all = self.recording.replay(replays)?;
+        Ok(all.mul_f64(passes as f64 / (f64::from(replays) * f64::from(self.passes))))
+    }
+}
+
+impl Contender for Prepared<'_> {
+    type Error = Error;
+
+    fn sample(&mut self) -> Result<f64, Error> {
+        if self.refresh {
+            self.recording.replay(1)?;
+        }
+        let all = self.recording.replay(self.replays)?;
+        Ok(all.as_secs_f64() * 1e6 / (f64::from(self.replays) * f64::from(self.passes)))
+    }
+}
+
+/// A recording longer than this is not replayed only to refresh caches, which it outlasts.
+const REFRESHING: Duration = Duration::from_millis(5);
+
+/// How many passes to record: whole rotations, at least 20 passes so that launching graphs takes no time between them,
+/// at most 10 ms, so that slow generations do not take all day. A pass of milliseconds does not care whose tensors are
+/// in the cache.
+fn passes_recorded(pass: Duration, sets: usize) -> u32 {
+    const AT_LEAST: usize = 20;
+    const AT_MOST: Duration = Duration::from_millis(10);
+    let rotations = AT_LEAST.div_ceil(sets).max(1) * sets;
+    let affordable = (AT_MOST.as_secs_f64() / pass.as_secs_f64()) as usize;
+    rotations.min(affordable).max(1) as u32
+}
+
+/// Times contenders on the problem they were verified on, round robin.
+///
+/// # Errors
+/// [`Error::NoClock`] on a device that keeps no time; whatever else keeps a kernel from running.
+///
+/// # Panics
+/// Where the contenders were verified on different problems.
+pub fn time(
+    device: &dyn Device,
+    problem: &Problem,
+    contenders: Vec<Verified<'_>>,
+    options: &Options,
+) -> Result<Vec<Timing>, Error> {
+    let sets = InputSets::new(device, problem, options.cache)?;
+    let mut prepared: Vec<Box<dyn Contender<Error = Error> + '_>> = Vec::new();
+    for verified in contenders {
+        prepared.push(Box::new(Prepared::new(device, verified, &sets, options)?));
+    }
+    round_robin(&mut prepared, options.samples, || {})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recordings_hold_whole_rotations_until_they_take_too_long() {
+        let micros = Duration::from_micros;
+        assert_eq!(passes_recorded(micros(5), 4), 20);
+        assert_eq!(passes_recorded(micros(5), 6), 24);
+        assert_eq!(passes_recorded(micros(5), 85), 85);
+        assert_eq!(passes_recorded(micros(2000), 4), 5);
+        assert_eq!(passes_recorded(Duration::from_millis(600), 4), 1);
+    }
+
+    struct Counting<'a>(&'a std::cell::RefCell<Vec<u32>>, u32);
+
+    impl Contender for Counting<'_> {
+        type Error = std::convert::Infallible;
+
+        fn sample(&mut self) -> Result<f64, Self::Error> {
+            self.0.borrow_mut().push(self.1);
+            Ok(f64::from(self.1))
+        }
+    }
+
+    #[test]
+    fn contenders_take_turns() {
+        let order = std::cell::RefCell::default();
+        let contender = |id| Box::new(Counting(&order, id)) as Box<dyn Contender<Error = _>>;
+        let Ok(timings) = round_robin(&mut [contender(1), contender(2)], 3, || {});
+        assert_eq!(*order.borrow(), [1, 2, 1, 2, 1, 2]);
+        assert_eq!(timings.iter().map(|timing| timing.median_us).collect::<Vec<_>>(), [1.0, 2.0]);
+    }
+}

@@ -1,0 +1,91 @@
+//! Figures of one problem as a table for people.
+
+use harness::table::{Align, Table, microseconds};
+use sdpa_bench::timing::{self, Comparison, Figure, Record};
+use sdpa_core::Problem;
+
+/// One row a contender; columns that nobody has anything for are left out.
+pub(super) fn table(problem: &Problem, figures: &[Figure], baseline: Option<&Record>) -> String {
+    type Column<'a> = (&'static str, Align, Vec<Option<String>>);
+    let column = |title, align, cell: &dyn Fn(&Figure) -> Option<String>| -> Column<'_> {
+        (title, align, figures.iter().map(cell).collect())
+    };
+    let ratio =
+        |found: &Option<Comparison>| found.as_ref().map(|found| format!("{:.2} ({})", found.speedup, found.with));
+    let verdict = |found: &Option<Comparison>| found.as_ref().map(|found| found.verdict.to_string());
+    let earlier = |figure: &Figure| {
+        baseline.and_then(|record| record.of(&figure.contender, problem)).map(|old| timing::beside(figure, old))
+    };
+    use Align::{Left, Right};
+    let columns = [
+        column("contender", Left, &|figure| Some(figure.contender.clone())),
+        column("µs", Right, &|figure| Some(microseconds(figure.median_us))),
+        column("±", Right, &|figure| Some(format!("{:.1} %", 100.0 * figure.quartiles().spread()))),
+        column("TFLOP/s", Right, &|figure| figure.tflops.map(|tflops| format!("{tflops:.1}"))),
+        column("of ceiling", Right, &|figure| figure.of_ceiling.map(|share| format!("{:.0} %", 100.0 * share))),
+        column("cold µs", Right, &|figure| figure.cold_median_us.map(microseconds)),
+        column("× parent", Right, &|figure| ratio(&figure.parent)),
+        column("verdict", Left, &|figure| verdict(&figure.parent)),
+        column("× best peer", Right, &|figure| ratio(&figure.best_peer)),
+        column("verdict", Left, &|figure| verdict(&figure.best_peer)),
+        column("× baseline", Right, &|figure| earlier(figure).map(|found| format!("{:.2}", found.speedup))),
+        column("verdict", Left, &|figure| verdict(&earlier(figure))),
+    ];
+    let columns: Vec<_> = columns.into_iter().filter(|(.., cells)| cells.iter().any(Option::is_some)).collect();
+    let mut table = Table::new(&columns.iter().map(|(title, align, _)| (*title, *align)).collect::<Vec<_>>());
+    for row in 0..figures.len() {
+        let cell = |(_, align, cells): &Column<'_>| {
+            let nothing = if *align == Right { "–" } else { "" };
+            cells[row].clone().unwrap_or_else(|| nothing.to_owned()).into()
+        };
+        table.push(columns.iter().map(cell).collect());
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sdpa_bench::timing::Timing;
+
+    fn figures(problem: &Problem) -> Vec<Figure> {
+        let figure = |name: &str, samples: [f64; 3], kernel: Option<&str>| Figure {
+            cold_median_us: Some(2.0 * samples[1]),
+            kernel: kernel.map(str::to_owned),
+            ..Figure::new(name, problem, &Timing::new(samples.to_vec()))
+        };
+        let mut figures = vec![
+            figure("v1", [300.0, 301.0, 302.0], Some("a")),
+            figure("v2b", [100.0, 100.5, 101.0], Some("b")),
+            figure("flash", [10.1, 10.2, 10.3], None),
+            figure("cudnn", [9.0, 9.0, 9.1], None),
+        ];
+        timing::judge(&mut figures, &|id| (id == "v2b").then_some("v1"));
+        figures
+    }
+
+    #[test]
+    fn ratios_are_to_the_parent_the_best_peer_and_the_baseline() {
+        let problem = Problem::new(1, 8, 512, 64).build().unwrap();
+        let mut figures = figures(&problem);
+        insta::assert_snapshot!(table(&problem, &figures, None), @r"
+        contender    µs      ±  TFLOP/s  cold µs   × parent  verdict   × best peer  verdict
+        v1          301  0.2 %      1.8      602          –           0.03 (cudnn)  slower
+        v2b         100  0.2 %      5.3      201  3.00 (v1)  faster   0.09 (cudnn)  slower
+        flash      10.2  0.5 %     52.6     20.4          –                      –
+        cudnn      9.00  0.3 %     59.7     18.0          –                      –
+        ");
+        for figure in &mut figures {
+            figure.of_ceiling = Some(0.8 / figure.median_us);
+            figure.cold_median_us = None;
+        }
+        let baseline = Record { figures: figures[..1].to_vec(), ..Record::default() };
+        insta::assert_snapshot!(table(&problem, &figures, Some(&baseline)), @r"
+        contender    µs      ±  TFLOP/s  of ceiling   × parent  verdict   × best peer  verdict  × baseline  verdict
+        v1          301  0.2 %      1.8         0 %          –           0.03 (cudnn)  slower         1.00  same
+        v2b         100  0.2 %      5.3         1 %  3.00 (v1)  faster   0.09 (cudnn)  slower            –
+        flash      10.2  0.5 %     52.6         8 %          –                      –                    –
+        cudnn      9.00  0.3 %     59.7         9 %          –                      –                    –
+        ");
+    }
+}

@@ -1,0 +1,132 @@
+//! `sdpa check`: what the interpreter finds in a generation.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use harness::case::Case;
+use harness::check::{Checked, Fault, Trial, What, check, render, trials};
+use sdpa::generations;
+use sdpa_core::Attention;
+use serde::Serialize;
+
+use super::{FAILED, Outcome, bar, kernel_texts_or_packed, subject};
+
+/// Look for races, reads of what nobody wrote, accesses out of bounds, missing waits, deadlocks and wrong values
+///
+/// Runs on the interpreter, under all of its checks, each shape under several schedules. Prints findings with their line of
+/// source as a compiler would, and exits 1 where there is one. Mutants can be checked by name, too: `sdpa check
+/// missing_syncthreads`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Check {
+    /// Which generations or mutants; all generations by default
+    #[arg(value_name = "ID")]
+    generations: Vec<String>,
+    /// Only the first N shapes that a generation takes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    cases: Option<u64>,
+    /// Schedules a shape
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// This case instead of the shapes, from its own schedule on
+    #[arg(long, value_name = "CASE", conflicts_with = "cases")]
+    case: Option<String>,
+    /// Plan the case as for a device with N multiprocessors
+    #[arg(long, value_name = "N", requires = "case", value_parser = clap::value_parser!(u32).range(1..))]
+    multiprocessors: Option<u32>,
+    /// Write JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    generation: &'static str,
+    runs: usize,
+    findings: Vec<Entry>,
+}
+
+/// A finding, as a program reads it.
+#[derive(Serialize)]
+struct Entry {
+    kind: String,
+    message: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    places: Vec<Place>,
+    case: String,
+    again: usize,
+    repeat: String,
+}
+
+#[derive(Serialize)]
+struct Place {
+    file: Option<String>,
+    line: Option<u32>,
+    ptx_line: u32,
+    ptx: String,
+    thread: String,
+}
+
+impl Check {
+    pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
+        let subjects: Vec<&'static dyn Attention> = match self.generations.as_slice() {
+            [] => generations::ALL.to_vec(),
+            ids => ids.iter().map(|id| subject(id)).collect::<Result<_, _>>()?,
+        };
+        let texts = kernel_texts_or_packed(&subjects)?;
+        let mut reports = Vec::new();
+        let mut is_clean = true;
+        for generation in subjects {
+            let trials = self.trials(generation)?;
+            let progress = bar(trials.len() as u64);
+            progress.set_message(generation.generation().id);
+            let checked = check(generation, &trials, self.seeds, &texts, || progress.inc(1));
+            progress.finish_and_clear();
+            let checked = checked.map_err(|failure| failure.reason.to_string())?;
+            is_clean &= checked.faults.is_empty();
+            if self.json {
+                reports.push(report(&checked));
+            } else {
+                write!(out, "{}", render(&checked))?;
+                out.flush()?;
+            }
+        }
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string_pretty(&reports)?)?;
+        }
+        Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    }
+
+    fn trials(&self, generation: &dyn Attention) -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
+        if let Some(text) = &self.case {
+            let case: Case = text.parse()?;
+            let trial = Trial { case, multiprocessors: self.multiprocessors };
+            trial.kernels(generation)?;
+            return Ok(vec![trial]);
+        }
+        let mut trials = trials(generation);
+        trials.truncate(self.cases.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX)));
+        Ok(trials)
+    }
+}
+
+fn report(checked: &Checked) -> Report {
+    let entry = |fault: &Fault| {
+        let (kind, message, places) = match &fault.what {
+            What::Finding(finding) => {
+                let places = std::iter::once(&finding.place).chain(&finding.other).map(|place| Place {
+                    file: place.source.as_ref().map(|source| source.file.clone()),
+                    line: place.source.as_ref().map(|source| source.line),
+                    ptx_line: place.ptx_line,
+                    ptx: place.ptx.clone(),
+                    thread: place.thread.to_string(),
+                });
+                (finding.kind.name().to_owned(), finding.message.clone(), places.collect())
+            }
+            What::Wrong(failure) => ("wrong result".to_owned(), failure.reason.to_string(), Vec::new()),
+        };
+        let repeat = fault.trial.repeat_command(checked.generation);
+        Entry { kind, message, places, case: fault.trial.to_string(), again: fault.again, repeat }
+    };
+    let findings = checked.faults.iter().map(entry).collect();
+    Report { generation: checked.generation, runs: checked.runs, findings }
+}

@@ -1,0 +1,143 @@
+//! `sdpa report`: the README's table and the plots, from records.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use sdpa::generations;
+use sdpa_bench::report::{self, Evidence, ReportError, peers, plot, table};
+use sdpa_toolchain::resources::Cost;
+use sdpa_toolchain::write_whole;
+
+use super::{FAILED, Outcome};
+
+/// Write the README's table, the page of peers and the plots from the records of `sdpa bench --record` and `sdpa mutate --record`
+///
+/// Needs no GPU: the same records give the same bytes everywhere. Figures whose kernel has changed since they were
+/// measured are marked as stale.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Report {
+    /// The folder with the records
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+    /// Whose text between `<!-- results:begin -->` and `<!-- results:end -->` to replace
+    #[arg(long, value_name = "FILE", default_value = "README.md")]
+    readme: PathBuf,
+    /// The folder for plots
+    #[arg(long, value_name = "DIR", default_value = "docs")]
+    docs: PathBuf,
+    /// The folder with registers and shared memory as `cargo test` accepted them; crates/sdpa-cli/tests/resources if it is
+    /// there
+    #[arg(long, value_name = "DIR")]
+    resources: Option<PathBuf>,
+    /// Write nothing, and exit 1 where anything would change
+    #[arg(long)]
+    check: bool,
+}
+
+/// A file as it should be; without text, it should not be.
+struct Output {
+    path: PathBuf,
+    text: Option<String>,
+}
+
+impl Report {
+    pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
+        let mut changed = false;
+        // Everything is rendered before anything is written.
+        for Output { path, text } in self.outputs()? {
+            if read(&path)? == text {
+                continue;
+            }
+            changed = true;
+            let what = match (&text, self.check) {
+                (_, true) => "out of date",
+                (Some(text), false) => {
+                    write_whole(&path, text.as_bytes())?;
+                    "written"
+                }
+                (None, false) => {
+                    std::fs::remove_file(&path).map_err(|source| system(&path, source))?;
+                    "removed: no record is enough for it"
+                }
+            };
+            writeln!(out, "{}: {what}", path.display())?;
+        }
+        if !changed {
+            writeln!(out, "up to date")?;
+        }
+        Ok(if self.check && changed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+    }
+
+    fn outputs(&self) -> Result<Vec<Output>, Box<dyn std::error::Error>> {
+        let records = report::read_records(&self.results)?;
+        let scores = report::read_scores(&self.results.join("mutation"))?;
+        let evidence = Evidence::new(generations::ALL, records, &self.costs()?, &scores)?;
+        let readme = std::fs::read_to_string(&self.readme).map_err(|source| system(&self.readme, source))?;
+        let readme = table::splice(&readme, &table::render(&evidence))
+            .map_err(|error| format!("{}: {error}", self.readme.display()))?;
+        let mut outputs = vec![Output { path: self.readme.clone(), text: Some(readme) }];
+
+        let plots = plot::plots(&evidence)?;
+        for name in self.drawn_before()? {
+            if plots.iter().all(|plot| plot.file != name) {
+                outputs.push(Output { path: self.docs.join(name), text: None });
+            }
+        }
+        if !self.check {
+            std::fs::create_dir_all(&self.docs).map_err(|source| system(&self.docs, source))?;
+        }
+        outputs.push(Output { path: self.docs.join(peers::FILE), text: Some(peers::render(&evidence)) });
+        outputs.extend(plots.into_iter().map(|plot| Output { path: self.docs.join(plot.file), text: Some(plot.svg) }));
+        Ok(outputs)
+    }
+
+    /// Plots of speed that are in the folder, by name.
+    fn drawn_before(&self) -> Result<Vec<String>, ReportError> {
+        let folder = match std::fs::read_dir(&self.docs) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(system(&self.docs, source)),
+        };
+        let mut names = Vec::new();
+        for entry in folder {
+            let name = entry.map_err(|source| system(&self.docs, source))?.file_name().to_string_lossy().into_owned();
+            if name.starts_with(plot::SPEED) && name.ends_with(".svg") {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Recorded costs; none if no folder was named and the usual one is not there.
+    fn costs(&self) -> Result<Vec<Cost>, ReportError> {
+        let usual = Path::new("crates/sdpa-cli/tests/resources");
+        let folder = match &self.resources {
+            Some(folder) => folder,
+            None if usual.is_dir() => usual,
+            None => return Ok(Vec::new()),
+        };
+        let mut costs: Vec<Cost> = Vec::new();
+        for path in report::json_files(folder)? {
+            let text = std::fs::read_to_string(&path).map_err(|source| system(&path, source))?;
+            let read: Vec<Cost> =
+                serde_json::from_str(&text).map_err(|source| ReportError::Format { path: path.clone(), source })?;
+            costs.extend(read);
+        }
+        Ok(costs)
+    }
+}
+
+fn system(path: &Path, source: std::io::Error) -> ReportError {
+    ReportError::System { path: path.to_owned(), source }
+}
+
+/// A file's text; none where there is no such file.
+fn read(path: &Path) -> Result<Option<String>, ReportError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(system(path, source)),
+    }
+}

@@ -1,0 +1,86 @@
+//! `sdpa resources`: what every kernel costs, held to its generation's budget.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use harness::table;
+use sdpa_cli::cost_table::render_costs;
+use sdpa_core::{Attention, DeviceChoice, DeviceKind, Generation};
+use sdpa_toolchain::resources::{self, Cost, ResourceError};
+use sdpa_toolchain::{KernelTexts, find_tool};
+use serde::Serialize;
+
+use super::{FAILED, Outcome, bar, generations_or_all, kernel_texts_or_packed};
+
+/// Show registers, spills, shared memory and resident blocks of every kernel, and what is over budget
+///
+/// Figures come from ptxas for sm_80, sm_89 and sm_90a, or from the driver where there is a GPU and no ptxas. Exits 1 where
+/// a kernel is over its generation's budget.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Resources {
+    /// Which generations; all by default
+    #[arg(value_name = "ID")]
+    generations: Vec<String>,
+    /// Write JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    source: &'a str,
+    over_budget: bool,
+    kernels: &'a [Cost],
+}
+
+impl Resources {
+    pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
+        let generations = generations_or_all(&self.generations)?;
+        let (source, costs) = measure(&generations, &kernel_texts_or_packed(&generations)?)?;
+        let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
+        let over_budget = !resources::over_budget(&generations, &costs).is_empty();
+        if self.json {
+            let report = Report { source: &source, over_budget, kernels: &costs };
+            writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        } else {
+            writeln!(out, "figures from {source}")?;
+            write!(out, "{}", render_costs(&generations, &costs, table::colour_wanted()))?;
+        }
+        Ok(if over_budget { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+    }
+}
+
+/// Costs from ptxas, else from the GPU's driver, and which of them it was.
+pub(crate) fn measure(
+    generations: &[&'static dyn Attention],
+    texts: &KernelTexts,
+) -> Result<(String, Vec<Cost>), Box<dyn std::error::Error>> {
+    let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
+    let choice = DeviceChoice::from_env()?;
+    let has_driver = choice.expected_kind() == DeviceKind::Cuda;
+    let mut nothing =
+        "no ptxas on PATH, in target/cuda, in CUDA_HOME or beside LD_LIBRARY_PATH, and no GPU to ask: install kernels/requirements.txt"
+            .to_owned();
+    if let Some(ptxas) = find_tool("ptxas") {
+        let kernels: usize = generations.iter().map(|generation| generation.specialisations.len()).sum();
+        let progress = bar(kernels as u64);
+        let costs = resources::assemble(&ptxas, &generations, texts, |kernel| {
+            progress.set_message(kernel.to_string());
+            progress.inc(1);
+        });
+        progress.finish_and_clear();
+        match costs {
+            Ok(costs) => return Ok(("ptxas".to_owned(), costs)),
+            // An older ptxas than the PTX asks for; the driver that will run the kernels has one of its own.
+            Err(refused @ ResourceError::Refused { .. }) if has_driver => nothing = refused.to_string(),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !has_driver {
+        return Err(nothing.into());
+    }
+    let device = sdpa_core::open(choice)?;
+    texts.install(&*device)?;
+    let costs = resources::ask_device(&*device, &generations)?.ok_or(nothing)?;
+    Ok((format!("the driver of {}", device.name()), costs))
+}

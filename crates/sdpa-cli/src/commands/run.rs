@@ -1,0 +1,210 @@
+//! `sdpa run`: attention over a user's own tensors.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use sdpa_cli::files::{self, Expected, UserTensors};
+use sdpa_core::{Attention, Device, DeviceKind, LaunchPlan, Mask, Operand, Problem, Tensors, Unsupported};
+use sdpa_ref::{Found, Inputs, Measured, Reference, Rows, Tolerance};
+
+use super::{FAILED, Outcome, generation, open, spinner};
+
+/// Compute attention over your tensors q, k and v
+///
+/// Reads tensors `q`, `k` and `v` of shape [batch, heads, length, head_dim], f16 or bf16, from a safetensors file; k and v
+/// may have fewer heads (a divisor) and another length. Writes `out` in the same type and `lse`, the log-sum-exp of every
+/// row, in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the error against it.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Run {
+    /// Which generation computes; by default the fastest for the problem on the device (crate `sdpa`)
+    #[arg(long, value_name = "ID")]
+    generation: Option<String>,
+    /// The tensors to read
+    #[arg(value_name = "IN.safetensors")]
+    input: PathBuf,
+    /// The file to write
+    #[arg(short, long, value_name = "OUT.safetensors")]
+    output: PathBuf,
+    /// Hide keys after the query; the last query sees every key
+    #[arg(long)]
+    causal: bool,
+    /// Hide keys after the query; the first query sees the first key alone (PyTorch's is_causal)
+    #[arg(long, conflicts_with = "causal")]
+    causal_top_left: bool,
+    /// Factor on query · key; by default 1/√head_dim
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    scale: Option<f32>,
+}
+
+impl Run {
+    pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
+        let mask = match (self.causal, self.causal_top_left) {
+            (true, _) => Mask::Causal,
+            (_, true) => Mask::CausalTopLeft,
+            _ => Mask::Full,
+        };
+        let wanted = self.generation.as_deref().map(generation).transpose()?;
+        files::check_output(&self.input, &self.output)?;
+        let tensors = files::read(&self.input, mask, self.scale)?;
+        let problem = &tensors.problem;
+
+        let device = open(out)?;
+        let (generation, plan) = choose(wanted, problem, &*device)?;
+        let who = generation.generation();
+        writeln!(out, "problem: {problem} scale {}", problem.scale())?;
+        writeln!(out, "generation: {}, {}", who.id, who.title)?;
+        writeln!(out, "plan: {plan}")?;
+
+        let progress = spinner(match device.kind() {
+            DeviceKind::Cuda => "computing",
+            DeviceKind::Interpreter => "interpreting the kernel on this machine's cores; a GPU is faster",
+        });
+        let result = compute(&*device, generation, &tensors);
+        progress.finish_and_clear();
+        let result = result?;
+        files::write(&self.output, problem, &result.out, &result.lse)?;
+        writeln!(out, "wrote {}", self.output.display())?;
+
+        if let Some(note) = &tensors.not_compared {
+            writeln!(out, "note: {note}")?;
+        }
+        match &tensors.expected {
+            Some(expected) => compare(out, generation, &tensors, expected, &result),
+            None => Ok(ExitCode::SUCCESS),
+        }
+    }
+}
+
+/// The generation asked for, or the fastest.
+fn choose(
+    wanted: Option<&'static dyn Attention>,
+    problem: &Problem,
+    device: &dyn Device,
+) -> Result<(&'static dyn Attention, LaunchPlan), Unsupported> {
+    match wanted {
+        Some(generation) => Ok((generation, generation.plan(problem, device.limits())?)),
+        None => sdpa::planned(problem, device.limits()),
+    }
+}
+
+struct Computed {
+    out: Vec<u16>,
+    lse: Vec<f32>,
+}
+
+fn compute(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    tensors: &UserTensors,
+) -> Result<Computed, sdpa_core::Error> {
+    let problem = &tensors.problem;
+    let upload = |bits: &[u16]| device.upload(&bits.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<_>>());
+    let (query, key, value) = (upload(&tensors.query)?, upload(&tensors.key)?, upload(&tensors.value)?);
+    let output = device.allocate(problem.span(Operand::Output) * problem.dtype().bytes())?;
+    let lse = device.allocate(problem.lse_len() * size_of::<f32>())?;
+    generation.forward(device, problem, &Tensors::new(&query, &key, &value, &output).with_lse(&lse))?;
+
+    let mut out_bytes = vec![0; output.bytes()];
+    device.read(&output, 0, &mut out_bytes)?;
+    let mut lse_bytes = vec![0; lse.bytes()];
+    device.read(&lse, 0, &mut lse_bytes)?;
+    Ok(Computed {
+        out: out_bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(),
+        lse: lse_bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+    })
+}
+
+/// Prints the error against the reference that came with the inputs, and whether it is what rounding explains.
+fn compare(
+    out: &mut dyn Write,
+    generation: &dyn Attention,
+    tensors: &UserTensors,
+    expected: &Expected,
+    result: &Computed,
+) -> Outcome {
+    let problem = &tensors.problem;
+    let found: Vec<f64> = result.out.iter().map(|bits| problem.dtype().decode(*bits)).collect();
+    let (relative, largest) = difference(&found, &expected.values);
+    let limit = limit(generation, tensors, expected, result)?;
+    let within = relative <= limit;
+    writeln!(
+        out,
+        "against `{}`: relative Frobenius error {relative:.2e} (tolerance {limit:.2e}), largest absolute error {largest:.2e}: {}",
+        expected.name,
+        if within { "within tolerance" } else { "OUT OF TOLERANCE" },
+    )?;
+    if !within {
+        writeln!(out, "look at the scale and the mask that the reference was made with: they are not in the file")?;
+    }
+    Ok(if within { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+/// Relative Frobenius and largest absolute difference. A NaN agrees with a NaN and with nothing else.
+fn difference(found: &[f64], expected: &[f64]) -> (f64, f64) {
+    let (mut error, mut norm, mut largest) = (0.0, 0.0, 0.0_f64);
+    for (found, expected) in found.iter().zip(expected) {
+        if found.is_nan() && expected.is_nan() || found == expected && found.is_infinite() {
+            continue;
+        }
+        let distance = (found - expected).abs();
+        let distance = if distance.is_nan() { f64::INFINITY } else { distance };
+        error += distance * distance;
+        norm += if expected.is_finite() { expected * expected } else { 0.0 };
+        largest = largest.max(distance);
+    }
+    // A reference of nothing but zeros has no relative error; show the absolute one.
+    (error.sqrt() / if norm > 0.0 { norm.sqrt() } else { 1.0 }, largest)
+}
+
+/// How far two right results may lie apart: ours from the exact one, which the oracle knows for these very inputs, and
+/// the reference from it.
+fn limit(
+    generation: &dyn Attention,
+    tensors: &UserTensors,
+    expected: &Expected,
+    result: &Computed,
+) -> Result<f64, Box<dyn std::error::Error>> {
+    /// What an f32 computation of attention may be off by, relative to the whole.
+    const F32_ERROR: f64 = 1e-5;
+
+    let problem = &tensors.problem;
+    let inputs = Inputs { query: &tensors.query, key: &tensors.key, value: &tensors.value };
+    let reference = Reference::compute(problem, &inputs, Some(&some_rows(problem)))?;
+    let tolerance = Tolerance { factor: generation.generation().accuracy.factor(), ..Tolerance::default() };
+    let measured = match reference.judge(&Found { out: &result.out, lse: None }, &tolerance) {
+        Ok(measured) => measured,
+        Err(mismatch) => mismatch.measured,
+    };
+    let Measured { fro_limit, .. } = measured;
+    let theirs = match expected.roundoff / problem.dtype().unit_roundoff() {
+        coarse if coarse >= 1.0 / 16.0 => fro_limit * coarse.max(1.0),
+        _ => F32_ERROR,
+    };
+    Ok(fro_limit + theirs)
+}
+
+/// All rows of a small problem, evenly spread rows of a large one: a limit on an average needs no more.
+fn some_rows(problem: &Problem) -> Rows {
+    /// Products of f64 numbers that take about a second.
+    const AFFORDABLE: usize = 1 << 30;
+    let a_row = (problem.batch() * problem.heads_q() * problem.len_kv() * problem.head_dim()).max(1);
+    let step = problem.len_q().div_ceil((AFFORDABLE / a_row).max(1)).max(1);
+    let mut rows = Rows::all(problem);
+    rows.queries = (0..problem.len_q()).step_by(step).collect();
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nan_agrees_with_a_nan_only() {
+        let nan = f64::NAN;
+        assert_eq!(difference(&[3.0, nan], &[3.0, nan]), (0.0, 0.0));
+        assert_eq!(difference(&[3.0, nan], &[3.0, 4.0]).1, f64::INFINITY);
+        assert_eq!(difference(&[3.0, 4.5], &[3.0, 4.0]), (0.1, 0.5));
+        assert_eq!(difference(&[0.5], &[0.0]), (0.5, 0.5));
+    }
+}

@@ -1,0 +1,97 @@
+//! `sdpa verify`: repeats the one case that a failing test printed.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use harness::case::Case;
+use harness::properties::{self, Property};
+use harness::verify::{Failure, MATCHES_REFERENCE, Thoroughness, verify_thoroughly};
+use sdpa_core::{Attention, Device};
+
+use super::{FAILED, Outcome, kernel_texts_or_packed, open, spinner, subject};
+
+/// Verify a generation on one case, as failing tests print it
+///
+/// A case is a line such as `b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3`; what is left out
+/// has its default. `schedule` chooses the order in which the interpreter runs warps. Exits 1 where the kernel is wrong.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Verify {
+    /// Which generation, or which mutant
+    #[arg(value_name = "ID")]
+    generation: String,
+    /// The case
+    #[arg(value_name = "CASE")]
+    case: String,
+    /// What to verify about it
+    #[arg(long, value_name = "NAME", default_value = MATCHES_REFERENCE)]
+    property: String,
+    /// Run so many times more, each with the next schedule: the bits must always be the same
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+}
+
+impl Verify {
+    pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
+        let generation = subject(&self.generation)?;
+        let property = property(&self.property)?;
+        let case: Case = self.case.parse()?;
+        let device = open(out)?;
+        kernel_texts_or_packed(&[generation])?.install(&*device)?;
+        writeln!(out, "case: {case}")?;
+        writeln!(out, "plan: {}", generation.plan(&case.problem, device.limits())?)?;
+
+        let progress = spinner(format!("verifying, {} runs", self.repeat.saturating_add(1)));
+        let verdict = self.ask(&*device, generation, case, property);
+        progress.finish_and_clear();
+        match verdict {
+            Ok(found) => writeln!(out, "ok: {found}")?,
+            Err(failure) => return report(out, &failure),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// What was found where the property holds.
+    fn ask(
+        &self,
+        device: &dyn Device,
+        generation: &dyn Attention,
+        mut case: Case,
+        property: &Property,
+    ) -> Result<String, Box<Failure>> {
+        if property.name != MATCHES_REFERENCE {
+            for _ in 0..self.repeat {
+                property.check(device, generation, &case)?;
+                case.schedule = case.schedule.wrapping_add(1);
+            }
+            return Ok(format!("{} holds", property.name));
+        }
+        let thoroughness = Thoroughness { repetitions: self.repeat, ..Thoroughness::for_problem(&case.problem) };
+        let found = verify_thoroughly(device, generation, &case, thoroughness)?;
+        Ok(format!(
+            "relative Frobenius error {:.2e} (limit {:.2e}), largest absolute error {:.2e} ({:.0} % of its bound), \
+             log-sum-exp rms {:.1e}; the same bits in {} runs",
+            found.rel_fro,
+            found.fro_limit,
+            found.max_abs,
+            100.0 * found.worst_ratio,
+            found.lse_rms,
+            u64::from(self.repeat) + 1,
+        ))
+    }
+}
+
+fn property(name: &str) -> Result<&'static Property, String> {
+    properties::find(name).ok_or_else(|| {
+        let known: Vec<&str> = properties::ALL.iter().map(|property| property.name).collect();
+        format!("no property `{name}`: there are {}", known.join(", "))
+    })
+}
+
+/// A wrong kernel fails the check; one that could not be run is an unusable machine or a case it does not take.
+fn report(out: &mut dyn Write, failure: &Failure) -> Outcome {
+    if !failure.is_verdict() {
+        return Err(failure.reason.to_string().into());
+    }
+    writeln!(out, "{failure}")?;
+    Ok(ExitCode::from(FAILED))
+}

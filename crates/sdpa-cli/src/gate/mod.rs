@@ -1,0 +1,85 @@
+//! The gate that a generation passes, step by step, until the first that fails: what a person, or a program that writes
+//! kernels, runs after each edit.
+//!
+//! | step | asks | without its tool |
+//! |---|---|---|
+//! | compiles | does every specialisation have PTX made from its source? | NVRTC is needed only if a kernel was edited |
+//! | resources | registers, shared memory and spills within the budget? | not run without ptxas or a GPU |
+//! | acceptance | right on the gate's shapes? | shortened on the interpreter |
+//! | properties | does everything hold that must hold of attention? | |
+//! | real input | right on a real model's tensors? | |
+//! | races | nothing unordered, out of bounds, uninitialised? | compute-sanitizer where there is a GPU, too |
+//! | mutants | would the harness notice if a barrier or a wait were missing? | |
+//! | speed | faster than its parent? | not run without a GPU |
+
+mod missed;
+mod record;
+mod speed;
+mod steps;
+mod unnoticed;
+
+pub use missed::mutants;
+pub use record::{GateRecord, StepRecord, render_line};
+pub use speed::judge_speed;
+pub use steps::{
+    Outcome, Progress, acceptance, compiles, properties, races, real_input, resources, sanitizer, speed_shapes,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// What became of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It holds.
+    Passed,
+    /// It does not.
+    Failed,
+    /// This machine cannot tell.
+    NotRun,
+    /// A step before it failed.
+    NotReached,
+}
+
+/// What became of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Every step passed.
+    Passed,
+    /// A step failed.
+    Failed,
+    /// No step failed, and some could not be run here.
+    Incomplete,
+}
+
+impl Verdict {
+    /// Of steps in their order.
+    pub fn of(steps: &[StepRecord]) -> Self {
+        let any = |status| steps.iter().any(|step| step.status == status);
+        match (any(Status::Failed), any(Status::NotRun) || any(Status::NotReached) || steps.is_empty()) {
+            (true, _) => Self::Failed,
+            (false, true) => Self::Incomplete,
+            (false, false) => Self::Passed,
+        }
+    }
+
+    /// Of several generations: failed if one failed, incomplete if one is incomplete.
+    pub fn worst(verdicts: impl IntoIterator<Item = Self>) -> Self {
+        let rank = |verdict: &Self| match verdict {
+            Self::Passed => 0,
+            Self::Incomplete => 1,
+            Self::Failed => 2,
+        };
+        verdicts.into_iter().max_by_key(rank).unwrap_or(Self::Incomplete)
+    }
+
+    /// For scripts: 0 passed, 1 failed, 3 incomplete. 2 is every verb's for bad input and unusable machines.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Passed => 0,
+            Self::Failed => 1,
+            Self::Incomplete => 3,
+        }
+    }
+}

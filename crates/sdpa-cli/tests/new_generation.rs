@@ -1,0 +1,103 @@
+//! `sdpa new` in a copy of the workspace: the child compiles and passes as it is.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What a workspace is made of; whatever is not built or downloaded.
+const WORKSPACE: [&str; 8] =
+    ["Cargo.toml", "Cargo.lock", "README.md", "LICENSE-APACHE", "LICENSE-MIT", "rustfmt.toml", "crates", "kernels"];
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        std::fs::copy(from, to).unwrap();
+    }
+}
+
+/// Files of other people's crates, which do not depend on where the workspace is, under the same paths: cargo finds them
+/// built. Linked, for they are large and nobody writes them again.
+fn link_dependencies(from: &Path, to: &Path) {
+    let is_ours = |name: &str| {
+        let name = name.strip_prefix("lib").unwrap_or(name);
+        ["sdpa", "harness", "ptx_interp", "ptx-interp"].iter().any(|ours| name.starts_with(ours))
+    };
+    for part in ["deps", "build", ".fingerprint"] {
+        let Ok(entries) = std::fs::read_dir(from.join(part)) else { continue };
+        std::fs::create_dir_all(to.join(part)).unwrap();
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // The names of tests say nothing of whose they are; those that are linked for nothing do no harm.
+            if !is_ours(&name) {
+                link(&entry.path(), &to.join(part).join(&name));
+            }
+        }
+    }
+}
+
+fn link(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).into_iter().flatten().flatten() {
+            link(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else if std::fs::hard_link(from, to).is_err() {
+        // Another file system, or a file that cargo has just removed: then this one is built anew.
+        let _ = std::fs::copy(from, to);
+    }
+}
+
+/// Runs a command in the copy and gives its output; with what it said where it fails.
+fn run(command: &mut Command, root: &Path) -> String {
+    let output = command
+        .current_dir(root)
+        .env("SDPA_DEVICE", "interpreter")
+        .env("PROPTEST_CASES", "2")
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}:\n{text}");
+    text
+}
+
+#[test]
+fn a_new_generation_compiles_and_passes_as_it_is() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // target/debug/deps/new_generation-…
+    let program = std::env::current_exe().unwrap();
+    let profile = program.parent().and_then(Path::parent).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    for part in WORKSPACE {
+        copy(&workspace.join(part), &root.join(part));
+    }
+    let target = root.join("target");
+    link_dependencies(profile, &target.join("debug"));
+
+    // The newest generation is the parent that most people will name.
+    let parent = *sdpa::generations::ids().last().unwrap();
+    let said = run(
+        Command::new(env!("CARGO_BIN_EXE_sdpa")).args(["new", "v987", "--parent", parent, "--title", "a new idea"]),
+        root,
+    );
+    assert!(said.contains("made   kernels/v987.cu\n") && said.contains("  cargo run --release -- gate v987 "));
+
+    let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let cargo = |arguments: &[&str]| {
+        let mut command = Command::new(&cargo);
+        command.args(arguments).env("CARGO_TARGET_DIR", &target);
+        run(&mut command, root)
+    };
+    cargo(&["fmt", "-p", "sdpa-v987", "--", "--check"]);
+    // The suite of the generation, what holds the list together, and what the tests remember.
+    let said = cargo(&["test", "--offline", "-p", "harness", "--test", "suite", "--", "v987::", "agreement", "plans"]);
+    assert!(
+        said.contains("test v987::matches_reference ... ok") && said.contains("test v987::real_model ... ok"),
+        "{said}"
+    );
+    assert!(said.contains("every_generation_plans_as_it_did ... ok"), "{said}");
+}

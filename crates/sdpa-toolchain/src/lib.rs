@@ -1,0 +1,27 @@
+//! From a kernel's source to its packed PTX, and what its kernels cost.
+//!
+//! [`Checkout`] finds `kernels/` on disk. [`Nvrtc`] compiles a [`Specialisation`](sdpa_core::Specialisation) to PTX whose
+//! header carries a [`Fingerprint`] of everything it was made from. [`Pack`] is the file that a generation's crate embeds.
+//! [`KernelTexts`] says which PTX a kernel is judged by: the packed one, or one compiled from the file on disk. [`resources`]
+//! asks ptxas or a GPU's driver for registers, spills and shared memory.
+//!
+//! No user's program needs this crate: kernels are launched from packs, whatever the sources on disk say.
+
+mod checkout;
+mod compile;
+mod error;
+mod files;
+mod fingerprint;
+mod packs;
+pub mod resources;
+mod texts;
+mod tools;
+
+pub use checkout::{Checkout, Sources, source_line, source_text};
+pub use compile::Nvrtc;
+pub use error::{Result, ToolchainError};
+pub use files::{WriteError, write_whole};
+pub use fingerprint::Fingerprint;
+pub use packs::{Changed, Mode, Pack, build, pack};
+pub use texts::KernelTexts;
+pub use tools::find_tool;
