@@ -50,7 +50,7 @@ fn what_is_missing_is_named() {
     ");
     assert!(!path("docs/ladder.svg").exists(), "something was written all the same");
     insta::assert_snapshot!(report(&["--resources", "no.json"]), @r"
-    error: no.json: entity not found
+    error: no.json: No such file or directory (os error 2)
     exit 2
     ");
     std::fs::write(path("results/broken.json"), "{").unwrap();

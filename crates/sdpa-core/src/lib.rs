@@ -40,7 +40,7 @@ pub use device::{Buffer, Device, DeviceChoice, DeviceKind, MOST_TICKETS, Recordi
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use params::{Params, TensorParams};
-pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, Unsupported};
+pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, SizeRange, Unsupported};
 pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
 pub use ptx::PackedPtx;
 /// What the interpreter counts and finds, as data.

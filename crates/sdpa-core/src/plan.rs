@@ -56,29 +56,33 @@ pub enum Unsupported {
     /// The element type has no kernel.
     #[error("{generation} has no {dtype} kernel; it takes {}", supported.iter().map(|dtype| dtype.name()).collect::<Vec<_>>().join(" and "))]
     Dtype {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// What was asked for.
         dtype: crate::Dtype,
         /// What there is.
         supported: &'static [crate::Dtype],
     },
-    /// The head dimension is larger than any specialisation.
-    #[error("{generation} takes head_dim up to {largest}; this problem has {found}")]
-    HeadDim {
-        /// Who declines.
+    /// A size of the problem is outside of what the generation is for.
+    #[error("{generation} takes {quantity} {range}; this problem has {found}{}", because(reason))]
+    Size {
+        /// Which generation declines.
         generation: &'static str,
-        /// What was asked for.
+        /// What is counted: `head_dim`, `keys`, `queries per head`, ….
+        quantity: &'static str,
+        /// How many the problem has.
         found: usize,
-        /// The widest specialisation.
-        largest: usize,
+        /// How many the generation takes.
+        range: SizeRange,
+        /// Why it takes no others; empty if there is simply no kernel for them.
+        reason: &'static str,
     },
     /// A stride that wide copies cannot follow.
     #[error(
         "{generation} copies 16 bytes at a time: {operand}'s {dimension} stride is {found} elements and must be a multiple of {multiple}"
     )]
     Stride {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// Which tensor.
         operand: crate::Operand,
@@ -94,7 +98,7 @@ pub enum Unsupported {
         "{generation} copies by tensor maps, whose strides end at {limit} elements: {operand}'s {dimension} stride is {found}"
     )]
     LongStride {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// Which tensor.
         operand: crate::Operand,
@@ -110,7 +114,7 @@ pub enum Unsupported {
         "{generation} needs compute capability {}.{}; this device has {}.{}", needed.0, needed.1, found.0, found.1
     )]
     ComputeCapability {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// The least it runs on.
         needed: (u32, u32),
@@ -120,7 +124,7 @@ pub enum Unsupported {
     /// The kernel's tiles do not fit the device's shared memory.
     #[error("{generation}'s kernel {kernel} needs {needed} bytes of shared memory a block; this device allows {limit}")]
     SharedMemory {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// Which specialisation.
         kernel: &'static str,
@@ -132,80 +136,19 @@ pub enum Unsupported {
     /// More blocks than a launch may have.
     #[error("{generation} would launch {blocks} blocks; a grid holds at most {limit}: split the batch")]
     Grid {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// Blocks needed.
         blocks: u64,
         /// Blocks allowed.
         limit: u64,
     },
-    /// The problem has so many query tiles that splitting its keys would only cost.
-    #[error(
-        "{generation} is for short problems, up to {limit} tiles of {tile_rows} queries on this device; this one has \
-         {tiles}: its parent takes it"
-    )]
-    Long {
-        /// Who declines.
-        generation: &'static str,
-        /// Query tiles of the problem, over all heads and sequences.
-        tiles: usize,
-        /// Queries a tile.
-        tile_rows: usize,
-        /// Tiles that run at once.
-        limit: usize,
-    },
-    /// So few keys that splitting them over blocks would only cost.
-    #[error(
-        "{generation} splits the keys of more than a few queries over blocks from {least} keys on; this problem has \
-         {found}: its parent takes it"
-    )]
-    FewKeys {
-        /// Who declines.
-        generation: &'static str,
-        /// Keys of the problem.
-        found: usize,
-        /// The fewest that it takes.
-        least: usize,
-    },
-    /// More keys than a block holds at once, for a generation that loads all of them in one go.
-    #[error("{generation} takes at most {most} keys; this problem has {found}: its parent takes it")]
-    ManyKeys {
-        /// Who declines.
-        generation: &'static str,
-        /// Keys of the problem.
-        found: usize,
-        /// The most that it takes.
-        most: usize,
-    },
-    /// No mask, a large head dimension and several tiles a block, for a generation whose idea is about causal ones.
-    #[error(
-        "{generation} takes head dimensions over {largest} without a mask only where all tiles run at once; this problem \
-         has {found}: its parent takes it"
-    )]
-    Unmasked {
-        /// Who declines.
-        generation: &'static str,
-        /// The problem's head dimension.
-        found: usize,
-        /// The largest that it takes without a mask, however many tiles there are.
-        largest: usize,
-    },
-    /// More queries than a generation for decoding takes.
-    #[error("{generation} takes at most {most} queries a head; this problem has {found}: its parent takes it")]
-    ManyQueries {
-        /// Who declines.
-        generation: &'static str,
-        /// Queries a head of the problem.
-        found: usize,
-        /// The most that it takes.
-        most: usize,
-    },
     /// More counters or tickets than a device has words for.
     #[error(
         "{generation} needs {needed} words of tickets for this problem, and a device has {limit}; use smaller batches"
     )]
     Tickets {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// Words it needs.
         needed: usize,
@@ -215,11 +158,45 @@ pub enum Unsupported {
     /// A combination of specialisations that was not built (a mutant carries only a few).
     #[error("{generation} was not built for {kernel}")]
     NotBuilt {
-        /// Who declines.
+        /// Which generation declines.
         generation: &'static str,
         /// Which specialisation the problem would need.
         kernel: &'static str,
     },
+}
+
+/// The sizes that a generation takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SizeRange {
+    /// This one and everything below.
+    UpTo(usize),
+    /// This one and everything above.
+    From(usize),
+}
+
+impl SizeRange {
+    /// True for a size that is taken.
+    pub const fn contains(self, size: usize) -> bool {
+        match self {
+            Self::UpTo(most) => size <= most,
+            Self::From(least) => size >= least,
+        }
+    }
+}
+
+/// `up to 128`, `from 1024 on`.
+impl fmt::Display for SizeRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UpTo(most) => write!(f, "up to {most}"),
+            Self::From(least) => write!(f, "from {least} on"),
+        }
+    }
+}
+
+/// A reason behind what it explains.
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }
 
 /// How close to the ideal flash kernel a generation promises to be (NUMERICS.md).

@@ -1,6 +1,6 @@
 //! What several generations ask of a problem, so that each says it in one line.
 
-use crate::{Dtype, Operand, Problem, Unsupported};
+use crate::{Dtype, Operand, Problem, SizeRange, Unsupported};
 
 /// The element type is one of `supported`.
 ///
@@ -13,15 +13,29 @@ pub fn dtype(generation: &'static str, problem: &Problem, supported: &'static [D
     }
 }
 
+/// A size of the problem is one that the generation takes; `reason` says why it takes no others.
+///
+/// # Errors
+/// [`Unsupported::Size`].
+pub fn size(
+    generation: &'static str,
+    quantity: &'static str,
+    found: usize,
+    range: SizeRange,
+    reason: &'static str,
+) -> Result<(), Unsupported> {
+    match range.contains(found) {
+        true => Ok(()),
+        false => Err(Unsupported::Size { generation, quantity, found, range, reason }),
+    }
+}
+
 /// The head dimension is at most `largest`.
 ///
 /// # Errors
-/// [`Unsupported::HeadDim`].
+/// [`Unsupported::Size`].
 pub fn head_dim_up_to(generation: &'static str, problem: &Problem, largest: usize) -> Result<(), Unsupported> {
-    match problem.head_dim() <= largest {
-        true => Ok(()),
-        false => Err(Unsupported::HeadDim { generation, found: problem.head_dim(), largest }),
-    }
+    size(generation, "head_dim", problem.head_dim(), SizeRange::UpTo(largest), "")
 }
 
 /// Every tensor has a tensor map: strides, in bytes, are multiples of 16 below 2^40. A stride that is never stepped along
@@ -66,6 +80,22 @@ pub fn strides_multiple_of(generation: &'static str, problem: &Problem, multiple
 mod tests {
     use super::*;
     use crate::Strides;
+
+    #[test]
+    fn a_size_that_is_not_taken_is_told_with_its_reason() {
+        let ask = |range, found| size("v0", "keys", found, range, "its parent takes them").map_err(|no| no.to_string());
+        assert_eq!([ask(SizeRange::UpTo(8), 8), ask(SizeRange::From(8), 8)], [Ok(()), Ok(())]);
+        insta::assert_snapshot!(
+            [ask(SizeRange::UpTo(8), 9), ask(SizeRange::From(8), 7)].map(Result::unwrap_err).join("\n"),
+            @r"
+        v0 takes keys up to 8; this problem has 9: its parent takes them
+        v0 takes keys from 8 on; this problem has 7: its parent takes them
+        "
+        );
+        let problem = Problem::new(1, 1, 1, 256).build().unwrap();
+        let wide = head_dim_up_to("v0", &problem, 128).unwrap_err().to_string();
+        assert_eq!(wide, "v0 takes head_dim up to 128; this problem has 256");
+    }
 
     #[test]
     fn tensor_maps_hold_strides_in_multiples_of_16_bytes_below_2_to_the_40() {

@@ -3,7 +3,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, require,
+    SizeRange, Specialisation, Unsupported, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2e`.
@@ -80,9 +80,14 @@ impl Attention for V2e {
         // One block fills a multiprocessor's shared memory: what does not run at once had better not be split.
         let tiles = problem.len_q().div_ceil(TILE_ROWS) * problem.batch() * problem.heads_q();
         let limit = limits.multiprocessors as usize;
-        if tiles > limit {
-            return Err(Unsupported::Long { generation: "v2e", tiles, tile_rows: TILE_ROWS, limit });
-        }
+        let at_once = SizeRange::UpTo(limit);
+        require::size(
+            "v2e",
+            "32-row query tiles",
+            tiles,
+            at_once,
+            "no more run at once on this device; its parent takes them",
+        )?;
         let bf16 = problem.dtype() == Dtype::Bf16;
         let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
         let kernel = GENERATION.specialisations[HEAD_DIMS.len() * usize::from(bf16) + width];

@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2f`.
@@ -96,7 +96,7 @@ impl Attention for V2f {
         let rows = problem.heads_q() / problem.heads_kv() * problem.len_q();
         let tiles = rows.div_ceil(cut.tile_rows) * problem.batch() * problem.heads_kv();
         if !few {
-            require_long(problem, tiles, &cut, multiprocessors)?;
+            require_long(problem, tiles, multiprocessors)?;
         }
         let parts = (problem.len_kv() / cut.least_keys).clamp(1, cut.most_parts.max(1));
 
@@ -124,15 +124,18 @@ fn workspace_bytes(problem: &Problem, parts: usize) -> usize {
 }
 
 /// More than sixteen queries are worth a second launch where they leave multiprocessors idle for long.
-fn require_long(problem: &Problem, tiles: usize, cut: &Cut, multiprocessors: usize) -> Result<(), Unsupported> {
+fn require_long(problem: &Problem, tiles: usize, multiprocessors: usize) -> Result<(), Unsupported> {
     const LEAST_KEYS: usize = 1024;
-    if problem.len_kv() < LEAST_KEYS {
-        return Err(Unsupported::FewKeys { generation: "v2f", found: problem.len_kv(), least: LEAST_KEYS });
-    }
-    if tiles > multiprocessors {
-        return Err(Unsupported::Long { generation: "v2f", tiles, tile_rows: cut.tile_rows, limit: multiprocessors });
-    }
-    Ok(())
+    let (keys, enough) = (problem.len_kv(), SizeRange::From(LEAST_KEYS));
+    require::size(
+        "v2f",
+        "keys",
+        keys,
+        enough,
+        "with fewer, and more than 16 queries, splitting costs more than it saves",
+    )?;
+    let at_once = SizeRange::UpTo(multiprocessors);
+    require::size("v2f", "64-row query tiles", tiles, at_once, "more keep this device busy without splitting keys")
 }
 
 #[cfg(test)]

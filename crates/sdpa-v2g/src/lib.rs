@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2g`.
@@ -86,9 +86,8 @@ impl Attention for V2g {
     fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v2g", problem, 256)?;
         require::strides_multiple_of("v2g", problem, 8)?;
-        if problem.len_q() > MOST_QUERIES {
-            return Err(Unsupported::ManyQueries { generation: "v2g", found: problem.len_q(), most: MOST_QUERIES });
-        }
+        let (queries, most) = (problem.len_q(), SizeRange::UpTo(MOST_QUERIES));
+        require::size("v2g", "queries per head", queries, most, "one block merges their rows; its parent takes more")?;
         let bf16 = usize::from(problem.dtype() == Dtype::Bf16);
         let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
 
@@ -190,6 +189,9 @@ mod tests {
     fn more_queries_are_its_parents() {
         let problem = Problem::new(1, 8, 17, 64).len_kv(9000).build().unwrap();
         let error = V2g.plan(&problem, &DeviceLimits::H200).unwrap_err();
-        assert_eq!(error.to_string(), "v2g takes at most 16 queries a head; this problem has 17: its parent takes it");
+        assert_eq!(
+            error.to_string(),
+            "v2g takes queries per head up to 16; this problem has 17: one block merges their rows; its parent takes more"
+        );
     }
 }

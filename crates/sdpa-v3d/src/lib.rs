@@ -1,7 +1,7 @@
 //! V3d: causal tiles in even shares: empty halves left out, rows traded among warpgroups. See this crate's README.
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem, SizeRange,
     Specialisation, Unsupported, for_both_dtypes, require,
 };
 
@@ -84,10 +84,10 @@ impl Attention for V3d {
         let blocks = tiles.min(limits.multiprocessors);
         let plan = LaunchPlan::single(Launch::new("v3d", kernel, u64::from(blocks), limits)?);
         let plan = if tiles > blocks { plan.drawing_tickets() } else { plan };
-        let wide = problem.head_dim() > LARGEST_UNMASKED;
-        if wide && !problem.mask().is_causal() && plan.tickets > 0 {
-            let (found, largest) = (problem.head_dim(), LARGEST_UNMASKED);
-            return Err(Unsupported::Unmasked { generation: "v3d", found, largest });
+        if !problem.mask().is_causal() && plan.tickets > 0 {
+            let (width, narrow) = (problem.head_dim(), SizeRange::UpTo(LARGEST_UNMASKED));
+            let reason = "without a mask and with several tiles per block its parent is faster on wider ones";
+            require::size("v3d", "head_dim", width, narrow, reason)?;
         }
         Ok(plan)
     }

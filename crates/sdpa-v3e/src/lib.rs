@@ -2,7 +2,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, TileBoxes, Unsupported, for_both_dtypes, require,
+    SizeRange, Specialisation, TileBoxes, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3e`.
@@ -72,17 +72,21 @@ impl Attention for V3e {
         require::head_dim_up_to("v3e", problem, HEAD_DIM)?;
         require::tensor_maps("v3e", problem)?;
         let fits = TILE_KEYS.iter().position(|keys| problem.len_kv() <= KEY_GROUPS * keys);
-        let Some(tile) = fits else {
-            let most = KEY_GROUPS * TILE_KEYS[TILE_KEYS.len() - 1];
-            return Err(Unsupported::ManyKeys { generation: "v3e", found: problem.len_kv(), most });
-        };
+        let tile = fits.unwrap_or(TILE_KEYS.len() - 1);
+        let (keys, most) = (problem.len_kv(), SizeRange::UpTo(KEY_GROUPS * TILE_KEYS[tile]));
+        require::size("v3e", "keys", keys, most, "a block holds no more at once; its parent takes them")?;
         // One block fills most of a multiprocessor's shared memory: what does not run at once had better not be split.
         let pairs = problem.len_q().div_ceil(STRIP_ROWS).div_ceil(2);
         let heads = problem.batch() * problem.heads_q();
         let (tiles, limit) = (pairs * heads, limits.multiprocessors as usize);
-        if tiles > limit {
-            return Err(Unsupported::Long { generation: "v3e", tiles, tile_rows: 2 * STRIP_ROWS, limit });
-        }
+        let at_once = SizeRange::UpTo(limit);
+        require::size(
+            "v3e",
+            "32-row query tiles",
+            tiles,
+            at_once,
+            "no more run at once on this device; its parent takes them",
+        )?;
         let bf16 = problem.dtype() == Dtype::Bf16;
         let kernel = GENERATION.specialisations[TILE_KEYS.len() * usize::from(bf16) + tile];
         let launch = Launch::new("v3e", kernel, tiles as u64, limits)?;

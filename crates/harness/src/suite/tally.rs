@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use sdpa_core::{Device, Unsupported};
+use sdpa_core::{Device, SizeRange, Unsupported};
 
 /// A line that is seen whether or not the test passes: the test harness captures `println!`, not the stream itself.
 pub(super) fn say(line: &str) {
@@ -109,17 +109,13 @@ fn parent_process() -> u32 {
 pub(super) fn kind_of(reason: &Unsupported) -> String {
     match reason {
         Unsupported::Dtype { dtype, .. } => format!("no {dtype} kernel"),
-        Unsupported::HeadDim { largest, .. } => format!("head_dim over {largest}"),
+        Unsupported::Size { quantity, range: SizeRange::UpTo(most), .. } => format!("{quantity} over {most}"),
+        Unsupported::Size { quantity, range: SizeRange::From(least), .. } => format!("{quantity} under {least}"),
         Unsupported::Stride { multiple, .. } => format!("stride no multiple of {multiple}"),
         Unsupported::LongStride { .. } => "stride beyond a tensor map".to_owned(),
         Unsupported::ComputeCapability { needed, .. } => format!("needs compute capability {}.{}", needed.0, needed.1),
         Unsupported::SharedMemory { kernel, .. } => format!("{kernel} does not fit shared memory"),
         Unsupported::Grid { .. } => "grid too large".to_owned(),
-        Unsupported::Long { limit, .. } => format!("more than {limit} query tiles"),
-        Unsupported::FewKeys { least, .. } => format!("fewer than {least} keys"),
-        Unsupported::Unmasked { largest, .. } => format!("no mask, head_dim over {largest} and several tiles a block"),
-        Unsupported::ManyQueries { most, .. } => format!("more than {most} queries"),
-        Unsupported::ManyKeys { most, .. } => format!("more than {most} keys"),
         Unsupported::Tickets { limit, .. } => format!("more than {limit} counters"),
         Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),
     }

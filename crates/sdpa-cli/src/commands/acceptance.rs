@@ -44,7 +44,7 @@ pub(super) fn run(
     }
 
     let mut sheet = Sheet {
-        device: device,
+        device,
         table: table(baseline.is_some()),
         baseline,
         times: HashMap::new(),
