@@ -16,7 +16,7 @@ use crate::check::{Trial, prove_question, trials};
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, Reason, Thoroughness};
 
 pub use find::{Mutation, MutationKind, Origin, mutations};
-pub use record::Recorded;
+pub use record::MutationRecord;
 pub use render::render;
 
 /// Which mutations to try.

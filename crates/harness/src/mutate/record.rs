@@ -8,7 +8,7 @@ use super::{Mutation, Score};
 
 /// The scores of one generation's kernels, added up.
 #[derive(Clone, Debug, Serialize)]
-pub struct Recorded<'s> {
+pub struct MutationRecord<'s> {
     /// Whose.
     pub generation: &'s str,
     /// Mutations that were noticed.
@@ -25,7 +25,7 @@ pub struct Recorded<'s> {
     pub survivors: Vec<&'s Mutation>,
 }
 
-impl<'s> Recorded<'s> {
+impl<'s> MutationRecord<'s> {
     /// Adds up the scores of a generation; none for no kernel.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn nothing_mutated_is_no_score() {
         let empty = Score { kernel: "a".into(), fingerprint: "0".into(), mutants: Vec::new() };
-        assert!(Recorded::new("v9", &[empty]).unwrap_err().contains("v9"));
-        assert!(Recorded::new("v9", &[]).is_err());
+        assert!(MutationRecord::new("v9", &[empty]).unwrap_err().contains("v9"));
+        assert!(MutationRecord::new("v9", &[]).is_err());
     }
 }

@@ -2,72 +2,72 @@
 
 use sdpa_core::{Operand, Problem};
 
-use super::{Extents, Trial, expect_same, operand_rows, valid};
+use super::{Extents, Instance, expect_same, operand_rows, valid};
 use crate::execute::{Output, Position, rows};
 use crate::regime::GAP;
 use crate::verify::Reason;
 
 /// What a row's last visible key hides: keys and values behind it may be anything.
-pub(super) fn causal_prefix(trial: &Trial<'_>) -> Result<(), Reason> {
-    let problem = trial.causal();
-    let mut data = trial.data(&problem);
-    let before = trial.run(&problem, &data)?;
-    let row = trial.choices().below(problem.len_q());
+pub(super) fn causal_prefix(instance: &Instance<'_>) -> Result<(), Reason> {
+    let problem = instance.causal();
+    let mut data = instance.data(&problem);
+    let before = instance.run(&problem, &data)?;
+    let row = instance.choices().below(problem.len_q());
     let seen = if problem.len_q() == 0 { 0 } else { problem.visible_keys(row) };
-    let mut other = trial.other_data(&problem);
+    let mut other = instance.other_data(&problem);
     for operand in [Operand::Key, Operand::Value] {
         for at in operand_rows(&problem, operand).filter(|[_, _, key]| *key >= seen) {
             data.row_mut(&problem, operand, at).copy_from_slice(other.row_mut(&problem, operand, at));
         }
     }
-    let after = trial.run(&problem, &data)?;
+    let after = instance.run(&problem, &data)?;
     let what = "a row moved when keys and values that it does not see changed";
     expect_same(what, &problem, &after, &before, |[_, _, query]| query <= row)
 }
 
 /// The other sequences of a batch may be anything, NaN included.
-pub(super) fn batches_are_independent(trial: &Trial<'_>) -> Result<(), Reason> {
-    let batches = trial.case.problem.batch().max(2);
-    let problem = valid(trial.reshape(Extents { batch: batches, ..trial.extents() }).build());
-    let mut data = trial.data(&problem);
-    let before = trial.run(&problem, &data)?;
-    let kept = trial.choices().below(batches);
+pub(super) fn batches_are_independent(instance: &Instance<'_>) -> Result<(), Reason> {
+    let batches = instance.case.problem.batch().max(2);
+    let problem = valid(instance.reshape(Extents { batch: batches, ..instance.extents() }).build());
+    let mut data = instance.data(&problem);
+    let before = instance.run(&problem, &data)?;
+    let kept = instance.choices().below(batches);
     for operand in [Operand::Query, Operand::Key, Operand::Value] {
         for at in operand_rows(&problem, operand).filter(|[batch, _, _]| *batch != kept) {
             data.row_mut(&problem, operand, at).fill(GAP);
         }
     }
-    let after = trial.run(&problem, &data)?;
+    let after = instance.run(&problem, &data)?;
     let what = "a sequence moved when the others became NaN";
     expect_same(what, &problem, &after, &before, |[batch, _, _]| batch == kept)
 }
 
 /// The other heads may be anything, NaN included.
-pub(super) fn heads_are_independent(trial: &Trial<'_>) -> Result<(), Reason> {
-    let extents = trial.extents();
-    let problem = valid(trial.reshape(Extents { heads_kv: extents.heads_kv.max(2), ..extents }).build());
-    let mut data = trial.data(&problem);
-    let before = trial.run(&problem, &data)?;
-    let kept = trial.choices().below(problem.heads_q());
+pub(super) fn heads_are_independent(instance: &Instance<'_>) -> Result<(), Reason> {
+    let extents = instance.extents();
+    let problem = valid(instance.reshape(Extents { heads_kv: extents.heads_kv.max(2), ..extents }).build());
+    let mut data = instance.data(&problem);
+    let before = instance.run(&problem, &data)?;
+    let kept = instance.choices().below(problem.heads_q());
     let kept_kv = problem.kv_head(kept);
     for (operand, kept) in [(Operand::Query, kept), (Operand::Key, kept_kv), (Operand::Value, kept_kv)] {
         for at in operand_rows(&problem, operand).filter(|[_, head, _]| *head != kept) {
             data.row_mut(&problem, operand, at).fill(GAP);
         }
     }
-    let after = trial.run(&problem, &data)?;
+    let after = instance.run(&problem, &data)?;
     let what = "a head moved when the others became NaN";
     expect_same(what, &problem, &after, &before, |[_, head, _]| head == kept)
 }
 
 /// A query of NaN makes its own row NaN, where that row sees a key, and no other.
-pub(super) fn nan_query_stays_in_its_row(trial: &Trial<'_>) -> Result<(), Reason> {
-    let problem = trial.case.problem.clone();
-    let Some(chosen) = choose(trial, &problem, Operand::Query) else { return Ok(()) };
-    let mut data = trial.data(&problem);
-    let before = trial.run(&problem, &data)?;
+pub(super) fn nan_query_stays_in_its_row(instance: &Instance<'_>) -> Result<(), Reason> {
+    let problem = instance.case.problem.clone();
+    let Some(chosen) = choose(instance, &problem, Operand::Query) else { return Ok(()) };
+    let mut data = instance.data(&problem);
+    let before = instance.run(&problem, &data)?;
     data.row_mut(&problem, Operand::Query, chosen).fill(GAP);
-    let after = trial.run(&problem, &data)?;
+    let after = instance.run(&problem, &data)?;
     let what = "a row moved when another row's query became NaN";
     expect_same(what, &problem, &after, &before, |row| row != chosen)?;
     match problem.visible_keys(chosen[2]) {
@@ -78,13 +78,13 @@ pub(super) fn nan_query_stays_in_its_row(trial: &Trial<'_>) -> Result<(), Reason
 
 /// A key of NaN makes every row NaN that sees it, and no other. Values of NaN may reach further: tensor cores multiply
 /// whole tiles, and 0 · NaN is NaN.
-pub(super) fn nan_key_reaches_only_rows_that_see_it(trial: &Trial<'_>) -> Result<(), Reason> {
-    let problem = trial.causal();
-    let Some(chosen) = choose(trial, &problem, Operand::Key) else { return Ok(()) };
-    let mut data = trial.data(&problem);
-    let before = trial.run(&problem, &data)?;
+pub(super) fn nan_key_reaches_only_rows_that_see_it(instance: &Instance<'_>) -> Result<(), Reason> {
+    let problem = instance.causal();
+    let Some(chosen) = choose(instance, &problem, Operand::Key) else { return Ok(()) };
+    let mut data = instance.data(&problem);
+    let before = instance.run(&problem, &data)?;
     data.row_mut(&problem, Operand::Key, chosen).fill(GAP);
-    let after = trial.run(&problem, &data)?;
+    let after = instance.run(&problem, &data)?;
     let [batch, kv_head, key] = chosen;
     let sees =
         |row: [usize; 3]| row[0] == batch && problem.kv_head(row[1]) == kv_head && problem.visible_keys(row[2]) > key;
@@ -93,9 +93,9 @@ pub(super) fn nan_key_reaches_only_rows_that_see_it(trial: &Trial<'_>) -> Result
 }
 
 /// Some row of an operand, where it has any.
-fn choose(trial: &Trial<'_>, problem: &Problem, operand: Operand) -> Option<[usize; 3]> {
+fn choose(instance: &Instance<'_>, problem: &Problem, operand: Operand) -> Option<[usize; 3]> {
     let [batches, heads, length, _] = problem.shape(operand);
-    let mut choices = trial.choices();
+    let mut choices = instance.choices();
     (batches > 0 && length > 0).then(|| [choices.below(batches), choices.below(heads), choices.below(length)])
 }
 

@@ -2,18 +2,18 @@
 
 use sdpa_core::{Layout, Mask, Operand, Problem, Strides};
 
-use super::{Extents, Trial, expect_same, no_difference, operand_rows, valid};
+use super::{Extents, Instance, expect_same, no_difference, operand_rows, valid};
 use crate::verify::{Reason, difference_between};
 
 /// Strides say where the numbers lie, not what they are.
-pub(super) fn strided_is_contiguous(trial: &Trial<'_>) -> Result<(), Reason> {
-    let contiguous = valid(trial.case.problem.to_builder().layout(Layout::Bhld).build());
-    let strided = match trial.case.problem == contiguous {
+pub(super) fn strided_is_contiguous(instance: &Instance<'_>) -> Result<(), Reason> {
+    let contiguous = valid(instance.case.problem.to_builder().layout(Layout::Bhld).build());
+    let strided = match instance.case.problem == contiguous {
         true => padded(&contiguous),
-        false => trial.case.problem.clone(),
+        false => instance.case.problem.clone(),
     };
-    let found = trial.run(&strided, &trial.data(&strided))?;
-    let expected = trial.run(&contiguous, &trial.data(&contiguous))?;
+    let found = instance.run(&strided, &instance.data(&strided))?;
+    let expected = instance.run(&contiguous, &instance.data(&contiguous))?;
     let what = "strided tensors give another result than contiguous ones";
     no_difference(what, difference_between((&strided, &found), (&contiguous, &expected), Some))
 }
@@ -33,49 +33,49 @@ fn padded(problem: &Problem) -> Problem {
 }
 
 /// Sharing a key head is having it several times.
-pub(super) fn grouped_is_repeated(trial: &Trial<'_>) -> Result<(), Reason> {
-    let extents = trial.extents();
+pub(super) fn grouped_is_repeated(instance: &Instance<'_>) -> Result<(), Reason> {
+    let extents = instance.extents();
     let extents = Extents { group: extents.group.max(2), ..extents };
-    let grouped = valid(trial.reshape(extents).build());
+    let grouped = valid(instance.reshape(extents).build());
     let repeated = Extents { heads_kv: extents.heads_kv * extents.group, group: 1, ..extents };
-    let repeated = valid(trial.reshape(repeated).build());
+    let repeated = valid(instance.reshape(repeated).build());
 
-    let mut grouped_data = trial.data(&grouped);
-    let mut repeated_data = trial.data(&repeated);
+    let mut grouped_data = instance.data(&grouped);
+    let mut repeated_data = instance.data(&repeated);
     for operand in [Operand::Key, Operand::Value] {
         for [batch, head, key] in operand_rows(&repeated, operand) {
             let shared = grouped_data.row_mut(&grouped, operand, [batch, grouped.kv_head(head), key]);
             repeated_data.row_mut(&repeated, operand, [batch, head, key]).copy_from_slice(shared);
         }
     }
-    let found = trial.run(&grouped, &grouped_data)?;
-    let expected = trial.run(&repeated, &repeated_data)?;
+    let found = instance.run(&grouped, &grouped_data)?;
+    let expected = instance.run(&repeated, &repeated_data)?;
     let what = "shared key heads give another result than repeated ones";
     no_difference(what, difference_between((&grouped, &found), (&repeated, &expected), Some))
 }
 
 /// With as many queries as keys, both causal masks are the same mask.
-pub(super) fn aligned_masks_agree(trial: &Trial<'_>) -> Result<(), Reason> {
-    let extents = trial.extents();
+pub(super) fn aligned_masks_agree(instance: &Instance<'_>) -> Result<(), Reason> {
+    let extents = instance.extents();
     let length = extents.len_q.min(extents.len_kv);
-    let square = || trial.reshape(Extents { len_q: length, len_kv: length, ..extents });
+    let square = || instance.reshape(Extents { len_q: length, len_kv: length, ..extents });
     let bottom_right = valid(square().mask(Mask::Causal).build());
     let top_left = valid(square().mask(Mask::CausalTopLeft).build());
-    let data = trial.data(&bottom_right);
-    let found = trial.run(&top_left, &data)?;
-    let expected = trial.run(&bottom_right, &data)?;
+    let data = instance.data(&bottom_right);
+    let found = instance.run(&top_left, &data)?;
+    let expected = instance.run(&bottom_right, &data)?;
     expect_same("top-left and bottom-right masks differ on a square", &top_left, &found, &expected, |_| true)
 }
 
 /// Twice the query at half the scale: both are exact, so not a bit may change.
-pub(super) fn scale_folds_into_the_query(trial: &Trial<'_>) -> Result<(), Reason> {
+pub(super) fn scale_folds_into_the_query(instance: &Instance<'_>) -> Result<(), Reason> {
     // Half of 0 is 0. And a kernel may work with the smallest number there is instead, which no check of values sees.
-    let problem = &match trial.case.problem.scale() {
-        0.0 => valid(trial.case.problem.to_builder().scale(1.0).build()),
-        _ => trial.case.problem.clone(),
+    let problem = &match instance.case.problem.scale() {
+        0.0 => valid(instance.case.problem.to_builder().scale(1.0).build()),
+        _ => instance.case.problem.clone(),
     };
     let halved = valid(problem.to_builder().scale(problem.scale() / 2.0).build());
-    let data = trial.data(problem);
+    let data = instance.data(problem);
     let mut doubled = data.clone();
     for at in operand_rows(problem, Operand::Query) {
         for bits in doubled.row_mut(problem, Operand::Query, at) {
@@ -83,7 +83,7 @@ pub(super) fn scale_folds_into_the_query(trial: &Trial<'_>) -> Result<(), Reason
             *bits = problem.dtype().encode(2.0 * problem.dtype().decode(*bits));
         }
     }
-    let expected = trial.run(problem, &data)?;
-    let found = trial.run(&halved, &doubled)?;
+    let expected = instance.run(problem, &data)?;
+    let found = instance.run(&halved, &doubled)?;
     expect_same("twice the query at half the scale differs", problem, &found, &expected, |_| true)
 }

@@ -44,7 +44,7 @@ macro_rules! for_each_property {
 pub struct Property {
     /// Name, as in test names and on the command line.
     pub name: &'static str,
-    ask: fn(&Trial<'_>) -> Result<(), Reason>,
+    ask: fn(&Instance<'_>) -> Result<(), Reason>,
 }
 
 macro_rules! list {
@@ -74,19 +74,19 @@ impl Property {
     /// # Errors
     /// [`Failure`], also where the generation declines the problem that the case becomes: see [`Failure::unsupported`].
     pub fn check(&self, device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<(), Failure> {
-        (self.ask)(&Trial { device, generation, case })
+        (self.ask)(&Instance { device, generation, case })
             .map_err(|reason| Failure::new(device, generation, case, self.name, reason))
     }
 }
 
 /// A generation on a device, and the case it is asked about.
-struct Trial<'a> {
+struct Instance<'a> {
     device: &'a dyn Device,
     generation: &'a dyn Attention,
     case: &'a Case,
 }
 
-impl Trial<'_> {
+impl Instance<'_> {
     fn run(&self, problem: &Problem, data: &Data) -> Result<Output, Reason> {
         self.device.set_schedule(self.case.schedule);
         Ok(execute(self.device, self.generation, problem, data, Surroundings::Guarded)?)
@@ -157,10 +157,10 @@ fn valid(problem: Result<Problem, ProblemError>) -> Problem {
     problem.expect("a valid problem stays valid when a property changes it")
 }
 
-fn matches_reference(trial: &Trial<'_>) -> Result<(), Reason> {
-    let (problem, thoroughness) = (&trial.case.problem, Thoroughness::for_problem(&trial.case.problem));
-    let data = trial.case.data();
-    verify_data(trial.device, trial.generation, problem, &data, trial.case.schedule, thoroughness).map(drop)
+fn matches_reference(instance: &Instance<'_>) -> Result<(), Reason> {
+    let (problem, thoroughness) = (&instance.case.problem, Thoroughness::for_problem(&instance.case.problem));
+    let data = instance.case.data();
+    verify_data(instance.device, instance.generation, problem, &data, instance.case.schedule, thoroughness).map(drop)
 }
 
 /// The rows that `compared` names have the same bits in both outputs.

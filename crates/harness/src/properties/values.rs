@@ -3,32 +3,32 @@
 use sdpa_core::{Mask, Operand, Problem};
 use sdpa_ref::Reference;
 
-use super::{Extents, Trial, operand_rows, valid};
+use super::{Extents, Instance, operand_rows, valid};
 use crate::execute::{Output, Position, rows};
 use crate::regime::{Data, Regime};
 use crate::verify::{Reason, Thoroughness, judge, sample_rows};
 
 /// Keys are a set: shuffled together with their values they give the same result, but for the order of the sums.
-pub(super) fn key_order_does_not_matter(trial: &Trial<'_>) -> Result<(), Reason> {
-    let problem = valid(trial.case.problem.to_builder().mask(Mask::Full).build());
-    let mut data = trial.data(&problem);
+pub(super) fn key_order_does_not_matter(instance: &Instance<'_>) -> Result<(), Reason> {
+    let problem = valid(instance.case.problem.to_builder().mask(Mask::Full).build());
+    let mut data = instance.data(&problem);
     let mut shuffled = data.clone();
-    let order = permutation(trial, problem.len_kv());
+    let order = permutation(instance, problem.len_kv());
     for operand in [Operand::Key, Operand::Value] {
         for [batch, head, key] in operand_rows(&problem, operand) {
             let source = data.row_mut(&problem, operand, [batch, head, order[key]]);
             shuffled.row_mut(&problem, operand, [batch, head, key]).copy_from_slice(source);
         }
     }
-    let output = trial.run(&problem, &shuffled)?;
+    let output = instance.run(&problem, &shuffled)?;
     let rows = Thoroughness::for_problem(&problem).rows.map(|count| sample_rows(&problem, count));
     let reference = Reference::compute(&problem, &data.inputs(), rows.as_ref())?;
-    judge(&reference, &output, trial.generation)?;
+    judge(&reference, &output, instance.generation)?;
     Ok(())
 }
 
-fn permutation(trial: &Trial<'_>, length: usize) -> Vec<usize> {
-    let mut choices = trial.choices();
+fn permutation(instance: &Instance<'_>, length: usize) -> Vec<usize> {
+    let mut choices = instance.choices();
     let mut order: Vec<usize> = (0..length).collect();
     for last in (1..length).rev() {
         order.swap(last, choices.below(last + 1));
@@ -37,27 +37,27 @@ fn permutation(trial: &Trial<'_>, length: usize) -> Vec<usize> {
 }
 
 /// Whatever the weights are, the mean of equal values is that value.
-pub(super) fn constant_values_come_back(trial: &Trial<'_>) -> Result<(), Reason> {
-    let problem = trial.case.problem.clone();
-    let mut data = trial.data(&problem);
-    data.value = Regime::ConstantValues.generate(&problem, trial.case.seed).value;
-    let output = trial.run(&problem, &data)?;
+pub(super) fn constant_values_come_back(instance: &Instance<'_>) -> Result<(), Reason> {
+    let problem = instance.case.problem.clone();
+    let mut data = instance.data(&problem);
+    data.value = Regime::ConstantValues.generate(&problem, instance.case.seed).value;
+    let output = instance.run(&problem, &data)?;
     expect_between_values(&problem, &mut data, &output, "all values are the same, so the output is that value")
 }
 
 /// The softmax of one score is 1.
-pub(super) fn single_key_gives_its_value(trial: &Trial<'_>) -> Result<(), Reason> {
-    let problem = valid(trial.reshape(Extents { len_kv: 1, ..trial.extents() }).build());
-    let mut data = trial.data(&problem);
-    let output = trial.run(&problem, &data)?;
+pub(super) fn single_key_gives_its_value(instance: &Instance<'_>) -> Result<(), Reason> {
+    let problem = valid(instance.reshape(Extents { len_kv: 1, ..instance.extents() }).build());
+    let mut data = instance.data(&problem);
+    let output = instance.run(&problem, &data)?;
     expect_between_values(&problem, &mut data, &output, "there is one key, so the output is its value")
 }
 
 /// A weighted mean lies between the smallest and the largest of what it is a mean of.
-pub(super) fn output_lies_within_the_values(trial: &Trial<'_>) -> Result<(), Reason> {
-    let problem = trial.case.problem.clone();
-    let mut data = trial.data(&problem);
-    let output = trial.run(&problem, &data)?;
+pub(super) fn output_lies_within_the_values(instance: &Instance<'_>) -> Result<(), Reason> {
+    let problem = instance.case.problem.clone();
+    let mut data = instance.data(&problem);
+    let output = instance.run(&problem, &data)?;
     expect_between_values(&problem, &mut data, &output, "a weighted mean lies within the values that its row sees")
 }
 
@@ -103,25 +103,25 @@ fn expect_between_values(problem: &Problem, data: &mut Data, output: &Output, ru
 }
 
 /// More queries than keys, aligned bottom-right: the first rows see no key.
-pub(super) fn rows_without_keys_are_zero(trial: &Trial<'_>) -> Result<(), Reason> {
-    let extents = trial.extents();
+pub(super) fn rows_without_keys_are_zero(instance: &Instance<'_>) -> Result<(), Reason> {
+    let extents = instance.extents();
     let len_kv = extents.len_kv / 2;
     let extents = Extents { len_q: extents.len_q.max(len_kv + 1), len_kv, ..extents };
-    let problem = valid(trial.reshape(extents).mask(Mask::Causal).build());
-    let output = trial.run(&problem, &trial.data(&problem))?;
+    let problem = valid(instance.reshape(extents).mask(Mask::Causal).build());
+    let output = instance.run(&problem, &instance.data(&problem))?;
     expect_zero_rows(&problem, &output)
 }
 
 /// No key, no query, no sequence: nothing to attend over is a problem like any other.
-pub(super) fn empty_lengths(trial: &Trial<'_>) -> Result<(), Reason> {
-    let extents = trial.extents();
+pub(super) fn empty_lengths(instance: &Instance<'_>) -> Result<(), Reason> {
+    let extents = instance.extents();
     for extents in [
         Extents { len_kv: 0, len_q: extents.len_q.max(1), batch: extents.batch.max(1), ..extents },
         Extents { len_q: 0, ..extents },
         Extents { batch: 0, ..extents },
     ] {
-        let problem = valid(trial.reshape(extents).build());
-        let output = trial.run(&problem, &trial.data(&problem))?;
+        let problem = valid(instance.reshape(extents).build());
+        let output = instance.run(&problem, &instance.data(&problem))?;
         expect_zero_rows(&problem, &output)?;
     }
     Ok(())

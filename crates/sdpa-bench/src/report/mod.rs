@@ -78,7 +78,7 @@ pub struct Evidence {
     /// The generations, oldest first.
     pub rungs: Vec<Rung>,
     /// What was measured, in the order of the files' names; all on one device.
-    pub sittings: Vec<Sitting>,
+    pub records: Vec<EvidenceRecord>,
 }
 
 /// One generation.
@@ -98,7 +98,7 @@ pub struct Rung {
 
 /// One record.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sitting {
+pub struct EvidenceRecord {
     /// The file's name.
     pub file: String,
     /// The device.
@@ -127,7 +127,7 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug)]
 pub struct Pick<'a> {
     /// The record.
-    pub sitting: &'a Sitting,
+    pub record: &'a EvidenceRecord,
     /// The figure.
     pub entry: &'a Entry,
 }
@@ -186,13 +186,13 @@ impl Evidence {
         costs: &[Cost],
         scores: &[MutationScore],
     ) -> Result<Self, ReportError> {
-        let mut sittings: Vec<Sitting> = Vec::new();
+        let mut evidence: Vec<EvidenceRecord> = Vec::new();
         let mut rungs = Vec::new();
         for (file, record) in records {
             let Some(limits) = limits_of(&record.device) else {
                 return Err(ReportError::UnknownDevice { file, device: record.device });
             };
-            match sittings.first() {
+            match evidence.first() {
                 None => {
                     let rung = |generation: &&dyn Attention| rung(*generation, &limits, costs, scores);
                     rungs = generations.iter().map(rung).collect::<Result<_, _>>()?;
@@ -226,31 +226,29 @@ impl Evidence {
                 }
             }
             let Record { device, environment, ceilings, .. } = record;
-            sittings.push(Sitting { file, device, environment, ceilings, entries });
+            evidence.push(EvidenceRecord { file, device, environment, ceilings, entries });
         }
-        Ok(Self { rungs, sittings })
+        Ok(Self { rungs, records: evidence })
     }
 
     /// A contender's figure of a problem. Of several records the one whose kernel is still the same, then the one with
     /// the most contenders on the problem, then the first by name.
     pub fn pick<'a>(&'a self, contender: &str, problem: &Problem) -> Option<Pick<'a>> {
-        let found = self
-            .sittings
-            .iter()
-            .filter_map(|sitting| sitting.of(contender, problem).map(|entry| Pick { sitting, entry }));
-        found.min_by_key(|pick| (pick.entry.stale, std::cmp::Reverse(pick.sitting.on(problem).count())))
+        let found =
+            self.records.iter().filter_map(|record| record.of(contender, problem).map(|entry| Pick { record, entry }));
+        found.min_by_key(|pick| (pick.entry.stale, std::cmp::Reverse(pick.record.on(problem).count())))
     }
 
     /// The figure of a generation's nearest ancestor that was timed in the same record.
-    pub fn ancestor<'a>(&'a self, rung: &Rung, sitting: &'a Sitting, problem: &Problem) -> Option<&'a Entry> {
+    pub fn ancestor<'a>(&'a self, rung: &Rung, record: &'a EvidenceRecord, problem: &Problem) -> Option<&'a Entry> {
         let parent = |rung: &Rung| self.rungs.iter().find(|other| Some(&other.id) == rung.parent.as_ref());
         let ancestors = std::iter::successors(parent(rung), |rung| parent(rung));
-        ancestors.take(self.rungs.len()).find_map(|ancestor| sitting.of(&ancestor.id, problem))
+        ancestors.take(self.rungs.len()).find_map(|ancestor| record.of(&ancestor.id, problem))
     }
 
     /// Peers with a figure of a problem that `wanted` holds of, in the order they were first timed.
     pub fn peers(&self, wanted: impl Fn(&Figure) -> bool) -> Vec<&str> {
-        peers_among(self.sittings.iter().flat_map(|sitting| &sitting.entries), wanted)
+        peers_among(self.records.iter().flat_map(|record| &record.entries), wanted)
     }
 }
 
@@ -266,7 +264,7 @@ fn peers_among<'a>(entries: impl Iterator<Item = &'a Entry>, wanted: impl Fn(&Fi
     names
 }
 
-impl Sitting {
+impl EvidenceRecord {
     /// A contender's figure of a problem.
     pub fn of<'a>(&'a self, contender: &str, problem: &Problem) -> Option<&'a Entry> {
         self.on(problem).find(|entry| entry.figure.contender == contender)
@@ -361,9 +359,9 @@ pub(crate) mod tests {
         Figure::new(contender, problem, &Timing::new(vec![us]))
     }
 
-    pub(crate) fn sitting(file: &str, entries: Vec<Entry>) -> Sitting {
+    pub(crate) fn record(file: &str, entries: Vec<Entry>) -> EvidenceRecord {
         let environment = serde_json::Map::new();
-        Sitting { file: file.to_owned(), device: DEVICE.to_owned(), environment, ceilings: vec![], entries }
+        EvidenceRecord { file: file.to_owned(), device: DEVICE.to_owned(), environment, ceilings: vec![], entries }
     }
 
     pub(crate) fn entry(contender: &str, problem: &Problem, us: f64) -> Entry {
@@ -381,7 +379,7 @@ pub(crate) mod tests {
             let figures = vec![Figure { kernel, ..figure(id, &problem, 9.0) }];
             let record = Record { device: DEVICE.to_owned(), figures, ..Record::default() };
             let evidence = Evidence::new(generations::ALL, vec![("a.json".to_owned(), record)], &[], &[]).unwrap();
-            evidence.sittings[0].entries[0].stale
+            evidence.records[0].entries[0].stale
         };
         assert_eq!([now, Some("c0ffee".to_owned()), None].map(stale), [false, true, true]);
     }
@@ -403,14 +401,14 @@ pub(crate) mod tests {
         let stale = |us| Entry { stale: true, ..entry("v9", &problem, us) };
         let evidence = Evidence {
             rungs: vec![],
-            sittings: vec![
-                sitting("a.json", vec![stale(1.0), entry("flash", &problem, 5.0), entry("cudnn", &problem, 4.0)]),
-                sitting("b.json", vec![entry("v9", &problem, 2.0)]),
-                sitting("c.json", vec![entry("v9", &problem, 3.0), entry("flash", &problem, 6.0)]),
+            records: vec![
+                record("a.json", vec![stale(1.0), entry("flash", &problem, 5.0), entry("cudnn", &problem, 4.0)]),
+                record("b.json", vec![entry("v9", &problem, 2.0)]),
+                record("c.json", vec![entry("v9", &problem, 3.0), entry("flash", &problem, 6.0)]),
             ],
         };
         let picked =
-            |name| evidence.pick(name, &problem).map(|pick| (pick.sitting.file.as_str(), pick.entry.figure.median_us));
+            |name| evidence.pick(name, &problem).map(|pick| (pick.record.file.as_str(), pick.entry.figure.median_us));
         assert_eq!(picked("v9"), Some(("c.json", 3.0)));
         assert_eq!(picked("flash"), Some(("a.json", 5.0)));
         assert_eq!(picked("v8"), None);

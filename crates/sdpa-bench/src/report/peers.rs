@@ -3,7 +3,7 @@
 use sdpa_core::Problem;
 
 use super::table::{NOTHING, circumstances, line, tflops, time};
-use super::{Entry, Evidence, Pick, Sitting};
+use super::{Entry, Evidence, EvidenceRecord, Pick};
 use harness::acceptance::shape_of;
 
 /// The page's name.
@@ -35,9 +35,9 @@ pub enum Ours<'a> {
 
 impl Standing {
     /// None where no problem has figures of both sides.
-    pub fn of(sitting: &Sitting, ours: Ours<'_>) -> Option<Self> {
+    pub fn of(record: &EvidenceRecord, ours: Ours<'_>) -> Option<Self> {
         let pairs: Vec<(&Entry, &Entry)> =
-            problems(sitting).iter().filter_map(|problem| pair(sitting, problem, ours)).collect();
+            problems(record).iter().filter_map(|problem| pair(record, problem, ours)).collect();
         let ratios: Vec<f64> = pairs.iter().map(|(own, peer)| peer.figure.median_us / own.figure.median_us).collect();
         if ratios.is_empty() {
             return None;
@@ -63,9 +63,9 @@ impl std::fmt::Display for Standing {
 /// A line for each record that has peers, for the README.
 pub fn summary(evidence: &Evidence) -> String {
     let mut text = String::new();
-    for sitting in &evidence.sittings {
-        if let Some(standing) = Standing::of(sitting, Ours::Fastest) {
-            text += &format!("- `{}`: {standing}.\n", sitting.file);
+    for record in &evidence.records {
+        if let Some(standing) = Standing::of(record, Ours::Fastest) {
+            text += &format!("- `{}`: {standing}.\n", record.file);
         }
     }
     match text.is_empty() {
@@ -83,39 +83,38 @@ pub fn render(evidence: &Evidence) -> String {
                     µs; × is the fastest peer's time by that of the fastest of ours, both of the same run, and above 1 \
                     ours is the faster. Shapes are (batch, query heads/key heads, queries×keys, head dimension).\n"
             .to_owned();
-    for sitting in &evidence.sittings {
-        let Some(standing) = Standing::of(sitting, Ours::Fastest) else { continue };
-        text +=
-            &format!("\n## {}\n\n{}.\n\n- The fastest of ours: {standing}.\n", sitting.file, circumstances(sitting));
+    for record in &evidence.records {
+        let Some(standing) = Standing::of(record, Ours::Fastest) else { continue };
+        text += &format!("\n## {}\n\n{}.\n\n- The fastest of ours: {standing}.\n", record.file, circumstances(record));
         for rung in evidence.rungs.iter().rev() {
-            if let Some(standing) = Standing::of(sitting, Ours::Generation(&rung.id)) {
+            if let Some(standing) = Standing::of(record, Ours::Generation(&rung.id)) {
                 text += &format!("- {} alone: {standing}.\n", rung.id);
             }
         }
-        text += &format!("\n{}", rows(sitting));
+        text += &format!("\n{}", rows(record));
     }
     text
 }
 
-fn rows(sitting: &Sitting) -> String {
-    let peers = sitting.peers();
+fn rows(record: &EvidenceRecord) -> String {
+    let peers = record.peers();
     let mut titles = ["problem", "mask", "dtype", "ours", "µs", "TFLOP/s"].map(str::to_owned).to_vec();
     titles.extend(peers.iter().map(|peer| (*peer).to_owned()));
     titles.push("×".to_owned());
     let rules = (0..titles.len()).map(|column| if column < 4 { "---" } else { "---:" }.to_owned());
     let mut text = line(&titles) + &line(&rules.collect::<Vec<_>>());
-    for problem in problems(sitting) {
-        let own = fastest(sitting, &problem, Ours::Fastest);
+    for problem in problems(record) {
+        let own = fastest(record, &problem, Ours::Fastest);
         let mut row = vec![
             shape_of(&problem),
             problem.mask().name().to_owned(),
             problem.dtype().to_string(),
             own.map_or(NOTHING.to_owned(), |entry| entry.figure.contender.clone()),
-            time(pick(sitting, own)),
-            tflops(pick(sitting, own), &problem),
+            time(pick(record, own)),
+            tflops(pick(record, own), &problem),
         ];
-        row.extend(peers.iter().map(|peer| time(pick(sitting, sitting.of(peer, &problem)))));
-        row.push(match pair(sitting, &problem, Ours::Fastest) {
+        row.extend(peers.iter().map(|peer| time(pick(record, record.of(peer, &problem)))));
+        row.push(match pair(record, &problem, Ours::Fastest) {
             Some((own, peer)) => format!("{:.3}", peer.figure.median_us / own.figure.median_us),
             None => NOTHING.to_owned(),
         });
@@ -124,14 +123,14 @@ fn rows(sitting: &Sitting) -> String {
     text
 }
 
-fn pick<'s>(sitting: &'s Sitting, entry: Option<&'s Entry>) -> Option<Pick<'s>> {
-    entry.map(|entry| Pick { sitting, entry })
+fn pick<'s>(record: &'s EvidenceRecord, entry: Option<&'s Entry>) -> Option<Pick<'s>> {
+    entry.map(|entry| Pick { record, entry })
 }
 
 /// In the order in which they were measured.
-fn problems(sitting: &Sitting) -> Vec<Problem> {
+fn problems(record: &EvidenceRecord) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
-    for problem in sitting.entries.iter().filter_map(|entry| entry.figure.problem()) {
+    for problem in record.entries.iter().filter_map(|entry| entry.figure.problem()) {
         if !problems.contains(&problem) {
             problems.push(problem);
         }
@@ -139,15 +138,15 @@ fn problems(sitting: &Sitting) -> Vec<Problem> {
     problems
 }
 
-fn fastest<'s>(sitting: &'s Sitting, problem: &Problem, ours: Ours<'_>) -> Option<&'s Entry> {
-    sitting.fastest(problem, |entry| match ours {
+fn fastest<'s>(record: &'s EvidenceRecord, problem: &Problem, ours: Ours<'_>) -> Option<&'s Entry> {
+    record.fastest(problem, |entry| match ours {
         Ours::Fastest => !entry.peer,
         Ours::Generation(id) => !entry.peer && entry.figure.contender == id,
     })
 }
 
-fn pair<'s>(sitting: &'s Sitting, problem: &Problem, ours: Ours<'_>) -> Option<(&'s Entry, &'s Entry)> {
-    Some((fastest(sitting, problem, ours)?, sitting.best_peer(problem)?))
+fn pair<'s>(record: &'s EvidenceRecord, problem: &Problem, ours: Ours<'_>) -> Option<(&'s Entry, &'s Entry)> {
+    Some((fastest(record, problem, ours)?, record.best_peer(problem)?))
 }
 
 #[cfg(test)]
@@ -155,7 +154,7 @@ mod tests {
     use super::*;
     use crate::report::mission;
     use crate::report::table::tests::evidence;
-    use crate::report::tests::{entry, sitting};
+    use crate::report::tests::{entry, record};
     use sdpa_core::{Dtype, Mask};
 
     #[test]
@@ -170,16 +169,16 @@ mod tests {
             entry("cudnn", &long, 30.0),
         ];
         let mut evidence = evidence();
-        evidence.sittings = vec![
-            sitting("a.json", entries),
+        evidence.records = vec![
+            record("a.json", entries),
             // Without a peer there is nothing to stand beside.
-            sitting("b.json", vec![entry("v7", &mission(), 1.0)]),
+            record("b.json", vec![entry("v7", &mission(), 1.0)]),
         ];
-        let standing = Standing::of(&evidence.sittings[0], Ours::Fastest).unwrap();
+        let standing = Standing::of(&evidence.records[0], Ours::Fastest).unwrap();
         assert_eq!((standing.problems, standing.ahead, standing.least), (2, 1, 0.5));
         assert!((standing.mean - 1.0).abs() < 1e-12, "the mean of 2 and 1/2 is {}", standing.mean);
-        assert_eq!(Standing::of(&evidence.sittings[0], Ours::Generation("v7")).unwrap().problems, 1);
-        assert_eq!(Standing::of(&evidence.sittings[1], Ours::Fastest), None);
+        assert_eq!(Standing::of(&evidence.records[0], Ours::Generation("v7")).unwrap().problems, 1);
+        assert_eq!(Standing::of(&evidence.records[1], Ours::Fastest), None);
         insta::assert_snapshot!(summary(&evidence), @r"
         The fastest of ours against the fastest peer of each problem, both in the same run ([all of them](docs/peers.md)):
 
@@ -209,7 +208,7 @@ mod tests {
     fn a_kernel_that_has_changed_since_marks_the_standing() {
         let mut entries = vec![entry("v7", &mission(), 9.0), entry("cudnn", &mission(), 9.0)];
         entries[0].stale = true;
-        let standing = Standing::of(&sitting("a.json", entries), Ours::Fastest).unwrap();
+        let standing = Standing::of(&record("a.json", entries), Ours::Fastest).unwrap();
         assert_eq!(
             standing.to_string(),
             "geometric mean 1.000 × over 1 problems, ahead in 0, at least 1.000 × (stale)"

@@ -77,7 +77,7 @@ fn text(area: &Area<'_>, text: &str, at: (i32, i32), size: i32, across: HPos, co
 
 /// The device without what only plans want to know.
 fn device(evidence: &Evidence) -> &str {
-    let device = evidence.sittings.first().map_or("", |sitting| sitting.device.as_str());
+    let device = evidence.records.first().map_or("", |record| record.device.as_str());
     device.split_once(" (").map_or(device, |(name, _)| name)
 }
 
@@ -200,7 +200,7 @@ impl Family {
 /// The families with enough lengths, and their lengths.
 fn families(evidence: &Evidence) -> BTreeMap<Family, BTreeSet<usize>> {
     let mut found: BTreeMap<Family, BTreeSet<usize>> = BTreeMap::new();
-    for entry in evidence.sittings.iter().flat_map(|sitting| &sitting.entries) {
+    for entry in evidence.records.iter().flat_map(|record| &record.entries) {
         for family in Family::of(&entry.figure).into_iter().flatten() {
             found.entry(family).or_default().insert(entry.figure.len_q);
         }
@@ -227,7 +227,7 @@ fn lines<'a>(evidence: &'a Evidence, family: &Family) -> Vec<Line<'a>> {
     let line = |(name, color, peer)| {
         let mut points = BTreeMap::new();
         let mut stale = false;
-        let entries = evidence.sittings.iter().flat_map(|sitting| &sitting.entries);
+        let entries = evidence.records.iter().flat_map(|record| &record.entries);
         for entry in entries.filter(|entry| entry.figure.contender == name && family.holds(&entry.figure)) {
             let Some(problem) = entry.figure.problem() else { continue };
             let Some(pick) = evidence.pick(name, &problem) else { continue };
@@ -241,7 +241,7 @@ fn lines<'a>(evidence: &'a Evidence, family: &Family) -> Vec<Line<'a>> {
 
 /// What a matrix product of these elements reached; the most where several records say.
 fn ceiling(evidence: &Evidence, dtype: &str) -> Option<f64> {
-    let ceilings = evidence.sittings.iter().flat_map(|sitting| &sitting.ceilings);
+    let ceilings = evidence.records.iter().flat_map(|record| &record.ceilings);
     ceilings.filter(|ceiling| ceiling.dtype == dtype).map(|ceiling| ceiling.matmul_tflops).max_by(f64::total_cmp)
 }
 
@@ -314,7 +314,7 @@ fn speed(evidence: &Evidence, family: &Family, lengths: &BTreeSet<usize>) -> Res
 #[cfg(test)]
 mod tests {
     use super::super::table::tests::evidence;
-    use super::super::tests::{entry, sitting};
+    use super::super::tests::{entry, record};
     use super::*;
     use sdpa_core::{Dtype, Mask, Problem};
 
@@ -327,8 +327,8 @@ mod tests {
             [("v8", 2e8), ("v9", 3e8), ("cudnn", 4e8)]
                 .map(|(name, speed)| entry(name, &problem, problem.flops() / speed / (length as f64).sqrt() * 20.0))
         });
-        evidence.sittings.push(sitting("long.json", entries.collect()));
-        evidence.sittings[0].ceilings[0].dtype = "bf16".to_owned();
+        evidence.records.push(record("long.json", entries.collect()));
+        evidence.records[0].ceilings[0].dtype = "bf16".to_owned();
         evidence
     }
 
@@ -338,7 +338,7 @@ mod tests {
             |evidence: &Evidence| plots(evidence).unwrap().into_iter().map(|plot| plot.file).collect::<Vec<_>>();
         assert_eq!(names(&evidence()), ["ladder.svg"]);
         assert_eq!(names(&long()), ["ladder.svg", "speed-d64-causal-bf16.svg"]);
-        assert_eq!(names(&Evidence { rungs: vec![], sittings: vec![] }), [""; 0]);
+        assert_eq!(names(&Evidence { rungs: vec![], records: vec![] }), [""; 0]);
     }
 
     #[test]
@@ -364,7 +364,7 @@ mod tests {
         };
         let of = |shapes: &[[usize; 4]]| {
             let entries = shapes.iter().map(|shape| figure(*shape)).collect();
-            let evidence = Evidence { rungs: vec![], sittings: vec![sitting("a.json", entries)] };
+            let evidence = Evidence { rungs: vec![], records: vec![record("a.json", entries)] };
             families(&evidence).into_keys().map(|family| family.file()).collect::<Vec<_>>()
         };
         assert_eq!(of(&[[1, 8, 512, 64], [2, 8, 2048, 64], [4, 8, 1024, 64]]), [""; 0]);

@@ -51,7 +51,7 @@ pub fn read_scores(folder: &Path) -> Result<Vec<MutationScore>, ReportError> {
 
 #[cfg(test)]
 mod tests {
-    use harness::mutate::{Kill, Mutant, Recorded, Score, mutations};
+    use harness::mutate::{Kill, Mutant, MutationRecord, Score, mutations};
 
     use super::*;
     use sdpa::generations;
@@ -87,7 +87,7 @@ mod tests {
         let kernels = &generation.specialisations[..2];
         let scores = [score("a", fingerprint(&kernels[0]), 2), score("b", fingerprint(&kernels[1]), 1)];
         let folder = tempfile::tempdir().unwrap();
-        let text = serde_json::to_string(&Recorded::new(generation.id, &scores).unwrap()).unwrap();
+        let text = serde_json::to_string(&MutationRecord::new(generation.id, &scores).unwrap()).unwrap();
         std::fs::write(folder.path().join("x.json"), text).unwrap();
         let read = read_scores(folder.path()).unwrap();
         assert_eq!((read[0].killed, read[0].total, read[0].generation.as_str()), (3, 4, generation.id));

@@ -3,7 +3,7 @@
 use sdpa_core::Problem;
 use serde_json::{Map, Value};
 
-use super::{Entry, Evidence, Pick, ReportError, Rung, Sitting, mission, peers, problem};
+use super::{Entry, Evidence, EvidenceRecord, Pick, ReportError, Rung, mission, peers, problem};
 use crate::timing::Ceiling;
 use harness::acceptance::{SHAPES, shape_of};
 use harness::table::microseconds;
@@ -73,8 +73,8 @@ pub fn render(evidence: &Evidence) -> String {
             _ => NOTHING.to_owned(),
         };
         // Ratios only of the same minutes on the same clocks.
-        let before = pick.and_then(|pick| evidence.ancestor(rung, pick.sitting, &mission));
-        let best = pick.and_then(|pick| pick.sitting.best_peer(&mission));
+        let before = pick.and_then(|pick| evidence.ancestor(rung, pick.record, &mission));
+        let best = pick.and_then(|pick| pick.record.best_peer(&mission));
         let title = rung.title.replace('|', "\\|");
         let mut row = vec![format!("**{}**", rung.id), title, time(pick), beside(before), beside(best)];
         row.extend(figures(&rung.id));
@@ -137,7 +137,7 @@ fn title_of(peer: &str) -> &'static str {
 
 /// Where the figures come from, and what they are.
 fn caption(evidence: &Evidence, used: &[Pick<'_>]) -> String {
-    let device = evidence.sittings.first().map_or("no device", |sitting| sitting.device.as_str());
+    let device = evidence.records.first().map_or("no device", |record| record.device.as_str());
     let mut text = format!(
         "{device}, f16, no mask; shapes are (batch, heads, length, head dimension). µs and both ratios are at {}, ratios \
          above 1 mean faster, and the best peer is the fastest of the same record. Figures are medians: contenders take \
@@ -157,9 +157,9 @@ fn caption(evidence: &Evidence, used: &[Pick<'_>]) -> String {
                  were tried.";
     }
     text += "\n";
-    for sitting in &evidence.sittings {
-        if used.iter().any(|pick| std::ptr::eq(pick.sitting, sitting)) {
-            text += &format!("\nFrom `{}`: {}.\n", sitting.file, circumstances(sitting));
+    for record in &evidence.records {
+        if used.iter().any(|pick| std::ptr::eq(pick.record, record)) {
+            text += &format!("\nFrom `{}`: {}.\n", record.file, circumstances(record));
         }
     }
     let beside_peers = peers::summary(evidence);
@@ -170,7 +170,7 @@ fn caption(evidence: &Evidence, used: &[Pick<'_>]) -> String {
 }
 
 /// Date, commit, driver, clock and the peers' versions, as far as the record says.
-pub(super) fn circumstances(sitting: &Sitting) -> String {
+pub(super) fn circumstances(record: &EvidenceRecord) -> String {
     let mut facts = Vec::new();
     let mut fact = |map: &Map<String, Value>, key: &str, name: &str| {
         let text = match map.get(key) {
@@ -180,12 +180,12 @@ pub(super) fn circumstances(sitting: &Sitting) -> String {
         };
         facts.push(if name.is_empty() { text } else { format!("{name} {text}") });
     };
-    let environment = &sitting.environment;
+    let environment = &record.environment;
     fact(environment, "date", "");
     fact(environment, "commit", "commit");
     fact(environment, "driver_version", "driver");
     fact(environment, "clocks.sm", "SM clock");
-    let timed = |name: &str| sitting.entries.iter().any(|entry| entry.peer && entry.figure.contender == name);
+    let timed = |name: &str| record.entries.iter().any(|entry| entry.peer && entry.figure.contender == name);
     if let Some(Value::Object(peers)) = environment.get("peers") {
         fact(peers, "torch", "PyTorch");
         fact(peers, "cudnn", "cuDNN");
@@ -193,7 +193,7 @@ pub(super) fn circumstances(sitting: &Sitting) -> String {
         // Or a reader would think that it was beaten.
         fact(peers, "fa3-fwd", if timed("fa3") { "fa3-fwd" } else { "without a figure of fa3-fwd" });
     }
-    for Ceiling { dtype, matmul_tflops, copy_gb_s, .. } in &sitting.ceilings {
+    for Ceiling { dtype, matmul_tflops, copy_gb_s, .. } in &record.ceilings {
         facts.push(format!(
             "a matrix product of {dtype} reached {matmul_tflops:.0} TFLOP/s, a copy {copy_gb_s:.0} GB/s"
         ));
@@ -204,7 +204,7 @@ pub(super) fn circumstances(sitting: &Sitting) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::super::mission;
-    use super::super::tests::{entry, sitting};
+    use super::super::tests::{entry, record};
     use super::*;
 
     pub(crate) fn evidence() -> Evidence {
@@ -217,7 +217,7 @@ pub(crate) mod tests {
             cost,
         };
         let child = |rung: Rung, parent: &str| Rung { parent: Some(parent.to_owned()), ..rung };
-        let mut all = sitting(
+        let mut all = record(
             "all.json",
             vec![
                 entry("v7", &mission, 169.56),
@@ -250,7 +250,7 @@ pub(crate) mod tests {
                 Rung { mutation: Some((9, 9, true)), ..child(rung("v8b", "a branch, not measured yet", None), "v8") },
                 child(rung("v9", "split keys", None), "v8b"),
             ],
-            sittings: vec![all, sitting("unused.json", vec![])],
+            records: vec![all, record("unused.json", vec![])],
         }
     }
 
@@ -282,9 +282,9 @@ pub(crate) mod tests {
     fn a_ratio_is_never_of_two_records() {
         let mission = mission();
         let mut evidence = evidence();
-        evidence.sittings = vec![
-            sitting("a.json", vec![entry("v7", &mission, 9.0)]),
-            sitting("b.json", vec![entry("v8", &mission, 3.0)]),
+        evidence.records = vec![
+            record("a.json", vec![entry("v7", &mission, 9.0)]),
+            record("b.json", vec![entry("v8", &mission, 3.0)]),
         ];
         let text = render(&evidence);
         assert!(text.contains("| **v8** | a\\|b | 3.00 | – | – |"), "{text}");

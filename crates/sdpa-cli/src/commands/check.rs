@@ -39,7 +39,7 @@ pub(crate) struct Check {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct CheckJson {
     generation: &'static str,
     runs: usize,
     findings: Vec<Entry>,
@@ -109,7 +109,7 @@ impl Check {
     }
 }
 
-fn report(checked: &Checked) -> Report {
+fn report(checked: &Checked) -> CheckJson {
     let entry = |fault: &Fault| {
         let (kind, message, places) = match &fault.what {
             What::Finding(finding) => {
@@ -128,5 +128,5 @@ fn report(checked: &Checked) -> Report {
         Entry { kind, message, places, case: fault.trial.to_string(), again: fault.again, repeat }
     };
     let findings = checked.faults.iter().map(entry).collect();
-    Report { generation: checked.generation, runs: checked.runs, findings }
+    CheckJson { generation: checked.generation, runs: checked.runs, findings }
 }

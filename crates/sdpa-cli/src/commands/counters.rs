@@ -28,7 +28,7 @@ pub(crate) struct Counters {
 }
 
 #[derive(Serialize)]
-struct Report {
+struct CountersJson {
     case: String,
     generations: Vec<Entry>,
 }
@@ -68,7 +68,7 @@ impl Counters {
             if self.json {
                 let entry =
                     |counted: &Counted| Entry { generation: counted.generation, figures: figures(&counted.counters) };
-                reports.push(Report { case: case.to_string(), generations: counted.iter().map(entry).collect() });
+                reports.push(CountersJson { case: case.to_string(), generations: counted.iter().map(entry).collect() });
                 continue;
             }
             writeln!(out, "{case}\n{}", render(&counted))?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use harness::mutate::{Options, Recorded, Score, Step, mutate, render};
+use harness::mutate::{MutationRecord, Options, Score, Step, mutate, render};
 use sdpa_core::Specialisation;
 use sdpa_toolchain::write_whole;
 
@@ -66,7 +66,7 @@ impl Mutate {
         }
         if self.record {
             let path = self.results.join("mutation").join(format!("{}.json", self.generation));
-            let text = serde_json::to_string_pretty(&Recorded::new(&self.generation, &scores)?)? + "\n";
+            let text = serde_json::to_string_pretty(&MutationRecord::new(&self.generation, &scores)?)? + "\n";
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
             }

@@ -25,7 +25,7 @@ use super::{FAILED, Outcome, bar};
 /// is. Then runs every generation on a few small problems and writes what they gave into a second file, which
 /// `cargo test -p harness` holds them to on the interpreter. What fails is named and left out, and the exit code is 1.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Record {
+pub(crate) struct RecordGolden {
     /// The folder to write into
     #[arg(long, value_name = "DIR", default_value = "crates/ptx-interp/tests/golden")]
     into: PathBuf,
@@ -40,7 +40,7 @@ pub(crate) struct Record {
 /// How long one probe may take, the start of its process included.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-impl Record {
+impl RecordGolden {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         if DeviceChoice::from_env()?.expected_kind() == DeviceKind::Interpreter {
             return Err("recordings are made on a GPU, and this device is the interpreter".into());

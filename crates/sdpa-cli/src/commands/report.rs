@@ -16,7 +16,7 @@ use super::{FAILED, Outcome};
 /// Needs no GPU: the same records give the same bytes everywhere. Figures whose kernel has changed since they were
 /// measured are marked as stale.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Report {
+pub(crate) struct WriteReport {
     /// The folder with the records
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
@@ -41,7 +41,7 @@ struct Output {
     text: Option<String>,
 }
 
-impl Report {
+impl WriteReport {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let mut changed = false;
         // Everything is rendered before anything is written.

@@ -27,7 +27,7 @@ pub(crate) struct Resources {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct CostsJson<'a> {
     source: &'a str,
     over_budget: bool,
     kernels: &'a [Cost],
@@ -40,7 +40,7 @@ impl Resources {
         let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
         let over_budget = !resources::over_budget(&generations, &costs).is_empty();
         if self.json {
-            let report = Report { source: &source, over_budget, kernels: &costs };
+            let report = CostsJson { source: &source, over_budget, kernels: &costs };
             writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
         } else {
             writeln!(out, "figures from {source}")?;

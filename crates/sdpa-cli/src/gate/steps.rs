@@ -1,9 +1,9 @@
 //! The questions of the gate, each an [`Outcome`].
 
+use std::cell::{Cell, RefCell};
 use std::process::Command;
 
-use proptest::strategy::{Strategy as _, ValueTree as _};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use sdpa_core::{Attention, Device, Dtype, Mask, Problem};
 use sdpa_toolchain::{KernelTexts, ToolchainError, find_tool};
 
@@ -184,62 +184,64 @@ fn random_cases(
     seed: u64,
     progress: Progress<'_>,
 ) -> Result<u32, Outcome> {
-    let (mut held, mut declined) = (0, 0);
-    let mut runner = runner(seed, property);
-    let strategy = cases(Size::of(device.kind()));
-    while held < count {
-        progress(format!("{}: {held} of {count} random cases", property.name));
-        if held + declined > 10 * count + 1000 {
-            let line = format!("{} could not be asked: {declined} random cases were declined", property.name);
-            return Err(Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems"));
-        }
-        let mut tree = strategy.new_tree(&mut runner).expect("strategies make valid cases");
-        match property.check(device, generation, &tree.current()) {
-            Ok(()) => held += 1,
-            Err(failure) if failure.unsupported().is_some() => declined += 1,
-            Err(failure) => {
-                progress(format!("{}: looking for a smaller case", property.name));
-                let failure = smallest(device, generation, property, &mut tree, failure);
-                return Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure));
+    let (held, declined) = (Cell::new(0_u32), Cell::new(0_u32));
+    // The last one is the smallest: proptest shrinks from failure to failure.
+    let found: RefCell<Option<Failure>> = RefCell::new(None);
+    let outcome = runner(seed, property, count).run(&cases(Size::of(device.kind())), |case| {
+        let shrinking = match found.borrow().as_ref() {
+            // A lost device says nothing of a smaller case.
+            Some(failure) if failure.is_sticky() => return Ok(()),
+            failure => failure.is_some(),
+        };
+        progress(match shrinking {
+            true => format!("{}: looking for a smaller case", property.name),
+            false => format!("{}: {} of {count} random cases", property.name, held.get()),
+        });
+        match property.check(device, generation, &case) {
+            Ok(()) => {
+                held.set(held.get() + 1);
+                Ok(())
             }
+            Err(failure) => match failure.unsupported() {
+                Some(reason) => {
+                    declined.set(declined.get() + 1);
+                    Err(TestCaseError::reject(reason.to_string()))
+                }
+                None => {
+                    let reason = failure.reason.to_string();
+                    *found.borrow_mut() = Some(failure);
+                    Err(TestCaseError::fail(reason))
+                }
+            },
+        }
+    });
+    match (outcome, found.into_inner()) {
+        (Ok(()), _) => Ok(declined.get()),
+        (Err(_), Some(failure)) => Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure)),
+        (Err(_), None) => {
+            let declined = declined.get();
+            let line = format!("{} could not be asked: {declined} random cases were declined", property.name);
+            Err(Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems"))
         }
     }
-    Ok(declined)
 }
 
-fn runner(seed: u64, property: &Property) -> TestRunner {
+/// Makes the cases of a seed, and shrinks for half a minute at most.
+fn runner(seed: u64, property: &Property, count: u32) -> TestRunner {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     for (byte, letter) in bytes[8..].iter_mut().zip(property.name.bytes()) {
         *byte = letter;
     }
-    let config = Config { failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: count,
+        max_global_rejects: 10 * count + 1000,
+        max_shrink_time: 30_000,
+        failure_persistence: None,
+        fork: false,
+        ..Config::default()
+    };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
-}
-
-/// Shrinks for half a minute at most; not at all where the device is lost.
-fn smallest(
-    device: &dyn Device,
-    generation: &dyn Attention,
-    property: &Property,
-    tree: &mut dyn proptest::strategy::ValueTree<Value = Case>,
-    failure: Failure,
-) -> Failure {
-    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
-    let started = std::time::Instant::now();
-    let mut found = failure;
-    while !found.is_sticky() && started.elapsed() < PATIENCE && tree.simplify() {
-        loop {
-            match property.check(device, generation, &tree.current()) {
-                Err(failure) if failure.unsupported().is_none() => found = failure,
-                // Not a failure: back, to another simpler one.
-                _ if started.elapsed() < PATIENCE && tree.complicate() => continue,
-                _ => return found,
-            }
-            break;
-        }
-    }
-    found
 }
 
 /// Right on a real model's tensors.
