@@ -5,6 +5,7 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use commands::UNUSABLE;
 
 /// Attention kernels, one generation after another: list them, prove them, run them on your tensors
 #[derive(Parser, Debug)]
@@ -22,18 +23,16 @@ enum Verb {
     Check(commands::check::Check),
     Counters(commands::counters::Counters),
     Mutate(commands::mutate::Mutate),
-    Record(commands::record::Record),
+    Prove(commands::prove::Prove),
+    Record(commands::record::RecordGolden),
     New(commands::new::New),
     Gate(commands::gate::Gate),
     Bench(commands::bench::Bench),
-    Report(commands::report::Report),
+    Report(commands::report::WriteReport),
     Resources(commands::resources::Resources),
     BuildPtx(commands::build_ptx::BuildPtx),
     Ptx(commands::ptx::Ptx),
 }
-
-/// Bad input and machines that cannot do what was asked.
-const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
     // Not `println!`, which panics where a pipe's reader has gone.
@@ -45,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Check(verb) => verb.run(out),
         Verb::Counters(verb) => verb.run(out),
         Verb::Mutate(verb) => verb.run(out),
+        Verb::Prove(verb) => verb.run(out),
         Verb::Record(verb) => verb.run(out),
         Verb::New(verb) => verb.run(out),
         Verb::Gate(verb) => verb.run(out),

@@ -43,13 +43,8 @@ pub(super) fn run(
         writeln!(out, "no times: figures come from a GPU only")?;
     }
 
-    let mut sheet = Sheet {
-        device,
-        table: table(baseline.is_some()),
-        baseline,
-        times: HashMap::new(),
-        tally: Tally::default(),
-    };
+    let mut sheet =
+        Sheet { device, table: table(baseline.is_some()), baseline, times: HashMap::new(), tally: Tally::default() };
     writeln!(out, "{}", sheet.table.header())?;
     for generation in generations {
         for case in &cases {

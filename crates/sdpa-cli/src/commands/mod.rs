@@ -10,6 +10,7 @@ mod judged;
 pub(crate) mod list;
 pub(crate) mod mutate;
 pub(crate) mod new;
+pub(crate) mod prove;
 pub(crate) mod ptx;
 pub(crate) mod record;
 pub(crate) mod report;
@@ -29,6 +30,9 @@ pub(crate) use judged::{kernel_texts, kernel_texts_or_packed};
 
 /// What a verb ends with: an exit code, or an error that `main` prints in one line and exits 2 with.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// Exit code of bad input and of machines that cannot do what was asked.
+pub(crate) const UNUSABLE: u8 = 2;
 
 /// Exit code of a check that failed.
 pub(crate) const FAILED: u8 = 1;

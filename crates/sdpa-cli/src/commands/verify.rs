@@ -8,7 +8,9 @@ use harness::properties::{self, Property};
 use harness::verify::{Failure, MATCHES_REFERENCE, Thoroughness, verify_thoroughly};
 use sdpa_core::{Attention, Device};
 
-use super::{FAILED, Outcome, kernel_texts_or_packed, open, spinner, subject};
+use serde::{Deserialize, Serialize};
+
+use super::{FAILED, Outcome, UNUSABLE, kernel_texts_or_packed, open, spinner, subject};
 
 /// Verify a generation on one case, as failing tests print it
 ///
@@ -28,6 +30,40 @@ pub(crate) struct Verify {
     /// Run so many times more, each with the next schedule: the bits must always be the same
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
+    /// Write one line of JSON for programs: `sdpa prove` reads it
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of a case, as a program reads it: one line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Verified {
+    /// Which generation or mutant.
+    pub(crate) generation: String,
+    /// The case, with everything that was left out.
+    pub(crate) case: String,
+    /// The device.
+    pub(crate) device: String,
+    /// What came of it.
+    pub(crate) outcome: VerifiedAs,
+    /// The errors found, why it is wrong, or why it was declined.
+    pub(crate) said: String,
+    /// Runs whose bits were the same.
+    pub(crate) same_runs: u64,
+}
+
+/// The ways that a case can end once it has been asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum VerifiedAs {
+    /// The property holds.
+    Right,
+    /// It does not.
+    Wrong,
+    /// The generation does not take the case.
+    Declined,
+    /// The kernel could not be run.
+    NotRun,
 }
 
 impl Verify {
@@ -35,6 +71,9 @@ impl Verify {
         let generation = subject(&self.generation)?;
         let property = property(&self.property)?;
         let case: Case = self.case.parse()?;
+        if self.json {
+            return self.run_for_programs(out, generation, case, property);
+        }
         let device = open(out)?;
         kernel_texts_or_packed(&[generation])?.install(&*device)?;
         writeln!(out, "case: {case}")?;
@@ -48,6 +87,40 @@ impl Verify {
             Err(failure) => return report(out, &failure),
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn run_for_programs(
+        &self,
+        out: &mut dyn Write,
+        generation: &'static dyn Attention,
+        case: Case,
+        property: &Property,
+    ) -> Outcome {
+        let device = open(&mut std::io::sink())?;
+        kernel_texts_or_packed(&[generation])?.install(&*device)?;
+        let asked = case.to_string();
+        let (outcome, said) = match generation.plan(&case.problem, device.limits()) {
+            Err(reason) => (VerifiedAs::Declined, reason.to_string()),
+            Ok(_) => match self.ask(&*device, generation, case, property) {
+                Ok(found) => (VerifiedAs::Right, found),
+                Err(failure) if failure.is_verdict() => (VerifiedAs::Wrong, failure.reason.to_string()),
+                Err(failure) => (VerifiedAs::NotRun, failure.reason.to_string()),
+            },
+        };
+        let verified = Verified {
+            generation: generation.generation().id.to_owned(),
+            case: asked,
+            device: device.name(),
+            outcome,
+            said: said.lines().map(str::trim).collect::<Vec<_>>().join("; "),
+            same_runs: if outcome == VerifiedAs::Right { u64::from(self.repeat) + 1 } else { 0 },
+        };
+        writeln!(out, "{}", serde_json::to_string(&verified)?)?;
+        Ok(match outcome {
+            VerifiedAs::Right => ExitCode::SUCCESS,
+            VerifiedAs::Wrong => ExitCode::from(FAILED),
+            VerifiedAs::Declined | VerifiedAs::NotRun => ExitCode::from(UNUSABLE),
+        })
     }
 
     /// What was found where the property holds.
