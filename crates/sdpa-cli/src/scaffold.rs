@@ -256,6 +256,9 @@ impl Maker<'_> {
         let first = code[..about].iter().rposition(|line| !line.starts_with("///") && !line.starts_with("#["));
         let first = first.map_or(0, |line| line + 1);
         let mut lines = vec![format!("//! {id}: {title}. See this crate's README.")];
+        // The parent's example is the child's.
+        let about_crate = source.lines().take_while(|line| line.starts_with("//!"));
+        lines.extend(about_crate.skip_while(|line| *line != "//!").map(str::to_owned));
         for (index, line) in code.iter().enumerate() {
             match line {
                 line if (first..about).contains(&index) && line.starts_with("///") => {

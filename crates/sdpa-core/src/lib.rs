@@ -4,23 +4,31 @@
 //! is a generation of kernels: its one decision is a pure [`plan`](Attention::plan). A [`Device`] runs plans: a CUDA
 //! GPU, or the interpreter, which executes the very same PTX on any machine and finds races while it does.
 //!
-//! ```no_run
-//! use sdpa_core::{Attention, Device, Problem, Tensors};
+//! ```
+//! use sdpa_core::{Attention, Device, Error, Operand, Problem, Tensors};
 //!
-//! # fn example(generation: &dyn Attention, q: &[u8], k: &[u8], v: &[u8]) -> Result<(), Box<dyn std::error::Error>> {
-//! let device = sdpa_core::open(sdpa_core::DeviceChoice::Auto)?;
-//! let problem = Problem::new(1, 8, 512, 64).build()?;
-//! let (query, key, value) = (device.upload(q)?, device.upload(k)?, device.upload(v)?);
-//! let output = device.allocate(q.len())?;
-//! let tensors = Tensors::new(&query, &key, &value, &output);
-//! generation.forward(&*device, &problem, &tensors)?;
-//! let mut bytes = vec![0; q.len()];
-//! device.read(&output, 0, &mut bytes)?;
-//! # Ok(())
-//! # }
+//! /// Attention over f16 or bf16 bytes, by any generation on any device.
+//! fn attend(
+//!     generation: &dyn Attention,
+//!     device: &dyn Device,
+//!     problem: &Problem,
+//!     [query, key, value]: [&[u8]; 3],
+//! ) -> Result<Vec<u8>, Error> {
+//!     let (query, key, value) = (device.upload(query)?, device.upload(key)?, device.upload(value)?);
+//!     let output = device.allocate(problem.span(Operand::Output) * problem.dtype().bytes())?;
+//!     generation.forward(device, problem, &Tensors::new(&query, &key, &value, &output))?;
+//!     let mut bytes = vec![0; output.bytes()];
+//!     device.read(&output, 0, &mut bytes)?;
+//!     Ok(bytes)
+//! }
+//!
+//! // Invalid problems are told when they are built.
+//! assert!(Problem::new(1, 8, 512, 64).build().is_ok());
+//! assert!(Problem::new(1, 8, 512, 64).heads_kv(3).build().is_err());
 //! ```
 //!
-//! This crate is the only one that names cudarc or the interpreter; nothing above it knows which device it has.
+//! Each generation's crate embeds its kernels as [`PackedPtx`]; crate `sdpa` has the list of generations and chooses. This
+//! crate is the only one that names cudarc or the interpreter. It compiles no kernel, reads no file and prints nothing.
 
 mod attention;
 mod device;

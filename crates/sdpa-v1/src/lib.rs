@@ -1,4 +1,13 @@
 //! V1: scalar, streaming softmax, no pipeline. The plainest kernel that is right; see this crate's README.
+//!
+//! ```
+//! use sdpa_core::{Attention, DeviceLimits, Problem};
+//!
+//! let problem = Problem::new(1, 8, 512, 64).build()?;
+//! let plan = sdpa_v1::V1.plan(&problem, &DeviceLimits::H200)?;
+//! assert!(plan.launches[0].kernel.packed_ptx()?.contains(".version 9.0"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,

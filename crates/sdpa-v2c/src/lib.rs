@@ -1,4 +1,13 @@
 //! V2c: V2b with tensor cores, through WMMA 16×16×16, for both matrix products. See this crate's README.
+//!
+//! ```
+//! use sdpa_core::{Attention, DeviceLimits, Problem};
+//!
+//! let problem = Problem::new(1, 8, 512, 64).build()?;
+//! let plan = sdpa_v2c::V2c.plan(&problem, &DeviceLimits::H200)?;
+//! assert!(plan.launches[0].kernel.packed_ptx()?.contains(".version 9.0"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,

@@ -1,4 +1,13 @@
 //! V2d: fragments in registers; mma.sync and ldmatrix on swizzled shared memory. See this crate's README.
+//!
+//! ```
+//! use sdpa_core::{Attention, DeviceLimits, Problem};
+//!
+//! let problem = Problem::new(1, 8, 512, 64).build()?;
+//! let plan = sdpa_v2d::V2d.plan(&problem, &DeviceLimits::H200)?;
+//! assert!(plan.launches[0].kernel.packed_ptx()?.contains(".version 9.0"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,

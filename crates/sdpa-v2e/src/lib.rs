@@ -1,5 +1,14 @@
 //! V2e: keys split over the warps of a block, for problems too short to fill the chip with query tiles. See this
 //! crate's README.
+//!
+//! ```
+//! use sdpa_core::{Attention, DeviceLimits, Problem};
+//!
+//! let problem = Problem::new(1, 8, 512, 64).build()?;
+//! let plan = sdpa_v2e::V2e.plan(&problem, &DeviceLimits::H200)?;
+//! assert!(plan.launches[0].kernel.packed_ptx()?.contains(".version 9.0"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,

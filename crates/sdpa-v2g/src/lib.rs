@@ -1,4 +1,13 @@
 //! V2g: one launch for decoding: the last block to finish merges the parts. See this crate's README.
+//!
+//! ```
+//! use sdpa_core::{Attention, DeviceLimits, Problem};
+//!
+//! let problem = Problem::new(1, 8, 1, 64).len_kv(4096).build()?;
+//! let plan = sdpa_v2g::V2g.plan(&problem, &DeviceLimits::H200)?;
+//! assert!(plan.launches[0].kernel.packed_ptx()?.contains(".version 9.0"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,

@@ -1,19 +1,30 @@
 //! Attention by the fastest generation for your problem on your device.
 //!
 //! ```
-//! use sdpa::{Attention, DeviceLimits, Problem};
+//! use sdpa::{Device as _, Interpreter, Operand, Problem, Tensors};
 //!
-//! let short = Problem::new(1, 8, 512, 64).build()?;
-//! assert_eq!(sdpa::fastest(&short, &DeviceLimits::H200)?.generation().id, "v3e");
+//! // Or sdpa::open(DeviceChoice::Auto)?, which takes the GPU if there is one; or Cuda::from_stream with your own stream.
+//! let device = Interpreter::new();
+//! let problem = Problem::new(1, 1, 16, 64).build()?;
+//! let ones = [0x00, 0x3c].repeat(problem.span(Operand::Query)); // f16
+//! let (query, key, value) = (device.upload(&ones)?, device.upload(&ones)?, device.upload(&ones)?);
+//! let output = device.allocate(ones.len())?;
+//! sdpa::forward(&device, &problem, &Tensors::new(&query, &key, &value, &output))?;
+//!
+//! let mut found = vec![0; ones.len()];
+//! device.read(&output, 0, &mut found)?;
+//! assert_eq!(found, ones); // an average of ones
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Which one that is says a table, [`CHOICES`], from the most special generation to the most general: the first whose
-//! condition holds and which takes the problem. Conditions are about sizes and the device and nothing else, so the same
-//! problem is always given to the same generation, and they are held to the recorded measurements by a test: on every
-//! problem of `results/` the choice is within 3 % or 0.4 µs of the fastest generation that was measured there.
+//! `examples/own_program.rs` shows layouts, grouped heads and the log-sum-exp.
 //!
-//! A new generation is adopted by a line of the table, once it is measured.
+//! The table [`CHOICES`] decides which generation runs, from the most special to the most general: the first whose condition
+//! holds and which takes the problem. Conditions are about sizes and the device and nothing else, so the same problem is
+//! always given to the same generation. A test holds them to the recorded measurements: on every problem of `results/` the
+//! choice is within 3 % or 0.4 µs of the fastest generation that was measured there.
+//!
+//! A new generation is adopted by a line of the table, once it is measured. [`generations`] lists all of them.
 
 pub mod generations;
 
