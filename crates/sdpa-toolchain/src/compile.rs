@@ -118,6 +118,11 @@ impl Nvrtc {
         Ok(Self { functions, version: (major, minor), include: include.clone(), _libraries: libraries })
     }
 
+    /// The toolkit's folder: the one that holds its `include`.
+    pub fn home(&self) -> &Path {
+        self.include.parent().unwrap_or(&self.include)
+    }
+
     /// Its version, (major, minor).
     pub fn version(&self) -> (i32, i32) {
         self.version

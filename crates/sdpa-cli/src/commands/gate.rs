@@ -112,8 +112,9 @@ impl Gate {
         let compiled = match kernel_texts(&judged) {
             Err(missing @ (ToolchainError::NoCompiler { .. } | ToolchainError::NoHeaders { .. })) => {
                 return Err(format!(
-                    "kernels/ is newer than the packed PTX of {}, which the gate does not judge; {missing}",
-                    who.id
+                    "{0}: kernels/{1} is newer than its packed PTX, which the gate does not judge; {missing}",
+                    who.id,
+                    who.specialisations.first().map_or("", |kernel| kernel.source),
                 )
                 .into());
             }

@@ -48,7 +48,7 @@ pub(crate) fn kernel_texts(generations: &[&dyn Attention]) -> Result<KernelTexts
 pub(crate) fn kernel_texts_or_packed(generations: &[&dyn Attention]) -> Result<KernelTexts> {
     match kernel_texts(generations) {
         Err(missing @ (ToolchainError::NoCompiler { .. } | ToolchainError::NoHeaders { .. })) => {
-            eprintln!("note: kernels/ is newer than the packed PTX, which is judged here; {missing}");
+            eprintln!("note: a kernel is newer than its packed PTX: judging the packed PTX; {missing}");
             Ok(KernelTexts::packed())
         }
         found => found,

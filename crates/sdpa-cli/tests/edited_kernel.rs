@@ -1,0 +1,70 @@
+//! A kernel that was edited is judged as it is on disk, without a build of Rust.
+
+use std::path::Path;
+use std::process::Command;
+
+use sdpa_toolchain::{Checkout, Nvrtc};
+
+/// A checkout of kernels alone, in which v1's was edited.
+fn edited_checkout(from: &Checkout) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("Cargo.toml"), "[workspace]\n").unwrap();
+    std::fs::create_dir(folder.path().join("results")).unwrap();
+    for (path, text) in from.sources().unwrap().iter() {
+        let file = folder.path().join("kernels").join(path);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let edit = if path == "v1.cu" { "// edited\n" } else { "" };
+        std::fs::write(file, format!("{edit}{text}")).unwrap();
+    }
+    folder
+}
+
+/// What the program says in a folder, and its exit code. It finds NVRTC in `toolkit` alone.
+fn sdpa(folder: &Path, toolkit: Option<&Path>, arguments: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sdpa"));
+    command.args(arguments).current_dir(folder).env("SDPA_DEVICE", "interpreter");
+    command.env_remove("CUDA_HOME").env_remove("CUDA_PATH").env_remove("LD_LIBRARY_PATH");
+    if let Some(toolkit) = toolkit {
+        command.env("CUDA_HOME", toolkit);
+    }
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (text, output.status.code())
+}
+
+#[test]
+fn an_edited_kernel_is_compiled_and_judged() {
+    let checkout = Checkout::find().unwrap();
+    let Ok(nvrtc) = Nvrtc::find(&checkout) else {
+        eprintln!("not run: there is no NVRTC; install kernels/requirements.txt");
+        return;
+    };
+    let folder = edited_checkout(&checkout);
+    let (said, code) = sdpa(folder.path(), Some(nvrtc.home()), &["check", "v1", "v2b", "--cases", "1"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("v1: kernels/v1.cu is newer than its packed PTX: judging the file on disk (2 kernels"),
+        "{said}"
+    );
+    assert!(!said.contains("v2b: kernels"), "{said}");
+    // And a kernel that does not compile is the gate's first step.
+    std::fs::write(folder.path().join("kernels/v1.cu"), "#error not yet\n").unwrap();
+    let (said, code) = sdpa(folder.path(), Some(nvrtc.home()), &["gate", "v1"]);
+    assert!(code == Some(1) && said.contains("1 compiles    FAILED   NVRTC refuses v1/f16_d64"), "{said}");
+}
+
+#[test]
+fn without_a_compiler_the_gate_says_how_to_install_one() {
+    let folder = edited_checkout(&Checkout::find().unwrap());
+    let (said, code) = sdpa(folder.path(), None, &["gate", "v1"]);
+    if said.contains("kernels compiled") {
+        eprintln!("not run: the system's loader finds NVRTC");
+        return;
+    }
+    assert_eq!(code, Some(2), "{said}");
+    let install = "python3 -m pip install --no-deps --target target/cuda -r kernels/requirements.txt";
+    assert!(said.contains("is newer than its packed PTX") && said.contains(install), "{said}");
+    let (said, code) = sdpa(folder.path(), None, &["check", "v1", "--cases", "1"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("judging the packed PTX") && said.contains(install), "{said}");
+}
