@@ -54,7 +54,6 @@ mod mbarrier;
 mod memory;
 mod module;
 mod parse;
-pub mod probes;
 mod registers;
 mod schedule;
 mod shared_memory;

@@ -65,8 +65,8 @@ impl Module {
         &self.inner.target
     }
 
-    /// Opcodes of all kernels, less what cannot change a result: cache hints, scopes, orderings and defaults. What the
-    /// [probes](crate::probes) are recorded for.
+    /// Opcodes of all kernels, less what cannot change a result: cache hints, scopes, orderings and defaults. A test can
+    /// hold them against a list of those that a device has run.
     pub fn spellings(&self) -> &BTreeSet<String> {
         &self.inner.spellings
     }

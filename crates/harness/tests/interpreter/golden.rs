@@ -4,7 +4,7 @@ use std::path::Path;
 
 use harness::generations;
 use harness::golden::{Compared, compare, name, trials};
-use ptx_interp::probes::Recording;
+use ptx_probes::Recording;
 use sdpa_core::Interpreter;
 
 /// A generation that was added without a GPU is not recorded yet, which is said and no failure; a recording of other

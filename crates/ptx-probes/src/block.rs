@@ -5,14 +5,14 @@
 //! `%r3` the block, `%r4` the address of eight mbarriers, `%r5` the block's rank in its cluster, `%rd10` to `%rd14`
 //! the three inputs, the block's part of the first one, and the thread's place in the output.
 
-use super::inputs::bytes;
-use super::{BLOCK, Bound, Probe, ProbeMap};
+use crate::inputs::bytes;
+use crate::{BLOCK, Bound, Probe, ProbeMap};
 
 /// Bytes that the block's threads copy at a time.
 const STEP: usize = BLOCK as usize * 16;
 
 /// What [`build`] makes a probe of.
-pub(super) struct Parts<'p> {
+pub(crate) struct Parts<'p> {
     pub name: String,
     pub body: &'p str,
     pub blocks: u32,
@@ -66,7 +66,7 @@ impl Default for Parts<'_> {
 }
 
 /// Puts a body between filling shared memory and storing its results.
-pub(super) fn build(parts: Parts<'_>) -> Probe {
+pub(crate) fn build(parts: Parts<'_>) -> Probe {
     let threads = (parts.blocks * BLOCK) as usize;
     let written = if parts.folded { 1 } else { parts.results };
     let cluster = match parts.cluster {

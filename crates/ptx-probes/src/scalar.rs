@@ -2,8 +2,8 @@
 //!
 //! Thread i reads word i of each input and writes word i.
 
-use super::inputs::{Numbers, bytes};
-use super::{Bound, Probe};
+use crate::inputs::{Numbers, bytes};
+use crate::{Bound, Probe};
 
 /// Edge values that every operation must get right.
 const EDGES: [u32; 24] = [
@@ -241,7 +241,7 @@ const DOUBLE_PROBES: &[(&str, &str)] = &[
     ("bfi.b64", "cvt.u32.u64 %r1, %rd3; bfi.b64 %rd4, %rd1, %rd2, %r1, 9;"),
 ];
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let words = WORD_PROBES.iter().map(|&(name, body, bound)| {
         let inputs = [0, 1, 2].map(|which| input(which).iter().flat_map(|value| value.to_le_bytes()).collect());
         build(name, body, bound, 4, inputs)
@@ -261,7 +261,7 @@ pub(super) fn probes() -> Vec<Probe> {
 }
 
 /// Every pair of edge values for the first two inputs, and random bits after them.
-pub(super) fn input(which: usize) -> Vec<u32> {
+pub(crate) fn input(which: usize) -> Vec<u32> {
     const COUNT: usize = 1024;
     let mut state = 0x9e37_79b9u32.wrapping_mul(which as u32 + 1);
     (0..COUNT)
@@ -281,7 +281,7 @@ pub(super) fn input(which: usize) -> Vec<u32> {
         .collect()
 }
 
-pub(super) fn everyday() -> [Vec<u8>; 3] {
+pub(crate) fn everyday() -> [Vec<u8>; 3] {
     let mut numbers = Numbers::new(7);
     let mut fill = |value: &dyn Fn(f32) -> f32| {
         let words: Vec<u32> = (0..1024).map(|_| value(numbers.signed_unit()).to_bits()).collect();
@@ -290,7 +290,7 @@ pub(super) fn everyday() -> [Vec<u8>; 3] {
     [fill(&|unit| 32.0 * unit), fill(&|unit| 1.25 + 0.75 * unit), fill(&|unit| unit)]
 }
 
-pub(super) fn build(name: &str, body: &str, bound: Bound, bytes: usize, inputs: [Vec<u8>; 3]) -> Probe {
+pub(crate) fn build(name: &str, body: &str, bound: Bound, bytes: usize, inputs: [Vec<u8>; 3]) -> Probe {
     let threads = (inputs[0].len() / bytes) as u32;
     let (load, store) = if bytes == 4 {
         (

@@ -1,9 +1,9 @@
-//! The interpreter against outputs that a device gave: every `tests/golden/*.bin` there is.
+//! The interpreter against outputs that a device gave: every `golden/*.bin` there is.
 
 use std::collections::HashSet;
 use std::path::Path;
 
-use ptx_interp::probes::{Bound, Probe, Recorded, RecordedOutput, Recording, probes};
+use ptx_probes::{Bound, Probe, Recorded, RecordedOutput, Recording, probes};
 
 use crate::arithmetic::run;
 
@@ -53,7 +53,7 @@ fn own_recording(probes: &[Probe]) -> Recording {
 #[test]
 fn recordings_from_a_device_agree() {
     let probes = probes();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     let mut files: Vec<_> =
         std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "bin"));

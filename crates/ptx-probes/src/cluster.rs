@@ -1,11 +1,11 @@
 //! Blocks that reach into each other's shared memory, mbarriers, bulk copies, and what a block's warps do together.
 
-use super::Probe;
-use super::ProbeMap;
-use super::block::{Parts, build};
-use super::inputs::Numbers;
-use super::tensor_copy::{INIT, MAP_FENCE, WAIT};
-use crate::tensor_map::{ElementType, OutOfBoundsFill, Swizzle, TensorMapDescription};
+use crate::Probe;
+use crate::ProbeMap;
+use crate::block::{Parts, build};
+use crate::inputs::Numbers;
+use crate::tensor_copy::{INIT, MAP_FENCE, WAIT};
+use ptx_interp::{ElementType, OutOfBoundsFill, Swizzle, TensorMapDescription};
 
 /// Everybody has written before anybody reads; nobody leaves while others read.
 const MEET: &str = "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n";
@@ -393,7 +393,7 @@ fn together(all: &mut Vec<Probe>) {
     all.push(registers);
 }
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let mut all = Vec::new();
     neighbours(&mut all);
     multicast(&mut all);

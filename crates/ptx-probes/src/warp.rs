@@ -4,18 +4,18 @@
 //! warp's 2048 bytes of shared memory, the image), and 32 bytes of the third (`%r20` to `%r27`). It writes one to
 //! eight words, from `%r30` on. `%r1` is the lane, `%r2` the address of the image.
 
-use super::inputs::{Numbers, bytes};
-use super::{BLOCK, Bound, Probe};
+use crate::inputs::{Numbers, bytes};
+use crate::{BLOCK, Bound, Probe};
 
 /// Words of the first input that a lane reads.
-pub(super) const FIRST: usize = 8;
+pub(crate) const FIRST: usize = 8;
 /// Words of a warp's image.
-pub(super) const IMAGE: usize = 512;
+pub(crate) const IMAGE: usize = 512;
 /// Words of the third input that a lane reads.
-pub(super) const THIRD: usize = 8;
+pub(crate) const THIRD: usize = 8;
 
 /// What [`build`] makes a probe of.
-pub(super) struct Parts<'p> {
+pub(crate) struct Parts<'p> {
     pub name: String,
     pub target: &'p str,
     pub body: &'p str,
@@ -34,7 +34,7 @@ pub(super) struct Parts<'p> {
 }
 
 /// Puts a body between loading its inputs and storing its results.
-pub(super) fn build(parts: Parts<'_>) -> Probe {
+pub(crate) fn build(parts: Parts<'_>) -> Probe {
     let lanes = parts.warps * 32;
     let filled = |words: Vec<u32>, length: usize| {
         let words = if words.is_empty() { vec![0; length] } else { words };
@@ -113,7 +113,7 @@ fn random(count: usize, seed: u32) -> Vec<u32> {
 const READ_BACK: &str = "bar.warp.sync -1;\nshl.b32 %r4, %r1, 5;\nadd.s32 %r4, %r2, %r4;\nld.shared.v4.u32 {%r30, %r31, %r32, %r33}, [%r4];\n\
                          ld.shared.v4.u32 {%r34, %r35, %r36, %r37}, [%r4+16];";
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let mut all = Vec::new();
     matrix_moves(&mut all);
     copies(&mut all);

@@ -2,15 +2,15 @@
 
 use half::{bf16, f16};
 
-use super::inputs::Numbers;
-use super::warp::{FIRST, IMAGE, Parts, THIRD, build};
-use super::{Bound, Probe};
+use crate::inputs::Numbers;
+use crate::warp::{FIRST, IMAGE, Parts, THIRD, build};
+use crate::{Bound, Probe};
 
 /// Rows of A and C, and the depth.
 const SIDE: usize = 16;
 
 /// How sums of rounded products may differ, see the module above.
-pub(super) const SUM: Bound = Bound::Sum { relative: -18 };
+pub(crate) const SUM: Bound = Bound::Sum { relative: -18 };
 
 /// The two element types of A and B.
 #[derive(Clone, Copy, PartialEq)]
@@ -156,7 +156,7 @@ impl Matrices {
     }
 }
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let mut all = Vec::new();
     for element in [Element::F16, Element::Bf16] {
         for fill in Fill::ALL {

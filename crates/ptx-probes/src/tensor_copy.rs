@@ -1,17 +1,17 @@
 //! Tensor copies: boxes inside, across and outside of a tensor's edges, in every rank and swizzle, both ways.
 
-use super::block::{Parts, build};
-use super::inputs::Numbers;
-use super::{Probe, ProbeMap};
-use crate::tensor_map::{ElementType, OutOfBoundsFill, Swizzle, TensorMapDescription};
+use crate::block::{Parts, build};
+use crate::inputs::Numbers;
+use crate::{Probe, ProbeMap};
+use ptx_interp::{ElementType, OutOfBoundsFill, Swizzle, TensorMapDescription};
 
 /// Waits for the first phase of the mbarrier at `%r4`.
-pub(super) const WAIT: &str = "WAIT:\nmbarrier.try_wait.parity.shared::cta.b64 %p2, [%r4], 0;\n@!%p2 bra WAIT;\n";
+pub(crate) const WAIT: &str = "WAIT:\nmbarrier.try_wait.parity.shared::cta.b64 %p2, [%r4], 0;\n@!%p2 bra WAIT;\n";
 /// Makes the mbarrier at `%r4` expect one arrival; `%p1` is the first thread's.
-pub(super) const INIT: &str = "setp.eq.u32 %p1, %r1, 0;\n@%p1 mbarrier.init.shared::cta.b64 [%r4], 1;\n\
+pub(crate) const INIT: &str = "setp.eq.u32 %p1, %r1, 0;\n@%p1 mbarrier.init.shared::cta.b64 [%r4], 1;\n\
                                @%p1 fence.mbarrier_init.release.cluster;\nbar.sync 0;\n";
 /// The host wrote the map at `%rd12`: a copy that reads it from global memory must be told.
-pub(super) const MAP_FENCE: &str = "@%p1 fence.proxy.tensormap::generic.acquire.sys [%rd12], 128;\n";
+pub(crate) const MAP_FENCE: &str = "@%p1 fence.proxy.tensormap::generic.acquire.sys [%rd12], 128;\n";
 
 /// A tensor, the box that is copied, and where.
 struct Copy {
@@ -328,7 +328,7 @@ fn store(kind: &str, element: ElementType, copy: &Copy) -> Probe {
     })
 }
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let mut all: Vec<_> = LOADS.iter().map(|copy| load(copy, Form::Plain)).collect();
     all.push(load(&LOADS[3], Form::Hinted));
     all.push(load(&LOADS[3], Form::Parameter));

@@ -3,9 +3,9 @@
 
 use half::{bf16, f16};
 
-use super::Probe;
-use super::block::{Parts, build};
-use super::inputs::Numbers;
+use crate::Probe;
+use crate::block::{Parts, build};
+use crate::inputs::Numbers;
 
 /// A warp's bytes of the image: A at 0, B at 1024, C at 2048; D replaces what was at 3072.
 const WARP_BYTES: usize = 4096;
@@ -65,7 +65,7 @@ fn probe(rows: usize, columns: usize, a: &str, b: &str, accumulator: &str, facto
     })
 }
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let mut all = Vec::new();
     for (rows, columns) in [(16, 16), (32, 8), (8, 32)] {
         for a in ["row", "col"] {

@@ -1,7 +1,7 @@
 //! Pairs of f16 and bf16, and other spellings of one thread that need compute capability 9.0.
 
-use super::scalar::{build, everyday, input};
-use super::{Bound, Probe};
+use crate::scalar::{build, everyday, input};
+use crate::{Bound, Probe};
 
 /// An f16 result as f32: one unit in its last place, or of its subnormals.
 const F16_STEP: Bound = Bound::Near { ulps: 1 << 13, absolute: -24 };
@@ -155,7 +155,7 @@ const EVERYDAY: &[(&str, &str, Bound)] = &[
     ),
 ];
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let edges = || [0, 1, 2].map(|which| input(which).iter().flat_map(|value| value.to_le_bytes()).collect());
     let all = PROBES.iter().map(|&(name, body, bound)| build(name, body, bound, 4, edges()));
     let everyday = EVERYDAY.iter().map(|&(name, body, bound)| build(name, body, bound, 4, everyday()));

@@ -3,9 +3,9 @@
 
 use half::{bf16, f16};
 
-use super::Probe;
-use super::block::{Parts, build};
-use super::inputs::Numbers;
+use crate::Probe;
+use crate::block::{Parts, build};
+use crate::inputs::Numbers;
 
 /// Bytes of A: 64 rows of depth 64, or depth 64 of 64 rows.
 const A_BYTES: usize = 8192;
@@ -218,7 +218,7 @@ fn rounded(types: Types) -> Probe {
     })
 }
 
-pub(super) fn probes() -> Vec<Probe> {
+pub(crate) fn probes() -> Vec<Probe> {
     let mut all = Vec::new();
     for columns in (8..=256).step_by(8) {
         all.extend([F16, BF16, F16_ONLY].map(|types| whole(types, columns, SWIZZLE_128)));

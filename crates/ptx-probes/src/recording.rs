@@ -12,7 +12,7 @@
 //!
 //! Numbers are little-endian.
 
-use super::{Fnv, Probe};
+use crate::{Fnv, Probe};
 
 const MAGIC: &[u8; 8] = b"PTXGOLD1";
 
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_probe_finds_its_own_output_only() {
-        let mut probe = super::super::probes().swap_remove(0);
+        let mut probe = crate::probes().swap_remove(0);
         let output = |fingerprint| RecordedOutput { name: probe.name.clone(), fingerprint, bytes: vec![5] };
         let mut recording = Recording { provenance: String::new(), outputs: vec![output(probe.fingerprint())] };
         assert_eq!(recording.of(&probe), Recorded::Output(&[5]));

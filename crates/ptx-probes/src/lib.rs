@@ -34,7 +34,7 @@ mod tensor_copy;
 mod warp;
 mod wgmma;
 
-use crate::tensor_map::TensorMapDescription;
+use ptx_interp::TensorMapDescription;
 
 pub use compare::{Agreement, Disagreement};
 pub use recording::{Recorded, RecordedOutput, Recording, RecordingError};

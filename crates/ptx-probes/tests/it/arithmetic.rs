@@ -1,7 +1,7 @@
 //! Every probe runs; facts about single operations hold.
 
-use ptx_interp::probes::{BLOCK, Probe, probes};
 use ptx_interp::{Launch, Memory, Module};
+use ptx_probes::{BLOCK, Probe, probes};
 
 pub(crate) fn run(probe: &Probe) -> Vec<u8> {
     let kernel = Module::parse(&probe.ptx).expect("parses").kernel("probe").unwrap_or_else(|error| panic!("{error}"));

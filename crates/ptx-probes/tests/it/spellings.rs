@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ptx_interp::Module;
-use ptx_interp::probes::{Recorded, Recording, probes};
+use ptx_probes::{Recorded, Recording, probes};
 
 use crate::{fixtures, hopper};
 
@@ -22,7 +22,7 @@ fn spellings(ptx: &str) -> BTreeSet<String> {
 
 /// Spellings in probes that some device has run.
 fn recorded() -> BTreeSet<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     let mut recordings = Vec::new();
     for entry in std::fs::read_dir(folder).expect("there are recordings").flatten() {
         if entry.path().extension().is_some_and(|extension| extension == "bin") {
@@ -30,7 +30,7 @@ fn recorded() -> BTreeSet<String> {
             recordings.push(Recording::from_bytes(&bytes).expect("is a recording"));
         }
     }
-    let known = |probe: &&ptx_interp::probes::Probe| {
+    let known = |probe: &&ptx_probes::Probe| {
         recordings.iter().any(|recording| matches!(recording.of(probe), Recorded::Output(_)))
     };
     probes().iter().filter(known).flat_map(|probe| spellings(&probe.ptx)).collect()

@@ -1,6 +1,6 @@
 //! A device's output against the interpreter's.
 
-use super::{Bound, Probe};
+use crate::{Bound, Probe};
 
 /// Outputs that are as close as the probe's bound asks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     fn probe(bound: Bound) -> Probe {
-        let mut probe = super::super::probes().swap_remove(0);
+        let mut probe = crate::probes().swap_remove(0);
         probe.bound = bound;
         probe.magnitudes = vec![1024.0];
         probe
