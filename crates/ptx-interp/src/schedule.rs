@@ -7,38 +7,12 @@ use crate::alu;
 use crate::counters::{Counters, Executions};
 use crate::decode::{Constant, LaneRegister, Operation};
 use crate::diagnostics::{FindingKind, Findings};
-use crate::execute::{Block, Cluster, Machine, Turn};
-use crate::global_view::{Changes, GlobalView};
-use crate::happens_before::HappensBefore;
-use crate::launch::{LaunchContext, new_executions};
+use crate::machine::{Block, Cluster, InFlight, LaunchContext, Machine, Wait, Warp};
 use crate::memory::Memory;
+use crate::order::{Changes, GlobalView, HappensBefore, SharedMemory};
+use crate::random::Random;
 use crate::registers::{LANES, Registers};
-use crate::shared_memory::SharedMemory;
-use crate::tensor::InFlight;
-use crate::warp::{Wait, Warp};
-
-/// SplitMix64: small, and good enough to choose schedules.
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
+use crate::turn::Turn;
 
 pub(crate) struct UnitOutcome {
     pub findings: Findings,
@@ -73,7 +47,7 @@ impl<'l> Unit<'l> {
             context,
             global,
             Findings::new(checks.max_findings),
-            new_executions(context.program),
+            Executions::new(context.program.instructions.len()),
             alu::fastest(),
         );
         let random = Random::new(launch.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ clusters.start);

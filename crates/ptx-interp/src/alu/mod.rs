@@ -3,6 +3,7 @@
 //! The body is compiled twice, once for the instruction set every x86-64 has and once with AVX2 and fused
 //! multiply-add, because `f32::mul_add` without the latter is a function call.
 
+pub(crate) mod atomic;
 mod compare;
 mod convert;
 mod doubles;

@@ -1,47 +1,13 @@
 //! Block barriers, warp barriers and cluster barriers.
 
-use super::{At, Cluster, Machine, Step, Stopped};
 use crate::decode::{Barrier, BarrierAction, BooleanOperation, WordRegister};
 use crate::diagnostics::FindingKind;
-use crate::happens_before::{Clock, Participant};
+use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp};
+use crate::order::Clock;
 use crate::registers::{LANES, each_lane};
-use crate::warp::{Wait, Warp};
-
-/// One of a block's sixteen barriers.
-#[derive(Debug, Default)]
-pub(crate) struct NamedBarrier {
-    /// Threads that complete it; 0 for all that live.
-    pub expected: u32,
-    /// How often it has completed.
-    pub generation: u64,
-    /// Threads counted so far: whole warps where the barrier is aligned.
-    counted: u32,
-    participants: Vec<Participant>,
-    /// Those that wait, and not only arrive.
-    waiting: Vec<Participant>,
-    /// Predicates of a reduction: how many held, of how many.
-    held: u32,
-    /// The last completed reduction.
-    result: (u32, u32),
-}
-
-impl NamedBarrier {
-    pub(crate) fn arrived(&self) -> u32 {
-        self.counted
-    }
-}
-
-/// A cluster's barrier.
-#[derive(Debug, Default)]
-pub(crate) struct ClusterBarrier {
-    generation: u64,
-    arrived: u32,
-    message: Clock,
-    completed: Clock,
-}
 
 impl Machine<'_> {
-    pub(super) fn block_barrier(
+    pub(crate) fn block_barrier(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -192,7 +158,7 @@ impl Machine<'_> {
     }
 
     /// Lanes that have exited no longer count: barriers that waited for them may complete.
-    pub(super) fn lanes_exited(&mut self, cluster: &mut Cluster, warp: &mut Warp, at: At) {
+    pub(crate) fn lanes_exited(&mut self, cluster: &mut Cluster, warp: &mut Warp, at: At) {
         for index in 0..16 {
             let state = &cluster.blocks[at.rank as usize].barriers[index];
             if state.counted > 0 && state.expected == 0 {
@@ -202,7 +168,7 @@ impl Machine<'_> {
         self.complete_cluster(cluster, warp);
     }
 
-    pub(super) fn warp_barrier(
+    pub(crate) fn warp_barrier(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -270,7 +236,7 @@ impl Machine<'_> {
         Some(Step::Next)
     }
 
-    pub(super) fn cluster_arrive(
+    pub(crate) fn cluster_arrive(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -310,7 +276,7 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn cluster_wait(
+    pub(crate) fn cluster_wait(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,

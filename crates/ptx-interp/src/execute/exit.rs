@@ -1,20 +1,13 @@
 //! What must be over before threads exit, and what may no longer be touched after a block has.
 
-use super::{At, Cluster, Machine};
 use crate::diagnostics::FindingKind;
+use crate::machine::{At, Cluster, Machine, Warp, has_exited};
 use crate::registers::each_lane;
-use crate::warp::Warp;
-
-/// True where a block of the cluster has no thread left: its shared memory is somebody else's. Not for the block whose
-/// warp is being executed.
-pub(crate) fn has_exited(cluster: &Cluster, rank: u32) -> bool {
-    cluster.blocks[rank as usize].warps.iter().all(|warp| warp.live() == 0)
-}
 
 impl Machine<'_> {
     /// These lanes have exited: nobody waits for their bulk copies any more, nor, after the block's last ones, for
     /// copies into its shared memory.
-    pub(super) fn check_exit(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
+    pub(crate) fn check_exit(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
         each_lane!(lanes, lane, {
             let thread = at.participant(lane);
             if cluster.bulk_groups.get(&thread).is_some_and(|groups| groups.has_pending()) {

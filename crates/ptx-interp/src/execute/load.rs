@@ -1,13 +1,11 @@
 //! `ld` from every space, checked a lane at a time.
 
-use super::places::{Lanes, addresses, for_each_space, is_side_by_side};
-use super::{At, Cluster, Machine, Step, Stopped};
 use crate::address_space::SHARED_BASE;
 use crate::decode::{Access, LaneRegister, Ordering, Space};
 use crate::diagnostics::FindingKind;
-use crate::global_view::PAGE_BYTES;
+use crate::machine::{At, Cluster, Lanes, Machine, Step, Stopped, Warp, addresses, for_each_space, is_side_by_side};
+use crate::order::PAGE_BYTES;
 use crate::registers::{LANES, Registers, each_lane};
-use crate::warp::Warp;
 
 fn extend(value: u64, bytes: u8, signed: bool) -> u64 {
     if !signed || bytes == 8 {
@@ -63,7 +61,7 @@ fn deliver_same(registers: &mut Registers, access: &Access, mask: u32, bytes: &[
 }
 
 impl Machine<'_> {
-    pub(super) fn load(
+    pub(crate) fn load(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,

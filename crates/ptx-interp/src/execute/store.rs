@@ -1,11 +1,9 @@
 //! `st` to every space, checked a lane at a time.
 
-use super::places::{Lanes, SharedPlace, addresses, for_each_space};
-use super::{At, Cluster, Machine, Step, Stopped};
 use crate::decode::{Access, Ordering, Space};
 use crate::diagnostics::FindingKind;
+use crate::machine::{At, Cluster, Lanes, Machine, Step, Stopped, Warp, addresses, for_each_space};
 use crate::registers::{Registers, each_lane};
-use crate::warp::Warp;
 
 /// Gathers the bytes that one lane stores.
 #[inline(always)]
@@ -21,7 +19,7 @@ fn collect(registers: &Registers, access: &Access, lane: usize, bytes: &mut [u8;
 }
 
 impl Machine<'_> {
-    pub(super) fn store(
+    pub(crate) fn store(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -81,26 +79,5 @@ impl Machine<'_> {
             }
         }
         Ok(())
-    }
-
-    /// A checked store of bytes to shared memory; the place has been checked already.
-    #[inline(always)]
-    pub(crate) fn write_shared(
-        &mut self,
-        cluster: &mut Cluster,
-        at: At,
-        lane: usize,
-        place: SharedPlace,
-        data: &[u8],
-        atomic: bool,
-    ) {
-        let bytes = data.len() as u32;
-        let block = &mut cluster.blocks[place.rank as usize];
-        let who = at.accessor(lane, atomic);
-        let conflict = block.shared.note_write(&cluster.order, who, place.offset, bytes, |old| old == data);
-        block.shared.bytes[place.offset as usize..place.offset as usize + data.len()].copy_from_slice(data);
-        if let Some(conflict) = conflict {
-            self.report_conflict(cluster, conflict, at.pc, who.participant, place.offset, bytes);
-        }
     }
 }

@@ -1,10 +1,9 @@
 //! Global memory and who touched it, and what accesses cost.
 
-use super::places::{Lanes, is_side_by_side};
-use super::{At, Cluster, Machine, Stopped};
+use super::{At, Cluster, Lanes, Machine, Stopped, is_side_by_side};
 use crate::counters::wavefronts;
 use crate::diagnostics::FindingKind;
-use crate::global_view::{ATOMIC_BIT, GlobalConflict, LINE_BYTES, PAGE_BYTES, Record};
+use crate::order::{ATOMIC_BIT, GlobalConflict, LINE_BYTES, PAGE_BYTES, Record};
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
@@ -153,7 +152,7 @@ impl Machine<'_> {
     }
 
     #[cold]
-    pub(super) fn report_unwritten(
+    pub(crate) fn report_unwritten(
         &mut self,
         cluster: &Cluster,
         at: At,
@@ -168,7 +167,7 @@ impl Machine<'_> {
     }
 
     #[cold]
-    pub(super) fn report_global(
+    pub(crate) fn report_global(
         &mut self,
         cluster: &Cluster,
         at: At,

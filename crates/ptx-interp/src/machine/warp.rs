@@ -4,9 +4,8 @@
 //! furthest behind runs, and splits that meet become one. There is no stack of reconvergence points: it would
 //! deadlock where lanes of one warp wait for each other.
 
-use crate::async_copy::CopyQueue;
+use super::{CopyQueue, InFlight};
 use crate::registers::{LANES, Registers};
-use crate::tensor::InFlight;
 
 /// Why lanes cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,4 +109,9 @@ impl Warp {
             }
         }
     }
+}
+
+/// Whether all live lanes execute this. A guard that keeps lanes out keeps the instruction from ever completing.
+pub(crate) fn is_whole_warp(warp: &Warp, mask: u32) -> bool {
+    mask == warp.live()
 }

@@ -1,101 +1,14 @@
 //! mbarriers: arrivals, expected bytes, phases, and the order that a completed phase carries.
 
-use crate::address_space::SHARED_WINDOW;
-use crate::decode::{Mbarrier, MbarrierAction, Space};
+use crate::decode::{Mbarrier, MbarrierAction};
 use crate::diagnostics::FindingKind;
-use crate::execute::{At, Cluster, Machine, SharedPlace, Step, Stopped, addresses, is_in_space};
-use crate::happens_before::{Clock, Participant, join};
+use crate::machine::{
+    At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Wait, Warp, addresses, mark,
+};
+use crate::order::Clock;
 use crate::registers::{LANES, each_lane};
-use crate::shared_memory::Conflict;
-use crate::warp::{Wait, Warp};
-
-/// Bits of a count of arrivals.
-const COUNT_BITS: u32 = 20;
-/// Arrivals that the hardware can count.
-pub(crate) const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
-
-#[derive(Debug)]
-pub(crate) struct MbarrierState {
-    /// Arrivals of each phase.
-    count: u32,
-    pending: u32,
-    /// Bytes announced and not yet copied; negative while copies are ahead of their announcement.
-    bytes: i64,
-    phase: u64,
-    /// Order carried by the arrivals of this phase.
-    gathering: Clock,
-    /// Order carried by the phase that completed last: a wait gets this and nothing newer.
-    completed: Clock,
-    /// Stands for the copies that complete here.
-    pub participant: Participant,
-}
-
-impl MbarrierState {
-    /// What `mbarrier.arrive` hands out: the phase, and the arrivals that it still waits for.
-    fn token(&self) -> u64 {
-        self.phase << COUNT_BITS | u64::from(self.pending)
-    }
-
-    /// Starts the next phase if this one is complete.
-    fn advance(&mut self) -> bool {
-        if self.pending != 0 || self.bytes != 0 {
-            return false;
-        }
-        self.phase += 1;
-        self.pending = self.count;
-        self.completed = std::mem::take(&mut self.gathering);
-        true
-    }
-}
-
-fn wake_waiters(cluster: &mut Cluster) {
-    for warp in cluster.blocks.iter_mut().flat_map(|block| &mut block.warps) {
-        warp.wake(|wait| wait == Wait::Mbarrier);
-    }
-}
 
 impl Machine<'_> {
-    /// The mbarrier's place, aligned and inside shared memory.
-    pub(crate) fn mbarrier_place(
-        &mut self,
-        cluster: &Cluster,
-        at: At,
-        lane: usize,
-        address: u64,
-        space: Space,
-    ) -> Result<SharedPlace, Stopped> {
-        if space == Space::Generic {
-            if !is_in_space(Space::Shared, address) {
-                let message = || format!("an mbarrier at {address:#x}, which is not in shared memory");
-                return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), message));
-            }
-            return self.shared_place(cluster, at, lane, address - SHARED_WINDOW, 8, Space::SharedCluster);
-        }
-        self.shared_place(cluster, at, lane, address, 8, space)
-    }
-
-    /// Refuses mbarriers that are not initialised, and reports initialisations that nothing orders before this use.
-    pub(crate) fn check_mbarrier(
-        &mut self,
-        cluster: &mut Cluster,
-        at: At,
-        lane: usize,
-        place: SharedPlace,
-    ) -> Result<(), Stopped> {
-        let by = at.participant(lane);
-        if !cluster.mbarriers.contains_key(&(place.rank, place.offset)) {
-            let message = || format!("the mbarrier at {:#x} has not been initialised", place.offset);
-            return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
-        }
-        let conflict = cluster.blocks[place.rank as usize].shared.visible_to(&cluster.order, by, place.offset);
-        if let Some(Conflict::ReadAfterWrite { by: writer, pc }) = conflict {
-            self.report(cluster, FindingKind::SharedRace, at.pc, by, Some((pc, writer)), || {
-                format!("uses the mbarrier at {:#x}, and nothing orders that after its initialisation", place.offset)
-            });
-        }
-        Ok(())
-    }
-
     pub(crate) fn mbarrier(
         &mut self,
         cluster: &mut Cluster,
@@ -174,19 +87,6 @@ impl Machine<'_> {
         Ok(Step::Next)
     }
 
-    fn change_bytes(&mut self, cluster: &mut Cluster, key: (u32, u32), change: i64) {
-        if let Some(state) = cluster.mbarriers.get_mut(&key) {
-            state.bytes += change;
-        }
-    }
-
-    fn complete_phase(&mut self, cluster: &mut Cluster, key: (u32, u32), current: &mut Warp) {
-        if cluster.mbarriers.get_mut(&key).is_some_and(MbarrierState::advance) {
-            wake_waiters(cluster);
-            current.wake(|wait| wait == Wait::Mbarrier);
-        }
-    }
-
     fn arrive(
         &mut self,
         cluster: &mut Cluster,
@@ -212,19 +112,6 @@ impl Machine<'_> {
         }
         self.complete_phase(cluster, key, warp);
         Ok(())
-    }
-
-    /// Bytes that a copy has delivered; the copy's writes carry the mbarrier's participant at this stamp.
-    pub(crate) fn deliver_bytes(&mut self, cluster: &mut Cluster, key: (u32, u32), bytes: u32) {
-        let stamp = cluster.order.tick();
-        if let Some(state) = cluster.mbarriers.get_mut(&key) {
-            let participant = state.participant;
-            mark(&mut state.gathering, participant, stamp);
-            state.bytes -= i64::from(bytes);
-            if state.advance() {
-                wake_waiters(cluster);
-            }
-        }
     }
 
     fn mbarrier_wait(
@@ -265,10 +152,4 @@ impl Machine<'_> {
         warp.registers.set_predicate(to, mask, complete);
         Ok(if complete & mask == mask { Step::Next } else { Step::Yield })
     }
-}
-
-fn mark(clock: &mut Clock, participant: Participant, stamp: u32) {
-    let mut one = vec![0; participant as usize + 1];
-    one[participant as usize] = stamp;
-    join(clock, &one);
 }

@@ -1,26 +1,17 @@
 //! Boxes in pieces of 16 bytes: where each lies in shared and in global memory.
 
 use crate::decode::BulkCompletion;
+use crate::machine::Piece;
 use crate::tensor_map::{OutOfBoundsFill, TensorMapDescription};
 
 /// Bytes that travel together: what swizzles permute.
 pub(super) const PIECE_BYTES: u32 = 16;
 
-/// A piece of a box: where it lies in shared memory, and the part of it that lies inside the tensor.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Piece {
-    pub(super) shared: u32,
-    /// Offset in the buffer of the first byte that exists.
-    pub(super) global: usize,
-    pub(super) start: u8,
-    pub(super) length: u8,
-}
-
 /// Pieces of the box at these coordinates, and the bytes of the whole box.
 ///
 /// Lines that are shorter than the swizzle's span lie a span apart. A load ends where the tensor does; a store, as an
 /// H200 has it, at the next multiple of 16 bytes.
-pub(super) fn pieces_of(
+pub(crate) fn pieces_of(
     map: &TensorMapDescription,
     coordinates: &[i32],
     shared: u32,
@@ -75,7 +66,7 @@ fn pitch_of(map: &TensorMapDescription, inner_bytes: u32) -> u32 {
 
 /// The shared memory that a box from `start` on takes: all of it side by side, or piece by piece where its lines are
 /// shorter than the swizzle's span.
-pub(super) fn ranges_of(pieces: &[Piece], start: u32, bytes: u32) -> Vec<(u32, u32)> {
+pub(crate) fn ranges_of(pieces: &[Piece], start: u32, bytes: u32) -> Vec<(u32, u32)> {
     let last = pieces.iter().map(|piece| piece.shared).max().unwrap_or(start);
     match last + PIECE_BYTES == start + bytes {
         true => vec![(start, bytes)],
@@ -85,14 +76,14 @@ pub(super) fn ranges_of(pieces: &[Piece], start: u32, bytes: u32) -> Vec<(u32, u
 
 /// The shared memory that a store reads. Of what lies outside of the tensor nothing arrives anywhere: whatever is there,
 /// nobody need have written it.
-pub(super) fn stored_ranges_of(pieces: &[Piece]) -> Vec<(u32, u32)> {
+pub(crate) fn stored_ranges_of(pieces: &[Piece]) -> Vec<(u32, u32)> {
     let mut stored: Vec<u32> = pieces.iter().filter(|piece| piece.length > 0).map(|piece| piece.shared).collect();
     stored.sort_unstable();
     let runs = stored.chunk_by(|piece, next| piece + PIECE_BYTES == *next);
     runs.map(|run| (run[0], run.len() as u32 * PIECE_BYTES)).collect()
 }
 
-pub(super) fn plain_pieces(shared: u32, global: usize, bytes: u32) -> Vec<Piece> {
+pub(crate) fn plain_pieces(shared: u32, global: usize, bytes: u32) -> Vec<Piece> {
     (0..bytes / PIECE_BYTES)
         .map(|piece| Piece {
             shared: shared + piece * PIECE_BYTES,
@@ -103,7 +94,7 @@ pub(super) fn plain_pieces(shared: u32, global: usize, bytes: u32) -> Vec<Piece>
         .collect()
 }
 
-pub(super) fn fill_of(map: &TensorMapDescription) -> [u8; 16] {
+pub(crate) fn fill_of(map: &TensorMapDescription) -> [u8; 16] {
     let mut fill = [0; 16];
     if map.fill == OutOfBoundsFill::Nan {
         // The same 16 bits whatever the type.

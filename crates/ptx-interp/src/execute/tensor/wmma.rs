@@ -3,16 +3,15 @@
 //! For m16n16k16 the layout is that of two m16n8k16 operations, as on the device. For the other shapes any
 //! consistent layout will do, since kernels may not look inside; elements are dealt out in order.
 
-use super::{DepthByColumns, Product, RowsByDepth, widen};
+use super::{DepthByColumns, Engine, Product, RowsByDepth, widen};
 use crate::address_space::SHARED_WINDOW;
 use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
 use crate::decode::{FragmentMove, FragmentMultiply, FragmentRole, FragmentShape, MatrixElement, Space};
 use crate::diagnostics::FindingKind;
-use crate::execute::{
-    At, Cluster, FragmentLines, Machine, SharedPlace, Step, Stopped, addresses, is_in_space, is_whole_warp,
+use crate::machine::{
+    At, Cluster, FragmentLines, Machine, SharedPlace, Step, Stopped, Wait, Warp, addresses, is_in_space, is_whole_warp,
 };
 use crate::registers::{LANES, Registers, Words};
-use crate::warp::{Wait, Warp};
 
 /// Which register, lane and half hold an element.
 #[derive(Clone, Copy)]
@@ -350,7 +349,7 @@ impl Machine<'_> {
         let (m, n, k) = (usize::from(shape.m), usize::from(shape.n), usize::from(shape.k));
         self.counters.tensor_instructions += 1;
         self.counters.tensor_flops += (2 * m * n * k) as u64;
-        let engine = self.tensor();
+        let engine = Engine::fastest();
         let registers = &mut warp.registers;
         let singles = multiply.d_element == MatrixElement::F32 && multiply.c_element == MatrixElement::F32;
         if shape == SQUARE && singles {

@@ -72,7 +72,7 @@ pub(crate) fn rebased(addresses: &Lanes, base: u64) -> Lanes {
 /// Calls `visit` with every space that an access hits, the places in it, and the lanes that hit it: of a generic access
 /// there may be several.
 #[inline(always)]
-pub(super) fn for_each_space(
+pub(crate) fn for_each_space(
     space: Space,
     places: &Lanes,
     mask: u32,
@@ -91,7 +91,7 @@ pub(super) fn for_each_space(
 
 /// Whether all lanes take part, each right behind the one before.
 #[inline(always)]
-pub(super) fn is_side_by_side(places: &Lanes, mask: u32, bytes: u32) -> bool {
+pub(crate) fn is_side_by_side(places: &Lanes, mask: u32, bytes: u32) -> bool {
     let mut apart = 0;
     for lane in 0..LANES {
         apart |= places[lane] ^ places[0].wrapping_add(lane as u64 * u64::from(bytes));
@@ -155,7 +155,7 @@ impl Machine<'_> {
         self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message)
     }
 
-    pub(super) fn local_place(
+    pub(crate) fn local_place(
         &mut self,
         cluster: &Cluster,
         at: At,

@@ -1,12 +1,11 @@
 //! wgmma: four warps multiply 64 rows by a matrix in shared memory, asynchronously. Each warp does its own 16 rows.
 
-use super::{DepthByColumns, Product, RowsByDepth, widen};
+use super::{DepthByColumns, Engine, Product, RowsByDepth, widen};
 use crate::decode::{MatrixElement, Wgmma, WgmmaA};
 use crate::diagnostics::FindingKind;
-use crate::execute::{At, Cluster, Machine, Step, Stopped, is_whole_warp};
+use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp, is_whole_warp};
 use crate::registers::LANES;
 use crate::tensor_map::Swizzle;
-use crate::warp::{Wait, Warp};
 
 /// Where a matrix lies in shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +114,7 @@ impl Machine<'_> {
         let a = if wgmma.negate_a != wgmma.negate_b { a.map(|row| row.map(|value| -value)) } else { a };
         let descriptor = self.descriptor(cluster, at, warp.registers.double(wgmma.b)[0])?;
         let keep = warp.registers.predicate(wgmma.keep) & 1 == 1;
-        let engine = self.tensor();
+        let engine = Engine::fastest();
         for block in 0..u32::from(wgmma.n) / 8 {
             let mut b: DepthByColumns = [[0.0; 8]; 16];
             self.gather_lines(

@@ -5,58 +5,18 @@ mod groups;
 mod pieces;
 
 use crate::address_space::{PARAMETER_WINDOW, split_shared};
-use crate::decode::{AtomicKind, BulkCompletion, BulkCopy, Scalar, Space, StoreAsync, TensorCopy};
+use crate::decode::{BulkCompletion, BulkCopy, Space, StoreAsync, TensorCopy};
 use crate::diagnostics::FindingKind;
-use crate::execute::{At, Cluster, Machine, SharedPlace, Step, Stopped, addresses, has_exited, is_in_space};
-use crate::happens_before::Participant;
+use crate::machine::{
+    Action, At, Cluster, Machine, SharedPlace, Step, Stopped, Target, Transfer, Warp, addresses, groups_of, has_exited,
+    is_in_space,
+};
+use crate::order::Participant;
 use crate::registers::each_lane;
 use crate::tensor_map::{TENSOR_MAP_BYTES, TensorMapDescription};
-use crate::warp::Warp;
-
-pub(crate) use groups::BulkGroups;
 
 use complete::scalar_of;
-use groups::groups_of;
-use pieces::{PIECE_BYTES, Piece, fill_of, pieces_of, plain_pieces, ranges_of, stored_ranges_of};
-
-/// A block that gets a copy, and its mbarrier by block and offset.
-type Target = (u32, (u32, u32));
-
-#[derive(Debug)]
-enum Action {
-    /// Global to shared memory of some blocks.
-    Load { buffer: usize, pieces: Vec<Piece>, fill: [u8; 16], targets: Vec<Target>, bytes: u32 },
-    /// Bytes known when it was issued.
-    Deliver { place: SharedPlace, data: Vec<u8>, mbarrier: (u32, u32) },
-    /// Shared memory to shared memory of another block.
-    Forward { from: SharedPlace, to: SharedPlace, bytes: u32, mbarrier: (u32, u32) },
-    /// Shared to global memory.
-    Store { rank: u32, buffer: usize, pieces: Vec<Piece>, reduction: Option<(AtomicKind, Scalar)> },
-}
-
-/// A copy under way.
-#[derive(Debug)]
-pub(crate) struct Transfer {
-    id: u64,
-    pc: u32,
-    action: Action,
-}
-
-impl Transfer {
-    pub(crate) fn pc(&self) -> u32 {
-        self.pc
-    }
-
-    /// Whether it will write a block's shared memory.
-    pub(crate) fn writes_to(&self, rank: u32) -> bool {
-        match &self.action {
-            Action::Load { targets, .. } => targets.iter().any(|(target, _)| *target == rank),
-            Action::Deliver { place, .. } => place.rank == rank,
-            Action::Forward { to, .. } => to.rank == rank,
-            Action::Store { .. } => false,
-        }
-    }
-}
+use pieces::{PIECE_BYTES, fill_of, pieces_of, plain_pieces, ranges_of, stored_ranges_of};
 
 impl Machine<'_> {
     fn bad_copy(&mut self, cluster: &Cluster, at: At, lane: usize, message: impl FnOnce() -> String) -> Stopped {

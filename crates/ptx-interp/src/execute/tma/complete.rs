@@ -1,12 +1,11 @@
 //! Copies are carried out, one after the other, in the order that the scheduler chooses.
 
 use super::pieces::ranges_of;
-use super::{Action, Transfer};
+use crate::alu::atomic::combine;
 use crate::decode::{AtomicKind, Scalar};
-use crate::execute::{Cluster, Machine, Stopped, combine};
-use crate::shared_memory::Accessor;
+use crate::machine::{Action, Cluster, Machine, Stopped, Transfer, Wait};
+use crate::order::Accessor;
 use crate::tensor_map::ElementType;
-use crate::warp::Wait;
 
 impl Machine<'_> {
     /// Carries out one copy, chosen by the scheduler.
@@ -64,7 +63,7 @@ impl Machine<'_> {
 }
 
 /// Elements of a type for reductions in global memory.
-pub(super) fn scalar_of(element: ElementType) -> Scalar {
+pub(crate) fn scalar_of(element: ElementType) -> Scalar {
     match element {
         ElementType::U8 => Scalar::Unsigned(1),
         ElementType::U16 => Scalar::Unsigned(2),

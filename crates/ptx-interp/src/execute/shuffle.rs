@@ -1,10 +1,9 @@
 //! Shuffles, votes, matches and reductions: lanes of a warp that exchange values. They order no memory.
 
-use super::{At, Cluster, Machine, Step, Stopped};
 use crate::decode::{Operation, Reduction, Shuffle, ShuffleMode, Vote, VoteMode, WordRegister};
 use crate::diagnostics::FindingKind;
+use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp};
 use crate::registers::{LANES, Words};
-use crate::warp::{Wait, Warp};
 
 enum Members {
     /// All of them are here.
@@ -51,7 +50,7 @@ impl Machine<'_> {
         Ok(Members::Ready)
     }
 
-    pub(super) fn warp_wide(
+    pub(crate) fn warp_wide(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,

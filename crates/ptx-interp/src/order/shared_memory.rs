@@ -1,6 +1,6 @@
 //! Shared memory of one block, with a shadow that remembers who touched what.
 
-use crate::happens_before::{HappensBefore, Participant, Stamp};
+use super::happens_before::{HappensBefore, Participant, Stamp};
 use crate::registers::{LANES, each_lane};
 
 /// State of a cell of shadow.

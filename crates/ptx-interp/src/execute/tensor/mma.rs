@@ -1,15 +1,14 @@
 //! mma.sync m16n8k16 and m16n8k8.
 
-use super::{DepthByColumns, Operands, Product, RowsByDepth, widen_pair};
+use super::{DepthByColumns, Engine, Operands, Product, RowsByDepth, widen_pair};
 use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
 use crate::decode::{MatrixElement, MatrixMultiply, WordRegister};
-use crate::execute::{At, Cluster, Machine, Step, Stopped, is_whole_warp};
+use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp, is_whole_warp};
 use crate::registers::{LANES, Registers};
-use crate::warp::{Wait, Warp};
 
 /// A's registers to a 16×16 matrix: lane 4g+t holds rows g and g+8, columns 2t and 2t+1 of each eight.
 #[inline(always)]
-pub(super) fn gather_a(registers: &Registers, a: &[WordRegister], element: MatrixElement) -> RowsByDepth {
+pub(crate) fn gather_a(registers: &Registers, a: &[WordRegister], element: MatrixElement) -> RowsByDepth {
     let mut matrix = [[0.0; 16]; 16];
     for (index, register) in a.iter().enumerate() {
         let (low, high) = widen_pair(element, registers.word(*register));
@@ -25,7 +24,7 @@ pub(super) fn gather_a(registers: &Registers, a: &[WordRegister], element: Matri
 
 /// B's registers to a 16×8 matrix: lane 4g+t holds rows 2t and 2t+1 of each eight, column g.
 #[inline(always)]
-pub(super) fn gather_b(registers: &Registers, b: &[WordRegister], element: MatrixElement) -> DepthByColumns {
+pub(crate) fn gather_b(registers: &Registers, b: &[WordRegister], element: MatrixElement) -> DepthByColumns {
     let mut matrix = [[0.0; 8]; 16];
     for (index, register) in b.iter().enumerate() {
         let (low, high) = widen_pair(element, registers.word(*register));
@@ -40,7 +39,7 @@ pub(super) fn gather_b(registers: &Registers, b: &[WordRegister], element: Matri
 
 /// Adds a product to accumulators in C's layout and stores the sum in D's, which is the same.
 #[inline(always)]
-pub(super) fn accumulate(
+pub(crate) fn accumulate(
     registers: &mut Registers,
     d: &[WordRegister],
     c: Option<&[WordRegister]>,
@@ -90,7 +89,7 @@ impl Machine<'_> {
             b: &multiply.b,
             c: &multiply.c,
         };
-        self.tensor().multiply_registers(&mut warp.registers, &operands, mask);
+        Engine::fastest().multiply_registers(&mut warp.registers, &operands, mask);
         Ok(Step::Next)
     }
 }

@@ -2,9 +2,8 @@
 
 use crate::address_space::SHARED_WINDOW;
 use crate::decode::{MatrixMove, Space};
-use crate::execute::{At, Cluster, Machine, Step, Stopped, addresses, is_whole_warp, rebased};
+use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp, addresses, is_whole_warp, rebased};
 use crate::registers::LANES;
-use crate::warp::{Wait, Warp};
 
 impl Machine<'_> {
     pub(crate) fn matrix_move(

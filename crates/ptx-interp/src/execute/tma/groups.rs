@@ -1,28 +1,8 @@
 //! Bulk groups: what a thread's copies from shared memory are waited for by.
 
-use std::collections::VecDeque;
-
-use crate::execute::{At, Cluster, Machine, Step};
-use crate::happens_before::{Clock, Participant};
+use crate::machine::{At, Cluster, Machine, Step, Wait, groups_of};
+use crate::order::Clock;
 use crate::registers::each_lane;
-use crate::warp::Wait;
-
-/// Bulk groups of one thread.
-#[derive(Debug)]
-pub(crate) struct BulkGroups {
-    /// Stands for the copies' reads of shared memory.
-    pub(super) participant: Participant,
-    pub(super) open: Vec<u64>,
-    committed: VecDeque<(Vec<u64>, u32)>,
-    pub(super) next: u64,
-}
-
-impl BulkGroups {
-    /// Whether there are copies from shared memory that no wait has covered.
-    pub(crate) fn has_pending(&self) -> bool {
-        !self.open.is_empty() || self.committed.iter().any(|(group, _)| !group.is_empty())
-    }
-}
 
 impl Machine<'_> {
     pub(crate) fn bulk_commit(&mut self, cluster: &mut Cluster, at: At, mask: u32) -> Step {
@@ -63,14 +43,4 @@ impl Machine<'_> {
         });
         Step::Next
     }
-}
-
-pub(super) fn groups_of(cluster: &mut Cluster, thread: Participant) -> &mut BulkGroups {
-    let order = &mut cluster.order;
-    cluster.bulk_groups.entry(thread).or_insert_with(|| BulkGroups {
-        participant: order.new_participant(),
-        open: Vec::new(),
-        committed: VecDeque::new(),
-        next: 0,
-    })
 }

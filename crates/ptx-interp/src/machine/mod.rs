@@ -1,0 +1,195 @@
+//! The state of what runs, and what every instruction does with it: report, find an address, touch memory.
+//!
+//! Nothing in this module knows an instruction; `execute` has one file for each family of them, and each sees this
+//! module only.
+
+mod barriers;
+mod cluster;
+mod context;
+mod copies;
+mod global;
+mod in_flight;
+mod mbarriers;
+mod places;
+mod publish;
+mod shared;
+mod transfers;
+mod warp;
+
+use std::collections::HashMap;
+
+pub(crate) use barriers::{ClusterBarrier, NamedBarrier};
+pub(crate) use cluster::{Block, Cluster, has_exited};
+pub(crate) use context::LaunchContext;
+pub(crate) use copies::{CopyQueue, PendingCopy};
+pub(crate) use in_flight::{Flight, InFlight, Role};
+pub(crate) use mbarriers::{COUNT_BITS, MAX_COUNT, MbarrierState, mark};
+pub(crate) use places::{Lanes, SharedPlace, addresses, for_each_space, is_in_space, is_side_by_side, rebased};
+pub(crate) use transfers::{Action, BulkGroups, Piece, Target, Transfer, groups_of};
+pub(crate) use warp::{Split, Wait, Warp, is_whole_warp};
+
+use crate::alu::Execute;
+use crate::counters::{Counters, Executions};
+use crate::diagnostics::{FindingKind, Findings, Site};
+use crate::order::{Accessor, Conflict, GlobalView, Participant, Past};
+use crate::registers::LANES;
+
+/// The unit cannot go on: the finding has been reported.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopped;
+
+/// Lines of a fragment in shared memory, as far as their bank conflicts depend on them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FragmentLines {
+    /// First byte, counted from the first bank.
+    pub start: u32,
+    pub stride: u64,
+    pub lines: u32,
+    pub line_bytes: u32,
+}
+
+/// What all warps of a unit share.
+pub(crate) struct Machine<'l> {
+    pub context: &'l LaunchContext<'l>,
+    pub global: GlobalView<'l>,
+    pub findings: Findings,
+    pub counters: Counters,
+    pub executions: Executions,
+    /// What clusters have published at global addresses, by cluster.
+    pub published: HashMap<u64, HashMap<u32, Past>>,
+    pub runnable: Vec<(u32, u32)>,
+    /// What fragments' lines seen so far take: passes, and the fewest possible.
+    pub fragment_passes: Vec<(FragmentLines, (u64, u64))>,
+    pub execute_lanes: Execute,
+    pub instructions_left: u64,
+}
+
+/// Who is executing what.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    pub rank: u32,
+    /// Warp among those of the cluster.
+    pub warp: u32,
+    pub pc: u32,
+}
+
+impl At {
+    #[inline(always)]
+    pub(crate) fn participant(&self, lane: usize) -> Participant {
+        self.warp * LANES as u32 + lane as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn accessor(&self, lane: usize, atomic: bool) -> Accessor {
+        Accessor { participant: self.participant(lane), pc: self.pc, atomic }
+    }
+}
+
+/// How an instruction that is not lane-wise ends.
+pub(crate) enum Step {
+    /// On to the next instruction.
+    Next,
+    /// Some lanes go elsewhere.
+    Branch {
+        target: u32,
+        lanes: u32,
+    },
+    /// Lanes go to different places.
+    Scatter(Vec<(u32, u32)>),
+    Exit(u32),
+    /// Wait, then execute this instruction again.
+    Retry(Wait),
+    /// Wait, then go on after it.
+    Park(Wait),
+    /// Go on, but let others run first.
+    Yield,
+}
+
+impl<'l> Machine<'l> {
+    pub(crate) fn new(
+        context: &'l LaunchContext<'l>,
+        global: GlobalView<'l>,
+        findings: Findings,
+        executions: Executions,
+        execute_lanes: Execute,
+    ) -> Self {
+        Self {
+            context,
+            global,
+            findings,
+            counters: Counters::default(),
+            executions,
+            published: HashMap::new(),
+            runnable: Vec::new(),
+            fragment_passes: Vec::new(),
+            execute_lanes,
+            instructions_left: context.launch.limits.instructions,
+        }
+    }
+
+    /// Reports a finding and goes on.
+    #[cold]
+    pub(crate) fn report(
+        &mut self,
+        cluster: &Cluster,
+        kind: FindingKind,
+        pc: u32,
+        by: Participant,
+        other: Option<(u32, Participant)>,
+        message: impl FnOnce() -> String,
+    ) {
+        let index = cluster.index as u32;
+        let at = self.context.site(index, by, pc);
+        let other: Option<Site> = other.map(|(pc, by)| self.context.site(index, by, pc));
+        self.findings.report(self.context.program, self.context.launch.seed, kind, at, other, message);
+    }
+
+    /// Reports a finding after which the unit cannot go on.
+    #[cold]
+    pub(crate) fn stop(
+        &mut self,
+        cluster: &Cluster,
+        kind: FindingKind,
+        pc: u32,
+        by: Participant,
+        message: impl FnOnce() -> String,
+    ) -> Stopped {
+        self.report(cluster, kind, pc, by, None, message);
+        Stopped
+    }
+
+    /// Reports what the shadow of shared memory has against an access.
+    #[cold]
+    pub(crate) fn report_conflict(
+        &mut self,
+        cluster: &Cluster,
+        conflict: Conflict,
+        pc: u32,
+        by: Participant,
+        offset: u32,
+        bytes: u32,
+    ) {
+        let (kind, other, what) = match conflict {
+            Conflict::Uninitialized => (FindingKind::UninitializedRead, None, "reads"),
+            Conflict::InFlight { by, pc } => (FindingKind::AsyncReadBeforeWait, Some((pc, by)), "touches"),
+            Conflict::ReadAfterWrite { by, pc } => (FindingKind::SharedRace, Some((pc, by)), "reads"),
+            Conflict::WriteAfterWrite { by, pc } | Conflict::WriteAfterRead { by, pc } => {
+                (FindingKind::SharedRace, Some((pc, by)), "writes")
+            }
+            Conflict::Unfenced { by, pc } => (FindingKind::MissingProxyFence, Some((pc, by)), "reads asynchronously"),
+        };
+        let reason = match conflict {
+            Conflict::Uninitialized => "that nobody has written",
+            Conflict::InFlight { .. } => {
+                "while an asynchronous copy into them is under way: its wait is missing or too weak"
+            }
+            Conflict::ReadAfterWrite { .. } => "and nothing orders that after the write",
+            Conflict::WriteAfterWrite { .. } => "and nothing orders that after an earlier write",
+            Conflict::WriteAfterRead { .. } => "and nothing orders that after an earlier read",
+            Conflict::Unfenced { .. } => "that were written by ordinary stores without `fence.proxy.async` in between",
+        };
+        self.report(cluster, kind, pc, by, other, || {
+            format!("{what} {bytes} bytes at shared address {offset:#x} {reason}")
+        });
+    }
+}
