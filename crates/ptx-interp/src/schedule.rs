@@ -179,7 +179,7 @@ impl<'l> Unit<'l> {
         let checks = &context.launch.checks;
         let blocks = context.blocks_per_cluster();
         let precise = program.features.precise_ordering || blocks > 1;
-        let order = HappensBefore::new(context.warps * LANES as u32, blocks, precise);
+        let order = HappensBefore::new(index as u32, context.warps * LANES as u32, blocks, precise);
         let blocks = (0..blocks)
             .map(|rank| Block {
                 rank,

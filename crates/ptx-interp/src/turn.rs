@@ -213,7 +213,10 @@ impl Machine<'_> {
             Operation::WarpBarrier { members } => self.warp_barrier(cluster, warp, at, *members, mask, together),
             Operation::ClusterArrive { release } => self.cluster_arrive(cluster, warp, at, *release, mask, together),
             Operation::ClusterWait => self.cluster_wait(cluster, warp, at, mask),
-            Operation::Fence(kind) => Ok(self.fence(cluster, at, *kind, mask)),
+            Operation::Fence(kind) => {
+                self.fence(cluster, at, *kind, mask);
+                Ok(Step::Next)
+            }
             Operation::Clock { to } => {
                 for lane in (0..LANES).filter(|lane| mask >> lane & 1 == 1) {
                     warp.registers.set_lane(*to, lane, warp.clock);

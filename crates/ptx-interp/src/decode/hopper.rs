@@ -112,7 +112,12 @@ impl Decoder<'_> {
             _ => return unknown(),
         };
         let address = self.address(operand(operands, place)?)?;
-        Ok(Operation::Mbarrier(Box::new(Mbarrier { action, space, address, state })))
+        // Without a scope it is the block's; arrivals at another block's mbarrier would order nothing then.
+        let default = if space == Space::SharedCluster { Scope::Cluster } else { Scope::Block };
+        let scope = opcode.parts[1..].iter().find_map(|part| Scope::parse(part)).unwrap_or(default);
+        let relaxed = opcode.has("relaxed");
+        self.features.relaxed |= relaxed;
+        Ok(Operation::Mbarrier(Box::new(Mbarrier { action, relaxed, scope, space, address, state })))
     }
 
     /// Everything that begins with `cp.async.bulk` or `cp.reduce.async.bulk`.

@@ -9,10 +9,6 @@ fn is_cache_hint(part: &str) -> bool {
         || matches!(part, "nc" | "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "uniform" | "unified")
 }
 
-fn is_scope(part: &str) -> bool {
-    matches!(part, "cta" | "cluster" | "gpu" | "sys")
-}
-
 fn space_of(part: &str) -> Option<Space> {
     Some(match part {
         "global" | "const" => Space::Global,
@@ -64,6 +60,8 @@ impl Decoder<'_> {
     fn load_or_store(&mut self, opcode: &Opcode<'_>, operands: &[Operand], store: bool) -> Decoded<Operation> {
         let mut space = Space::Generic;
         let mut ordering = Ordering::Weak;
+        // `.volatile` has no scope, and orders among all threads.
+        let mut scope = Scope::Device;
         let mut elements = 1usize;
         let scalar = Scalar::parse(opcode.last()).ok_or("type of an access")?;
         let mut hint = false;
@@ -76,7 +74,9 @@ impl Decoder<'_> {
                 elements = count;
             } else if *part == "L2::cache_hint" {
                 hint = true;
-            } else if !(is_cache_hint(part) || is_scope(part)) {
+            } else if let Some(named) = Scope::parse(part) {
+                scope = named;
+            } else if !is_cache_hint(part) {
                 return Err(format!("qualifier `.{part}` is not supported here"));
             }
         }
@@ -115,7 +115,9 @@ impl Decoder<'_> {
         }
         self.note_ordering(space, ordering);
         let signed = matches!(scalar, Scalar::Signed(_));
-        let access = Box::new(Access { space, ordering, address, element: bytes, signed, registers });
+        let non_coherent = opcode.has("nc");
+        let access = Access { space, ordering, scope, non_coherent, address, element: bytes, signed, registers };
+        let access = Box::new(access);
         Ok(if store { Operation::Store(access) } else { Operation::Load(access) })
     }
 
@@ -167,9 +169,11 @@ impl Decoder<'_> {
         if ordering == Ordering::Weak {
             return;
         }
-        if matches!(space, Space::Shared | Space::SharedCluster | Space::Generic) {
+        let in_shared = matches!(space, Space::Shared | Space::SharedCluster | Space::Generic);
+        if in_shared || ordering != Ordering::Relaxed {
             self.features.precise_ordering = true;
         }
+        self.features.relaxed = true;
         if matches!(space, Space::Global | Space::Generic) {
             self.features.communicates = true;
         }
@@ -211,6 +215,7 @@ impl Decoder<'_> {
             other => Scalar::parse(other).ok_or("type of an atomic")?,
         };
         let mut space = Space::Generic;
+        let mut scope = Scope::Device;
         // Without a qualifier an atomic is relaxed.
         let mut ordering = Ordering::Relaxed;
         let mut kind = None;
@@ -222,8 +227,9 @@ impl Decoder<'_> {
                 ordering = named;
             } else if *part == "L2::cache_hint" {
                 hint = true;
-            } else if is_scope(part) || matches!(*part, "noftz" | "v2" | "v4") {
-            } else {
+            } else if let Some(named) = Scope::parse(part) {
+                scope = named;
+            } else if !matches!(*part, "noftz" | "v2" | "v4") {
                 kind = Some(match *part {
                     "add" => AtomicKind::Add,
                     "min" => AtomicKind::Min,
@@ -266,6 +272,7 @@ impl Decoder<'_> {
             kind,
             space,
             ordering,
+            scope,
             scalar,
             packed,
             address,
@@ -315,6 +322,8 @@ impl Decoder<'_> {
                     if opcode.has("shared") || opcode.has("shared::cta") { Space::Shared } else { Space::Generic };
                 Ok(Operation::Mbarrier(Box::new(Mbarrier {
                     action: MbarrierAction::ArriveAfterCopies { increment: !opcode.has("noinc") },
+                    relaxed: false,
+                    scope: Scope::Block,
                     space,
                     address: self.address(&operands[0])?,
                     state: None,

@@ -74,6 +74,10 @@ pub(crate) struct Features {
     pub precise_ordering: bool,
     /// Blocks may talk to each other through global memory, so they must run side by side.
     pub communicates: bool,
+    /// There are fences of memory.
+    pub fences: bool,
+    /// There are accesses that a fence can make a release or an acquire.
+    pub relaxed: bool,
 }
 
 /// Where an instruction comes from.
@@ -271,7 +275,11 @@ impl<'a> Decoder<'a> {
             local_bytes: self.local_bytes,
             shared_granule: self.smallest_shared_write.trailing_zeros(),
             global_granule: self.smallest_global_write.trailing_zeros(),
-            features: self.features,
+            features: Features {
+                // A fence orders by the relaxed accesses around it, and without them nothing.
+                precise_ordering: self.features.precise_ordering || self.features.fences && self.features.relaxed,
+                ..self.features
+            },
             mentions: Vec::new(),
             max_threads: self.kernel.max_threads,
             required_threads: self.kernel.required_threads,

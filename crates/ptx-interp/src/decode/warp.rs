@@ -63,7 +63,12 @@ impl Decoder<'_> {
                 Ok(Operation::Elect { to, leader, members: self.members(&operands[1])? })
             }
             "membar" => {
-                Ok(Operation::Fence(if opcode.part(1) == "proxy" { FenceKind::Other } else { FenceKind::Memory }))
+                self.features.fences = true;
+                match Scope::parse(opcode.part(1)) {
+                    Some(scope) => Ok(Operation::Fence(FenceKind::Memory(scope))),
+                    None if opcode.part(1) == "proxy" => Ok(Operation::Fence(FenceKind::Other)),
+                    None => unknown(),
+                }
             }
             "fence" => self.fence(opcode),
             _ => unknown(),
@@ -75,11 +80,16 @@ impl Decoder<'_> {
             "proxy" if opcode.part(2) == "async" || opcode.part(2).starts_with("async::") => {
                 opcode.only(3, &["global", "shared::cta", "shared::cluster"])?;
                 self.features.precise_ordering = true;
-                FenceKind::ProxyAsync
+                let global = opcode.has("global");
+                let shared = opcode.has("shared::cta") || opcode.has("shared::cluster");
+                FenceKind::ProxyAsync { shared: shared || !global, global: global || !shared }
             }
             "proxy" => FenceKind::Other,
             "mbarrier_init" => FenceKind::MbarrierInit,
-            "sc" | "acq_rel" | "acquire" | "release" => FenceKind::Memory,
+            "sc" | "acq_rel" | "acquire" | "release" => {
+                self.features.fences = true;
+                FenceKind::Memory(Scope::parse(opcode.last()).ok_or("scope of a fence")?)
+            }
             _ => return unknown(),
         }))
     }

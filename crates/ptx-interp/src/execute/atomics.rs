@@ -1,8 +1,8 @@
-//! Atomics, reductions, and what acquires and releases publish.
+//! Atomics and reductions.
 
 use crate::address_space::SHARED_WINDOW;
 use crate::alu::atomic::combine;
-use crate::decode::{Atomic, Space};
+use crate::decode::{Atomic, AtomicKind, Space};
 use crate::machine::{At, Cluster, Machine, Step, Stopped, Warp, addresses, is_in_space};
 use crate::registers::each_lane;
 
@@ -24,7 +24,6 @@ impl Machine<'_> {
             let in_shared = generic_shared || matches!(atomic.space, Space::Shared | Space::SharedCluster);
             let address = if generic_shared { places[lane] - SHARED_WINDOW } else { places[lane] };
             let space = if generic_shared { Space::SharedCluster } else { atomic.space };
-            self.publish_before(cluster, at, lane, in_shared, address, atomic.ordering);
             let mut data = [0; 32];
             let data = &mut data[..total];
             let shared_place = if in_shared {
@@ -43,6 +42,7 @@ impl Machine<'_> {
             };
             let replacement = atomic.replacement.map_or(0, |register| warp.registers.lane(register, lane));
             let mut first_old = 0;
+            let mut writes = true;
             for (index, register) in atomic.values.iter().enumerate() {
                 let slot = &mut data[index * usize::from(element)..(index + 1) * usize::from(element)];
                 let mut bits = [0; 8];
@@ -61,19 +61,25 @@ impl Machine<'_> {
                 } else {
                     combine(atomic.kind, atomic.scalar, old, value, wanted)
                 };
+                // A compare-and-swap that fails writes nothing, and publishes nothing.
+                writes &= atomic.kind != AtomicKind::CompareExchange || old == value;
                 slot.copy_from_slice(&new.to_le_bytes()[..slot.len()]);
                 if index == 0 {
                     first_old = old;
                 }
             }
             match shared_place {
+                _ if !writes => {}
                 Some(place) => self.write_shared(cluster, at, lane, place, data, true),
                 None => self.write_global(cluster, at, lane, address, data, true)?,
             }
             if let Some(to) = atomic.to {
                 warp.registers.set_lane(to, lane, first_old);
             }
-            self.learn_after(cluster, at, lane, in_shared, address, atomic.ordering);
+            self.has_read(cluster, at, lane, space, address, atomic.ordering, atomic.scope);
+            if writes {
+                self.wrote(cluster, at, lane, space, address, atomic.ordering, atomic.scope, false);
+            }
         });
         Ok(Step::Yield)
     }

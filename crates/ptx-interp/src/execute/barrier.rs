@@ -1,9 +1,8 @@
 //! Block barriers, warp barriers and cluster barriers.
 
-use crate::decode::{Barrier, BarrierAction, BooleanOperation, WordRegister};
+use crate::decode::{Barrier, BarrierAction, BooleanOperation, Scope, WordRegister};
 use crate::diagnostics::FindingKind;
 use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp};
-use crate::order::Clock;
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
@@ -134,11 +133,7 @@ impl Machine<'_> {
         if everybody {
             cluster.order.block_barrier(rank);
         } else {
-            let mut message = Clock::new();
-            cluster.order.release_all(&participants, &mut message);
-            for thread in waiting {
-                cluster.order.acquire(thread, &message);
-            }
+            cluster.order.meeting(&participants, &waiting);
         }
         let done = Wait::Barrier { index, generation };
         for warp in cluster.blocks[rank as usize].warps.iter_mut().chain(std::iter::once(current)) {
@@ -252,6 +247,10 @@ impl Machine<'_> {
             let mut message = std::mem::take(&mut cluster.cluster_barrier.message);
             cluster.order.release_all(&threads, &mut message);
             cluster.cluster_barrier.message = message;
+        } else {
+            for &thread in &threads {
+                cluster.order.release_by_fence(thread, Scope::Cluster, &mut cluster.cluster_barrier.message);
+            }
         }
         cluster.cluster_barrier.arrived += threads.len() as u32;
         warp.cluster_generation = cluster.cluster_barrier.generation;

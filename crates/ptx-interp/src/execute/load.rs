@@ -73,7 +73,7 @@ impl Machine<'_> {
         for_each_space(access.space, &places, mask, |space, places, lanes| {
             self.load_space(cluster, warp, at, access, space, places, lanes)
         })?;
-        self.after_access(cluster, at, access, &places, mask);
+        self.after_load(cluster, at, access, &places, mask);
         // A loop that polls memory must let the writer run.
         Ok(if access.ordering == Ordering::Weak { Step::Next } else { Step::Yield })
     }

@@ -1,11 +1,11 @@
 //! mbarriers: arrivals, expected bytes, phases, and the order that a completed phase carries.
 
-use crate::decode::{Mbarrier, MbarrierAction};
+use crate::decode::{Mbarrier, MbarrierAction, Scope};
 use crate::diagnostics::FindingKind;
 use crate::machine::{
-    At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Wait, Warp, addresses, mark,
+    At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Wait, Warp, addresses,
 };
-use crate::order::Clock;
+use crate::order::{Messages, Origin};
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
@@ -35,7 +35,7 @@ impl Machine<'_> {
                 }
                 self.write_shared(cluster, at, lane, place, &[0; 8], false);
                 let participant = cluster.order.new_participant();
-                let (gathering, completed) = (Clock::new(), Clock::new());
+                let (gathering, completed) = (Messages::default(), Messages::default());
                 let state =
                     MbarrierState { count, pending: count, bytes: 0, phase: 0, gathering, completed, participant };
                 cluster.mbarriers.insert(key, state);
@@ -65,7 +65,7 @@ impl Machine<'_> {
                         let bytes = warp.registers.word(bytes)[lane];
                         self.change_bytes(cluster, key, i64::from(bytes));
                     }
-                    self.arrive(cluster, warp, at, lane, key, arrivals)?;
+                    self.arrive(cluster, warp, at, lane, key, mbarrier, arrivals)?;
                     if drop && let Some(state) = cluster.mbarriers.get_mut(&key) {
                         state.count = state.count.saturating_sub(1);
                     }
@@ -76,10 +76,11 @@ impl Machine<'_> {
                     self.hand_copies_over(cluster, warp, lane, participant);
                     let stamp = cluster.order.tick();
                     if let Some(state) = cluster.mbarriers.get_mut(&key) {
-                        mark(&mut state.gathering, participant, stamp);
+                        let origin = Origin { cluster: cluster.index as u32, rank: key.0 };
+                        state.gathering.of(origin, Scope::Device).mark(participant, stamp);
                         state.pending += u32::from(increment);
                     }
-                    self.arrive(cluster, warp, at, lane, key, 1)?;
+                    self.arrive(cluster, warp, at, lane, key, mbarrier, 1)?;
                 }
                 _ => {}
             }
@@ -94,6 +95,7 @@ impl Machine<'_> {
         at: At,
         lane: usize,
         key: (u32, u32),
+        mbarrier: &Mbarrier,
         arrivals: u32,
     ) -> Result<(), Stopped> {
         self.counters.mbarrier_arrivals += 1;
@@ -106,7 +108,7 @@ impl Machine<'_> {
         }
         state.pending -= arrivals;
         let mut message = std::mem::take(&mut state.gathering);
-        cluster.order.release(by, &mut message);
+        cluster.order.publish(by, !mbarrier.relaxed, mbarrier.scope, &mut message);
         if let Some(state) = cluster.mbarriers.get_mut(&key) {
             state.gathering = message;
         }
@@ -141,8 +143,8 @@ impl Machine<'_> {
             if done {
                 complete |= 1 << lane;
                 if let Some(state) = cluster.mbarriers.get(&key) {
-                    let completed = &state.completed;
-                    cluster.order.acquire(at.participant(lane), completed);
+                    let thread = at.participant(lane);
+                    cluster.order.learn(thread, !mbarrier.relaxed, mbarrier.scope, &state.completed);
                 }
             }
         });

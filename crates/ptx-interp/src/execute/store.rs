@@ -28,10 +28,10 @@ impl Machine<'_> {
         mask: u32,
     ) -> Result<Step, Stopped> {
         let places = addresses(&warp.registers, access.address);
-        self.before_access(cluster, at, access, &places, mask);
         for_each_space(access.space, &places, mask, |space, places, lanes| {
             self.store_space(cluster, warp, at, access, space, places, lanes)
         })?;
+        self.after_store(cluster, at, access, &places, mask);
         Ok(Step::Next)
     }
 

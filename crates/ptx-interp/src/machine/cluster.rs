@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{BulkGroups, ClusterBarrier, MbarrierState, NamedBarrier, Transfer, Warp};
-use crate::order::{Clock, HappensBefore, Participant, Past, SharedMemory};
+use crate::order::{HappensBefore, Messages, Participant, SharedMemory};
 
 pub(crate) struct Block {
     pub rank: u32,
@@ -22,11 +22,9 @@ pub(crate) struct Cluster {
     /// Copies under way.
     pub transfers: Vec<Transfer>,
     pub bulk_groups: HashMap<Participant, BulkGroups>,
-    /// What atomics and releases published, by block (or `u32::MAX` for global memory) and address.
-    pub published: HashMap<(u32, u64), Clock>,
+    /// What writes of shared memory have published, by block and offset.
+    pub published: HashMap<(u32, u32), Messages>,
     pub cluster_barrier: ClusterBarrier,
-    /// What is known of other clusters that share a view of global memory.
-    pub foreign: HashMap<u32, Past>,
 }
 
 impl Cluster {
@@ -40,7 +38,6 @@ impl Cluster {
             bulk_groups: HashMap::new(),
             published: HashMap::new(),
             cluster_barrier: Default::default(),
-            foreign: HashMap::new(),
         }
     }
 }

@@ -246,5 +246,5 @@ pub(crate) fn is_ordered(cluster: &Cluster, earlier: Record, now: u32) -> bool {
     if earlier.cluster == cluster.index as u32 + 1 {
         return cluster.order.ordered(earlier.participant, earlier.stamp, now);
     }
-    cluster.foreign.get(&earlier.cluster).is_some_and(|past| past.contains(earlier.participant, earlier.stamp))
+    cluster.order.ordered_foreign(earlier.cluster - 1, earlier.participant, earlier.stamp, now)
 }

@@ -2,9 +2,9 @@
 
 use super::{At, Cluster, Machine, SharedPlace, Stopped, Wait, Warp, is_in_space};
 use crate::address_space::SHARED_WINDOW;
-use crate::decode::Space;
+use crate::decode::{Scope, Space};
 use crate::diagnostics::FindingKind;
-use crate::order::{Clock, Conflict, Participant, join};
+use crate::order::{Conflict, Messages, Origin, Participant};
 
 /// Bits of a count of arrivals.
 pub(crate) const COUNT_BITS: u32 = 20;
@@ -20,9 +20,9 @@ pub(crate) struct MbarrierState {
     pub bytes: i64,
     pub phase: u64,
     /// Order carried by the arrivals of this phase.
-    pub gathering: Clock,
+    pub gathering: Messages,
     /// Order carried by the phase that completed last: a wait gets this and nothing newer.
-    pub completed: Clock,
+    pub completed: Messages,
     /// Stands for the copies that complete here.
     pub participant: Participant,
 }
@@ -109,19 +109,14 @@ impl Machine<'_> {
     /// Bytes that a copy has delivered; the copy's writes carry the mbarrier's participant at this stamp.
     pub(crate) fn deliver_bytes(&mut self, cluster: &mut Cluster, key: (u32, u32), bytes: u32) {
         let stamp = cluster.order.tick();
+        let origin = Origin { cluster: cluster.index as u32, rank: key.0 };
         if let Some(state) = cluster.mbarriers.get_mut(&key) {
             let participant = state.participant;
-            mark(&mut state.gathering, participant, stamp);
+            state.gathering.of(origin, Scope::Device).mark(participant, stamp);
             state.bytes -= i64::from(bytes);
             if state.advance() {
                 wake_waiters(cluster);
             }
         }
     }
-}
-
-pub(crate) fn mark(clock: &mut Clock, participant: Participant, stamp: u32) {
-    let mut one = vec![0; participant as usize + 1];
-    one[participant as usize] = stamp;
-    join(clock, &one);
 }

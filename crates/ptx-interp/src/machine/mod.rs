@@ -23,7 +23,7 @@ pub(crate) use cluster::{Block, Cluster, has_exited};
 pub(crate) use context::LaunchContext;
 pub(crate) use copies::{CopyQueue, PendingCopy};
 pub(crate) use in_flight::{Flight, InFlight, Role};
-pub(crate) use mbarriers::{COUNT_BITS, MAX_COUNT, MbarrierState, mark};
+pub(crate) use mbarriers::{COUNT_BITS, MAX_COUNT, MbarrierState};
 pub(crate) use places::{Lanes, SharedPlace, addresses, for_each_space, is_in_space, is_side_by_side, rebased};
 pub(crate) use transfers::{Action, BulkGroups, Piece, Target, Transfer, groups_of};
 pub(crate) use warp::{Split, Wait, Warp, is_whole_warp};
@@ -31,7 +31,7 @@ pub(crate) use warp::{Split, Wait, Warp, is_whole_warp};
 use crate::alu::Execute;
 use crate::counters::{Counters, Executions};
 use crate::diagnostics::{FindingKind, Findings, Site};
-use crate::order::{Accessor, Conflict, GlobalView, Participant, Past};
+use crate::order::{Accessor, Conflict, GlobalView, Messages, Participant};
 use crate::registers::LANES;
 
 /// The unit cannot go on: the finding has been reported.
@@ -55,8 +55,8 @@ pub(crate) struct Machine<'l> {
     pub findings: Findings,
     pub counters: Counters,
     pub executions: Executions,
-    /// What clusters have published at global addresses, by cluster.
-    pub published: HashMap<u64, HashMap<u32, Past>>,
+    /// What writes of global memory have published, by address.
+    pub published: HashMap<u64, Messages>,
     pub runnable: Vec<(u32, u32)>,
     /// What fragments' lines seen so far take: passes, and the fewest possible.
     pub fragment_passes: Vec<(FragmentLines, (u64, u64))>,

@@ -1,114 +1,118 @@
 //! What accesses and fences publish and learn.
 
-use super::{At, Cluster, Lanes, Machine, Step, is_in_space, places::rebased};
-use crate::address_space::SHARED_WINDOW;
-use crate::decode::{Access, FenceKind, Ordering, Space};
+use super::{At, Cluster, Lanes, Machine, is_in_space};
+use crate::address_space::{SHARED_WINDOW, split_shared};
+use crate::decode::{Access, FenceKind, Ordering, Scope, Space};
+use crate::order::{FencedMemory, Messages};
 use crate::registers::each_lane;
 
-/// Key of global memory among the blocks of a cluster.
-const GLOBAL: u32 = u32::MAX;
+/// Where in memory threads synchronise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum SyncPlace {
+    /// A block of the cluster, and the offset in its shared memory.
+    Shared(u32, u32),
+    Global(u64),
+}
+
+fn place_of(at: At, space: Space, address: u64) -> SyncPlace {
+    let shared = |address: u64| {
+        let (rank, offset) = split_shared(address as u32, at.rank);
+        SyncPlace::Shared(rank, offset)
+    };
+    match space {
+        Space::Shared | Space::SharedCluster => shared(address),
+        Space::Generic if is_in_space(Space::Shared, address) => shared(address - SHARED_WINDOW),
+        _ => SyncPlace::Global(address),
+    }
+}
 
 impl Machine<'_> {
-    /// A release makes the thread's past visible to whoever acquires from the address.
-    pub(crate) fn before_access(&mut self, cluster: &mut Cluster, at: At, access: &Access, places: &Lanes, mask: u32) {
+    /// A strong store publishes what its thread knows, in place of what earlier writes published.
+    pub(crate) fn after_store(&mut self, cluster: &mut Cluster, at: At, access: &Access, places: &Lanes, mask: u32) {
         if access.ordering == Ordering::Weak {
             return;
         }
         each_lane!(mask, lane, {
-            let (in_shared, address) = place_of(access.space, places[lane]);
-            self.publish_before(cluster, at, lane, in_shared, address, access.ordering);
+            self.wrote(cluster, at, lane, access.space, places[lane], access.ordering, access.scope, true);
         });
     }
 
-    pub(crate) fn after_access(&mut self, cluster: &mut Cluster, at: At, access: &Access, places: &Lanes, mask: u32) {
+    /// A strong load learns what the writes of its place have published.
+    pub(crate) fn after_load(&mut self, cluster: &mut Cluster, at: At, access: &Access, places: &Lanes, mask: u32) {
         if access.ordering == Ordering::Weak {
             return;
         }
         each_lane!(mask, lane, {
-            let (in_shared, address) = place_of(access.space, places[lane]);
-            self.learn_after(cluster, at, lane, in_shared, address, access.ordering);
+            self.has_read(cluster, at, lane, access.space, places[lane], access.ordering, access.scope);
         });
     }
 
-    pub(crate) fn publish_before(
+    pub(crate) fn wrote(
         &mut self,
         cluster: &mut Cluster,
         at: At,
         lane: usize,
-        in_shared: bool,
+        space: Space,
         address: u64,
         ordering: Ordering,
+        scope: Scope,
+        replaces: bool,
     ) {
-        let thread = at.participant(lane);
-        let key = key(at, in_shared, address);
-        let message = cluster.published.entry(key).or_default();
-        if ordering.releases() {
-            cluster.order.release(thread, message);
-        } else {
-            cluster.order.release_relaxed(thread, message);
-        }
-        if !in_shared {
-            let known = self.published.entry(address).or_default();
-            for (&other, past) in &cluster.foreign {
-                known.entry(other).or_default().join(past);
+        let mut local = None;
+        let messages = match place_of(at, space, address) {
+            SyncPlace::Shared(rank, offset) => {
+                let known = cluster.published.remove(&(rank, offset)).unwrap_or_default();
+                &mut local.insert(((rank, offset), known)).1
             }
-            let own = known.entry(cluster.index as u32 + 1).or_default();
-            own.join(&cluster.order.past(thread, ordering.releases()));
+            SyncPlace::Global(address) => self.published.entry(address).or_default(),
+        };
+        if replaces {
+            messages.clear();
+        }
+        cluster.order.publish(at.participant(lane), ordering.releases(), scope, messages);
+        if let Some((key, messages)) = local {
+            cluster.published.insert(key, messages);
         }
     }
 
-    pub(crate) fn learn_after(
+    pub(crate) fn has_read(
         &mut self,
         cluster: &mut Cluster,
         at: At,
         lane: usize,
-        in_shared: bool,
+        space: Space,
         address: u64,
         ordering: Ordering,
+        scope: Scope,
     ) {
-        let thread = at.participant(lane);
-        let key = key(at, in_shared, address);
-        if let Some(message) = cluster.published.get(&key) {
-            if ordering.acquires() {
-                cluster.order.acquire(thread, message);
-            } else {
-                cluster.order.acquire_relaxed(thread, message);
-            }
-        }
-        if !in_shared && let Some(known) = self.published.get(&address) {
-            // Blocks learn as a whole: finer than that would miss nothing that a barrier does not repair.
-            for (&other, past) in known {
-                cluster.foreign.entry(other).or_default().join(past);
-            }
+        let messages: Option<&Messages> = match place_of(at, space, address) {
+            SyncPlace::Shared(rank, offset) => cluster.published.get(&(rank, offset)),
+            SyncPlace::Global(address) => self.published.get(&address),
+        };
+        if let Some(messages) = messages {
+            cluster.order.learn(at.participant(lane), ordering.acquires(), scope, messages);
         }
     }
 
-    pub(crate) fn fence(&mut self, cluster: &mut Cluster, at: At, kind: FenceKind, mask: u32) -> Step {
+    pub(crate) fn fence(&mut self, cluster: &mut Cluster, at: At, kind: FenceKind, mask: u32) {
         each_lane!(mask, lane, {
+            let thread = at.participant(lane);
             match kind {
-                FenceKind::Memory => cluster.order.memory_fence(at.participant(lane)),
-                FenceKind::ProxyAsync | FenceKind::MbarrierInit => cluster.order.proxy_fence(at.participant(lane)),
+                FenceKind::Memory(scope) => cluster.order.memory_fence(thread, scope),
+                FenceKind::ProxyAsync { shared, global } => {
+                    if shared {
+                        cluster.order.proxy_fence(thread, FencedMemory::Shared);
+                    }
+                    if global {
+                        cluster.order.proxy_fence(thread, FencedMemory::Global);
+                    }
+                }
+                FenceKind::MbarrierInit => {
+                    cluster.order.memory_fence(thread, Scope::Cluster);
+                    cluster.order.proxy_fence(thread, FencedMemory::Shared);
+                }
                 FenceKind::Other => {}
             }
         });
-        Step::Next
-    }
-}
-
-fn place_of(space: Space, address: u64) -> (bool, u64) {
-    match space {
-        Space::Shared | Space::SharedCluster => (true, address),
-        Space::Generic if is_in_space(Space::Shared, address) => (true, rebased(&[address; 32], SHARED_WINDOW)[0]),
-        _ => (false, address),
-    }
-}
-
-/// The block whose shared memory it is, or global memory; and the address.
-fn key(at: At, in_shared: bool, address: u64) -> (u32, u64) {
-    if in_shared {
-        let (rank, offset) = crate::address_space::split_shared(address as u32, at.rank);
-        (rank, u64::from(offset))
-    } else {
-        (GLOBAL, address)
     }
 }

@@ -1,12 +1,22 @@
-//! Happens-before inside a cluster of blocks (usually one block): which accesses are ordered, whatever the schedule.
+//! Happens-before inside a cluster of blocks (usually one block), and what the cluster knows of others: which accesses
+//! are ordered, whatever the schedule.
 //!
 //! Every access carries a stamp, the value of a counter that moves at each synchronisation. Barriers of a whole
 //! block or warp then cost one number: all stamps up to it are ordered. What is left (mbarriers, partial barriers,
-//! clusters, asynchronous copies, atomics) uses one sparse vector clock a thread, where a clock's entry for a
-//! participant is the newest stamp of its that is known to have happened.
+//! clusters, asynchronous copies, atomics) uses one sparse vector clock per thread, where a clock's entry for a
+//! participant is the newest stamp of that participant that is known to have happened.
+//!
+//! Releases and acquires follow PTX's memory model. A release is an operation that says so, or a fence and a later
+//! relaxed write; an acquire is an operation that says so, or a relaxed read and a later fence. Both sides' scopes must
+//! hold both threads. One thing is looser than the manual, as devices are: the fence and the access may belong to
+//! different threads if a barrier stands between them.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 
+use super::clock::{Clock, Messages, Origin};
+use crate::decode::Scope;
 use crate::registers::LANES;
 
 /// A point in the order of a cluster's synchronisations. 0 is before everything.
@@ -15,53 +25,39 @@ pub(crate) type Stamp = u32;
 /// A thread, or something asynchronous that acts for one: a warp's wgmma reads, the copies that complete on an mbarrier.
 pub(crate) type Participant = u32;
 
-/// Newest known stamp of each participant; missing entries are 0.
-pub(crate) type Clock = Vec<Stamp>;
+/// What a thread's newest fences published, by scope: a fence at a wide scope counts at the narrower ones.
+type Fences = [Option<Arc<Clock>>; 3];
 
-pub(crate) fn join(into: &mut Clock, from: &[Stamp]) {
-    if into.len() < from.len() {
-        into.resize(from.len(), 0);
-    }
-    for (known, stamp) in into.iter_mut().zip(from) {
-        *known = (*known).max(*stamp);
-    }
-}
-
-/// What has happened in a cluster, as others know it.
+/// What a thread knew at its newest `fence.proxy.async`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Past {
-    /// Of its threads.
-    threads: Clock,
-    /// Of everything asynchronous.
-    others: Stamp,
+struct ProxyFence {
+    stamp: Stamp,
+    /// What was ordered for its block and its warp by then.
+    base: Stamp,
+    known: Clock,
 }
 
-impl Past {
-    pub(crate) fn contains(&self, participant: Participant, stamp: Stamp) -> bool {
-        *self.threads.get(participant as usize).unwrap_or(&self.others) >= stamp
-    }
-
-    pub(crate) fn join(&mut self, other: &Self) {
-        join(&mut self.threads, &other.threads);
-        self.others = self.others.max(other.others);
-    }
+/// The memory that a proxy fence is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FencedMemory {
+    Shared = 0,
+    Global = 1,
 }
 
 #[derive(Debug)]
 pub(crate) struct HappensBefore {
+    cluster: u32,
     threads_per_block: u32,
     threads: u32,
     now: Stamp,
     block_base: Vec<Stamp>,
     warp_base: Vec<Stamp>,
     clocks: Vec<Clock>,
-    /// Stamp of a thread's newest memory fence: what its relaxed atomics publish.
-    fences: Vec<Stamp>,
-    fence_clocks: HashMap<u32, Clock>,
-    /// What relaxed reads have seen, waiting for a fence to count.
-    pending: HashMap<u32, Clock>,
-    /// Stamp of a thread's newest `fence.proxy.async`, and what was ordered for its block by then.
-    proxy_fences: Vec<(Stamp, Stamp)>,
+    fences: Vec<Fences>,
+    /// What relaxed reads have seen, by the scope that holds reader and writer, waiting for a fence to count.
+    pending: HashMap<Participant, [Clock; 3]>,
+    /// By thread and [`FencedMemory`].
+    proxy_fences: HashMap<(Participant, u8), ProxyFence>,
     extra: u32,
     /// Keeps clocks; without it block and warp barriers are all there is.
     precise: bool,
@@ -69,20 +65,20 @@ pub(crate) struct HappensBefore {
 
 impl HappensBefore {
     /// `threads_per_block` is a whole number of warps.
-    pub(crate) fn new(threads_per_block: u32, blocks: u32, precise: bool) -> Self {
+    pub(crate) fn new(cluster: u32, threads_per_block: u32, blocks: u32, precise: bool) -> Self {
         let threads = threads_per_block * blocks;
         let kept = if precise { threads as usize } else { 0 };
         Self {
+            cluster,
             threads_per_block,
             threads,
             now: 1,
             block_base: vec![0; blocks as usize],
             warp_base: vec![0; threads as usize / LANES],
-            clocks: vec![Vec::new(); kept],
-            fences: vec![0; threads as usize],
-            fence_clocks: HashMap::new(),
+            clocks: vec![Clock::new(); kept],
+            fences: vec![Fences::default(); kept],
             pending: HashMap::new(),
-            proxy_fences: vec![(0, 0); threads as usize],
+            proxy_fences: HashMap::new(),
             extra: 0,
             precise,
         }
@@ -102,6 +98,10 @@ impl HappensBefore {
     pub(crate) fn block_of(&self, thread: Participant) -> u32 {
         // The division is slow, and clusters of more than one block are rare.
         if self.threads_per_block == self.threads { 0 } else { thread / self.threads_per_block }
+    }
+
+    fn origin(&self, thread: Participant) -> Origin {
+        Origin { cluster: self.cluster, rank: self.block_of(thread) }
     }
 
     /// The participant for the asynchronous reads of a warp.
@@ -147,7 +147,12 @@ impl HappensBefore {
                 return true;
             }
         }
-        self.precise && self.clocks[to as usize].get(from as usize).is_some_and(|known| *known >= stamp)
+        self.precise && self.clocks[to as usize].knows(from, stamp)
+    }
+
+    /// Whether what a thread of another cluster did at a stamp happened before what thread `to` does now.
+    pub(crate) fn ordered_foreign(&self, cluster: u32, from: Participant, stamp: Stamp, to: Participant) -> bool {
+        self.precise && self.clocks[to as usize].knows_foreign(cluster, from, stamp)
     }
 
     /// Whether order between two warps is the same for all pairs of their lanes: nothing but barriers orders.
@@ -158,60 +163,79 @@ impl HappensBefore {
 
     /// All that a thread knows, its own past included.
     fn knowledge(&self, thread: Participant) -> Clock {
-        let mut clock = if self.precise { self.clocks[thread as usize].clone() } else { Vec::new() };
-        if clock.len() < self.threads as usize {
-            clock.resize(self.threads as usize, 0);
-        }
+        let mut clock = if self.precise { self.clocks[thread as usize].clone() } else { Clock::new() };
         let block = thread / self.threads_per_block;
         let first = (block * self.threads_per_block) as usize;
-        let base = self.block_base[block as usize];
-        for known in &mut clock[first..first + self.threads_per_block as usize] {
-            *known = (*known).max(base);
-        }
+        clock.raise(first..first + self.threads_per_block as usize, self.block_base[block as usize]);
         let warp = thread as usize / LANES;
-        let base = self.warp_base[warp];
-        for known in &mut clock[warp * LANES..(warp + 1) * LANES] {
-            *known = (*known).max(base);
-        }
-        clock[thread as usize] = self.now;
+        clock.raise(warp * LANES..(warp + 1) * LANES, self.warp_base[warp]);
+        clock.mark(thread, self.now);
         clock
     }
 
     /// Adds to a message everything that a thread has done and knows; its later accesses are not in it.
     pub(crate) fn release(&mut self, thread: Participant, message: &mut Clock) {
-        let clock = self.knowledge(thread);
-        join(message, &clock);
+        message.join(&self.knowledge(thread));
         self.now += 1;
     }
 
-    /// The same for many threads at once, more cheaply where they belong to one warp.
+    /// The same for many threads at once.
     pub(crate) fn release_all(&mut self, threads: &[Participant], message: &mut Clock) {
         for &thread in threads {
-            let clock = self.knowledge(thread);
-            join(message, &clock);
+            message.join(&self.knowledge(thread));
         }
         self.now += 1;
     }
 
-    pub(crate) fn acquire(&mut self, thread: Participant, message: &[Stamp]) {
+    pub(crate) fn acquire(&mut self, thread: Participant, message: &Clock) {
         if self.precise {
-            join(&mut self.clocks[thread as usize], message);
+            self.clocks[thread as usize].join(message);
         }
+    }
+
+    /// A write at a scope, by a thread, of the place that these messages belong to.
+    pub(crate) fn publish(&mut self, thread: Participant, releases: bool, scope: Scope, messages: &mut Messages) {
+        if !self.precise {
+            return;
+        }
+        let origin = self.origin(thread);
+        if releases {
+            self.release(thread, messages.of(origin, scope));
+            return;
+        }
+        let fences = &self.fences[thread as usize];
+        let mut wider: Option<&Arc<Clock>> = None;
+        for level in Scope::ALL.into_iter().rev().filter(|level| *level <= scope) {
+            if let Some(clock) = &fences[level as usize]
+                && wider.is_none_or(|wider| !Arc::ptr_eq(wider, clock))
+            {
+                messages.of(origin, level).join(clock);
+                wider = Some(clock);
+            }
+        }
+    }
+
+    /// A read at a scope, by a thread, of the place that these messages belong to.
+    pub(crate) fn learn(&mut self, thread: Participant, acquires: bool, scope: Scope, messages: &Messages) {
+        if !self.precise {
+            return;
+        }
+        let reader = self.origin(thread);
+        let (clocks, pending) = (&mut self.clocks, &mut self.pending);
+        messages.seen(reader, scope, |needed, join| {
+            if acquires {
+                join(&mut clocks[thread as usize]);
+            } else {
+                join(&mut pending.entry(thread).or_default()[needed as usize]);
+            }
+        });
     }
 
     /// All threads of a block have met.
     pub(crate) fn block_barrier(&mut self, block: u32) {
         self.block_base[block as usize] = self.now;
         let first = block * self.threads_per_block;
-        let range = first..first + self.threads_per_block;
-        self.share(range.clone());
-        // A fence of any thread, met at the barrier, publishes for all of them.
-        if range.clone().any(|thread| self.fences[thread as usize] > 0) {
-            for thread in range.clone() {
-                self.fences[thread as usize] = self.now;
-            }
-        }
-        self.settle(range);
+        self.share(first..first + self.threads_per_block);
         self.now += 1;
     }
 
@@ -221,102 +245,138 @@ impl HappensBefore {
         if all {
             self.warp_base[warp as usize] = self.now;
             self.share(first..first + LANES as u32);
-            self.settle(first..first + LANES as u32);
             self.now += 1;
             return;
         }
         let members: Vec<_> =
             (0..LANES as u32).filter(|lane| lanes >> lane & 1 == 1).map(|lane| first + lane).collect();
-        self.meeting(&members);
-    }
-
-    /// These threads have met.
-    pub(crate) fn meeting(&mut self, threads: &[Participant]) {
-        let mut message = Vec::new();
-        self.release_all(threads, &mut message);
-        for &thread in threads {
+        let mut message = Clock::new();
+        self.release_all(&members, &mut message);
+        for &thread in &members {
             self.acquire(thread, &message);
         }
-        for &thread in threads {
-            self.settle(thread..thread + 1);
+        self.share_fences(members.iter().copied(), members.iter().copied());
+    }
+
+    /// Some threads have arrived at a barrier, and those that wait go on.
+    pub(crate) fn meeting(&mut self, arrived: &[Participant], waiting: &[Participant]) {
+        let mut message = Clock::new();
+        self.release_all(arrived, &mut message);
+        for &thread in waiting {
+            self.acquire(thread, &message);
         }
+        self.share_fences(arrived.iter().copied(), waiting.iter().copied());
     }
 
     /// What one of these threads has learned, all of them know.
-    fn share(&mut self, range: std::ops::Range<u32>) {
+    fn share(&mut self, range: Range<u32>) {
         if !self.precise {
             return;
         }
-        let mut all = Vec::new();
+        let mut all = Clock::new();
         for thread in range.clone() {
-            join(&mut all, &self.clocks[thread as usize]);
+            all.join(&self.clocks[thread as usize]);
         }
         if !all.is_empty() {
-            for thread in range {
+            for thread in range.clone() {
                 self.clocks[thread as usize].clone_from(&all);
             }
         }
+        self.share_fences(range.clone(), range);
     }
 
-    /// A meeting also completes relaxed reads.
-    fn settle(&mut self, range: std::ops::Range<u32>) {
+    /// Fences and relaxed reads of threads that have arrived at a barrier count for those that go on from it.
+    fn share_fences(
+        &mut self,
+        arrived: impl Iterator<Item = Participant> + Clone,
+        waiting: impl Iterator<Item = Participant> + Clone,
+    ) {
+        if !self.precise {
+            return;
+        }
+        for level in 0..Scope::ALL.len() {
+            let mut all: Option<Arc<Clock>> = None;
+            for thread in arrived.clone() {
+                let Some(clock) = &self.fences[thread as usize][level] else { continue };
+                match &mut all {
+                    None => all = Some(Arc::clone(clock)),
+                    Some(all) if Arc::ptr_eq(all, clock) => {}
+                    Some(all) => Arc::make_mut(all).join(clock),
+                }
+            }
+            if all.is_some() {
+                for thread in waiting.clone() {
+                    self.fences[thread as usize][level].clone_from(&all);
+                }
+            }
+        }
         if self.pending.is_empty() {
             return;
         }
-        for thread in range {
-            if let Some(seen) = self.pending.remove(&thread) {
-                self.acquire(thread, &seen);
+        let mut seen: [Clock; 3] = Default::default();
+        for thread in arrived {
+            if let Some(pending) = self.pending.get(&thread) {
+                seen.iter_mut().zip(pending).for_each(|(all, pending)| all.join(pending));
+            }
+        }
+        if seen.iter().any(|clock| !clock.is_empty()) {
+            for thread in waiting {
+                self.pending.insert(thread, seen.clone());
             }
         }
     }
 
-    /// `fence.acq_rel`, `membar`
-    pub(crate) fn memory_fence(&mut self, thread: Participant) {
-        self.settle(thread..thread + 1);
-        if self.precise {
-            let clock = self.knowledge(thread);
-            self.fence_clocks.insert(thread, clock);
+    /// `fence.acq_rel`, `fence.sc`, `membar`
+    pub(crate) fn memory_fence(&mut self, thread: Participant, scope: Scope) {
+        if !self.precise {
+            return;
         }
-        self.fences[thread as usize] = self.now;
+        if let Some(pending) = self.pending.get_mut(&thread) {
+            for level in Scope::ALL.into_iter().filter(|level| *level <= scope) {
+                self.clocks[thread as usize].join(&std::mem::take(&mut pending[level as usize]));
+            }
+            if pending.iter().all(Clock::is_empty) {
+                self.pending.remove(&thread);
+            }
+        }
+        let known = Arc::new(self.knowledge(thread));
+        for level in Scope::ALL.into_iter().filter(|level| *level <= scope) {
+            self.fences[thread as usize][level as usize] = Some(Arc::clone(&known));
+        }
         self.now += 1;
     }
 
-    /// What an atomic of this thread publishes to other clusters: what the thread knows if it releases, what was before
-    /// its newest fence if not.
-    pub(crate) fn past(&self, thread: Participant, releases: bool) -> Past {
-        if releases {
-            return Past { threads: self.knowledge(thread), others: self.now };
+    /// What a thread's newest fence at this scope published.
+    pub(crate) fn release_by_fence(&self, thread: Participant, scope: Scope, message: &mut Clock) {
+        if let Some(clock) = self.fences.get(thread as usize).and_then(|fences| fences[scope as usize].as_ref()) {
+            message.join(clock);
         }
-        let fence = self.fences[thread as usize];
-        Past { threads: vec![fence; self.threads as usize], others: fence }
-    }
-
-    /// What a relaxed write publishes: the thread's past up to its newest fence.
-    pub(crate) fn release_relaxed(&mut self, thread: Participant, message: &mut Clock) {
-        if let Some(clock) = self.fence_clocks.get(&thread) {
-            join(message, clock);
-        }
-    }
-
-    /// What a relaxed read sees counts from the next fence or barrier on.
-    pub(crate) fn acquire_relaxed(&mut self, thread: Participant, message: &[Stamp]) {
-        join(self.pending.entry(thread).or_default(), message);
     }
 
     /// `fence.proxy.async`
-    pub(crate) fn proxy_fence(&mut self, thread: Participant) {
+    pub(crate) fn proxy_fence(&mut self, thread: Participant, memory: FencedMemory) {
         let base = self.warp_interval(thread / LANES as u32);
-        self.proxy_fences[thread as usize] = (self.now, base);
+        let known = if self.precise { self.knowledge(thread) } else { Clock::new() };
+        self.proxy_fences.insert((thread, memory as u8), ProxyFence { stamp: self.now, base, known });
         self.now += 1;
     }
 
     /// Whether a generic write is visible to an asynchronous access that `issuer` starts.
-    pub(crate) fn proxy_fenced(&self, writer: Participant, stamp: Stamp, issuer: Participant) -> bool {
+    pub(crate) fn proxy_fenced(
+        &self,
+        writer: Participant,
+        stamp: Stamp,
+        issuer: Participant,
+        memory: FencedMemory,
+    ) -> bool {
         if writer >= self.threads {
             return true;
         }
-        self.proxy_fences[writer as usize].0 >= stamp
-            || self.proxy_fences[issuer as usize].1 >= stamp
-            || writer == issuer && self.proxy_fences[issuer as usize].0 >= stamp
+        let fence_of = |thread| self.proxy_fences.get(&(thread, memory as u8));
+        if fence_of(writer).is_some_and(|fence| fence.stamp >= stamp) {
+            return true;
+        }
+        let same_block = self.block_of(writer) == self.block_of(issuer);
+        fence_of(issuer).is_some_and(|fence| same_block && fence.base >= stamp || fence.known.knows(writer, stamp))
     }
 }

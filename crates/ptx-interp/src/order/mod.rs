@@ -1,11 +1,13 @@
 //! What is ordered, and who touched what: the checker's memory, which knows nothing of instructions.
 
+mod clock;
 mod global_view;
 mod happens_before;
 mod shared_memory;
 
+pub(crate) use clock::{Clock, Messages, Origin};
 pub(crate) use global_view::{
     ATOMIC_BIT, Changes, GlobalConflict, GlobalView, LINE_BYTES, LaunchHistory, PAGE_BYTES, Record,
 };
-pub(crate) use happens_before::{Clock, HappensBefore, Participant, Past, join};
+pub(crate) use happens_before::{FencedMemory, HappensBefore, Participant};
 pub(crate) use shared_memory::{Accessor, Conflict, SharedMemory};

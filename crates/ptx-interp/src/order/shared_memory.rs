@@ -1,6 +1,6 @@
 //! Shared memory of one block, with a shadow that remembers who touched what.
 
-use super::happens_before::{HappensBefore, Participant, Stamp};
+use super::happens_before::{FencedMemory, HappensBefore, Participant, Stamp};
 use crate::registers::{LANES, each_lane};
 
 /// State of a cell of shadow.
@@ -512,7 +512,7 @@ impl SharedMemory {
                 || !order.ordered(by, writer.stamp, issuer.participant)
             {
                 self.read_conflict(writer, issuer)
-            } else if writer.state & state::ASYNC == 0 && !order.proxy_fenced(by, writer.stamp, issuer.participant) {
+            } else if writer.state & state::ASYNC == 0 && !order.proxy_fenced(by, writer.stamp, issuer.participant, FencedMemory::Shared) {
                 Some(Conflict::Unfenced { by, pc: writer.pc })
             } else {
                 None

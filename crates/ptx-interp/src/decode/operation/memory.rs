@@ -42,11 +42,38 @@ impl Ordering {
     }
 }
 
+/// The threads among which an access or a fence orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    /// `.cta`
+    Block = 0,
+    /// `.cluster`
+    Cluster = 1,
+    /// `.gpu` and `.sys`: nothing else runs on the interpreter's system.
+    Device = 2,
+}
+
+impl Scope {
+    pub(crate) const ALL: [Self; 3] = [Self::Block, Self::Cluster, Self::Device];
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        Some(match name {
+            "cta" => Self::Block,
+            "cluster" => Self::Cluster,
+            "gpu" | "gl" | "sys" => Self::Device,
+            _ => return None,
+        })
+    }
+}
+
 /// A load or a store.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
     pub space: Space,
     pub ordering: Ordering,
+    pub scope: Scope,
+    /// `ld.global.nc`: through a cache that no store of the same kernel reaches.
+    pub non_coherent: bool,
     pub address: Address,
     /// Bytes of one element.
     pub element: u8,
@@ -74,6 +101,7 @@ pub(crate) struct Atomic {
     pub kind: AtomicKind,
     pub space: Space,
     pub ordering: Ordering,
+    pub scope: Scope,
     pub scalar: Scalar,
     /// `f16x2`, `bf16x2`
     pub packed: bool,

@@ -4,6 +4,7 @@ use super::{DepthByColumns, Engine, Product, RowsByDepth, widen};
 use crate::decode::{MatrixElement, Wgmma, WgmmaA};
 use crate::diagnostics::FindingKind;
 use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp, is_whole_warp};
+use crate::order::Clock;
 use crate::registers::LANES;
 use crate::tensor_map::Swizzle;
 
@@ -229,9 +230,9 @@ impl Machine<'_> {
         warp.in_flight.wait(keep);
         let due = warp.wgmma_groups.len().saturating_sub(keep as usize);
         if let Some(stamp) = warp.wgmma_groups.drain(..due).max() {
-            let reader = cluster.order.warp_participant(at.warp) as usize;
-            let mut message = vec![0; reader + 1];
-            message[reader] = stamp;
+            let reader = cluster.order.warp_participant(at.warp);
+            let mut message = Clock::new();
+            message.mark(reader, stamp);
             for lane in 0..LANES {
                 cluster.order.acquire(at.participant(lane), &message);
             }

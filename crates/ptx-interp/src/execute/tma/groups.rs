@@ -36,8 +36,8 @@ impl Machine<'_> {
             let due = groups.committed.len().saturating_sub(keep as usize);
             let newest = groups.committed.drain(..due).map(|(_, stamp)| stamp).max();
             if let Some(stamp) = newest {
-                let mut message: Clock = vec![0; groups.participant as usize + 1];
-                message[groups.participant as usize] = stamp;
+                let mut message = Clock::new();
+                message.mark(groups.participant, stamp);
                 cluster.order.acquire(thread, &message);
             }
         });
