@@ -13,6 +13,8 @@ pub enum FindingKind {
     SharedRace,
     /// The same in global memory.
     GlobalRace,
+    /// `ld.global.nc` of memory that the same kernel writes.
+    StaleRead,
     /// Memory is read that nobody has written.
     UninitializedRead,
     /// An access outside of every buffer, of shared memory or of local memory.
@@ -50,6 +52,7 @@ impl FindingKind {
         match self {
             Self::SharedRace => "race in shared memory",
             Self::GlobalRace => "race in global memory",
+            Self::StaleRead => "non-coherent read of memory that the kernel writes",
             Self::UninitializedRead => "read of uninitialised memory",
             Self::OutOfBounds => "access out of bounds",
             Self::Misaligned => "misaligned access",

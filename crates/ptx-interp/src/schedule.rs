@@ -41,8 +41,13 @@ impl<'l> Unit<'l> {
     pub(crate) fn new(context: &'l LaunchContext<'l>, memory: &'l Memory, clusters: Range<u64>) -> Self {
         let launch = context.launch;
         let checks = &launch.checks;
-        let global =
-            GlobalView::new(memory, context.program.global_granule, checks.global_races, checks.uninitialized_global);
+        let global = GlobalView::new(
+            memory,
+            context.program.global_granule,
+            context.warps * LANES as u32,
+            checks.global_races,
+            checks.uninitialized_global,
+        );
         let machine = Machine::new(
             context,
             global,
@@ -168,7 +173,7 @@ impl<'l> Unit<'l> {
                     let thread = (rank * self.context.warps + warp.index) * LANES as u32 + split.mask.trailing_zeros();
                     self.context.site(cluster.index as u32, thread, split.pc)
                 });
-            let message = || describe_wait(split.wait, split.mask, warp, cluster, rank);
+            let message = || describe_wait(self.context, split.wait, split.mask, warp, cluster, rank);
             self.machine.findings.report(program, self.context.launch.seed, kind, at, other, message);
         }
     }
@@ -194,6 +199,7 @@ impl<'l> Unit<'l> {
                 ),
                 warps: (0..context.warps).map(|warp| self.new_warp(index, rank, warp)).collect(),
                 barriers: Default::default(),
+                free_registers: 0,
             })
             .collect();
         Cluster::new(index, order, blocks)
@@ -231,6 +237,7 @@ impl<'l> Unit<'l> {
         let lanes = if present == 32 { u32::MAX } else { (1 << present) - 1 };
         let mut warp = Warp::new(warp, registers, lanes, program.local_bytes as usize);
         warp.in_flight = InFlight::new(program);
+        warp.register_share = program.registers_per_thread.unwrap_or(0);
         warp
     }
 
@@ -282,7 +289,14 @@ enum Progress {
     Stopped,
 }
 
-fn describe_wait(wait: Wait, mask: u32, warp: &Warp, cluster: &Cluster, rank: u32) -> String {
+fn describe_wait(
+    context: &LaunchContext<'_>,
+    wait: Wait,
+    mask: u32,
+    warp: &Warp,
+    cluster: &Cluster,
+    rank: u32,
+) -> String {
     match wait {
         Wait::Lanes => {
             let missing = warp.live() & !mask;
@@ -302,6 +316,13 @@ fn describe_wait(wait: Wait, mask: u32, warp: &Warp, cluster: &Cluster, rank: u3
         }
         Wait::Cluster { .. } => "a cluster barrier waits for threads that never arrive".into(),
         Wait::Mbarrier => "an mbarrier's phase never completes: arrivals or bytes are missing".into(),
+        Wait::Registers => format!(
+            "setmaxnreg.inc waits for registers: warps of this block begin with {} per thread, this one has {}, and \
+             {} are free for a whole warp: other warps must give back more, or this one ask for less",
+            context.program.registers_per_thread.unwrap_or(0),
+            warp.register_share,
+            cluster.blocks[rank as usize].free_registers,
+        ),
         Wait::Bulk => "bulk copies never complete".into(),
         Wait::Nothing => "nobody can move".into(),
     }

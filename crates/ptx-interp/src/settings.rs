@@ -11,6 +11,8 @@ pub struct Checks {
     pub uninitialized_shared: bool,
     /// Reads of global memory that neither the host nor the kernel wrote.
     pub uninitialized_global: bool,
+    /// Reads of local memory that the thread has not written.
+    pub uninitialized_local: bool,
     /// Different findings (by kind and lines) that are kept; more are only counted as stopping nothing.
     pub max_findings: usize,
 }
@@ -29,6 +31,7 @@ impl Checks {
             global_races: true,
             uninitialized_shared: true,
             uninitialized_global: true,
+            uninitialized_local: true,
             max_findings: 64,
         }
     }
@@ -40,6 +43,7 @@ impl Checks {
             global_races: false,
             uninitialized_shared: false,
             uninitialized_global: false,
+            uninitialized_local: false,
             max_findings: 64,
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::decode::Operation;
 use crate::diagnostics::FindingKind;
+use crate::execute::share_registers;
 use crate::machine::{At, Cluster, MAX_COUNT, Machine, Split, Step, Stopped, Wait, Warp, is_in_space, is_whole_warp};
 use crate::random::Random;
 use crate::registers::LANES;
@@ -147,6 +148,15 @@ impl Machine<'_> {
                         warp.splits.push(current);
                         continue 'pick;
                     }
+                    Step::RetrySome(waiting) => {
+                        self.executions.warps[pc as usize] -= u64::from(waiting == mask);
+                        self.executions.threads[pc as usize] -= u64::from(waiting.count_ones());
+                        warp.splits.push(Split { pc, mask: waiting, wait: Wait::Lanes });
+                        current.mask &= !waiting;
+                        current.pc += 1;
+                        warp.splits.push(current);
+                        continue 'pick;
+                    }
                     Step::Park(wait) => {
                         current.pc += 1;
                         current.wait = wait;
@@ -254,6 +264,7 @@ impl Machine<'_> {
             }
             Operation::WgmmaCommit => self.wgmma_commit(cluster, warp, mask),
             Operation::WgmmaWait { keep } => self.wgmma_wait(cluster, warp, at, *keep, mask),
+            Operation::ShareRegisters { count, more } => Ok(share_registers(cluster, warp, at, *count, *more, mask)),
             Operation::Mbarrier(mbarrier) => self.mbarrier(cluster, warp, at, mbarrier, mask),
             Operation::BulkCopy(copy) => self.bulk_copy(cluster, warp, at, copy, mask),
             Operation::TensorCopy(copy) => self.tensor_copy(cluster, warp, at, copy, mask),

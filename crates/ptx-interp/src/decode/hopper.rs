@@ -213,6 +213,8 @@ impl Decoder<'_> {
         } else {
             None
         };
+        // Blocks that add to the same place must see each other's sums.
+        self.features.communicates |= reduces;
         if destination_space != Space::Global {
             self.note_write(Space::Shared, 16);
         } else {
@@ -281,6 +283,7 @@ impl Decoder<'_> {
         let multicast = if opcode.has("multicast::cluster") { Some(self.word(operand(operands, 3)?)?) } else { None };
         let reduction = if reduces { Some(self.reduction_kind(opcode)?) } else { None };
         // A box has rows of a multiple of 16 bytes in shared memory; in global memory its edge may cut anywhere.
+        self.features.communicates |= reduces;
         if store {
             self.note_write(Space::Global, 2);
         } else {

@@ -115,6 +115,8 @@ pub(crate) struct Program {
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub required_cluster: Option<[u32; 3]>,
+    /// Registers of a thread when the kernel starts, where directives fix them: what `setmaxnreg` shares out anew.
+    pub registers_per_thread: Option<u32>,
 }
 
 pub(crate) fn decode(module: &Arc<ParsedModule>, kernel: &ParsedKernel) -> Result<Program, DecodeError> {
@@ -284,6 +286,7 @@ impl<'a> Decoder<'a> {
             max_threads: self.kernel.max_threads,
             required_threads: self.kernel.required_threads,
             required_cluster: self.kernel.required_cluster,
+            registers_per_thread: registers_per_thread(self.kernel),
         }
     }
 
@@ -358,6 +361,21 @@ impl<'a> Decoder<'a> {
             _ => self.scalar(&opcode, operands),
         }
     }
+}
+
+/// Registers of a multiprocessor, and the most that a thread may have.
+const REGISTERS: u32 = 65_536;
+const MOST_REGISTERS: u32 = 256;
+
+/// What the assembler gives a thread at the start of a kernel that uses `setmaxnreg`: all that there is.
+fn registers_per_thread(kernel: &ParsedKernel) -> Option<u32> {
+    if let Some(registers) = kernel.max_registers {
+        return Some(registers.next_multiple_of(8).min(MOST_REGISTERS));
+    }
+    let threads = kernel.required_threads.or(kernel.max_threads)?;
+    let threads = threads.iter().try_fold(1u32, |product, side| product.checked_mul(*side))?;
+    let share = REGISTERS / threads.checked_mul(kernel.min_blocks.unwrap_or(1).max(1))?.max(1);
+    Some((share / 8 * 8).min(MOST_REGISTERS))
 }
 
 /// Registers that are written once, by a `mov` of a parameter's name: compilers address the members of a structure

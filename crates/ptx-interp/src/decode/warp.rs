@@ -20,7 +20,19 @@ impl Decoder<'_> {
             }
             "ret" | "exit" => Ok(Operation::Exit),
             "trap" | "brkpt" => Ok(Operation::Trap),
-            "nanosleep" | "griddepcontrol" | "setmaxnreg" | "pmevent" => Ok(Operation::Nothing),
+            "nanosleep" | "griddepcontrol" | "pmevent" => Ok(Operation::Nothing),
+            "setmaxnreg" => {
+                arity(operands, 1..=1)?;
+                let count = integer(operands.first())?;
+                if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
+                    return Err(format!("{count} registers; a multiple of 8 from 24 to 256 is needed"));
+                }
+                match opcode.part(1) {
+                    "inc" => Ok(Operation::ShareRegisters { count: count as u32, more: true }),
+                    "dec" => Ok(Operation::ShareRegisters { count: count as u32, more: false }),
+                    _ => unknown(),
+                }
+            }
             "bar" | "barrier" => self.barrier(opcode, operands),
             "shfl" => self.shuffle(opcode, operands),
             "vote" => self.vote(opcode, operands),

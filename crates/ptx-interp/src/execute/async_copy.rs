@@ -1,6 +1,6 @@
 //! `cp.async`: copies that are under way until a wait covers them, and only then appear, at the latest legal moment.
 
-use crate::decode::{CopyAsync, Space};
+use crate::decode::{CopyAsync, Manner, Space};
 use crate::diagnostics::FindingKind;
 use crate::machine::{At, Cluster, Machine, PendingCopy, Step, Stopped, Warp, addresses};
 use crate::registers::{LANES, each_lane};
@@ -62,10 +62,10 @@ impl Machine<'_> {
                     together |= 1 << lane;
                     offsets[lane] = offset;
                 } else {
-                    self.note_global_read(cluster, at, lane, source, length, false);
+                    self.note_global_read(cluster, at, lane, source, length, Manner::Weak);
                 }
             }
-            let who = at.accessor(lane, false);
+            let who = at.accessor(lane, Manner::Weak);
             let block = &mut cluster.blocks[place.rank as usize];
             let conflict = block.shared.begin_copy(&cluster.order, who, place.offset, bytes);
             if let Some(conflict) = conflict {
@@ -85,7 +85,7 @@ impl Machine<'_> {
             });
         });
         if let Some(buffer) = shared_buffer {
-            self.note_global_reads(cluster, at, buffer, &offsets, together, bytes, false);
+            self.note_global_reads(cluster, at, buffer, &offsets, together, bytes, Manner::Weak);
         }
         Ok(Step::Next)
     }

@@ -2,7 +2,7 @@
 
 use crate::address_space::SHARED_WINDOW;
 use crate::alu::atomic::combine;
-use crate::decode::{Atomic, AtomicKind, Space};
+use crate::decode::{Atomic, AtomicKind, Manner, Space};
 use crate::machine::{At, Cluster, Machine, Step, Stopped, Warp, addresses, is_in_space};
 use crate::registers::each_lane;
 
@@ -15,6 +15,7 @@ impl Machine<'_> {
         atomic: &Atomic,
         mask: u32,
     ) -> Result<Step, Stopped> {
+        let manner = Manner::Strong(atomic.scope);
         let places = addresses(&warp.registers, atomic.address);
         let element = if atomic.packed { 4 } else { atomic.scalar.bytes() };
         let total = usize::from(element) * atomic.values.len();
@@ -29,7 +30,7 @@ impl Machine<'_> {
             let shared_place = if in_shared {
                 let place = self.shared_place(cluster, at, lane, address, total as u32, space)?;
                 let block = &mut cluster.blocks[place.rank as usize];
-                let who = at.accessor(lane, true);
+                let who = at.accessor(lane, manner);
                 let conflict = block.shared.note_read(&cluster.order, who, place.offset, total as u32);
                 data.copy_from_slice(&block.shared.bytes[place.offset as usize..place.offset as usize + total]);
                 if let Some(conflict) = conflict {
@@ -37,7 +38,7 @@ impl Machine<'_> {
                 }
                 Some(place)
             } else {
-                self.read_global(cluster, at, lane, address, data, true)?;
+                self.read_global(cluster, at, lane, address, data, manner)?;
                 None
             };
             let replacement = atomic.replacement.map_or(0, |register| warp.registers.lane(register, lane));
@@ -70,8 +71,8 @@ impl Machine<'_> {
             }
             match shared_place {
                 _ if !writes => {}
-                Some(place) => self.write_shared(cluster, at, lane, place, data, true),
-                None => self.write_global(cluster, at, lane, address, data, true)?,
+                Some(place) => self.write_shared(cluster, at, lane, place, data, manner),
+                None => self.write_global(cluster, at, lane, address, data, manner)?,
             }
             if let Some(to) = atomic.to {
                 warp.registers.set_lane(to, lane, first_old);

@@ -2,7 +2,7 @@
 
 use crate::decode::{Barrier, BarrierAction, BooleanOperation, Scope, WordRegister};
 use crate::diagnostics::FindingKind;
-use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp};
+use crate::machine::{At, Cluster, Group, Machine, Split, Step, Stopped, Wait, Warp};
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
@@ -172,63 +172,67 @@ impl Machine<'_> {
         mask: u32,
         together: u32,
     ) -> Result<Step, Stopped> {
-        let members = warp.registers.uniform(members, mask);
-        let needed = members & warp.live();
-        if needed & mask != needed {
+        let mut done = 0;
+        for group in Group::all(*warp.registers.word(members), mask) {
+            let outside = group.lanes & !group.members;
+            if outside != 0 {
+                let by = at.participant(outside.trailing_zeros() as usize);
+                let message = || {
+                    format!("a lane executes a warp barrier for lanes {:#010x} and is not one of them", group.members)
+                };
+                return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+            }
+            let needed = group.members & warp.live();
+            let elsewhere = needed & mask & !group.lanes;
+            if elsewhere != 0 {
+                let by = at.participant(elsewhere.trailing_zeros() as usize);
+                let message = || format!("lanes {elsewhere:#010x} name another mask than {:#010x}", group.members);
+                return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+            }
             // Other lanes may wait for the same barrier at another place of the program.
-            if let Some(step) = self.join_elsewhere(cluster, warp, at, needed, mask) {
-                return Ok(step);
-            }
-            if needed & together != needed {
-                return Ok(Step::Retry(Wait::Lanes));
+            if needed & !group.lanes == 0 || self.join_elsewhere(warp, needed, group.lanes) {
+                self.counters.warp_barriers += 1;
+                cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
+                done |= group.lanes;
+            } else if needed & !together == 0 {
+                // They are here, but a guard keeps them out.
+                let missing = needed & !group.lanes;
+                let by = at.participant(missing.trailing_zeros() as usize);
+                let message = || format!("lanes {missing:#010x} are named by a warp barrier but do not take part");
+                return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
             }
         }
-        if members & mask != mask {
-            let by = at.participant((mask & !members).trailing_zeros() as usize);
-            let message = || format!("a lane executes a warp barrier for lanes {members:#010x} and is not one of them");
-            return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
-        }
-        self.counters.warp_barriers += 1;
-        cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
-        Ok(Step::Next)
+        Ok(Step::of_lanes(done, mask, together))
     }
 
-    /// Completes a warp barrier whose lanes wait at different instructions, if all of them do.
-    fn join_elsewhere(
-        &mut self,
-        cluster: &mut Cluster,
-        warp: &mut Warp,
-        at: At,
-        needed: u32,
-        mask: u32,
-    ) -> Option<Step> {
+    /// Lets lanes that wait for the same warp barrier at other instructions go on, if all that are needed are there.
+    fn join_elsewhere(&mut self, warp: &mut Warp, needed: u32, here: u32) -> bool {
         let program = self.context.program;
-        let mut found = mask;
-        for split in &warp.splits {
-            let operation = &program.instructions[split.pc as usize].operation;
-            if split.wait == Wait::Lanes
-                && let crate::decode::Operation::WarpBarrier { members } = operation
-                && warp.registers.uniform(*members, split.mask) & warp.live() == needed
-            {
-                found |= split.mask;
+        let live = warp.live();
+        let registers = &warp.registers;
+        // The lanes of a split that wait for the barrier of the lanes that are needed.
+        let waiting = |split: &Split| match &program.instructions[split.pc as usize].operation {
+            crate::decode::Operation::WarpBarrier { members } if split.wait == Wait::Lanes => {
+                let groups = Group::all(*registers.word(*members), split.mask);
+                groups.filter(|group| group.members & live == needed).fold(0, |lanes, group| lanes | group.lanes)
             }
-        }
+            _ => 0,
+        };
+        let found = warp.splits.iter().fold(here, |found, split| found | waiting(split));
         if found & needed != needed {
-            return None;
+            return false;
         }
+        let mut moved = Vec::new();
         for split in &mut warp.splits {
-            let operation = &program.instructions[split.pc as usize].operation;
-            if split.wait == Wait::Lanes
-                && split.mask & needed != 0
-                && matches!(operation, crate::decode::Operation::WarpBarrier { .. })
-            {
-                split.wait = Wait::Nothing;
-                split.pc += 1;
+            let lanes = waiting(split) & needed;
+            if lanes != 0 {
+                moved.push(Split { pc: split.pc + 1, mask: lanes, wait: Wait::Nothing });
+                split.mask &= !lanes;
             }
         }
-        self.counters.warp_barriers += 1;
-        cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
-        Some(Step::Next)
+        warp.splits.retain(|split| split.mask != 0);
+        warp.splits.extend(moved);
+        true
     }
 
     pub(crate) fn cluster_arrive(

@@ -17,6 +17,7 @@ impl Machine<'_> {
                 });
             }
         });
+        self.check_trace(cluster, warp, at, lanes);
         if warp.live() != 0 || !has_exited(cluster, at.rank) {
             return;
         }
@@ -25,6 +26,22 @@ impl Machine<'_> {
             let other = Some((transfer.pc(), by));
             self.report(cluster, FindingKind::AsyncReadBeforeWait, at.pc, by, other, || {
                 "the block exits while a copy into its shared memory is under way".into()
+            });
+        }
+    }
+
+    /// The four warps of a warpgroup must have executed the same wgmma.
+    fn check_trace(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
+        if self.context.program.mentions.is_empty() || warp.live() != 0 {
+            return;
+        }
+        let first = (warp.index / 4 * 4) as usize;
+        let warps = cluster.blocks[at.rank as usize].warps.iter().skip(first).take(4);
+        let mut ended = warps.filter(|other| !other.is_away() && other.live() == 0);
+        if ended.any(|other| other.wgmma_trace != warp.wgmma_trace) {
+            let by = at.participant(lanes.trailing_zeros() as usize);
+            self.report(cluster, FindingKind::BadMatrixOperation, at.pc, by, None, || {
+                "the four warps of a warpgroup have not executed the same wgmma instructions".into()
             });
         }
     }

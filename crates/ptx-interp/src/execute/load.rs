@@ -89,7 +89,7 @@ impl Machine<'_> {
         mask: u32,
     ) -> Result<(), Stopped> {
         let bytes = u32::from(access.element) * access.registers.len() as u32;
-        let atomic = access.ordering != Ordering::Weak;
+        let manner = access.manner();
         match space {
             Space::Shared | Space::SharedCluster | Space::Generic => {
                 self.count_shared(places, mask, bytes, false);
@@ -99,7 +99,7 @@ impl Machine<'_> {
                 each_lane!(mask, lane, {
                     let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
                     let block = &mut cluster.blocks[place.rank as usize];
-                    let who = at.accessor(lane, atomic);
+                    let who = at.accessor(lane, manner);
                     let conflict = block.shared.note_read(&cluster.order, who, place.offset, bytes);
                     let start = place.offset as usize;
                     deliver(&mut warp.registers, access, lane, &block.shared.bytes[start..start + bytes as usize]);
@@ -116,17 +116,16 @@ impl Machine<'_> {
                 each_lane!(mask, lane, {
                     let mut data = [0; 32];
                     let data = &mut data[..bytes as usize];
-                    self.read_global(cluster, at, lane, places[lane], data, atomic)?;
+                    self.read_global(cluster, at, lane, places[lane], data, manner)?;
                     deliver(&mut warp.registers, access, lane, data);
                 });
             }
             Space::Local => {
-                let size = self.context.program.local_bytes;
                 each_lane!(mask, lane, {
-                    let start = self.local_place(cluster, at, lane, places[lane], bytes, size)?;
                     let mut data = [0; 32];
-                    data[..bytes as usize].copy_from_slice(&warp.local[start..start + bytes as usize]);
-                    deliver(&mut warp.registers, access, lane, &data[..bytes as usize]);
+                    let data = &mut data[..bytes as usize];
+                    self.read_local(cluster, warp, at, lane, places[lane], data)?;
+                    deliver(&mut warp.registers, access, lane, data);
                 });
             }
             Space::Parameter => {
@@ -187,7 +186,7 @@ impl Machine<'_> {
         if !inside || low_bits & u64::from(bytes - 1) != 0 {
             return false;
         }
-        let who = at.accessor(0, access.ordering != Ordering::Weak);
+        let who = at.accessor(0, access.manner());
         let shared = &mut cluster.blocks[at.rank as usize].shared;
         let found = if lowest == highest {
             shared.note_broadcast(&cluster.order, who, lowest as u32, mask, bytes)
@@ -266,7 +265,7 @@ impl Machine<'_> {
                 deliver(&mut warp.registers, access, lane, &data[place..place + bytes as usize]);
             }),
         }
-        let atomic = access.ordering != Ordering::Weak;
+        let manner = access.manner();
         self.note_global_reads(
             cluster,
             at,
@@ -274,7 +273,7 @@ impl Machine<'_> {
             &offsets.map(|offset| start.wrapping_add(offset)),
             mask,
             bytes,
-            atomic,
+            manner,
         );
         true
     }

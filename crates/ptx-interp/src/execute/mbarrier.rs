@@ -1,6 +1,6 @@
 //! mbarriers: arrivals, expected bytes, phases, and the order that a completed phase carries.
 
-use crate::decode::{Mbarrier, MbarrierAction, Scope};
+use crate::decode::{Manner, Mbarrier, MbarrierAction, Scope};
 use crate::diagnostics::FindingKind;
 use crate::machine::{
     At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Wait, Warp, addresses,
@@ -33,7 +33,7 @@ impl Machine<'_> {
                     let message = || format!("an mbarrier of {count} arrivals");
                     return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
                 }
-                self.write_shared(cluster, at, lane, place, &[0; 8], false);
+                self.write_shared(cluster, at, lane, place, &[0; 8], Manner::Weak);
                 let participant = cluster.order.new_participant();
                 let (gathering, completed) = (Messages::default(), Messages::default());
                 let state =

@@ -7,7 +7,10 @@ mod cluster;
 mod exit;
 mod load;
 mod mbarrier;
+mod registers;
 mod shuffle;
 mod store;
 mod tensor;
 mod tma;
+
+pub(crate) use registers::share_registers;

@@ -1,53 +1,56 @@
 //! Shuffles, votes, matches and reductions: lanes of a warp that exchange values. They order no memory.
 
-use crate::decode::{Operation, Reduction, Shuffle, ShuffleMode, Vote, VoteMode, WordRegister};
+use crate::decode::{Operation, Reduction, Shuffle, ShuffleMode, Vote, VoteMode};
 use crate::diagnostics::FindingKind;
-use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp};
+use crate::machine::{At, Cluster, Group, Machine, Step, Stopped, Warp};
 use crate::registers::{LANES, Words};
 
-enum Members {
-    /// All of them are here.
-    Ready,
-    Wait,
-}
-
 impl Machine<'_> {
-    /// Whether all live lanes of a member mask execute this together.
-    fn gather(
+    /// Whether a group of lanes is complete: all live lanes of the member mask are here and name it.
+    fn is_complete(
         &mut self,
         cluster: &Cluster,
         warp: &Warp,
         at: At,
-        members: WordRegister,
+        group: Group,
         mask: u32,
         together: u32,
-    ) -> Result<Members, Stopped> {
-        let members = warp.registers.uniform(members, mask);
-        let needed = members & warp.live();
-        if needed & mask != needed {
-            if needed & together == needed {
+    ) -> Result<bool, Stopped> {
+        let Group { members, lanes } = group;
+        let outside = lanes & !members;
+        if outside != 0 {
+            let by = at.participant(outside.trailing_zeros() as usize);
+            let message = || format!("lanes {outside:#010x} take part but are not in the mask {members:#010x}");
+            return Err(self.stop(cluster, FindingKind::DivergentShuffle, at.pc, by, message));
+        }
+        let missing = members & warp.live() & !lanes;
+        let elsewhere = missing & mask;
+        if elsewhere != 0 {
+            let by = at.participant(elsewhere.trailing_zeros() as usize);
+            let message = || {
+                format!(
+                    "lanes {elsewhere:#010x} are named in the mask {members:#010x} and name another mask themselves"
+                )
+            };
+            return Err(self.stop(cluster, FindingKind::DivergentShuffle, at.pc, by, message));
+        }
+        if missing != 0 {
+            if missing & !together == 0 {
                 // They are here, but a guard keeps them out.
-                let missing = needed & !mask;
                 let by = at.participant(missing.trailing_zeros() as usize);
                 let message =
                     || format!("lanes {missing:#010x} are named in the mask {members:#010x} but do not take part");
                 return Err(self.stop(cluster, FindingKind::DivergentShuffle, at.pc, by, message));
             }
-            return Ok(Members::Wait);
-        }
-        if members & mask != mask {
-            let outside = mask & !members;
-            let by = at.participant(outside.trailing_zeros() as usize);
-            let message = || format!("lanes {outside:#010x} take part but are not in the mask {members:#010x}");
-            return Err(self.stop(cluster, FindingKind::DivergentShuffle, at.pc, by, message));
+            return Ok(false);
         }
         if members & !warp.live() != 0 && members != u32::MAX {
             let gone = members & !warp.live();
-            let by = at.participant(mask.trailing_zeros() as usize);
+            let by = at.participant(lanes.trailing_zeros() as usize);
             let message = || format!("lanes {gone:#010x} of the mask {members:#010x} have exited");
             self.report(cluster, FindingKind::DivergentShuffle, at.pc, by, None, message);
         }
-        Ok(Members::Ready)
+        Ok(true)
     }
 
     pub(crate) fn warp_wide(
@@ -71,9 +74,25 @@ impl Machine<'_> {
             }
             _ => return Ok(Step::Next),
         };
-        let Members::Ready = self.gather(cluster, warp, at, members, mask, together)? else {
-            return Ok(Step::Retry(Wait::Lanes));
-        };
+        let mut done = 0;
+        for group in Group::all(*warp.registers.word(members), mask) {
+            if self.is_complete(cluster, warp, at, group, mask, together)? {
+                self.exchange(cluster, warp, at, operation, group.lanes)?;
+                done |= group.lanes;
+            }
+        }
+        Ok(Step::of_lanes(done, mask, together))
+    }
+
+    /// Carries an instruction out for one complete group of lanes.
+    fn exchange(
+        &mut self,
+        cluster: &Cluster,
+        warp: &mut Warp,
+        at: At,
+        operation: &Operation,
+        mask: u32,
+    ) -> Result<(), Stopped> {
         match operation {
             Operation::Shuffle(shuffle) => self.shuffle(cluster, warp, at, shuffle, mask)?,
             Operation::Vote(vote) => apply_vote(warp, vote, mask),
@@ -117,7 +136,7 @@ impl Machine<'_> {
             }
             _ => {}
         }
-        Ok(Step::Next)
+        Ok(())
     }
 
     fn shuffle(

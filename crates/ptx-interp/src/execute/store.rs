@@ -1,6 +1,6 @@
 //! `st` to every space, checked a lane at a time.
 
-use crate::decode::{Access, Ordering, Space};
+use crate::decode::{Access, Space};
 use crate::diagnostics::FindingKind;
 use crate::machine::{At, Cluster, Lanes, Machine, Step, Stopped, Warp, addresses, for_each_space};
 use crate::registers::{Registers, each_lane};
@@ -46,7 +46,7 @@ impl Machine<'_> {
         mask: u32,
     ) -> Result<(), Stopped> {
         let bytes = u32::from(access.element) * access.registers.len() as u32;
-        let atomic = access.ordering != Ordering::Weak;
+        let manner = access.manner();
         let mut data = [0; 32];
         match space {
             Space::Shared | Space::SharedCluster | Space::Generic => {
@@ -54,22 +54,20 @@ impl Machine<'_> {
                 each_lane!(mask, lane, {
                     let length = collect(&warp.registers, access, lane, &mut data);
                     let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
-                    self.write_shared(cluster, at, lane, place, &data[..length], atomic);
+                    self.write_shared(cluster, at, lane, place, &data[..length], manner);
                 });
             }
             Space::Global => {
                 self.count_global(places, mask, bytes, true);
                 each_lane!(mask, lane, {
                     let length = collect(&warp.registers, access, lane, &mut data);
-                    self.write_global(cluster, at, lane, places[lane], &data[..length], atomic)?;
+                    self.write_global(cluster, at, lane, places[lane], &data[..length], manner)?;
                 });
             }
             Space::Local => {
-                let size = self.context.program.local_bytes;
                 each_lane!(mask, lane, {
                     let length = collect(&warp.registers, access, lane, &mut data);
-                    let start = self.local_place(cluster, at, lane, places[lane], bytes, size)?;
-                    warp.local[start..start + length].copy_from_slice(&data[..length]);
+                    self.write_local(cluster, warp, at, lane, places[lane], &data[..length])?;
                 });
             }
             Space::Parameter => {

@@ -10,6 +10,8 @@ pub(crate) struct Block {
     pub shared: SharedMemory,
     pub warps: Vec<Warp>,
     pub barriers: [NamedBarrier; 16],
+    /// Registers that `setmaxnreg` has freed.
+    pub free_registers: u32,
 }
 
 /// Blocks that share their shared memory and the order of their accesses.

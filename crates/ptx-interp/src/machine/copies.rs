@@ -1,6 +1,7 @@
 //! Copies of `cp.async` that are under way.
 
 use super::{Cluster, Machine, SharedPlace, Warp};
+use crate::decode::Manner;
 use crate::order::{Accessor, Participant};
 use crate::registers::{LANES, each_lane};
 
@@ -59,7 +60,7 @@ impl Machine<'_> {
             let block = &mut cluster.blocks[copy.place.rank as usize];
             let (start, length) = (copy.place.offset as usize, usize::from(copy.bytes));
             block.shared.bytes[start..start + length].copy_from_slice(&data[..length]);
-            let who = Accessor { participant: writer(usize::from(copy.lane)), pc: copy.pc, atomic: false };
+            let who = Accessor { participant: writer(usize::from(copy.lane)), pc: copy.pc, manner: Manner::Weak };
             block.shared.end_copy(&cluster.order, who, copy.place.offset, u32::from(copy.bytes), false);
             false
         });

@@ -2,17 +2,18 @@
 
 use super::{At, Cluster, Lanes, Machine, Stopped, is_side_by_side};
 use crate::counters::wavefronts;
+use crate::decode::Manner;
 use crate::diagnostics::FindingKind;
-use crate::order::{ATOMIC_BIT, GlobalConflict, LINE_BYTES, PAGE_BYTES, Record};
+use crate::order::{GlobalConflict, LINE_BYTES, PAGE_BYTES, Record, RecordTag};
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
-    pub(crate) fn record(&self, cluster: &Cluster, at: At, lane: usize, atomic: bool) -> Record {
+    pub(crate) fn record(&self, cluster: &Cluster, at: At, lane: usize, manner: Manner) -> Record {
         Record {
             cluster: cluster.index as u32 + 1,
             participant: at.participant(lane),
             stamp: cluster.order.now(),
-            pc: at.pc | if atomic { ATOMIC_BIT } else { 0 },
+            tag: RecordTag::new(at.pc, manner),
         }
     }
 
@@ -25,11 +26,11 @@ impl Machine<'_> {
         lane: usize,
         address: u64,
         into: &mut [u8],
-        atomic: bool,
+        manner: Manner,
     ) -> Result<(), Stopped> {
         let (buffer, offset) = self.global_place(cluster, at, lane, address, into.len(), into.len())?;
         self.global.read(buffer, offset, into);
-        self.note_global_read(cluster, at, lane, (buffer, offset), into.len(), atomic);
+        self.note_global_read(cluster, at, lane, (buffer, offset), into.len(), manner);
         Ok(())
     }
 
@@ -41,18 +42,18 @@ impl Machine<'_> {
         lane: usize,
         (buffer, offset): (usize, usize),
         bytes: usize,
-        atomic: bool,
+        manner: Manner,
     ) {
         let head = PAGE_BYTES - offset % PAGE_BYTES;
         if bytes > head {
             // Only pieces of tensors cross pages.
-            self.note_global_read(cluster, at, lane, (buffer, offset), head, atomic);
-            return self.note_global_read(cluster, at, lane, (buffer, offset + head), bytes - head, atomic);
+            self.note_global_read(cluster, at, lane, (buffer, offset), head, manner);
+            return self.note_global_read(cluster, at, lane, (buffer, offset + head), bytes - head, manner);
         }
         if !self.global.is_written(buffer, offset, bytes) {
             self.report_unwritten(cluster, at, lane, buffer, offset, bytes);
         }
-        let record = self.record(cluster, at, lane, atomic);
+        let record = self.record(cluster, at, lane, manner);
         let ordered = |other: Record| is_ordered(cluster, other, record.participant);
         let conflict = self.global.note_read(buffer, offset, bytes, record, ordered);
         if let Some(conflict) = conflict {
@@ -69,9 +70,9 @@ impl Machine<'_> {
         offsets: &[usize; LANES],
         mask: u32,
         bytes: u32,
-        atomic: bool,
+        manner: Manner,
     ) {
-        let first = self.record(cluster, at, 0, atomic);
+        let first = self.record(cluster, at, 0, manner);
         let of_lane = |lane: usize| Record { participant: first.participant + lane as u32, ..first };
         // Lanes that may read a line together.
         let group = LINE_BYTES / bytes.clamp(2, 16) as usize;
@@ -113,15 +114,15 @@ impl Machine<'_> {
         lane: usize,
         (buffer, offset): (usize, usize),
         bytes: usize,
-        atomic: bool,
+        manner: Manner,
         unchanged: bool,
     ) {
         let head = PAGE_BYTES - offset % PAGE_BYTES;
         if bytes > head {
-            self.note_global_write(cluster, at, lane, (buffer, offset), head, atomic, unchanged);
-            return self.note_global_write(cluster, at, lane, (buffer, offset + head), bytes - head, atomic, unchanged);
+            self.note_global_write(cluster, at, lane, (buffer, offset), head, manner, unchanged);
+            return self.note_global_write(cluster, at, lane, (buffer, offset + head), bytes - head, manner, unchanged);
         }
-        let record = self.record(cluster, at, lane, atomic);
+        let record = self.record(cluster, at, lane, manner);
         let ordered = |other: Record| is_ordered(cluster, other, record.participant);
         let conflict = self.global.note_write(buffer, offset, bytes, record, ordered);
         if let Some(conflict) = conflict
@@ -140,13 +141,13 @@ impl Machine<'_> {
         lane: usize,
         address: u64,
         data: &[u8],
-        atomic: bool,
+        manner: Manner,
     ) -> Result<(), Stopped> {
         let place = self.global_place(cluster, at, lane, address, data.len(), data.len())?;
         let mut old = [0; 32];
         let old = &mut old[..data.len()];
         self.global.read(place.0, place.1, old);
-        self.note_global_write(cluster, at, lane, place, data.len(), atomic, old == data);
+        self.note_global_write(cluster, at, lane, place, data.len(), manner, old == data);
         self.global.write(place.0, place.1, data);
         Ok(())
     }
@@ -179,9 +180,17 @@ impl Machine<'_> {
     ) {
         let name = self.global.memory.buffers()[buffer].name.as_str();
         let with = conflict.with;
+        let kind = if conflict.stale { FindingKind::StaleRead } else { FindingKind::GlobalRace };
         let here = self.context.site(cluster.index as u32, at.participant(lane), at.pc);
         let other = self.context.site(with.cluster - 1, with.participant, with.pc());
         let message = || {
+            if conflict.stale {
+                return format!(
+                    "byte {offset} of `{name}` is {} here and {} by the same kernel: `ld.global.nc` may give a stale value",
+                    if write { "written" } else { "read through the non-coherent cache" },
+                    if write { "read through the non-coherent cache" } else { "written" },
+                );
+            }
             format!(
                 "{} byte {offset} of `{name}`, and nothing orders that after another thread's {}",
                 if write { "writes" } else { "reads" },
@@ -189,7 +198,7 @@ impl Machine<'_> {
             )
         };
         let (program, seed) = (self.context.program, self.context.launch.seed);
-        self.findings.report(program, seed, FindingKind::GlobalRace, here, Some(other), message);
+        self.findings.report(program, seed, kind, here, Some(other), message);
     }
 
     pub(crate) fn count_global(&mut self, places: &Lanes, mask: u32, bytes: u32, store: bool) {

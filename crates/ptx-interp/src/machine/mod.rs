@@ -9,6 +9,7 @@ mod context;
 mod copies;
 mod global;
 mod in_flight;
+mod local;
 mod mbarriers;
 mod places;
 mod publish;
@@ -23,13 +24,15 @@ pub(crate) use cluster::{Block, Cluster, has_exited};
 pub(crate) use context::LaunchContext;
 pub(crate) use copies::{CopyQueue, PendingCopy};
 pub(crate) use in_flight::{Flight, InFlight, Role};
+pub(crate) use local::LocalMemory;
 pub(crate) use mbarriers::{COUNT_BITS, MAX_COUNT, MbarrierState};
 pub(crate) use places::{Lanes, SharedPlace, addresses, for_each_space, is_in_space, is_side_by_side, rebased};
 pub(crate) use transfers::{Action, BulkGroups, Piece, Target, Transfer, groups_of};
-pub(crate) use warp::{Split, Wait, Warp, is_whole_warp};
+pub(crate) use warp::{Group, Split, Wait, Warp, is_whole_warp};
 
 use crate::alu::Execute;
 use crate::counters::{Counters, Executions};
+use crate::decode::Manner;
 use crate::diagnostics::{FindingKind, Findings, Site};
 use crate::order::{Accessor, Conflict, GlobalView, Messages, Participant};
 use crate::registers::LANES;
@@ -80,8 +83,8 @@ impl At {
     }
 
     #[inline(always)]
-    pub(crate) fn accessor(&self, lane: usize, atomic: bool) -> Accessor {
-        Accessor { participant: self.participant(lane), pc: self.pc, atomic }
+    pub(crate) fn accessor(&self, lane: usize, manner: Manner) -> Accessor {
+        Accessor { participant: self.participant(lane), pc: self.pc, manner }
     }
 }
 
@@ -99,10 +102,24 @@ pub(crate) enum Step {
     Exit(u32),
     /// Wait, then execute this instruction again.
     Retry(Wait),
+    /// These lanes wait for others and then execute this instruction again; the rest goes on.
+    RetrySome(u32),
     /// Wait, then go on after it.
     Park(Wait),
     /// Go on, but let others run first.
     Yield,
+}
+
+impl Step {
+    /// After an instruction that waits for lanes and is done for some of those in `mask`.
+    pub(crate) fn of_lanes(done: u32, mask: u32, together: u32) -> Self {
+        match mask & !done {
+            0 => Self::Next,
+            // Lanes that a guard keeps out wait, too: they may be who is waited for.
+            _ if done == 0 && mask == together => Self::Retry(Wait::Lanes),
+            waiting => Self::RetrySome(waiting),
+        }
+    }
 }
 
 impl<'l> Machine<'l> {

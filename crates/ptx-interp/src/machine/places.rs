@@ -49,7 +49,8 @@ pub(crate) fn addresses(registers: &Registers, address: Address) -> Lanes {
 /// Lanes of a generic access by the space they hit: shared, local, parameter, global.
 fn by_space(addresses: &Lanes, mask: u32) -> [(Space, u32, u64); 4] {
     let mut parts = [
-        (Space::Shared, 0, SHARED_WINDOW),
+        // Also of another block of the cluster.
+        (Space::SharedCluster, 0, SHARED_WINDOW),
         (Space::Local, 0, LOCAL_WINDOW),
         (Space::Parameter, 0, PARAMETER_WINDOW),
         (Space::Global, 0, 0),
@@ -153,27 +154,6 @@ impl Machine<'_> {
             )
         };
         self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message)
-    }
-
-    pub(crate) fn local_place(
-        &mut self,
-        cluster: &Cluster,
-        at: At,
-        lane: usize,
-        address: u64,
-        bytes: u32,
-        size: u32,
-    ) -> Result<usize, Stopped> {
-        let by = at.participant(lane);
-        if address.checked_add(u64::from(bytes)).is_none_or(|end| end > u64::from(size)) {
-            let message = || format!("{bytes} bytes at offset {address:#x} of a thread's {size} bytes of local memory");
-            return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, by, message));
-        }
-        if !address.is_multiple_of(u64::from(bytes)) {
-            let message = || format!("{bytes} bytes at local address {address:#x}");
-            return Err(self.stop(cluster, FindingKind::Misaligned, at.pc, by, message));
-        }
-        Ok(lane * size as usize + address as usize)
     }
 
     /// Bounds and alignment of an access to global memory: the buffer and the offset in it.

@@ -1,6 +1,7 @@
 //! Shared memory, checked.
 
 use super::{At, Cluster, Machine, SharedPlace};
+use crate::decode::Manner;
 
 impl Machine<'_> {
     /// A checked store of bytes to shared memory; the place has been checked already.
@@ -12,11 +13,11 @@ impl Machine<'_> {
         lane: usize,
         place: SharedPlace,
         data: &[u8],
-        atomic: bool,
+        manner: Manner,
     ) {
         let bytes = data.len() as u32;
         let block = &mut cluster.blocks[place.rank as usize];
-        let who = at.accessor(lane, atomic);
+        let who = at.accessor(lane, manner);
         let conflict = block.shared.note_write(&cluster.order, who, place.offset, bytes, |old| old == data);
         block.shared.bytes[place.offset as usize..place.offset as usize + data.len()].copy_from_slice(data);
         if let Some(conflict) = conflict {

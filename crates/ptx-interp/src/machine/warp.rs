@@ -4,8 +4,8 @@
 //! furthest behind runs, and splits that meet become one. There is no stack of reconvergence points: it would
 //! deadlock where lanes of one warp wait for each other.
 
-use super::{CopyQueue, InFlight};
-use crate::registers::{LANES, Registers};
+use super::{CopyQueue, InFlight, LocalMemory};
+use crate::registers::{Registers, Words};
 
 /// Why lanes cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(crate) enum Wait {
     Mbarrier,
     /// Bulk copies of these lanes.
     Bulk,
+    /// Registers that other warps give back.
+    Registers,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -42,12 +44,16 @@ pub(crate) struct Warp {
     pub splits: Vec<Split>,
     /// Lanes that have exited, and those that never existed.
     pub exited: u32,
-    pub local: Vec<u8>,
+    pub local: LocalMemory,
     pub copies: CopyQueue,
     /// Stamps of the warp's wgmma groups that are under way, oldest first.
     pub wgmma_groups: Vec<u32>,
     pub wgmma_open: bool,
     pub in_flight: InFlight,
+    /// Registers per thread since the last `setmaxnreg`.
+    pub register_share: u32,
+    /// Changes with every wgmma: the warps of a warpgroup must end with the same.
+    pub wgmma_trace: u64,
     /// The last turn ended at an instruction that polls memory: another split should have a go.
     pub polled: bool,
     /// Instructions so far: what `%clock` tells.
@@ -63,11 +69,13 @@ impl Warp {
             registers,
             splits: vec![Split { pc: 0, mask: lanes, wait: Wait::Nothing }],
             exited: !lanes,
-            local: vec![0; local_bytes * LANES],
+            local: LocalMemory::new(local_bytes),
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
             in_flight: InFlight::default(),
+            register_share: 0,
+            wgmma_trace: 0,
             polled: false,
             clock: 0,
             cluster_generation: 0,
@@ -78,19 +86,26 @@ impl Warp {
     pub(crate) fn placeholder() -> Self {
         let registers = Registers { words: Vec::new(), doubles: Vec::new(), predicates: Vec::new() };
         Self {
-            index: 0,
+            index: u32::MAX,
             registers,
             splits: Vec::new(),
             exited: u32::MAX,
-            local: Vec::new(),
+            local: LocalMemory::default(),
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
             in_flight: InFlight::default(),
+            register_share: 0,
+            wgmma_trace: 0,
             polled: false,
             clock: 0,
             cluster_generation: 0,
         }
+    }
+
+    /// Whether this stands in for a warp that is being executed.
+    pub(crate) fn is_away(&self) -> bool {
+        self.index == u32::MAX
     }
 
     pub(crate) fn live(&self) -> u32 {
@@ -114,4 +129,33 @@ impl Warp {
 /// Whether all live lanes execute this. A guard that keeps lanes out keeps the instruction from ever completing.
 pub(crate) fn is_whole_warp(warp: &Warp, mask: u32) -> bool {
     mask == warp.live()
+}
+
+/// Lanes that name the same member mask in one instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    /// The mask that they name.
+    pub members: u32,
+    /// The lanes that are here and name it.
+    pub lanes: u32,
+}
+
+impl Group {
+    /// The groups among the lanes of a mask: tiles of a warp may execute one instruction, each for itself.
+    pub(crate) fn all(members: Words, mask: u32) -> impl Iterator<Item = Self> {
+        let mut left = mask;
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let named = members[left.trailing_zeros() as usize];
+            let mut same = 0;
+            for (lane, other) in members.iter().enumerate() {
+                same |= u32::from(*other == named) << lane;
+            }
+            let lanes = left & same;
+            left &= !lanes;
+            Some(Self { members: named, lanes })
+        })
+    }
 }

@@ -174,11 +174,9 @@ mod tests {
 
     #[test]
     fn both_scopes_must_hold_both_blocks() {
-        for (scope, same, beside, far) in [
-            (Scope::Block, true, false, false),
-            (Scope::Cluster, true, true, false),
-            (Scope::Device, true, true, true),
-        ] {
+        for (scope, same, beside, far) in
+            [(Scope::Block, true, false, false), (Scope::Cluster, true, true, false), (Scope::Device, true, true, true)]
+        {
             for (reader, holds) in [(HERE, same), (BESIDE, beside), (FAR, far)] {
                 let mut written = Messages::default();
                 written.of(HERE, scope).mark(5, 9);

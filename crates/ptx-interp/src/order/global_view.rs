@@ -6,34 +6,84 @@
 
 use std::collections::HashMap;
 
+use crate::decode::{Manner, Scope};
 use crate::memory::{Memory, Written};
 
 pub(crate) const PAGE_BYTES: usize = 4096;
 
-/// Someone's access to a granule.
+/// An access to a granule.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Record {
-    /// Cluster index + 1; 0 for nobody.
+    /// Cluster index + 1; 0 for no access.
     pub cluster: u32,
     pub participant: u32,
     pub stamp: u32,
-    /// Instruction, and in the top bit whether it was atomic.
-    pub pc: u32,
+    pub tag: RecordTag,
 }
 
-pub(crate) const ATOMIC_BIT: u32 = 1 << 31;
+/// An instruction, and in the top bits how it takes part in races.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct RecordTag(u32);
+
+const MANNER_SHIFT: u32 = 29;
+const NON_COHERENT: u32 = 4;
+const ASYNCHRONOUS: u32 = 5;
+
+impl RecordTag {
+    #[inline(always)]
+    pub(crate) fn new(pc: u32, manner: Manner) -> Self {
+        let bits = match manner {
+            Manner::Weak => 0,
+            Manner::Strong(scope) => 1 + scope as u32,
+            Manner::NonCoherent => NON_COHERENT,
+            Manner::Asynchronous => ASYNCHRONOUS,
+        };
+        Self(pc & ((1 << MANNER_SHIFT) - 1) | bits << MANNER_SHIFT)
+    }
+
+    /// 0 for a weak access, else 1 and the scope.
+    #[inline(always)]
+    fn strength(self) -> u32 {
+        match self.0 >> MANNER_SHIFT {
+            NON_COHERENT | ASYNCHRONOUS => 0,
+            strength => strength,
+        }
+    }
+
+    /// A store or a load through the generic proxy, and no atomic.
+    pub(crate) fn is_generic(self) -> bool {
+        self.0 >> MANNER_SHIFT == 0
+    }
+
+    fn is_non_coherent(self) -> bool {
+        self.0 >> MANNER_SHIFT == NON_COHERENT
+    }
+}
 
 impl Record {
     pub(crate) fn is_some(self) -> bool {
         self.cluster != 0
     }
 
-    pub(crate) fn is_atomic(self) -> bool {
-        self.pc & ATOMIC_BIT != 0
+    pub(crate) fn pc(self) -> u32 {
+        self.tag.0 & ((1 << MANNER_SHIFT) - 1)
     }
 
-    pub(crate) fn pc(self) -> u32 {
-        self.pc & !ATOMIC_BIT
+    /// Whether both are strong, in scopes that hold both threads: they do not race.
+    #[inline(always)]
+    fn is_atomic_with(self, other: Self, threads_per_block: u32) -> bool {
+        let common = self.tag.strength().min(other.tag.strength());
+        if common == 0 {
+            return false;
+        }
+        let needed = if self.cluster != other.cluster {
+            Scope::Device
+        } else if self.participant / threads_per_block != other.participant / threads_per_block {
+            Scope::Cluster
+        } else {
+            Scope::Block
+        };
+        common > needed as u32
     }
 }
 
@@ -117,11 +167,14 @@ impl Page {
 pub(crate) struct GlobalConflict {
     pub with: Record,
     pub with_is_write: bool,
+    /// It is no race, but a read that need not see the write.
+    pub stale: bool,
 }
 
 pub(crate) struct GlobalView<'m> {
     pub memory: &'m Memory,
     granule: u32,
+    threads_per_block: u32,
     check: bool,
     check_uninitialized: bool,
     /// For each buffer: page number to page + 1, made when first needed.
@@ -131,9 +184,25 @@ pub(crate) struct GlobalView<'m> {
 }
 
 impl<'m> GlobalView<'m> {
-    pub(crate) fn new(memory: &'m Memory, granule: u32, check: bool, check_uninitialized: bool) -> Self {
+    /// `threads_per_block` is a whole number of warps.
+    pub(crate) fn new(
+        memory: &'m Memory,
+        granule: u32,
+        threads_per_block: u32,
+        check: bool,
+        check_uninitialized: bool,
+    ) -> Self {
         let tables = vec![Vec::new(); memory.buffers().len()];
-        Self { memory, granule, check, check_uninitialized, tables, pages: Vec::new(), last_buffer: 0 }
+        Self {
+            memory,
+            granule,
+            threads_per_block,
+            check,
+            check_uninitialized,
+            tables,
+            pages: Vec::new(),
+            last_buffer: 0,
+        }
     }
 
     /// The buffer that holds a range, and the offset in it.
@@ -263,7 +332,7 @@ impl<'m> GlobalView<'m> {
         if !self.check {
             return None;
         }
-        let granule = self.granule;
+        let (granule, threads_per_block) = (self.granule, self.threads_per_block);
         let page = self.page_mut(buffer, offset);
         let mut conflict = None;
         let within = offset % PAGE_BYTES;
@@ -271,10 +340,12 @@ impl<'m> GlobalView<'m> {
         for cell in within >> granule..=(within + bytes - 1) >> granule {
             if let Some(&writer) = page.writers.get(cell)
                 && writer.is_some()
-                && !(writer.is_atomic() && record.is_atomic())
-                && !ordered(writer)
+                && !writer.is_atomic_with(record, threads_per_block)
             {
-                conflict = Some(GlobalConflict { with: writer, with_is_write: true });
+                let stale = ordered(writer);
+                if !stale || record.tag.is_non_coherent() {
+                    conflict = Some(GlobalConflict { with: writer, with_is_write: true, stale });
+                }
             }
             let readers = &mut page.readers[cell];
             if !readers[1].is_some() || ordered(readers[1]) {
@@ -352,7 +423,7 @@ impl<'m> GlobalView<'m> {
         if !self.check {
             return None;
         }
-        let granule = self.granule;
+        let (granule, threads_per_block) = (self.granule, self.threads_per_block);
         let page = self.page_mut(buffer, offset);
         if page.writers.is_empty() {
             page.writers.resize(PAGE_BYTES >> granule, Record::default());
@@ -365,19 +436,28 @@ impl<'m> GlobalView<'m> {
         for cell in within >> granule..=(within + bytes - 1) >> granule {
             let writer = page.writers[cell];
             let races =
-                |other: Record| other.is_some() && !(other.is_atomic() && record.is_atomic()) && !ordered(other);
+                |other: Record| other.is_some() && !other.is_atomic_with(record, threads_per_block) && !ordered(other);
             if races(writer) {
-                conflict = Some(GlobalConflict { with: writer, with_is_write: true });
+                conflict = Some(GlobalConflict { with: writer, with_is_write: true, stale: false });
             } else if let Some(readers) = page.readers.get_mut(cell) {
                 for reader in readers.iter() {
-                    if races(*reader) {
-                        conflict = Some(GlobalConflict { with: *reader, with_is_write: false });
+                    let race = races(*reader);
+                    if race || reader.tag.is_non_coherent() {
+                        conflict = Some(GlobalConflict { with: *reader, with_is_write: false, stale: !race });
                     }
                 }
             }
             page.writers[cell] = record;
         }
         conflict
+    }
+
+    /// The newest write of each granule in a range that lies in one page.
+    pub(crate) fn writers(&self, buffer: usize, offset: usize, bytes: usize) -> &[Record] {
+        let within = offset % PAGE_BYTES;
+        let writers = self.page(buffer, offset).map_or(&[][..], |page| &page.writers);
+        let cells = within >> self.granule..((within + bytes - 1) >> self.granule) + 1;
+        writers.get(cells).unwrap_or_default()
     }
 
     pub(crate) fn into_changes(self) -> Changes {

@@ -7,7 +7,7 @@ mod shared_memory;
 
 pub(crate) use clock::{Clock, Messages, Origin};
 pub(crate) use global_view::{
-    ATOMIC_BIT, Changes, GlobalConflict, GlobalView, LINE_BYTES, LaunchHistory, PAGE_BYTES, Record,
+    Changes, GlobalConflict, GlobalView, LINE_BYTES, LaunchHistory, PAGE_BYTES, Record, RecordTag,
 };
 pub(crate) use happens_before::{FencedMemory, HappensBefore, Participant};
 pub(crate) use shared_memory::{Accessor, Conflict, SharedMemory};

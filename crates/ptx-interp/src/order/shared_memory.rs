@@ -1,6 +1,7 @@
 //! Shared memory of one block, with a shadow that remembers who touched what.
 
 use super::happens_before::{FencedMemory, HappensBefore, Participant, Stamp};
+use crate::decode::{Manner, Scope};
 use crate::registers::{LANES, each_lane};
 
 /// State of a cell of shadow.
@@ -11,8 +12,10 @@ mod state {
     pub(super) const IN_FLIGHT: u8 = 2;
     /// The last write came through the asynchronous proxy.
     pub(super) const ASYNC: u8 = 4;
-    /// The last access that writes was atomic.
+    /// The last access that writes was atomic in its block.
     pub(super) const ATOMIC: u8 = 8;
+    /// It was atomic in its cluster.
+    pub(super) const ATOMIC_IN_CLUSTER: u8 = 16;
 }
 
 #[derive(Clone, Copy, Default)]
@@ -36,7 +39,8 @@ struct Reader {
     participant: Participant,
     stamp: Stamp,
     pc: u32,
-    atomic: bool,
+    /// As a writer's.
+    state: u8,
 }
 
 /// Who accesses, and where in the program.
@@ -44,8 +48,19 @@ struct Reader {
 pub(crate) struct Accessor {
     pub participant: Participant,
     pub pc: u32,
-    /// Races with other atomics do not count.
-    pub atomic: bool,
+    pub manner: Manner,
+}
+
+impl Accessor {
+    /// The bits of [`state`] for its strength.
+    #[inline(always)]
+    fn strength(self) -> u8 {
+        match self.manner.scope() {
+            None => 0,
+            Some(Scope::Block) => state::ATOMIC,
+            Some(_) => state::ATOMIC | state::ATOMIC_IN_CLUSTER,
+        }
+    }
 }
 
 /// What is wrong with an access.
@@ -123,7 +138,7 @@ impl SharedMemory {
             if writer.state & (state::WRITTEN | state::IN_FLIGHT) != state::WRITTEN
                 || !order.ordered(writer.participant, writer.stamp, who.participant)
             {
-                conflict = conflict.or(self.read_conflict(writer, who));
+                conflict = conflict.or(self.read_conflict(order, writer, who));
             }
             self.record_read(order, who, cell);
         }
@@ -166,7 +181,7 @@ impl SharedMemory {
                         || !order.ordered(writer.participant, writer.stamp, who.participant))
                     && found.is_none()
                 {
-                    found = self.read_conflict(writer, who).map(|conflict| (lane, conflict));
+                    found = self.read_conflict(order, writer, who).map(|conflict| (lane, conflict));
                 }
                 if fast {
                     let reads = &mut self.warp_reads[cell * self.warps + own_warp];
@@ -251,7 +266,7 @@ impl SharedMemory {
                 // What is ordered for two lanes of a warp has been ordered by more than belonging to one of them.
                 let ordered = |who: Accessor| order.ordered(writer.participant, writer.stamp, who.participant);
                 if !written || !ordered(first) || !ordered(second) {
-                    conflict = conflict.or(self.read_conflict(writer, first));
+                    conflict = conflict.or(self.read_conflict(order, writer, first));
                 }
             }
             if !fast {
@@ -294,7 +309,7 @@ impl SharedMemory {
     }
 
     #[cold]
-    fn read_conflict(&self, writer: Writer, who: Accessor) -> Option<Conflict> {
+    fn read_conflict(&self, order: &HappensBefore, writer: Writer, who: Accessor) -> Option<Conflict> {
         let by = writer.participant;
         if writer.state & state::IN_FLIGHT != 0 {
             return Some(Conflict::InFlight { by, pc: writer.pc });
@@ -302,10 +317,18 @@ impl SharedMemory {
         if writer.state & state::WRITTEN == 0 {
             return self.check_uninitialized.then_some(Conflict::Uninitialized);
         }
-        if who.atomic && writer.state & state::ATOMIC != 0 {
+        if self.both_atomic(order, who, by, writer.state) {
             return None;
         }
         Some(Conflict::ReadAfterWrite { by, pc: writer.pc })
+    }
+
+    /// Whether two accesses are atomic in a scope that holds both: they do not race.
+    #[inline(always)]
+    fn both_atomic(&self, order: &HappensBefore, who: Accessor, other: Participant, other_state: u8) -> bool {
+        let common = who.strength() & other_state;
+        common & state::ATOMIC_IN_CLUSTER != 0
+            || common & state::ATOMIC != 0 && order.block_of(who.participant) == order.block_of(other)
     }
 
     #[inline(always)]
@@ -327,7 +350,7 @@ impl SharedMemory {
 
     fn record_reader(&mut self, order: &HappensBefore, who: Accessor, cell: usize, stamp: Stamp) {
         let readers = &mut self.readers[cell];
-        let entry = Reader { participant: who.participant, stamp, pc: who.pc, atomic: who.atomic };
+        let entry = Reader { participant: who.participant, stamp, pc: who.pc, state: who.strength() };
         if let Some(known) = readers.iter_mut().find(|known| known.participant == who.participant) {
             *known = entry;
             return;
@@ -363,7 +386,7 @@ impl SharedMemory {
                     conflict = conflict.or(Some(found));
                 }
             }
-            let state = state::WRITTEN | if who.atomic { state::ATOMIC } else { 0 };
+            let state = state::WRITTEN | who.strength();
             self.writers[cell] = Writer { participant: who.participant, stamp: order.now(), pc: who.pc, state };
         }
         conflict
@@ -417,7 +440,7 @@ impl SharedMemory {
             if writer.state & state::IN_FLIGHT != 0 {
                 return Some(Conflict::InFlight { by: writer.participant, pc: writer.pc });
             }
-            let both_atomic = who.atomic && writer.state & state::ATOMIC != 0;
+            let both_atomic = self.both_atomic(order, who, writer.participant, writer.state);
             if !both_atomic && !order.ordered(writer.participant, writer.stamp, who.participant) {
                 return Some(Conflict::WriteAfterWrite { by: writer.participant, pc: writer.pc });
             }
@@ -442,7 +465,7 @@ impl SharedMemory {
             return None;
         }
         let unordered = self.readers[cell].iter().find(|reader| {
-            let both_atomic = who.atomic && reader.atomic;
+            let both_atomic = self.both_atomic(order, who, reader.participant, reader.state);
             !both_atomic && !order.ordered(reader.participant, reader.stamp, who.participant)
         });
         let conflict = unordered.map(|reader| Conflict::WriteAfterRead { by: reader.participant, pc: reader.pc });
@@ -511,8 +534,10 @@ impl SharedMemory {
             let found = if writer.state & (state::WRITTEN | state::IN_FLIGHT) != state::WRITTEN
                 || !order.ordered(by, writer.stamp, issuer.participant)
             {
-                self.read_conflict(writer, issuer)
-            } else if writer.state & state::ASYNC == 0 && !order.proxy_fenced(by, writer.stamp, issuer.participant, FencedMemory::Shared) {
+                self.read_conflict(order, writer, issuer)
+            } else if writer.state & state::ASYNC == 0
+                && !order.proxy_fenced(by, writer.stamp, issuer.participant, FencedMemory::Shared)
+            {
                 Some(Conflict::Unfenced { by, pc: writer.pc })
             } else {
                 None

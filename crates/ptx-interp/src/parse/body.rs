@@ -194,7 +194,10 @@ impl Body<'_> {
             self.branch_lists.push((name.to_string(), self.current, targets));
         } else {
             let here = self.kernel.statements.len() as u32;
-            self.scopes[self.current].labels.insert(name.to_string(), here);
+            if self.scopes[self.current].labels.insert(name.to_string(), here).is_some() {
+                let line = cursor.line();
+                return Err(ParseError::new(line, "this scope has two labels of this name", name));
+            }
         }
         Ok(())
     }

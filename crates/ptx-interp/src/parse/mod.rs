@@ -175,6 +175,10 @@ pub(crate) struct ParsedKernel {
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`: every block must have this shape.
     pub required_threads: Option<[u32; 3]>,
+    /// `.maxnreg`: registers of a thread.
+    pub max_registers: Option<u32>,
+    /// `.minnctapersm`: blocks that a multiprocessor must hold.
+    pub min_blocks: Option<u32>,
     /// `.reqnctapercluster`: every cluster must have this shape.
     pub required_cluster: Option<[u32; 3]>,
 }

@@ -126,8 +126,10 @@ fn kernel(cursor: &mut Cursor<'_>, files: &mut BTreeMap<u32, String>) -> Result<
             ".maxntid" => kernel.max_threads = Some(cursor.triple()?),
             ".reqntid" => kernel.required_threads = Some(cursor.triple()?),
             ".reqnctapercluster" => kernel.required_cluster = Some(cursor.triple()?),
+            ".maxnreg" => kernel.max_registers = Some(cursor.triple()?[0]),
+            ".minnctapersm" => kernel.min_blocks = Some(cursor.triple()?[0]),
             ".explicitcluster" | ".blocksareclusters" => {}
-            ".minnctapersm" | ".maxnreg" | ".maxclusterrank" | ".noreturn" | ".maxnctapersm" | ".pragma" => {
+            ".maxclusterrank" | ".noreturn" | ".maxnctapersm" | ".pragma" => {
                 cursor.skip_rest_of_line(token.line);
             }
             _ => return Err(ParseError::new(token.line, "unknown kernel directive", token.text)),
@@ -282,6 +284,11 @@ pub(super) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(super) fn peek(&self) -> Option<Token<'a>> {
         self.tokens.get(self.at).copied()
+    }
+
+    /// The line of the token before.
+    pub(super) fn line(&self) -> u32 {
+        self.tokens.get(self.at.saturating_sub(1)).map_or(1, |token| token.line)
     }
 
     pub(super) fn next(&mut self) -> Result<Token<'a>, ParseError> {

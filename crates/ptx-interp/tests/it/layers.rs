@@ -86,6 +86,6 @@ fn files_are_short_enough_to_read() {
     files(&source, &mut all);
     for path in all {
         let lines = fs::read_to_string(&path).expect("is readable").lines().count();
-        assert!(lines <= 550, "{} has {lines} lines", path.display());
+        assert!(lines <= 600, "{} has {lines} lines", path.display());
     }
 }

@@ -66,6 +66,30 @@ impl Scope {
     }
 }
 
+/// How an access takes part in races.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It races with every access that conflicts with it and is not ordered.
+    #[default]
+    Weak,
+    /// As weak; moreover nothing of the same kernel may write the place, ordered or not.
+    NonCoherent,
+    /// As weak, through the asynchronous proxy.
+    Asynchronous,
+    /// Atomic among the threads of this scope: no race with its like.
+    Strong(Scope),
+}
+
+impl Manner {
+    /// The scope of a strong access.
+    pub(crate) fn scope(self) -> Option<Scope> {
+        match self {
+            Self::Strong(scope) => Some(scope),
+            Self::Weak | Self::NonCoherent | Self::Asynchronous => None,
+        }
+    }
+}
+
 /// A load or a store.
 #[derive(Clone, Debug)]
 pub(crate) struct Access {
@@ -111,4 +135,15 @@ pub(crate) struct Atomic {
     pub values: Box<[LaneRegister]>,
     /// The second operand of a compare-and-swap.
     pub replacement: Option<LaneRegister>,
+}
+
+impl Access {
+    #[inline(always)]
+    pub(crate) fn manner(&self) -> Manner {
+        match self.ordering {
+            Ordering::Weak if self.non_coherent => Manner::NonCoherent,
+            Ordering::Weak => Manner::Weak,
+            _ => Manner::Strong(self.scope),
+        }
+    }
 }

@@ -312,7 +312,12 @@ pub(crate) enum Operation {
     WgmmaWait {
         keep: u32,
     },
-    /// Hints and register budgets: no effect on results.
+    /// `setmaxnreg`
+    ShareRegisters {
+        count: u32,
+        more: bool,
+    },
+    /// Hints: no effect on results.
     Nothing,
 }
 

@@ -1,7 +1,7 @@
 //! ldmatrix and stmatrix: 8×8 matrices of 16-bit elements between shared memory and the lanes of a warp.
 
 use crate::address_space::SHARED_WINDOW;
-use crate::decode::{MatrixMove, Space};
+use crate::decode::{Manner, MatrixMove, Space};
 use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp, addresses, is_whole_warp, rebased};
 use crate::registers::LANES;
 
@@ -48,9 +48,9 @@ impl Machine<'_> {
                     for (bytes, element) in data.chunks_exact_mut(2).zip(elements.iter()) {
                         bytes.copy_from_slice(&element.to_le_bytes());
                     }
-                    self.write_shared(cluster, at, lane, place, &data, false);
+                    self.write_shared(cluster, at, lane, place, &data, Manner::Weak);
                 } else {
-                    let who = at.accessor(lane, false);
+                    let who = at.accessor(lane, Manner::Weak);
                     let block = &mut cluster.blocks[place.rank as usize];
                     let conflict = block.shared.note_read(&cluster.order, who, place.offset, 16);
                     let bytes = &block.shared.bytes[place.offset as usize..place.offset as usize + 16];

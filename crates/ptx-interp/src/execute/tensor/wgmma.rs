@@ -1,7 +1,7 @@
 //! wgmma: four warps multiply 64 rows by a matrix in shared memory, asynchronously. Each warp does its own 16 rows.
 
 use super::{DepthByColumns, Engine, Product, RowsByDepth, widen};
-use crate::decode::{MatrixElement, Wgmma, WgmmaA};
+use crate::decode::{Manner, MatrixElement, Wgmma, WgmmaA};
 use crate::diagnostics::FindingKind;
 use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp, is_whole_warp};
 use crate::order::Clock;
@@ -86,6 +86,8 @@ impl Machine<'_> {
                 self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, by, || "wgmma with lanes missing".into())
             );
         }
+        self.check_warpgroup(cluster, warp, at)?;
+        warp.wgmma_trace = warp.wgmma_trace.wrapping_mul(0x0100_0000_01b3) ^ u64::from(at.pc + 1);
         self.take_registers(cluster, warp, at, wgmma);
         self.counters.tensor_instructions += 1;
         self.counters.tensor_flops += 2 * 16 * 16 * u64::from(wgmma.n);
@@ -194,7 +196,7 @@ impl Machine<'_> {
             return Err(self.stop(cluster, FindingKind::OutOfBounds, at.pc, at.participant(0), message));
         }
         let reader = cluster.order.warp_participant(at.warp);
-        let who = at.accessor(0, false);
+        let who = at.accessor(0, Manner::Weak);
         let shared = &mut cluster.blocks[at.rank as usize].shared;
         let conflict = shared.note_async_read(&cluster.order, who, reader, place, 16);
         let mut data = [0; 16];
@@ -203,6 +205,18 @@ impl Machine<'_> {
             self.report_conflict(cluster, conflict, at.pc, who.participant, place, 16);
         }
         Ok(data)
+    }
+
+    /// The four warps of a warpgroup must all be there.
+    fn check_warpgroup(&mut self, cluster: &Cluster, warp: &Warp, at: At) -> Result<(), Stopped> {
+        let first = warp.index / 4 * 4;
+        let threads = self.context.threads.saturating_sub(first * LANES as u32).min(128);
+        let by = at.participant(0);
+        if threads < 128 {
+            let message = || format!("a wgmma is for the 128 threads of four warps; this warpgroup has {threads}");
+            return Err(self.stop(cluster, FindingKind::BadMatrixOperation, at.pc, by, message));
+        }
+        Ok(())
     }
 
     pub(crate) fn wgmma_commit(&mut self, cluster: &mut Cluster, warp: &mut Warp, mask: u32) -> Result<Step, Stopped> {

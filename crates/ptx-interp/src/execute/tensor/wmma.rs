@@ -6,7 +6,7 @@
 use super::{DepthByColumns, Engine, Product, RowsByDepth, widen};
 use crate::address_space::SHARED_WINDOW;
 use crate::alu::float::{canonical, f16_to_f32, f32_to_f16};
-use crate::decode::{FragmentMove, FragmentMultiply, FragmentRole, FragmentShape, MatrixElement, Space};
+use crate::decode::{FragmentMove, FragmentMultiply, FragmentRole, FragmentShape, Manner, MatrixElement, Space};
 use crate::diagnostics::FindingKind;
 use crate::machine::{
     At, Cluster, FragmentLines, Machine, SharedPlace, Step, Stopped, Wait, Warp, addresses, is_in_space, is_whole_warp,
@@ -119,7 +119,9 @@ impl Machine<'_> {
             for line in 0..lines as u64 {
                 let (offset, bytes) = ((base + line * stride * bytes) as u32, line_bytes as u32);
                 let shared = &mut cluster.blocks[at.rank as usize].shared;
-                if let Some(conflict) = shared.note_warp_read(&cluster.order, at.accessor(0, false), offset, bytes) {
+                if let Some(conflict) =
+                    shared.note_warp_read(&cluster.order, at.accessor(0, Manner::Weak), offset, bytes)
+                {
                     self.report_conflict(cluster, conflict, at.pc, at.participant(0), offset, bytes);
                 }
             }
@@ -166,7 +168,7 @@ impl Machine<'_> {
                     data.copy_from_slice(&value.to_le_bytes());
                     if own {
                         let place = SharedPlace { rank: at.rank, offset: address as u32 };
-                        self.write_shared(cluster, at, here.lane, place, &data[..length], false);
+                        self.write_shared(cluster, at, here.lane, place, &data[..length], Manner::Weak);
                     } else {
                         self.fragment_write(cluster, at, here.lane, space, address, &data[..length])?;
                     }
@@ -235,11 +237,11 @@ impl Machine<'_> {
                 let offset = start + 4 * element as u32;
                 if free {
                     let shared = &mut cluster.blocks[at.rank as usize].shared;
-                    shared.note_free_write(&cluster.order, at.accessor(lane, false), offset, 4);
+                    shared.note_free_write(&cluster.order, at.accessor(lane, Manner::Weak), offset, 4);
                     shared.bytes[offset as usize..offset as usize + 4].copy_from_slice(&data);
                 } else {
                     let place = SharedPlace { rank: at.rank, offset };
-                    self.write_shared(cluster, at, lane, place, &data, false);
+                    self.write_shared(cluster, at, lane, place, &data, Manner::Weak);
                 }
             }
         }
@@ -302,11 +304,11 @@ impl Machine<'_> {
         data: &mut [u8],
     ) -> Result<(), Stopped> {
         if space == Space::Global {
-            return self.read_global(cluster, at, lane, address, data, false);
+            return self.read_global(cluster, at, lane, address, data, Manner::Weak);
         }
         let bytes = data.len() as u32;
         let place = self.shared_place(cluster, at, lane, address, bytes, Space::Shared)?;
-        let who = at.accessor(lane, false);
+        let who = at.accessor(lane, Manner::Weak);
         let block = &mut cluster.blocks[place.rank as usize];
         let conflict = block.shared.note_read(&cluster.order, who, place.offset, bytes);
         data.copy_from_slice(&block.shared.bytes[place.offset as usize..place.offset as usize + data.len()]);
@@ -327,10 +329,10 @@ impl Machine<'_> {
         data: &[u8],
     ) -> Result<(), Stopped> {
         if space == Space::Global {
-            return self.write_global(cluster, at, lane, address, data, false);
+            return self.write_global(cluster, at, lane, address, data, Manner::Weak);
         }
         let place = self.shared_place(cluster, at, lane, address, data.len() as u32, Space::Shared)?;
-        self.write_shared(cluster, at, lane, place, data, false);
+        self.write_shared(cluster, at, lane, place, data, Manner::Weak);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::pieces::ranges_of;
 use crate::alu::atomic::combine;
-use crate::decode::{AtomicKind, Scalar};
+use crate::decode::{AtomicKind, Manner, Scalar};
 use crate::machine::{Action, Cluster, Machine, Stopped, Transfer, Wait};
 use crate::order::Accessor;
 use crate::tensor_map::ElementType;
@@ -83,7 +83,7 @@ fn write_bytes(cluster: &mut Cluster, rank: u32, offset: u32, data: &[u8]) {
 /// The bytes are there; they count as written by the mbarrier's participant.
 fn finish_delivery(cluster: &mut Cluster, pc: u32, rank: u32, offset: u32, bytes: u32, mbarrier: (u32, u32)) {
     let participant = cluster.mbarriers.get(&mbarrier).map_or(0, |state| state.participant);
-    let who = Accessor { participant, pc, atomic: false };
+    let who = Accessor { participant, pc, manner: Manner::Weak };
     cluster.blocks[rank as usize].shared.end_copy(&cluster.order, who, offset, bytes, true);
 }
 

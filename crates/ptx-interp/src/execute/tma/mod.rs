@@ -5,13 +5,13 @@ mod groups;
 mod pieces;
 
 use crate::address_space::{PARAMETER_WINDOW, split_shared};
-use crate::decode::{BulkCompletion, BulkCopy, Space, StoreAsync, TensorCopy};
+use crate::decode::{BulkCompletion, BulkCopy, Manner, Scope, Space, StoreAsync, TensorCopy};
 use crate::diagnostics::FindingKind;
 use crate::machine::{
     Action, At, Cluster, Machine, SharedPlace, Step, Stopped, Target, Transfer, Warp, addresses, groups_of, has_exited,
     is_in_space,
 };
-use crate::order::Participant;
+use crate::order::{FencedMemory, PAGE_BYTES, Participant};
 use crate::registers::each_lane;
 use crate::tensor_map::{TENSOR_MAP_BYTES, TensorMapDescription};
 
@@ -94,7 +94,7 @@ impl Machine<'_> {
 
     /// Shared memory of a block that a copy is about to write.
     fn begin_delivery(&mut self, cluster: &mut Cluster, at: At, lane: usize, rank: u32, offset: u32, bytes: u32) {
-        let who = at.accessor(lane, false);
+        let who = at.accessor(lane, Manner::Weak);
         let conflict = cluster.blocks[rank as usize].shared.begin_copy(&cluster.order, who, offset, bytes);
         if let Some(conflict) = conflict {
             self.report_conflict(cluster, conflict, at.pc, who.participant, offset, bytes);
@@ -111,10 +111,34 @@ impl Machine<'_> {
         offset: u32,
         bytes: u32,
     ) {
-        let who = at.accessor(lane, false);
+        let who = at.accessor(lane, Manner::Weak);
         let conflict = cluster.blocks[rank as usize].shared.note_async_read(&cluster.order, who, reader, offset, bytes);
         if let Some(conflict) = conflict {
             self.report_conflict(cluster, conflict, at.pc, who.participant, offset, bytes);
+        }
+    }
+
+    /// A piece of global memory that a copy reads, through the asynchronous proxy.
+    fn note_copy_read(&mut self, cluster: &Cluster, at: At, lane: usize, place: (usize, usize), bytes: usize) {
+        self.note_global_read(cluster, at, lane, place, bytes, Manner::Asynchronous);
+        let issuer = at.participant(lane);
+        let head = bytes.min(PAGE_BYTES - place.1 % PAGE_BYTES);
+        let unfenced = self.global.writers(place.0, place.1, head).iter().copied().find(|writer| {
+            writer.cluster == cluster.index as u32 + 1
+                && writer.tag.is_generic()
+                && !cluster.order.proxy_fenced(writer.participant, writer.stamp, issuer, FencedMemory::Global)
+        });
+        if let Some(writer) = unfenced {
+            let name = self.global.memory.buffers()[place.0].name.as_str();
+            let message = || {
+                format!(
+                    "copies {bytes} bytes at byte {} of `{name}` that this kernel has written by ordinary stores, without \
+                     `fence.proxy.async` for global memory in between",
+                    place.1
+                )
+            };
+            let other = Some((writer.pc(), writer.participant));
+            self.report(cluster, FindingKind::MissingProxyFence, at.pc, issuer, other, message);
         }
     }
 
@@ -205,14 +229,7 @@ impl Machine<'_> {
                         }
                     }
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
-                        self.note_global_read(
-                            cluster,
-                            at,
-                            lane,
-                            (buffer, piece.global),
-                            usize::from(piece.length),
-                            false,
-                        );
+                        self.note_copy_read(cluster, at, lane, (buffer, piece.global), usize::from(piece.length));
                     }
                     let fill = fill_of(&map);
                     self.start(cluster, at, lane, Action::Load { buffer, pieces, fill, targets, bytes });
@@ -229,10 +246,10 @@ impl Machine<'_> {
                         let place = base + piece.global as u64;
                         self.global_place(cluster, at, lane, place, usize::from(piece.length), 1)?;
                     }
-                    let atomic = copy.reduction.is_some();
+                    let manner = manner_of(copy.reduction.is_some());
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
                         let place = (buffer, piece.global);
-                        self.note_global_write(cluster, at, lane, place, usize::from(piece.length), atomic, false);
+                        self.note_global_write(cluster, at, lane, place, usize::from(piece.length), manner, false);
                     }
                     let reduction = copy.reduction.map(|kind| (kind, scalar_of(map.element)));
                     self.start(cluster, at, lane, Action::Store { rank, buffer, pieces, reduction });
@@ -277,8 +294,8 @@ impl Machine<'_> {
                     cluster.order.tick();
                     let pieces = plain_pieces(place.offset, offset, bytes);
                     for piece in &pieces {
-                        let atomic = copy.reduction.is_some();
-                        self.note_global_write(cluster, at, lane, (buffer, piece.global), 16, atomic, false);
+                        let manner = manner_of(copy.reduction.is_some());
+                        self.note_global_write(cluster, at, lane, (buffer, piece.global), 16, manner, false);
                     }
                     self.start(
                         cluster,
@@ -300,7 +317,7 @@ impl Machine<'_> {
                         }
                         let pieces = plain_pieces(place.offset, offset, bytes);
                         for piece in &pieces {
-                            self.note_global_read(cluster, at, lane, (buffer, piece.global), 16, false);
+                            self.note_copy_read(cluster, at, lane, (buffer, piece.global), 16);
                         }
                         self.start(cluster, at, lane, Action::Load { buffer, pieces, fill: [0; 16], targets, bytes });
                     } else {
@@ -364,4 +381,9 @@ impl Machine<'_> {
         });
         Ok(Step::Next)
     }
+}
+
+/// Reductions are atomic, each element for itself.
+fn manner_of(reduces: bool) -> Manner {
+    if reduces { Manner::Strong(Scope::Device) } else { Manner::Asynchronous }
 }
