@@ -42,8 +42,12 @@ pub enum FindingKind {
     BadMbarrier,
     /// A matrix instruction got something that the device does not accept.
     BadMatrixOperation,
-    /// The kernel executed `trap`.
+    /// The kernel executed `trap`, or an assertion failed.
     Trap,
+    /// Calls nest more deeply than local memory allows.
+    StackOverflow,
+    /// A statement that the interpreter does not know: what comes after it is not checked.
+    Unsupported,
 }
 
 impl FindingKind {
@@ -67,6 +71,8 @@ impl FindingKind {
             Self::BadMbarrier => "misuse of an mbarrier",
             Self::BadMatrixOperation => "matrix operation that the device refuses",
             Self::Trap => "trap",
+            Self::StackOverflow => "stack overflow",
+            Self::Unsupported => "unsupported statement",
         }
     }
 }

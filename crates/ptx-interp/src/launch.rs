@@ -6,7 +6,7 @@ use crate::address_space::SHARED_BASE;
 use crate::counters::Counters;
 use crate::decode::Program;
 use crate::diagnostics::{Finding, FindingKind, Findings};
-use crate::machine::LaunchContext;
+use crate::machine::{LaunchContext, load_variables};
 use crate::memory::Memory;
 use crate::module::Kernel;
 use crate::order::{LaunchHistory, Record};
@@ -89,7 +89,8 @@ impl Launch {
     /// Runs a kernel. Blocks run in parallel on rayon's threads; the result depends on the launch and the seed only.
     pub fn run(&self, kernel: &Kernel, memory: &mut Memory) -> Result<Report, LaunchError> {
         let program = &*kernel.program;
-        let context = self.validate(program)?;
+        let mut context = self.validate(program)?;
+        context.variables = load_variables(&program.module, memory);
         let mut history = LaunchHistory::default();
         let mut findings = Findings::new(self.checks.max_findings);
         let mut counters = Counters::default();
@@ -195,6 +196,7 @@ impl Launch {
         Ok(LaunchContext {
             program,
             launch: self,
+            variables: Vec::new(),
             cluster,
             clusters: std::array::from_fn(|axis| self.grid[axis] / cluster[axis]),
             threads: threads as u32,

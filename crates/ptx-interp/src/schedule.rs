@@ -213,7 +213,7 @@ impl<'l> Unit<'l> {
             predicates: vec![0; program.predicates],
         };
         for &(register, constant) in &program.constants {
-            if matches!(constant, Constant::Bits(_) | Constant::Parameter { .. }) {
+            if matches!(constant, Constant::Bits(_) | Constant::ModuleVariable(_) | Constant::Parameter { .. }) {
                 // The same in every lane.
                 let value = self.constant(constant, cluster, rank, warp, 0);
                 match register {
@@ -235,7 +235,7 @@ impl<'l> Unit<'l> {
         }
         let present = (self.context.threads - warp * LANES as u32).min(LANES as u32);
         let lanes = if present == 32 { u32::MAX } else { (1 << present) - 1 };
-        let mut warp = Warp::new(warp, registers, lanes, program.local_bytes as usize);
+        let mut warp = Warp::new(warp, registers, program.entry, lanes, program.local_bytes as usize);
         warp.in_flight = InFlight::new(program);
         warp.register_share = program.registers_per_thread.unwrap_or(0);
         warp
@@ -247,6 +247,7 @@ impl<'l> Unit<'l> {
         let [width, height, _] = context.launch.block;
         let value = match constant {
             Constant::Bits(bits) => return bits,
+            Constant::ModuleVariable(index) => return context.variables[usize::from(index)],
             Constant::Parameter { offset, bytes, signed } => {
                 let mut value = [0; 8];
                 let (offset, bytes) = (usize::from(offset), usize::from(bytes));

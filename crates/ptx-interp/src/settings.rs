@@ -58,6 +58,8 @@ pub struct Limits {
     pub threads_per_block: u32,
     /// Blocks of a cluster.
     pub blocks_per_cluster: u32,
+    /// Local memory of a thread, the frames of its calls included, in bytes.
+    pub local_bytes_per_thread: u32,
     /// Warp instructions that one unit of execution (a block, a cluster, or all blocks that talk to each other) may
     /// take before it counts as a livelock.
     pub instructions: u64,
@@ -72,6 +74,7 @@ impl Default for Limits {
             shared_bytes_per_block: 232_448,
             threads_per_block: 1024,
             blocks_per_cluster: 8,
+            local_bytes_per_thread: 524_288,
             instructions: 4_000_000_000,
             resident_blocks: 132,
         }

@@ -100,7 +100,7 @@ impl Machine<'_> {
                     continue;
                 }
                 let at = At { rank, warp: global_warp, pc };
-                let step = match self.instruction(cluster, warp, at, &instruction.operation, mask, current.mask) {
+                let step = match self.instruction(cluster, warp, at, &instruction.operation, mask, &current) {
                     Ok(step) => step,
                     Err(Stopped) => {
                         warp.splits.push(current);
@@ -113,19 +113,39 @@ impl Machine<'_> {
                         if lanes == current.mask {
                             current.pc = target;
                         } else {
-                            warp.splits.push(Split { pc: target, mask: lanes, wait: Wait::Nothing });
+                            warp.splits.push(Split {
+                                pc: target,
+                                mask: lanes,
+                                wait: Wait::Nothing,
+                                stack: current.stack,
+                            });
                             current.mask &= !lanes;
                             current.pc += 1;
                         }
                     }
                     Step::Scatter(targets) => {
                         for (target, lanes) in targets {
-                            warp.splits.push(Split { pc: target, mask: lanes, wait: Wait::Nothing });
+                            warp.splits.push(Split {
+                                pc: target,
+                                mask: lanes,
+                                wait: Wait::Nothing,
+                                stack: current.stack,
+                            });
                             current.mask &= !lanes;
                         }
                         current.pc += 1;
                         if current.mask == 0 {
                             continue 'pick;
+                        }
+                    }
+                    Step::Call { target, lanes, stack } => {
+                        if lanes == current.mask {
+                            current.pc = target;
+                            current.stack = stack;
+                        } else {
+                            warp.splits.push(Split { pc: target, mask: lanes, wait: Wait::Nothing, stack });
+                            current.mask &= !lanes;
+                            current.pc += 1;
                         }
                     }
                     Step::Exit(lanes) => {
@@ -151,7 +171,7 @@ impl Machine<'_> {
                     Step::RetrySome(waiting) => {
                         self.executions.warps[pc as usize] -= u64::from(waiting == mask);
                         self.executions.threads[pc as usize] -= u64::from(waiting.count_ones());
-                        warp.splits.push(Split { pc, mask: waiting, wait: Wait::Lanes });
+                        warp.splits.push(Split { pc, mask: waiting, wait: Wait::Lanes, stack: current.stack });
                         current.mask &= !waiting;
                         current.pc += 1;
                         warp.splits.push(current);
@@ -186,8 +206,9 @@ impl Machine<'_> {
         at: At,
         operation: &Operation,
         mask: u32,
-        together: u32,
+        split: &Split,
     ) -> Result<Step, Stopped> {
+        let together = split.mask;
         match operation {
             Operation::Load(access) => self.load(cluster, warp, at, access, mask),
             Operation::Store(access) => self.store(cluster, warp, at, access, mask),
@@ -212,6 +233,19 @@ impl Machine<'_> {
             Operation::Trap => {
                 let by = at.participant(mask.trailing_zeros() as usize);
                 Err(self.stop(cluster, FindingKind::Trap, at.pc, by, || "the kernel stopped itself".into()))
+            }
+            Operation::Call(call) => self.call(cluster, warp, at, call, split.stack, mask),
+            Operation::Return => Ok(self.return_from_call(warp, split.stack, mask)),
+            Operation::IgnoredCall(call) => Ok(self.ignored_call(warp, call, mask)),
+            Operation::AssertionFailed => {
+                let by = at.participant(mask.trailing_zeros() as usize);
+                Err(self.stop(cluster, FindingKind::Trap, at.pc, by, || "an assertion of the kernel failed".into()))
+            }
+            Operation::Unsupported { index } => {
+                let by = at.participant(mask.trailing_zeros() as usize);
+                let program = self.context.program;
+                let message = || program.unsupported[*index as usize].message.clone();
+                Err(self.stop(cluster, FindingKind::Unsupported, at.pc, by, message))
             }
             Operation::Shuffle(_)
             | Operation::Vote(_)
@@ -300,7 +334,7 @@ fn merge(splits: &mut Vec<Split>, current: &mut Split) {
     let mut index = 0;
     while index < splits.len() {
         let other = splits[index];
-        if other.pc == current.pc && matches!(other.wait, Wait::Nothing | Wait::Lanes) {
+        if other.pc == current.pc && other.stack == current.stack && matches!(other.wait, Wait::Nothing | Wait::Lanes) {
             current.mask |= other.mask;
             splits.swap_remove(index);
         } else {

@@ -140,7 +140,7 @@ impl Decoder<'_> {
 
     fn bulk_qualifiers(&self, parts: &[&str], allowed: &[&str]) -> Decoded<()> {
         match parts.iter().find(|part| !allowed.contains(*part)) {
-            Some(part) => Err(format!("qualifier `.{part}` is not supported here")),
+            Some(part) => Err(format!("qualifier `.{part}` is not supported here").into()),
             None => Ok(()),
         }
     }
@@ -339,7 +339,7 @@ impl Decoder<'_> {
         let scale = |index: usize| match integer(operands.get(index)) {
             Ok(1) => Ok(false),
             Ok(value) if value == u64::MAX => Ok(true),
-            _ => Err("scale must be 1 or -1".to_string()),
+            _ => Err(Problem::from("scale must be 1 or -1")),
         };
         let (negate_a, negate_b) = (scale(4)?, scale(5)?);
         let a = if from_registers {

@@ -77,7 +77,7 @@ impl Decoder<'_> {
             } else if let Some(named) = Scope::parse(part) {
                 scope = named;
             } else if !is_cache_hint(part) {
-                return Err(format!("qualifier `.{part}` is not supported here"));
+                return Err(format!("qualifier `.{part}` is not supported here").into());
             }
         }
         arity(operands, if hint { 3..=3 } else { 2..=2 })?;
@@ -92,7 +92,7 @@ impl Decoder<'_> {
             _ => one,
         };
         if list.len() != elements {
-            return Err("the number of registers does not match the vector".into());
+            return invalid("the number of registers does not match the vector");
         }
         let registers: Box<[_]> = list
             .iter()
@@ -101,6 +101,10 @@ impl Decoder<'_> {
                 part => self.any_register(part, bytes).map(Some),
             })
             .collect::<Decoded<_>>()?;
+        if space == Space::Parameter && self.is_in_frame(place) {
+            // Parameters and results of calls.
+            space = Space::Local;
+        }
         if space == Space::Parameter {
             if store {
                 return unknown();
@@ -121,6 +125,16 @@ impl Decoder<'_> {
         Ok(if store { Operation::Store(access) } else { Operation::Load(access) })
     }
 
+    /// Whether an address in `.param` is one of a call's, and not of the kernel's parameters.
+    fn is_in_frame(&self, place: &Operand) -> bool {
+        let Operand::Address { base, .. } = place else { return false };
+        match &**base {
+            Operand::Symbol(name) => self.locals.contains_key(name.as_str()),
+            // A function does not see the kernel's parameters.
+            _ => self.frame.is_some(),
+        }
+    }
+
     /// A parameter at a fixed place is a constant of the launch.
     fn constant_parameter(
         &mut self,
@@ -139,14 +153,14 @@ impl Decoder<'_> {
         };
         let [Some(to)] = *registers else { return Ok(None) };
         let parameter = self
-            .kernel
+            .entry
             .parameters
             .iter()
             .find(|parameter| parameter.name == name)
             .ok_or_else(|| format!("`{name}` is not a parameter"))?;
         let bytes = scalar.bytes();
         let within = usize::try_from(*offset).ok().filter(|&at| at + usize::from(bytes) <= parameter.size);
-        let at = within.ok_or("the access reaches past the parameter")?;
+        let at = within.ok_or_else(|| Problem::Invalid("the access reaches past the parameter".into()))?;
         let constant = Constant::Parameter {
             offset: (parameter.offset + at) as u16,
             bytes,
@@ -185,7 +199,7 @@ impl Decoder<'_> {
         for part in &opcode.parts[2..opcode.parts.len() - 1] {
             let known = matches!(*part, "weak" | "mbarrier::complete_tx::bytes" | "shared::cluster" | "v2" | "v4");
             if !known {
-                return Err(format!("qualifier `.{part}` is not supported here"));
+                return Err(format!("qualifier `.{part}` is not supported here").into());
             }
         }
         let one = std::slice::from_ref(&operands[1]);
@@ -241,7 +255,7 @@ impl Decoder<'_> {
                     "cas" => AtomicKind::CompareExchange,
                     "inc" => AtomicKind::Increment,
                     "dec" => AtomicKind::Decrement,
-                    _ => return Err(format!("qualifier `.{part}` is not supported here")),
+                    _ => return Err(format!("qualifier `.{part}` is not supported here").into()),
                 });
             }
         }
@@ -333,14 +347,14 @@ impl Decoder<'_> {
                 let hint = opcode.has("L2::cache_hint");
                 for part in &opcode.parts[3..] {
                     if !(matches!(*part, "shared" | "shared::cta" | "global") || part.starts_with("L2::")) {
-                        return Err(format!("qualifier `.{part}` is not supported here"));
+                        return Err(format!("qualifier `.{part}` is not supported here").into());
                     }
                 }
                 arity(operands, if hint { 4..=5 } else { 3..=4 })?;
                 let bytes = integer(operands.get(2))?;
                 let allowed = if opcode.part(2) == "cg" { bytes == 16 } else { matches!(bytes, 4 | 8 | 16) };
                 if !allowed {
-                    return Err(format!("cp.async cannot copy {bytes} bytes"));
+                    return invalid(format!("cp.async cannot copy {bytes} bytes"));
                 }
                 let (mut source_bytes, mut ignore_source) = (None, None);
                 let extra = operands.len() - 3 - usize::from(hint);

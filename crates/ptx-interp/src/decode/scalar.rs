@@ -56,6 +56,11 @@ impl Decoder<'_> {
                 let bytes = Scalar::parse(kind).map_or(4, Scalar::bytes);
                 Ok(Operation::Clock { to: self.lane_register(to, bytes)? })
             }
+            (to, from) if self.in_frame(from).is_some() => {
+                let Some((a, at)) = self.in_frame(from) else { return unknown() };
+                let b = self.constant_double(Constant::Bits(at));
+                Ok(Operation::Binary64 { op: Binary64::Add, to: self.double(to)?, a, b })
+            }
             (to, from) => match Scalar::parse(kind).map(Scalar::bytes) {
                 Some(8) => Ok(Operation::Unary64 { op: Unary64::Move, to: self.double(to)?, a: self.double(from)? }),
                 Some(_) => Ok(Operation::Unary32 { op: Unary32::Move, to: self.word(to)?, a: self.word(from)? }),

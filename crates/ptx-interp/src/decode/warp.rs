@@ -18,6 +18,8 @@ impl Decoder<'_> {
                 let targets = targets.clone().into_boxed_slice();
                 Ok(Operation::BranchIndexed { targets, index: self.word(&operands[0])? })
             }
+            "call" => self.call(operands),
+            "ret" if self.frame.is_some() => Ok(Operation::Return),
             "ret" | "exit" => Ok(Operation::Exit),
             "trap" | "brkpt" => Ok(Operation::Trap),
             "nanosleep" | "griddepcontrol" | "pmevent" => Ok(Operation::Nothing),
@@ -25,7 +27,7 @@ impl Decoder<'_> {
                 arity(operands, 1..=1)?;
                 let count = integer(operands.first())?;
                 if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
-                    return Err(format!("{count} registers; a multiple of 8 from 24 to 256 is needed"));
+                    return invalid(format!("{count} registers; a multiple of 8 from 24 to 256 is needed"));
                 }
                 match opcode.part(1) {
                     "inc" => Ok(Operation::ShareRegisters { count: count as u32, more: true }),

@@ -226,7 +226,7 @@ impl Machine<'_> {
         for split in &mut warp.splits {
             let lanes = waiting(split) & needed;
             if lanes != 0 {
-                moved.push(Split { pc: split.pc + 1, mask: lanes, wait: Wait::Nothing });
+                moved.push(Split { pc: split.pc + 1, mask: lanes, wait: Wait::Nothing, ..*split });
                 split.mask &= !lanes;
             }
         }

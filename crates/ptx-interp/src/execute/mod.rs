@@ -3,6 +3,7 @@
 mod async_copy;
 mod atomics;
 mod barrier;
+mod calls;
 mod cluster;
 mod exit;
 mod load;

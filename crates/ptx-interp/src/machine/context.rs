@@ -8,6 +8,8 @@ use crate::settings::Launch;
 pub(crate) struct LaunchContext<'l> {
     pub program: &'l Program,
     pub launch: &'l Launch,
+    /// Addresses of the module's variables.
+    pub variables: Vec<u64>,
     pub cluster: [u32; 3],
     pub clusters: [u32; 3],
     pub threads: u32,

@@ -20,6 +20,51 @@ impl LocalMemory {
         Self { size, bytes: vec![0xcb; total], written: vec![0; total.div_ceil(64)] }
     }
 
+    /// Room for so many bytes of each thread.
+    pub(crate) fn grow(&mut self, size: usize) {
+        if size <= self.size {
+            return;
+        }
+        // Twice as much, so that deep calls do not copy it each time; a multiple of 64 keeps threads apart in `written`.
+        let size = size.max(2 * self.size).next_multiple_of(64);
+        let mut grown = Self::new(size);
+        for lane in 0..LANES {
+            let (from, to) = (lane * self.size, lane * size);
+            grown.bytes[to..to + self.size].copy_from_slice(&self.bytes[from..from + self.size]);
+            for byte in (0..self.size).filter(|byte| self.is_written(from + byte)) {
+                grown.written[(to + byte) / 64] |= 1 << ((to + byte) % 64);
+            }
+        }
+        *self = grown;
+    }
+
+    /// Bytes that a call has not given a value.
+    pub(crate) fn forget(&mut self, lane: usize, start: usize, bytes: usize) {
+        let start = lane * self.size + start;
+        for byte in start..start + bytes {
+            self.written[byte / 64] &= !(1 << (byte % 64));
+        }
+    }
+
+    /// Copies bytes inside of one thread's memory, and whether they have been written.
+    pub(crate) fn copy(&mut self, lane: usize, from: usize, to: usize, bytes: usize) {
+        let (from, to) = (lane * self.size + from, lane * self.size + to);
+        self.bytes.copy_within(from..from + bytes, to);
+        for byte in 0..bytes {
+            let bit = u64::from(self.is_written(from + byte));
+            let word = &mut self.written[(to + byte) / 64];
+            *word = *word & !(1 << ((to + byte) % 64)) | bit << ((to + byte) % 64);
+        }
+    }
+
+    pub(crate) fn zero(&mut self, lane: usize, start: usize, bytes: usize) {
+        let start = lane * self.size + start;
+        for byte in start..start + bytes {
+            self.bytes[byte] = 0;
+            self.written[byte / 64] |= 1 << (byte % 64);
+        }
+    }
+
     fn is_written(&self, byte: usize) -> bool {
         self.written[byte / 64] >> (byte % 64) & 1 == 1
     }

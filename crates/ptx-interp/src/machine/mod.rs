@@ -4,6 +4,7 @@
 //! module only.
 
 mod barriers;
+mod calls;
 mod cluster;
 mod context;
 mod copies;
@@ -15,11 +16,13 @@ mod places;
 mod publish;
 mod shared;
 mod transfers;
+mod variables;
 mod warp;
 
 use std::collections::HashMap;
 
 pub(crate) use barriers::{ClusterBarrier, NamedBarrier};
+pub(crate) use calls::CallStacks;
 pub(crate) use cluster::{Block, Cluster, has_exited};
 pub(crate) use context::LaunchContext;
 pub(crate) use copies::{CopyQueue, PendingCopy};
@@ -28,6 +31,7 @@ pub(crate) use local::LocalMemory;
 pub(crate) use mbarriers::{COUNT_BITS, MAX_COUNT, MbarrierState};
 pub(crate) use places::{Lanes, SharedPlace, addresses, for_each_space, is_in_space, is_side_by_side, rebased};
 pub(crate) use transfers::{Action, BulkGroups, Piece, Target, Transfer, groups_of};
+pub(crate) use variables::load_variables;
 pub(crate) use warp::{Group, Split, Wait, Warp, is_whole_warp};
 
 use crate::alu::Execute;
@@ -99,6 +103,12 @@ pub(crate) enum Step {
     },
     /// Lanes go to different places.
     Scatter(Vec<(u32, u32)>),
+    /// Some lanes go elsewhere, with these calls behind them.
+    Call {
+        target: u32,
+        lanes: u32,
+        stack: u32,
+    },
     Exit(u32),
     /// Wait, then execute this instruction again.
     Retry(Wait),

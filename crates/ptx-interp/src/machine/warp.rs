@@ -4,7 +4,7 @@
 //! furthest behind runs, and splits that meet become one. There is no stack of reconvergence points: it would
 //! deadlock where lanes of one warp wait for each other.
 
-use super::{CopyQueue, InFlight, LocalMemory};
+use super::{CallStacks, CopyQueue, InFlight, LocalMemory};
 use crate::registers::{Registers, Words};
 
 /// Why lanes cannot go on.
@@ -35,6 +35,8 @@ pub(crate) struct Split {
     pub pc: u32,
     pub mask: u32,
     pub wait: Wait,
+    /// The calls that led here: an index into the warp's [`CallStacks`]; 0 for none.
+    pub stack: u32,
 }
 
 pub(crate) struct Warp {
@@ -45,6 +47,7 @@ pub(crate) struct Warp {
     /// Lanes that have exited, and those that never existed.
     pub exited: u32,
     pub local: LocalMemory,
+    pub calls: CallStacks,
     pub copies: CopyQueue,
     /// Stamps of the warp's wgmma groups that are under way, oldest first.
     pub wgmma_groups: Vec<u32>,
@@ -63,13 +66,14 @@ pub(crate) struct Warp {
 }
 
 impl Warp {
-    pub(crate) fn new(index: u32, registers: Registers, lanes: u32, local_bytes: usize) -> Self {
+    pub(crate) fn new(index: u32, registers: Registers, entry: u32, lanes: u32, local_bytes: usize) -> Self {
         Self {
             index,
             registers,
-            splits: vec![Split { pc: 0, mask: lanes, wait: Wait::Nothing }],
+            splits: vec![Split { pc: entry, mask: lanes, wait: Wait::Nothing, stack: 0 }],
             exited: !lanes,
             local: LocalMemory::new(local_bytes),
+            calls: CallStacks::default(),
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
@@ -91,6 +95,7 @@ impl Warp {
             splits: Vec::new(),
             exited: u32::MAX,
             local: LocalMemory::default(),
+            calls: CallStacks::default(),
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,

@@ -22,6 +22,8 @@ struct Scope {
     /// `%r<12>` declares %r0 to %r11; each exists once it is named.
     families: Vec<(String, u64, RegisterClass)>,
     labels: HashMap<String, u32>,
+    /// `.param` variables and the names that they go by.
+    parameters: HashMap<String, String>,
 }
 
 /// Label, scope, and the targets with their lines.
@@ -80,8 +82,14 @@ pub(super) fn parse(
                 let declared = variable(cursor, space)?;
                 body.kernel.variables.push(declared);
             }
-            // Parameters of a call; the call itself is refused when it is decoded.
-            ".param" => cursor.skip_statement(),
+            ".param" => {
+                // Parameters of a call: another scope may have others of the same name.
+                let mut declared = variable(cursor, VariableSpace::Local)?;
+                let unique = format!("{}@{}", declared.name, body.current);
+                let name = std::mem::replace(&mut declared.name, unique.clone());
+                body.scopes[body.current].parameters.insert(name, unique);
+                body.kernel.variables.push(declared);
+            }
             _ if token.kind == TokenKind::Word && cursor.peek().is_some_and(|next| next.is(b':')) => {
                 cursor.at += 1;
                 body.label(cursor, token.text)?;
@@ -311,6 +319,13 @@ impl Body<'_> {
         }
         if text.starts_with('%') {
             return Ok(Operand::Special(text.to_string()));
+        }
+        let mut scope = Some(self.current);
+        while let Some(at) = scope {
+            if let Some(unique) = self.scopes[at].parameters.get(text) {
+                return Ok(Operand::Symbol(unique.clone()));
+            }
+            scope = self.scopes[at].parent;
         }
         Ok(Operand::Symbol(text.to_string()))
     }

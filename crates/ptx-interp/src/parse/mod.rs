@@ -40,10 +40,14 @@ pub(crate) struct Location {
 
 #[derive(Debug)]
 pub(crate) struct ParsedModule {
+    /// Tells modules apart whose variables lie in the same memory.
+    pub id: u64,
     pub source: Arc<str>,
     pub target: String,
     pub files: BTreeMap<u32, String>,
     pub kernels: Vec<ParsedKernel>,
+    /// `.func` with a body, and those that are only declared.
+    pub functions: Vec<ParsedKernel>,
     /// Module-level `.shared`, `.global` and `.const` variables.
     pub variables: Vec<Variable>,
 }
@@ -64,6 +68,16 @@ pub(crate) struct Variable {
     pub align: u64,
     /// Bytes; none for `extern` arrays without a length (dynamic shared memory).
     pub size: Option<u64>,
+    /// What it holds at first; zeros where there is nothing else. An error says what cannot be understood.
+    pub initial: Result<Initial, String>,
+}
+
+/// The first value of a module's variable.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Initial {
+    pub bytes: Vec<u8>,
+    /// Addresses of other variables, to be added to the 64 bits at an offset.
+    pub addresses: Vec<(usize, String)>,
 }
 
 /// One parameter of a kernel, at its place in the packed parameter block.
@@ -166,6 +180,14 @@ pub(crate) struct Statement {
 pub(crate) struct ParsedKernel {
     pub name: String,
     pub parameters: Vec<Parameter>,
+    /// Results of a function, each a parameter.
+    pub results: Vec<Parameter>,
+    /// A function and no kernel.
+    pub is_function: bool,
+    /// There is only a declaration.
+    pub is_external: bool,
+    /// Why a function cannot be called.
+    pub unsupported: Option<String>,
     pub registers: Vec<RegisterDeclaration>,
     pub variables: Vec<Variable>,
     pub statements: Vec<Statement>,

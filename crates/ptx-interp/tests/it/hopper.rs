@@ -5,7 +5,11 @@ use ptx_interp::Module;
 /// Every statement decodes, with these registers declared.
 fn decodes(statement: &str) -> Result<(), String> {
     let module = Module::parse(&text(statement)).map_err(|error| format!("{statement}: {error}"))?;
-    module.kernel("k").map(drop).map_err(|error| format!("{statement}: {error}"))
+    let kernel = module.kernel("k").map_err(|error| format!("{statement}: {error}"))?;
+    match kernel.unsupported() {
+        [] => Ok(()),
+        [first, ..] => Err(format!("{statement}: {first}")),
+    }
 }
 
 /// A kernel of one statement.

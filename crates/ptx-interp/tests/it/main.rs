@@ -4,6 +4,7 @@ mod findings;
 mod fixtures;
 mod fuzz;
 mod hopper;
+mod kernels;
 mod layers;
 mod layouts;
 mod oracle;

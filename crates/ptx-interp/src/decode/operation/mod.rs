@@ -2,12 +2,14 @@
 //! Immediates, special registers and parameters are registers too, filled before a block starts.
 
 mod arithmetic;
+mod calls;
 mod copies;
 mod matrix;
 mod memory;
 mod warp;
 
 pub(crate) use arithmetic::*;
+pub(crate) use calls::*;
 pub(crate) use copies::*;
 pub(crate) use matrix::*;
 pub(crate) use memory::*;
@@ -311,6 +313,16 @@ pub(crate) enum Operation {
     WgmmaCommit,
     WgmmaWait {
         keep: u32,
+    },
+    Call(Box<Call>),
+    /// A call of a function of the system that does nothing here.
+    IgnoredCall(Box<IgnoredCall>),
+    AssertionFailed,
+    /// From a function to its caller.
+    Return,
+    /// A statement of [`Program::unsupported`](super::Program::unsupported).
+    Unsupported {
+        index: u32,
     },
     /// `setmaxnreg`
     ShareRegisters {
