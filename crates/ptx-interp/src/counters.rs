@@ -192,7 +192,9 @@ fn class(operation: &Operation) -> InstructionClass {
         | Operation::Binary64 { op: Binary64::DivF64, .. } => InstructionClass::SpecialFunction,
         Operation::Float(operation) => float_class(operation.kind),
         Operation::Half(operation) => float_class(operation.kind),
-        Operation::Convert { .. } | Operation::ConvertPair { .. } => InstructionClass::Conversion,
+        Operation::Convert { .. } | Operation::ConvertPair { .. } | Operation::SmallFloat(_) => {
+            InstructionClass::Conversion
+        }
         Operation::SetPredicate(_)
         | Operation::Set { .. }
         | Operation::Select32 { .. }

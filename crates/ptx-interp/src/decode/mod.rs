@@ -190,6 +190,8 @@ struct Decoder<'a> {
     words: usize,
     doubles: usize,
     predicates: usize,
+    /// The condition code register's carry.
+    carry_flag: Option<PredicateRegister>,
     /// Registers that hold a parameter's address wherever they are read, and which parameter's.
     parameter_addresses: HashMap<RegisterId, &'a str>,
     /// Addresses of shared variables.
@@ -234,6 +236,7 @@ impl<'a> Decoder<'a> {
             words: 0,
             doubles: 0,
             predicates: 0,
+            carry_flag: None,
             variables: HashMap::new(),
             locals: HashMap::new(),
             frames: Vec::new(),

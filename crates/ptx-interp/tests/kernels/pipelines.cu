@@ -73,11 +73,11 @@ STAGES(two_stages_without_the_second_barrier, (void)0)
             }                                                                            \
         }                                                                                \
     }
-//@ clean grid=2 block=64 args=i32:128:iota,i32:128:zero,i32=4
+//@ clean grid=1 block=64 args=i32:128:iota,i32:128:zero,i32=4
 ROLES(roles, wait(&filled, tile & 1), wait(&emptied, (tile & 1) ^ 1))
 //@ finds=SharedRace,UninitializedRead,BadMbarrier grid=1 block=64 args=i32:128:iota,i32:128:zero,i32=4
 ROLES(roles_without_waiting_for_full, (void)0, wait(&emptied, (tile & 1) ^ 1))
-//@ finds=SharedRace,BadMbarrier grid=1 block=64 args=i32:128:iota,i32:128:zero,i32=4
+//@ finds=SharedRace,BadMbarrier,Livelock grid=1 block=64 instructions=100000 args=i32:128:iota,i32:128:zero,i32=4
 ROLES(roles_without_waiting_for_empty, wait(&filled, tile & 1), (void)0)
 //@ finds=Deadlock,Livelock grid=1 block=64 args=i32:128:iota,i32:128:zero,i32=4 instructions=100000
 ROLES(roles_with_the_wrong_parity, wait(&filled, tile & 1), wait(&emptied, tile & 1))
@@ -95,10 +95,8 @@ KERNEL mbarrier_with_too_many_arrivals(int* out) {
     __shared__ unsigned long long b;
     if (threadIdx.x == 0) init(&b, 48);
     __syncthreads();
-    arrive(&b);
-    __syncthreads();
+    if (threadIdx.x < 2) asm volatile("{.reg .b64 t; mbarrier.arrive.noComplete.shared.b64 t, [%0], 40;}" ::"r"(address(&b)) : "memory");
     if (threadIdx.x == 0) out[0] = 1;
-    if (threadIdx.x < 40) arrive(&b);
 }
 
 // Named barriers: a warp writes, another reads.

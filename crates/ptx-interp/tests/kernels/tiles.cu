@@ -126,6 +126,9 @@ KERNEL reads_a_lane_of_another_tile(const int* in, int* out) {
 KERNEL full_mask_in_a_branch(const int* in, int* out) {
     out[threadIdx.x] = 0;
     if (in[threadIdx.x] < 10) out[threadIdx.x] = __reduce_add_sync(0xffffffffu, in[threadIdx.x]);
+    // Lanes that had exited would not be missed.
+    __syncwarp();
+    out[threadIdx.x] += 1;
 }
 //@ finds=DivergentBarrier,DivergentShuffle grid=1 block=32 args=i32:32:iota,i32:32:zero
 KERNEL warp_barrier_with_overlapping_masks(const int* in, int* out) {

@@ -188,7 +188,8 @@ pub(crate) enum Operation {
     Set {
         compare: Box<SetPredicate>,
         to: WordRegister,
-        float: bool,
+        /// What a lane gets where the comparison holds; 0 elsewhere.
+        holds: u32,
     },
     Select32 {
         to: WordRegister,
@@ -324,6 +325,10 @@ pub(crate) enum Operation {
     Unsupported {
         index: u32,
     },
+    /// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc`, `madc`
+    Carry(Box<CarryOperation>),
+    /// Conversions to and from 8-bit floats, and to tf32.
+    SmallFloat(SmallFloat),
     /// `setmaxnreg`
     ShareRegisters {
         count: u32,
@@ -372,6 +377,8 @@ impl Operation {
                 | Self::Predicate { .. }
                 | Self::Pack { .. }
                 | Self::Unpack { .. }
+                | Self::Carry(_)
+                | Self::SmallFloat(_)
                 | Self::Nothing
         )
     }
