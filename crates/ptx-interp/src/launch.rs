@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::address_space::SHARED_BASE;
 use crate::counters::Counters;
+use crate::coverage::{Coverage, CoverageCounts};
 use crate::decode::Program;
 use crate::diagnostics::{Finding, FindingKind, Findings};
 use crate::machine::{LaunchContext, load_variables};
@@ -66,6 +67,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was executed.
     pub counters: Counters,
+    /// What was executed, if [`Launch::coverage`] asked for it.
+    pub coverage: Option<Coverage>,
     /// Whether every block ran to its end. If not, memory holds what was written until then.
     pub completed: bool,
 }
@@ -94,6 +97,7 @@ impl Launch {
         let mut history = LaunchHistory::default();
         let mut findings = Findings::new(self.checks.max_findings);
         let mut counters = Counters::default();
+        let mut covered: Option<CoverageCounts> = None;
         let mut completed = true;
         let total = context.clusters.iter().map(|&count| u64::from(count)).product::<u64>();
         // Blocks that talk to each other are one unit; all others are units of their own.
@@ -111,10 +115,20 @@ impl Launch {
                 if wave.len() == 1 { wave.iter().map(run).collect() } else { wave.par_iter().map(run).collect() };
             let mut stop = false;
             for outcome in outcomes {
-                let UnitOutcome { findings: found, counters: counted, executions, changes, completed: finished } =
-                    outcome;
+                let UnitOutcome {
+                    findings: found,
+                    counters: counted,
+                    executions,
+                    coverage,
+                    changes,
+                    completed: finished,
+                } = outcome;
                 findings.absorb(found);
                 counters += &counted;
+                match (&mut covered, coverage) {
+                    (Some(all), Some(part)) => all.add(&part),
+                    (all, part) => *all = all.take().or(part),
+                }
                 executions.classify(program, &mut counters);
                 completed &= finished;
                 stop |= !finished;
@@ -141,7 +155,8 @@ impl Launch {
                 break;
             }
         }
-        Ok(Report { findings: findings.into_entries(), counters, completed })
+        let coverage = covered.map(|counts| Coverage::new(&kernel.program, counts));
+        Ok(Report { findings: findings.into_entries(), counters, coverage, completed })
     }
 
     fn validate<'l>(&'l self, program: &'l Program) -> Result<LaunchContext<'l>, LaunchError> {

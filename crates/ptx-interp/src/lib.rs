@@ -42,6 +42,7 @@
 //! | `parse` | turns text into statements |
 //! | `decode` | turns statements into operations on registers in three banks |
 //! | `registers`, `alu` | execute lane-wise operations, 32 lanes at a time |
+//! | `coverage` | counts what has been executed |
 //! | `order` | knows what is ordered and remembers who touched what |
 //! | `machine` | holds the state of warps, blocks and clusters, and checks every access |
 //! | `execute` | carries out all other operations, one file for each family |
@@ -52,6 +53,7 @@
 mod address_space;
 mod alu;
 mod counters;
+mod coverage;
 mod decode;
 mod diagnostics;
 mod execute;
@@ -71,8 +73,9 @@ mod tensor_map;
 mod turn;
 
 pub use counters::{Counters, InstructionClass};
+pub use coverage::{BlockCoverage, BranchCoverage, Coverage, InstructionCoverage, LoopCoverage};
 pub use decode::DecodeError;
-pub use diagnostics::{Finding, FindingKind, Place, SourceLine, ThreadId};
+pub use diagnostics::{Finding, FindingKind, Place, SourceFrame, SourceLine, ThreadId};
 pub use launch::{LaunchError, Report};
 pub use memory::{Memory, MemoryError};
 pub use module::{Kernel, KernelError, Module};

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::alu;
 use crate::counters::{Counters, Executions};
+use crate::coverage::CoverageCounts;
 use crate::decode::{Constant, LaneRegister, Operation};
 use crate::diagnostics::{FindingKind, Findings};
 use crate::machine::{Block, Cluster, InFlight, LaunchContext, Machine, Wait, Warp};
@@ -18,6 +19,7 @@ pub(crate) struct UnitOutcome {
     pub findings: Findings,
     pub counters: Counters,
     pub executions: Executions,
+    pub coverage: Option<CoverageCounts>,
     pub changes: Changes,
     pub completed: bool,
 }
@@ -98,8 +100,8 @@ impl<'l> Unit<'l> {
                 }
             }
         }
-        let Machine { findings, counters, executions, global, .. } = self.machine;
-        UnitOutcome { findings, counters, executions, changes: global.into_changes(), completed }
+        let Machine { findings, counters, executions, coverage, global, .. } = self.machine;
+        UnitOutcome { findings, counters, executions, coverage, changes: global.into_changes(), completed }
     }
 
     fn any_can_move(&self) -> bool {
@@ -311,7 +313,7 @@ fn describe_wait(
             let barrier = &cluster.blocks[rank as usize].barriers[index as usize & 15];
             let wanted = if barrier.expected == 0 { "all".to_string() } else { barrier.expected.to_string() };
             format!(
-                "barrier {index} waits for {wanted} threads; {} have arrived and nobody can move",
+                "barrier {index} waits for {wanted} threads; {} have arrived and no warp can move",
                 barrier.arrived()
             )
         }
@@ -325,6 +327,6 @@ fn describe_wait(
             cluster.blocks[rank as usize].free_registers,
         ),
         Wait::Bulk => "bulk copies never complete".into(),
-        Wait::Nothing => "nobody can move".into(),
+        Wait::Nothing => "no warp can move".into(),
     }
 }

@@ -100,6 +100,10 @@ pub struct Launch {
     pub checks: Checks,
     /// What the device allows.
     pub limits: Limits,
+    /// Whether to note which instructions, branches and turns of loops are executed, for [`Report::coverage`].
+    ///
+    /// [`Report::coverage`]: crate::Report::coverage
+    pub coverage: bool,
 }
 
 impl Launch {
@@ -114,6 +118,7 @@ impl Launch {
             seed: 0,
             checks: Checks::all(),
             limits: Limits::default(),
+            coverage: false,
         }
     }
 }

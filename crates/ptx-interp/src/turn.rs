@@ -79,6 +79,9 @@ impl Machine<'_> {
                 self.executions.warps[pc as usize] += 1;
                 self.executions.threads[pc as usize] += u64::from(mask.count_ones());
                 warp.clock += 1;
+                if let Some(coverage) = &mut self.coverage {
+                    coverage.note(program, &mut warp.turns, pc, current.mask, mask);
+                }
                 if mask == 0 {
                     current.pc += 1;
                     if behind(&warp.splits, current.pc) {

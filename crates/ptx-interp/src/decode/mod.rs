@@ -89,6 +89,7 @@ pub(crate) struct Features {
 pub(crate) struct Origin {
     pub line: u32,
     pub location: Location,
+    /// Byte range in the module's source; empty for what ends a body without a statement.
     pub span: (usize, usize),
 }
 
@@ -291,7 +292,7 @@ impl<'a> Decoder<'a> {
         }
         // A kernel that runs off its end exits, and a function that does returns.
         let operation = if body.is_function { Operation::Return } else { Operation::Exit };
-        let last = self.origins[first..].last().copied();
+        let last = self.origins[first..].last().map(|origin| Origin { span: (0, 0), ..*origin });
         self.instructions.push(Instruction { operation, guard: None, lane_wise: false });
         self.origins.push(last.unwrap_or(Origin { line: 0, location: Location::default(), span: (0, 0) }));
         if self.notes_mentions {

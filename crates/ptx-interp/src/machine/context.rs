@@ -1,5 +1,6 @@
 //! What is the same for all blocks of a launch.
 
+use super::Cluster;
 use crate::decode::Program;
 use crate::diagnostics::{Site, ThreadId};
 use crate::settings::Launch;
@@ -60,6 +61,22 @@ impl LaunchContext<'_> {
             warp: index / 32,
             lane: index % 32,
         }
+    }
+
+    /// A thread in a sentence, as seen by another one.
+    pub(crate) fn thread_name(&self, cluster: &Cluster, participant: u32, seen_by: u32) -> String {
+        let id = self.thread_id(cluster.index, participant);
+        let other = self.thread_id(cluster.index, seen_by);
+        let [x, y, z] = id.thread;
+        let thread = match self.launch.block {
+            [_, 1, 1] => format!("thread {x}"),
+            _ => format!("thread ({x},{y},{z})"),
+        };
+        if id.block == other.block {
+            return thread;
+        }
+        let [x, y, z] = id.block;
+        format!("{thread} of block ({x},{y},{z})")
     }
 
     pub(crate) fn site(&self, cluster: u32, participant: u32, pc: u32) -> Site {

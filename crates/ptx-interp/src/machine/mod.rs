@@ -36,7 +36,8 @@ pub(crate) use warp::{Group, Split, Wait, Warp, is_whole_warp};
 
 use crate::alu::Execute;
 use crate::counters::{Counters, Executions};
-use crate::decode::Manner;
+use crate::coverage::CoverageCounts;
+use crate::decode::{Manner, Operation};
 use crate::diagnostics::{FindingKind, Findings, Site};
 use crate::order::{Accessor, Conflict, GlobalView, Messages, Participant};
 use crate::registers::LANES;
@@ -62,6 +63,8 @@ pub(crate) struct Machine<'l> {
     pub findings: Findings,
     pub counters: Counters,
     pub executions: Executions,
+    /// Kept only if the launch asks for it.
+    pub coverage: Option<CoverageCounts>,
     /// What writes of global memory have published, by address.
     pub published: HashMap<u64, Messages>,
     pub runnable: Vec<(u32, u32)>,
@@ -146,6 +149,7 @@ impl<'l> Machine<'l> {
             findings,
             counters: Counters::default(),
             executions,
+            coverage: context.launch.coverage.then(|| CoverageCounts::new(context.program.instructions.len())),
             published: HashMap::new(),
             runnable: Vec::new(),
             fragment_passes: Vec::new(),
@@ -196,27 +200,80 @@ impl<'l> Machine<'l> {
         offset: u32,
         bytes: u32,
     ) {
-        let (kind, other, what) = match conflict {
-            Conflict::Uninitialized => (FindingKind::UninitializedRead, None, "reads"),
-            Conflict::InFlight { by, pc } => (FindingKind::AsyncReadBeforeWait, Some((pc, by)), "touches"),
-            Conflict::ReadAfterWrite { by, pc } => (FindingKind::SharedRace, Some((pc, by)), "reads"),
-            Conflict::WriteAfterWrite { by, pc } | Conflict::WriteAfterRead { by, pc } => {
-                (FindingKind::SharedRace, Some((pc, by)), "writes")
-            }
-            Conflict::Unfenced { by, pc } => (FindingKind::MissingProxyFence, Some((pc, by)), "reads asynchronously"),
+        let (kind, other) = match conflict {
+            Conflict::Uninitialized => (FindingKind::UninitializedRead, None),
+            Conflict::InFlight { by, pc } => (FindingKind::AsyncReadBeforeWait, Some((pc, by))),
+            Conflict::ReadAfterWrite { by, pc }
+            | Conflict::WriteAfterWrite { by, pc }
+            | Conflict::WriteAfterRead { by, pc } => (FindingKind::SharedRace, Some((pc, by))),
+            Conflict::Unfenced { by, pc } => (FindingKind::MissingProxyFence, Some((pc, by))),
         };
-        let reason = match conflict {
-            Conflict::Uninitialized => "that nobody has written",
-            Conflict::InFlight { .. } => {
-                "while an asynchronous copy into them is under way: its wait is missing or too weak"
-            }
-            Conflict::ReadAfterWrite { .. } => "and nothing orders that after the write",
-            Conflict::WriteAfterWrite { .. } => "and nothing orders that after an earlier write",
-            Conflict::WriteAfterRead { .. } => "and nothing orders that after an earlier read",
-            Conflict::Unfenced { .. } => "that were written by ordinary stores without `fence.proxy.async` in between",
-        };
+        let what = self.describe_conflict(cluster, conflict, by);
         self.report(cluster, kind, pc, by, other, || {
-            format!("{what} {bytes} bytes at shared address {offset:#x} {reason}")
+            let verb = match conflict {
+                Conflict::Uninitialized | Conflict::ReadAfterWrite { .. } => "reads",
+                Conflict::InFlight { .. } => "touches",
+                Conflict::WriteAfterWrite { .. } | Conflict::WriteAfterRead { .. } => "writes",
+                Conflict::Unfenced { .. } => "reads asynchronously",
+            };
+            format!("{verb} {bytes} bytes at shared address {offset:#x} {what}")
         });
+    }
+
+    /// What is missing between two accesses, in words.
+    #[cold]
+    fn describe_conflict(&self, cluster: &Cluster, conflict: Conflict, here: Participant) -> String {
+        let threads = cluster.order.threads();
+        let is_copy =
+            |pc: u32| matches!(self.context.program.instructions[pc as usize].operation, Operation::CopyAsync(_));
+        let name = |thread: Participant| self.context.thread_name(cluster, thread, here);
+        let me = name(here);
+        match conflict {
+            Conflict::Uninitialized => "that no thread has written".into(),
+            Conflict::InFlight { by, pc } if is_copy(pc) && by == here => {
+                format!("while {me}'s own cp.async into them is under way: no wait of it covers that copy")
+            }
+            Conflict::InFlight { by, pc } if is_copy(pc) => {
+                let by = name(by);
+                format!(
+                    "while a cp.async of {by} into them is under way: {by} must wait for it, and a barrier must stand \
+                     between that wait and {me}'s access"
+                )
+            }
+            Conflict::InFlight { .. } => {
+                format!("while a bulk copy into them is under way: {me} must wait for the phase of its mbarrier")
+            }
+            Conflict::ReadAfterWrite { by, .. } | Conflict::WriteAfterWrite { by, .. } if by >= threads => {
+                format!(
+                    "that an asynchronous copy has written: no wait for its mbarrier's phase is ordered before {me}"
+                )
+            }
+            Conflict::ReadAfterWrite { by, pc } if is_copy(pc) => {
+                let by = name(by);
+                format!(
+                    "that a cp.async of {by} has written: {by}'s wait covers its own copies; between it and {me}'s read \
+                     stands no barrier"
+                )
+            }
+            Conflict::ReadAfterWrite { by, .. } => {
+                format!(
+                    "that {} has written: no barrier and nothing else orders the write before {me}'s read",
+                    name(by)
+                )
+            }
+            Conflict::WriteAfterWrite { by, .. } => {
+                format!("that {} has written: no barrier and nothing else orders the two writes", name(by))
+            }
+            Conflict::WriteAfterRead { by, .. } if by >= threads => {
+                format!("that an asynchronous unit reads: no wait for its reads is ordered before {me}'s write")
+            }
+            Conflict::WriteAfterRead { by, .. } => {
+                format!("that {} reads: no barrier and nothing else orders that read before {me}'s write", name(by))
+            }
+            Conflict::Unfenced { by, .. } => format!(
+                "that {} has written by an ordinary store, without `fence.proxy.async` for shared memory in between",
+                name(by)
+            ),
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! deadlock where lanes of one warp wait for each other.
 
 use super::{CallStacks, CopyQueue, InFlight, LocalMemory};
+use crate::coverage::WarpTurns;
 use crate::registers::{Registers, Words};
 
 /// Why lanes cannot go on.
@@ -48,6 +49,7 @@ pub(crate) struct Warp {
     pub exited: u32,
     pub local: LocalMemory,
     pub calls: CallStacks,
+    pub turns: WarpTurns,
     pub copies: CopyQueue,
     /// Stamps of the warp's wgmma groups that are under way, oldest first.
     pub wgmma_groups: Vec<u32>,
@@ -74,6 +76,7 @@ impl Warp {
             exited: !lanes,
             local: LocalMemory::new(local_bytes),
             calls: CallStacks::default(),
+            turns: WarpTurns::default(),
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,
@@ -96,6 +99,7 @@ impl Warp {
             exited: u32::MAX,
             local: LocalMemory::default(),
             calls: CallStacks::default(),
+            turns: WarpTurns::default(),
             copies: CopyQueue::default(),
             wgmma_groups: Vec::new(),
             wgmma_open: false,

@@ -34,8 +34,39 @@ impl ParseError {
 pub(crate) struct Location {
     pub file: u32,
     pub line: u32,
-    /// Where the function that holds this line was inlined.
-    pub inlined_at: Option<(u32, u32)>,
+    /// Where the function that holds this line was inlined: 1 and an index into [`Sources::call_sites`]; 0 for nowhere.
+    pub call_site: u32,
+}
+
+/// A place where a function was inlined.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CallSite {
+    pub file: u32,
+    pub line: u32,
+    /// Label of the inlined function's name.
+    pub function: String,
+    /// Where the function that holds this place was inlined itself, as in [`Location::call_site`].
+    pub parent: u32,
+}
+
+/// What a module says of its source.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub files: BTreeMap<u32, String>,
+    pub call_sites: Vec<CallSite>,
+    known: HashMap<CallSite, u32>,
+    /// Strings of `.debug_str` by their labels.
+    pub names: HashMap<String, String>,
+}
+
+impl Sources {
+    fn call_site(&mut self, site: CallSite) -> u32 {
+        let sites = &mut self.call_sites;
+        *self.known.entry(site).or_insert_with_key(|site| {
+            sites.push(site.clone());
+            sites.len() as u32
+        })
+    }
 }
 
 #[derive(Debug)]
@@ -44,7 +75,7 @@ pub(crate) struct ParsedModule {
     pub id: u64,
     pub source: Arc<str>,
     pub target: String,
-    pub files: BTreeMap<u32, String>,
+    pub sources: Sources,
     pub kernels: Vec<ParsedKernel>,
     /// `.func` with a body, and those that are only declared.
     pub functions: Vec<ParsedKernel>,

@@ -1,12 +1,12 @@
 //! The module level: directives, variables, kernel headers, and the token cursor that all of parsing shares.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lexer::{Token, TokenKind, tokenize};
 use super::{
-    Immediate, Initial, Parameter, ParseError, ParsedKernel, ParsedModule, RegisterClass, Variable, VariableSpace,
+    Immediate, Initial, Parameter, ParseError, ParsedKernel, ParsedModule, RegisterClass, Sources, Variable,
+    VariableSpace,
 };
 
 /// Counts modules.
@@ -22,7 +22,7 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         source: Arc::from(source),
         target: String::new(),
-        files: BTreeMap::new(),
+        sources: Sources::default(),
         kernels: Vec::new(),
         functions: Vec::new(),
         variables: Vec::new(),
@@ -48,9 +48,13 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
             }
             ".file" => {
                 let (index, name) = file(&mut cursor)?;
-                module.files.insert(index, name);
+                module.sources.files.insert(index, name);
             }
             ".loc" | ".pragma" => cursor.skip_line(),
+            ".section" if cursor.tokens.get(cursor.at + 1).is_some_and(|token| token.text == ".debug_str") => {
+                cursor.at += 2;
+                debug_strings(&mut cursor, &mut module.sources)?;
+            }
             ".section" => {
                 while let Some(next) = cursor.peek() {
                     if next.is(b'{') {
@@ -65,7 +69,7 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
             }
             ".entry" => {
                 cursor.at += 1;
-                let kernel = kernel(&mut cursor, &mut module.files)?;
+                let kernel = kernel(&mut cursor, &mut module.sources)?;
                 let twice = module.kernels.iter().any(|known| known.name == kernel.name);
                 if twice && !kernel.is_external {
                     return Err(ParseError::new(token.line, "the module has two entries of this name", &kernel.name));
@@ -76,7 +80,7 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
             }
             ".func" => {
                 cursor.at += 1;
-                let function = function(&mut cursor, &mut module.files)?;
+                let function = function(&mut cursor, &mut module.sources)?;
                 let known = module.functions.iter_mut().find(|known| known.name == function.name);
                 match known {
                     Some(known) if known.is_external => *known = function,
@@ -112,6 +116,32 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
     Ok(module)
 }
 
+/// `{ label: .b8 104,105,0 … }`
+fn debug_strings(cursor: &mut Cursor<'_>, sources: &mut Sources) -> Result<(), ParseError> {
+    cursor.expect(b'{')?;
+    let (mut label, mut bytes) = (String::new(), Vec::new());
+    loop {
+        let token = cursor.next()?;
+        if token.is(b'}') {
+            return Ok(());
+        }
+        if token.kind != TokenKind::Word {
+            continue;
+        }
+        if cursor.peek().is_some_and(|next| next.is(b':')) {
+            label = token.text.to_string();
+            bytes.clear();
+        } else if let Ok(byte) = token.text.parse::<u8>() {
+            if byte == 0 && !label.is_empty() {
+                let name = String::from_utf8_lossy(&bytes).into_owned();
+                sources.names.insert(std::mem::take(&mut label), name);
+            } else {
+                bytes.push(byte);
+            }
+        }
+    }
+}
+
 pub(super) fn file(cursor: &mut Cursor<'_>) -> Result<(u32, String), ParseError> {
     let directive = cursor.next()?;
     let index = cursor.word()?;
@@ -125,7 +155,7 @@ pub(super) fn file(cursor: &mut Cursor<'_>) -> Result<(u32, String), ParseError>
 }
 
 /// `.func (results) name (parameters) { … }`, or a declaration without a body.
-fn function(cursor: &mut Cursor<'_>, files: &mut BTreeMap<u32, String>) -> Result<ParsedKernel, ParseError> {
+fn function(cursor: &mut Cursor<'_>, sources: &mut Sources) -> Result<ParsedKernel, ParseError> {
     let mut function = ParsedKernel { is_function: true, ..Default::default() };
     let start = cursor.at;
     match function_header(cursor, &mut function) {
@@ -149,7 +179,7 @@ fn function(cursor: &mut Cursor<'_>, files: &mut BTreeMap<u32, String>) -> Resul
             if function.unsupported.is_some() {
                 cursor.skip_braces()?;
             } else {
-                super::body::parse(cursor, &mut function, files)?;
+                super::body::parse(cursor, &mut function, sources)?;
             }
             return Ok(function);
         }
@@ -172,7 +202,7 @@ fn function_header(cursor: &mut Cursor<'_>, function: &mut ParsedKernel) -> Resu
     Ok(())
 }
 
-fn kernel(cursor: &mut Cursor<'_>, files: &mut BTreeMap<u32, String>) -> Result<ParsedKernel, ParseError> {
+fn kernel(cursor: &mut Cursor<'_>, sources: &mut Sources) -> Result<ParsedKernel, ParseError> {
     let mut kernel = ParsedKernel { name: cursor.word()?.text.to_string(), ..Default::default() };
     if cursor.peek().is_some_and(|token| token.is(b'(')) {
         cursor.at += 1;
@@ -200,7 +230,7 @@ fn kernel(cursor: &mut Cursor<'_>, files: &mut BTreeMap<u32, String>) -> Result<
         }
     }
     cursor.at -= 1;
-    super::body::parse(cursor, &mut kernel, files)?;
+    super::body::parse(cursor, &mut kernel, sources)?;
     Ok(kernel)
 }
 

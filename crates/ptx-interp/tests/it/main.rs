@@ -1,7 +1,9 @@
 //! The interpreter against kernels that are right, kernels that are wrong, and texts that are no kernels.
 
+mod coverage;
 mod findings;
 mod fixtures;
+mod frames;
 mod fuzz;
 mod hopper;
 mod kernels;
