@@ -295,7 +295,7 @@ mod tests {
         let error = |arguments: &str| check(arguments).expect_err("is refused");
         assert!(error("").starts_with("a PTX file is missing"));
         assert!(error("nowhere.ptx").starts_with("nowhere.ptx: "));
-        assert!(error(&format!("{ORDER}")).contains("--entry is missing; "));
+        assert!(error(ORDER).contains("--entry is missing; "));
         assert!(error(&format!("{ORDER} --entry nothing")).contains("no kernel `nothing` in the module; it has "));
         assert!(error(&format!("{ORDER} --entry histogram")).contains("takes 2 parameters, 0 are given"));
         assert!(error("x --buffer f31:4").contains("`f31` is not a type"));

@@ -50,6 +50,11 @@
 //! | `schedule` | gives warps their turns, in an order that the seed chooses |
 //! | `module`, `launch` | are what a user calls |
 
+/// The README's example is compiled and run with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod address_space;
 mod alu;
 mod counters;

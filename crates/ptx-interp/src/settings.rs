@@ -92,7 +92,7 @@ pub struct Launch {
     pub cluster: Option<[u32; 3]>,
     /// Dynamic shared memory in bytes.
     pub dynamic_shared: u32,
-    /// The packed parameter block, as [`Kernel::parameters`] lays it out.
+    /// The packed parameter block, as [`Kernel::parameters`](crate::Kernel::parameters) lays it out.
     pub params: Vec<u8>,
     /// Chooses the schedule. The same seed gives the same run.
     pub seed: u64,

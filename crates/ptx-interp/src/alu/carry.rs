@@ -34,8 +34,8 @@ fn compute(kind: CarryKind, bytes: u8, [a, b, c]: [u64; 3], carry: bool) -> (u64
             (cut(u128::from(a).wrapping_sub(taken)), u128::from(a) < taken)
         }
         CarryKind::MadLow => sum(cut(u128::from(a).wrapping_mul(u128::from(b))), c),
-        CarryKind::MadHighUnsigned => sum(cut(u128::from(a) * u128::from(b) >> bits), c),
-        CarryKind::MadHighSigned => sum(cut((signed(a) * signed(b) >> bits) as u128), c),
+        CarryKind::MadHighUnsigned => sum(cut((u128::from(a) * u128::from(b)) >> bits), c),
+        CarryKind::MadHighSigned => sum(cut(((signed(a) * signed(b)) >> bits) as u128), c),
     }
 }
 
