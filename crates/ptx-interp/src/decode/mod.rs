@@ -581,6 +581,10 @@ fn special(name: &str) -> Option<Constant> {
         "WARP_SZ" => Constant::Bits(32),
         "%smid" | "%gridid" => Constant::Bits(0),
         "%nsmid" => Constant::Bits(1),
+        // The first kibibyte of shared memory: unoptimised cooperative groups compute its addresses.
+        "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" => Constant::Bits(0),
+        "%reserved_smem_offset_1" => Constant::Bits(u64::from(SHARED_BASE / 2)),
+        "%reserved_smem_offset_end" | "%reserved_smem_offset_cap" => Constant::Bits(u64::from(SHARED_BASE)),
         _ => return None,
     })
 }

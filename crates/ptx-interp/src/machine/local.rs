@@ -107,7 +107,9 @@ impl Machine<'_> {
         let range = start..start + into.len();
         into.copy_from_slice(&warp.local.bytes[range.clone()]);
         // Copies of structures read the gaps between members, too: one byte with a value is enough.
-        if self.context.launch.checks.uninitialized_local && !range.clone().any(|byte| warp.local.is_written(byte)) {
+        // Without optimisation whole objects are copied, whether they have a value or not.
+        let checks = self.context.launch.checks.uninitialized_local && !self.context.program.module.debug;
+        if checks && !range.clone().any(|byte| warp.local.is_written(byte)) {
             let bytes = into.len();
             let message =
                 || format!("reads {bytes} bytes at local address {address:#x} that this thread has not written");

@@ -75,6 +75,8 @@ pub(crate) struct ParsedModule {
     pub id: u64,
     pub source: Arc<str>,
     pub target: String,
+    /// `.target …, debug`: compiled without optimisation.
+    pub debug: bool,
     pub sources: Sources,
     pub kernels: Vec<ParsedKernel>,
     /// `.func` with a body, and those that are only declared.

@@ -22,6 +22,7 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
         id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         source: Arc::from(source),
         target: String::new(),
+        debug: false,
         sources: Sources::default(),
         kernels: Vec::new(),
         functions: Vec::new(),
@@ -37,6 +38,8 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
             ".target" => {
                 cursor.next()?;
                 module.target = cursor.word()?.text.to_string();
+                let mut options = cursor.tokens[cursor.at..].iter().take_while(|option| option.line == token.line);
+                module.debug = options.any(|option| option.text == "debug");
                 cursor.skip_rest_of_line(token.line);
             }
             ".address_size" => {

@@ -11,11 +11,12 @@
 
 use ptx_interp::{Kernel, Launch, Memory, Module, Report};
 
-const SOURCES: [(&str, &str, &str); 5] = [
+const SOURCES: [(&str, &str, &str); 6] = [
     ("order", include_str!("../kernels/order.cu"), include_str!("../kernels/order.ptx")),
     ("tiles", include_str!("../kernels/tiles.cu"), include_str!("../kernels/tiles.ptx")),
     ("functions", include_str!("../kernels/functions.cu"), include_str!("../kernels/functions.ptx")),
     ("pipelines", include_str!("../kernels/pipelines.cu"), include_str!("../kernels/pipelines.ptx")),
+    ("debug", include_str!("../kernels/debug.cu"), include_str!("../kernels/debug.ptx")),
     ("hopper", include_str!("../kernels/hopper.cu"), include_str!("../kernels/hopper.ptx")),
 ];
 
@@ -163,7 +164,7 @@ macro_rules! sources {
     };
 }
 
-sources!(order, tiles, functions, pipelines, hopper);
+sources!(order, tiles, functions, pipelines, debug, hopper);
 
 #[test]
 fn there_are_enough_of_both_kinds_and_all_are_run() {
