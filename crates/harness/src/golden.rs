@@ -3,7 +3,7 @@
 //! A generation's outputs are recorded under its own name and the case's, with the bits of the inputs in the
 //! fingerprint and the kernel not: a kernel that is changed must still give what the device gave, up to [`UNITS`].
 
-use ptx_interp::probes::{RecordedOutput, Recording};
+use ptx_probes::{RecordedOutput, Recording};
 use sdpa_core::{Attention, Device, Dtype, Problem};
 
 use crate::case::Case;

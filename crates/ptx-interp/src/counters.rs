@@ -37,7 +37,7 @@ pub enum InstructionClass {
     Shuffle,
     /// Barriers, fences, mbarriers.
     Synchronisation,
-    /// Branches; exits are not counted.
+    /// Branches and calls; exits are not counted.
     Control,
 }
 
@@ -169,6 +169,7 @@ fn class(operation: &Operation) -> InstructionClass {
         | Operation::Pack { .. }
         | Operation::Unpack { .. }
         | Operation::Clock { .. }
+        | Operation::ShareRegisters { .. }
         | Operation::Nothing => InstructionClass::Move,
         Operation::Unary32 { op: Unary32::NegateF32 | Unary32::AbsoluteF32, .. }
         | Operation::Binary32 {
@@ -192,7 +193,9 @@ fn class(operation: &Operation) -> InstructionClass {
         | Operation::Binary64 { op: Binary64::DivF64, .. } => InstructionClass::SpecialFunction,
         Operation::Float(operation) => float_class(operation.kind),
         Operation::Half(operation) => float_class(operation.kind),
-        Operation::Convert { .. } | Operation::ConvertPair { .. } => InstructionClass::Conversion,
+        Operation::Convert { .. } | Operation::ConvertPair { .. } | Operation::SmallFloat(_) => {
+            InstructionClass::Conversion
+        }
         Operation::SetPredicate(_)
         | Operation::Set { .. }
         | Operation::Select32 { .. }
@@ -212,9 +215,15 @@ fn class(operation: &Operation) -> InstructionClass {
         | Operation::Redux { .. }
         | Operation::Elect { .. }
         | Operation::ActiveMask { .. } => InstructionClass::Shuffle,
-        Operation::Branch { .. } | Operation::BranchIndexed { .. } | Operation::Exit | Operation::Trap => {
-            InstructionClass::Control
-        }
+        Operation::Branch { .. }
+        | Operation::BranchIndexed { .. }
+        | Operation::Call(_)
+        | Operation::IgnoredCall(_)
+        | Operation::AssertionFailed
+        | Operation::Return
+        | Operation::Unsupported { .. }
+        | Operation::Exit
+        | Operation::Trap => InstructionClass::Control,
         Operation::Barrier(_)
         | Operation::WarpBarrier { .. }
         | Operation::ClusterArrive { .. }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::decode::Program;
+use crate::decode::{Origin, Program};
+use crate::parse::Location;
 
 /// The kinds of mistakes that the interpreter finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,6 +14,8 @@ pub enum FindingKind {
     SharedRace,
     /// The same in global memory.
     GlobalRace,
+    /// `ld.global.nc` of memory that the same kernel writes.
+    StaleRead,
     /// Memory is read that nobody has written.
     UninitializedRead,
     /// An access outside of every buffer, of shared memory or of local memory.
@@ -40,8 +43,12 @@ pub enum FindingKind {
     BadMbarrier,
     /// A matrix instruction got something that the device does not accept.
     BadMatrixOperation,
-    /// The kernel executed `trap`.
+    /// The kernel executed `trap`, or an assertion failed.
     Trap,
+    /// Calls nest more deeply than local memory allows.
+    StackOverflow,
+    /// A statement that the interpreter does not know: what comes after it is not checked.
+    Unsupported,
 }
 
 impl FindingKind {
@@ -50,6 +57,7 @@ impl FindingKind {
         match self {
             Self::SharedRace => "race in shared memory",
             Self::GlobalRace => "race in global memory",
+            Self::StaleRead => "non-coherent read of memory that the kernel writes",
             Self::UninitializedRead => "read of uninitialised memory",
             Self::OutOfBounds => "access out of bounds",
             Self::Misaligned => "misaligned access",
@@ -64,6 +72,8 @@ impl FindingKind {
             Self::BadMbarrier => "misuse of an mbarrier",
             Self::BadMatrixOperation => "matrix operation that the device refuses",
             Self::Trap => "trap",
+            Self::StackOverflow => "stack overflow",
+            Self::Unsupported => "unsupported statement",
         }
     }
 }
@@ -75,15 +85,38 @@ pub struct SourceLine {
     pub file: String,
     /// Line, from 1.
     pub line: u32,
-    /// Where the function that holds the line was inlined.
+    /// Where the function that holds the line was inlined: the last call of [`SourceLine::frames`].
     pub inlined_at: Option<(String, u32)>,
+    /// The kernel's line, then the lines inside the functions that were inlined there, outermost first. The last one is
+    /// this line.
+    pub frames: Vec<SourceFrame>,
+}
+
+/// One line of a chain of inlined calls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceFrame {
+    /// File as the compiler named it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: u32,
+    /// The inlined function that holds the line, if the PTX names it; none for the kernel itself.
+    pub function: Option<String>,
+}
+
+impl fmt::Display for SourceFrame {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.file, self.line)?;
+        if let Some(function) = &self.function {
+            write!(formatter, " in `{function}`")?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for SourceLine {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.file, self.line)?;
-        if let Some((file, line)) = &self.inlined_at {
-            write!(formatter, " (inlined at {file}:{line})")?;
+        for (index, frame) in self.frames.iter().enumerate() {
+            write!(formatter, "{}{frame}", if index == 0 { "" } else { " > " })?;
         }
         Ok(())
     }
@@ -123,11 +156,26 @@ pub struct Place {
 }
 
 impl Place {
-    fn position(&self) -> String {
-        match &self.source {
-            Some(source) => format!("{source} (PTX line {})", self.ptx_line),
-            None => format!("PTX line {}", self.ptx_line),
+    /// Lines that lead to it, one for each frame, outermost first.
+    fn positions(&self) -> Vec<String> {
+        let mut lines: Vec<String> =
+            self.source.iter().flat_map(|source| &source.frames).map(ToString::to_string).collect();
+        match lines.last_mut() {
+            Some(last) => *last += &format!(" (PTX line {})", self.ptx_line),
+            None => lines.push(format!("PTX line {}", self.ptx_line)),
         }
+        lines
+    }
+
+    fn write(&self, formatter: &mut fmt::Formatter<'_>, arrow: &str) -> fmt::Result {
+        for (index, line) in self.positions().iter().enumerate() {
+            if index == 0 {
+                writeln!(formatter, "  {arrow} {line}")?;
+            } else {
+                writeln!(formatter, "      {:width$}{line}", "", width = 2 * index)?;
+            }
+        }
+        writeln!(formatter, "   | {}", self.ptx)
     }
 }
 
@@ -151,13 +199,11 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "error: {}: {}", self.kind.name(), self.message)?;
-        writeln!(formatter, "  --> {}", self.place.position())?;
-        writeln!(formatter, "   | {}", self.place.ptx)?;
+        self.place.write(formatter, "-->")?;
         writeln!(formatter, "   = {}", self.place.thread)?;
         if let Some(other) = &self.other {
             writeln!(formatter, "   = against {}", other.thread)?;
-            writeln!(formatter, "  ::: {}", other.position())?;
-            writeln!(formatter, "   | {}", other.ptx)?;
+            other.write(formatter, ":::")?;
         }
         let times = if self.count == 1 { "once".to_string() } else { format!("{} times", self.count) };
         write!(formatter, "   = seed {}, seen {times}", self.seed)
@@ -180,7 +226,7 @@ pub(crate) struct Findings {
 }
 
 /// What makes two findings the same: their source lines, or their PTX lines where there is no source.
-type Line = (u32, u32, Option<(u32, u32)>);
+type Line = (u32, u32, u32);
 
 impl Findings {
     pub(crate) fn new(limit: usize) -> Self {
@@ -190,11 +236,7 @@ impl Findings {
     fn line(program: &Program, pc: u32) -> Line {
         let origin = &program.origins[(pc as usize).min(program.origins.len() - 1)];
         let location = origin.location;
-        if location.line == 0 {
-            (u32::MAX, origin.line, None)
-        } else {
-            (location.file, location.line, location.inlined_at)
-        }
+        if location.line == 0 { (u32::MAX, origin.line, 0) } else { (location.file, location.line, location.call_site) }
     }
 
     pub(crate) fn report(
@@ -248,14 +290,118 @@ impl Findings {
 
 fn describe(program: &Program, site: Site) -> Place {
     let origin = &program.origins[(site.pc as usize).min(program.origins.len() - 1)];
-    let file = |index: u32| program.module.files.get(&index).cloned().unwrap_or_else(|| format!("file {index}"));
-    let location = origin.location;
-    let source = (location.line != 0).then(|| SourceLine {
-        file: file(location.file),
-        line: location.line,
-        inlined_at: location.inlined_at.map(|(index, line)| (file(index), line)),
-    });
-    let text = program.module.source.get(origin.span.0..origin.span.1).unwrap_or("");
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    Place { source, ptx_line: origin.line, ptx: text, thread: site.thread }
+    Place {
+        source: source_line(program, origin.location),
+        ptx_line: origin.line,
+        ptx: statement_text(program, origin),
+        thread: site.thread,
+    }
+}
+
+/// The statement as it stands in the PTX text, on one line.
+pub(crate) fn statement_text(program: &Program, origin: &Origin) -> String {
+    let text = program.module.source.get(origin.span.0..origin.span.1).filter(|text| !text.is_empty());
+    let text = text.unwrap_or("the end of the body");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Frames deeper than any compiler makes: an end for chains in hostile texts.
+const MOST_FRAMES: usize = 64;
+
+/// The CUDA line that an instruction comes from, and where that was inlined.
+pub(crate) fn source_line(program: &Program, location: Location) -> Option<SourceLine> {
+    if location.line == 0 {
+        return None;
+    }
+    let sources = &program.module.sources;
+    let file = |index: u32| sources.files.get(&index).cloned().unwrap_or_else(|| format!("file {index}"));
+    let site = |id: u32| sources.call_sites.get((id as usize).checked_sub(1)?);
+    let function = |id: u32| site(id).and_then(|site| sources.names.get(&site.function)).map(|name| plain_name(name));
+    let mut frames =
+        vec![SourceFrame { file: file(location.file), line: location.line, function: function(location.call_site) }];
+    let mut next = location.call_site;
+    while let Some(call) = site(next).filter(|_| frames.len() < MOST_FRAMES) {
+        frames.push(SourceFrame { file: file(call.file), line: call.line, function: function(call.parent) });
+        next = call.parent;
+    }
+    frames.reverse();
+    let inlined_at = frames.len().checked_sub(2).map(|index| (frames[index].file.clone(), frames[index].line));
+    Some(SourceLine { file: file(location.file), line: location.line, inlined_at, frames })
+}
+
+/// The name in a mangled name, without namespaces' versions, template arguments and parameters:
+/// `_ZN3foo3barILi2EEEvi` is `foo::bar`. What is not understood is given as it is.
+fn plain_name(mangled: &str) -> String {
+    let Some(rest) = mangled.strip_prefix("_Z") else { return mangled.to_string() };
+    let nested = rest.starts_with('N');
+    let mut rest = if nested { rest[1..].trim_start_matches(['K', 'V', 'r', 'O', 'R']) } else { rest };
+    let mut parts: Vec<&str> = Vec::new();
+    loop {
+        // Template arguments end the name for a reader, unless more of it follows behind them.
+        let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+        let Ok(length) = rest[..digits].parse::<usize>() else { break };
+        let Some(part) = rest.get(digits..digits + length) else { break };
+        parts.push(part);
+        rest = &rest[digits + length..];
+        if !nested {
+            break;
+        }
+        if rest.starts_with('I') {
+            rest = behind_arguments(rest);
+        }
+    }
+    if parts.is_empty() { mangled.to_string() } else { parts.join("::") }
+}
+
+/// What follows `I…E`.
+fn behind_arguments(text: &str) -> &str {
+    let mut depth = 0usize;
+    let mut bytes = text.bytes().enumerate();
+    while let Some((index, byte)) = bytes.next() {
+        match byte {
+            b'I' | b'N' | b'L' | b'X' | b'J' => depth += 1,
+            b'E' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return &text[index + 1..];
+                }
+            }
+            b'0'..=b'9'
+                if depth > 0
+                    && !text[..index]
+                        .ends_with(|before: char| before.is_ascii_digit() || "ijlmbLn".contains(before)) =>
+            {
+                // A name: its letters mean nothing.
+                let digits = text[index..].bytes().take_while(u8::is_ascii_digit).count();
+                let length = text[index..index + digits].parse().unwrap_or(0);
+                for _ in 1..digits + length {
+                    bytes.next();
+                }
+            }
+            _ => {}
+        }
+    }
+    ""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain_name;
+
+    #[test]
+    fn names_lose_what_a_reader_does_not_need() {
+        for (mangled, plain) in [
+            ("_Z6squarei", "square"),
+            ("_Z5fenceILi1EEvv", "fence"),
+            ("_ZN3foo3barILi2EEEvi", "foo::bar"),
+            ("_ZN3foo3BarILj8EE4swapILi2EEEvi", "foo::Bar::swap"),
+            ("_ZNK1A1fEv", "A::f"),
+            ("kernel", "kernel"),
+            ("_Z", "_Z"),
+            ("_ZN", "_ZN"),
+            ("_Z99x", "_Z99x"),
+        ] {
+            assert_eq!(plain_name(mangled), plain);
+        }
+    }
 }

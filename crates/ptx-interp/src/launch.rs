@@ -1,126 +1,18 @@
-//! A launch: its shape, its checks, its limits, and what comes back.
+//! Runs a launch: checks its shape, shares its blocks out over threads, and puts together what they found.
 
 use rayon::prelude::*;
 
 use crate::address_space::SHARED_BASE;
-use crate::counters::{Counters, Executions};
+use crate::counters::Counters;
+use crate::coverage::{Coverage, CoverageCounts};
 use crate::decode::Program;
 use crate::diagnostics::{Finding, FindingKind, Findings};
-use crate::global_view::{LaunchHistory, Record};
+use crate::machine::{LaunchContext, load_variables};
 use crate::memory::Memory;
 use crate::module::Kernel;
+use crate::order::{LaunchHistory, Record};
 use crate::schedule::{Unit, UnitOutcome};
-
-/// What to look for. Bounds, alignment, deadlocks and misuse are always found: nothing can go on after them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checks {
-    /// Races in shared memory, and asynchronous copies touched too early.
-    pub shared_races: bool,
-    /// Races in global memory, inside a block and between blocks.
-    pub global_races: bool,
-    /// Reads of shared memory that nobody wrote. Needs `shared_races`.
-    pub uninitialized_shared: bool,
-    /// Reads of global memory that neither the host nor the kernel wrote.
-    pub uninitialized_global: bool,
-    /// Different findings (by kind and lines) that are kept; more are only counted as stopping nothing.
-    pub max_findings: usize,
-}
-
-impl Default for Checks {
-    fn default() -> Self {
-        Self::all()
-    }
-}
-
-impl Checks {
-    /// Everything.
-    pub fn all() -> Self {
-        Self {
-            shared_races: true,
-            global_races: true,
-            uninitialized_shared: true,
-            uninitialized_global: true,
-            max_findings: 64,
-        }
-    }
-
-    /// Nothing beyond what stops a kernel: for speed.
-    pub fn none() -> Self {
-        Self {
-            shared_races: false,
-            global_races: false,
-            uninitialized_shared: false,
-            uninitialized_global: false,
-            max_findings: 64,
-        }
-    }
-}
-
-/// What the device allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Shared memory of a block, static and dynamic, in bytes.
-    pub shared_bytes_per_block: u32,
-    /// Threads of a block.
-    pub threads_per_block: u32,
-    /// Blocks of a cluster.
-    pub blocks_per_cluster: u32,
-    /// Warp instructions that one unit of execution (a block, a cluster, or all blocks that talk to each other) may
-    /// take before it counts as a livelock.
-    pub instructions: u64,
-    /// Blocks that run side by side when blocks talk to each other.
-    pub resident_blocks: u32,
-}
-
-impl Default for Limits {
-    /// An H100 or H200.
-    fn default() -> Self {
-        Self {
-            shared_bytes_per_block: 232_448,
-            threads_per_block: 1024,
-            blocks_per_cluster: 8,
-            instructions: 4_000_000_000,
-            resident_blocks: 132,
-        }
-    }
-}
-
-/// One launch of a kernel.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Launch {
-    /// Blocks.
-    pub grid: [u32; 3],
-    /// Threads of a block.
-    pub block: [u32; 3],
-    /// Blocks of a cluster; none means clusters of one block, or what the kernel requires.
-    pub cluster: Option<[u32; 3]>,
-    /// Dynamic shared memory in bytes.
-    pub dynamic_shared: u32,
-    /// The packed parameter block, as [`Kernel::parameters`] lays it out.
-    pub params: Vec<u8>,
-    /// Chooses the schedule. The same seed gives the same run.
-    pub seed: u64,
-    /// What to look for.
-    pub checks: Checks,
-    /// What the device allows.
-    pub limits: Limits,
-}
-
-impl Launch {
-    /// A launch with all checks, the default limits and seed 0.
-    pub fn new(grid: [u32; 3], block: [u32; 3]) -> Self {
-        Self {
-            grid,
-            block,
-            cluster: None,
-            dynamic_shared: 0,
-            params: Vec::new(),
-            seed: 0,
-            checks: Checks::all(),
-            limits: Limits::default(),
-        }
-    }
-}
+use crate::settings::Launch;
 
 /// Why a launch was refused; nothing ran.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -175,6 +67,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// What was executed.
     pub counters: Counters,
+    /// What was executed, if [`Launch::coverage`] asked for it.
+    pub coverage: Option<Coverage>,
     /// Whether every block ran to its end. If not, memory holds what was written until then.
     pub completed: bool,
 }
@@ -191,18 +85,6 @@ impl Report {
     }
 }
 
-/// Everything about a launch that units of execution share.
-pub(crate) struct LaunchContext<'l> {
-    pub program: &'l Program,
-    pub launch: &'l Launch,
-    pub cluster: [u32; 3],
-    pub clusters: [u32; 3],
-    pub threads: u32,
-    pub warps: u32,
-    /// Addresses of shared memory end here.
-    pub shared_end: u32,
-}
-
 /// Units merged at a time: a constant, so that no result depends on the number of threads.
 const WAVE: u64 = 64;
 
@@ -210,10 +92,12 @@ impl Launch {
     /// Runs a kernel. Blocks run in parallel on rayon's threads; the result depends on the launch and the seed only.
     pub fn run(&self, kernel: &Kernel, memory: &mut Memory) -> Result<Report, LaunchError> {
         let program = &*kernel.program;
-        let context = self.validate(program)?;
+        let mut context = self.validate(program)?;
+        context.variables = load_variables(&program.module, memory);
         let mut history = LaunchHistory::default();
         let mut findings = Findings::new(self.checks.max_findings);
         let mut counters = Counters::default();
+        let mut covered: Option<CoverageCounts> = None;
         let mut completed = true;
         let total = context.clusters.iter().map(|&count| u64::from(count)).product::<u64>();
         // Blocks that talk to each other are one unit; all others are units of their own.
@@ -231,10 +115,20 @@ impl Launch {
                 if wave.len() == 1 { wave.iter().map(run).collect() } else { wave.par_iter().map(run).collect() };
             let mut stop = false;
             for outcome in outcomes {
-                let UnitOutcome { findings: found, counters: counted, executions, changes, completed: finished } =
-                    outcome;
+                let UnitOutcome {
+                    findings: found,
+                    counters: counted,
+                    executions,
+                    coverage,
+                    changes,
+                    completed: finished,
+                } = outcome;
                 findings.absorb(found);
                 counters += &counted;
+                match (&mut covered, coverage) {
+                    (Some(all), Some(part)) => all.add(&part),
+                    (all, part) => *all = all.take().or(part),
+                }
                 executions.classify(program, &mut counters);
                 completed &= finished;
                 stop |= !finished;
@@ -261,7 +155,8 @@ impl Launch {
                 break;
             }
         }
-        Ok(Report { findings: findings.into_entries(), counters, completed })
+        let coverage = covered.map(|counts| Coverage::new(&kernel.program, counts));
+        Ok(Report { findings: findings.into_entries(), counters, coverage, completed })
     }
 
     fn validate<'l>(&'l self, program: &'l Program) -> Result<LaunchContext<'l>, LaunchError> {
@@ -316,6 +211,7 @@ impl Launch {
         Ok(LaunchContext {
             program,
             launch: self,
+            variables: Vec::new(),
             cluster,
             clusters: std::array::from_fn(|axis| self.grid[axis] / cluster[axis]),
             threads: threads as u32,
@@ -323,57 +219,4 @@ impl Launch {
             shared_end,
         })
     }
-}
-
-impl LaunchContext<'_> {
-    pub(crate) fn blocks_per_cluster(&self) -> u32 {
-        self.cluster.iter().product()
-    }
-
-    /// Position of a cluster in the grid of clusters.
-    pub(crate) fn cluster_position(&self, cluster: u64) -> [u32; 3] {
-        let [x, y, _] = self.clusters.map(u64::from);
-        [(cluster % x) as u32, (cluster / x % y) as u32, (cluster / x / y) as u32]
-    }
-
-    /// Position of a block in its cluster.
-    pub(crate) fn rank_position(&self, rank: u32) -> [u32; 3] {
-        let [x, y, _] = self.cluster;
-        [rank % x, rank / x % y, rank / x / y]
-    }
-
-    pub(crate) fn block_position(&self, cluster: u64, rank: u32) -> [u32; 3] {
-        let (outer, inner) = (self.cluster_position(cluster), self.rank_position(rank));
-        std::array::from_fn(|axis| outer[axis] * self.cluster[axis] + inner[axis])
-    }
-
-    /// Who a participant of a cluster's happens-before is; asynchronous ones stand for the block's first thread.
-    pub(crate) fn thread_id(&self, cluster: u64, participant: u32) -> crate::diagnostics::ThreadId {
-        let per_block = self.warps * 32;
-        let all = per_block * self.blocks_per_cluster();
-        // A warp's asynchronous reads are its first lane's doing; other asynchronous work the first thread's.
-        let participant = if participant < all {
-            participant
-        } else if participant - all < all / 32 {
-            (participant - all) * 32
-        } else {
-            0
-        };
-        let (rank, index) = (participant / per_block, participant % per_block);
-        let [x, y, _] = self.launch.block;
-        crate::diagnostics::ThreadId {
-            block: self.block_position(cluster, rank),
-            thread: [index % x, index / x % y, index / x / y],
-            warp: index / 32,
-            lane: index % 32,
-        }
-    }
-
-    pub(crate) fn site(&self, cluster: u32, participant: u32, pc: u32) -> crate::diagnostics::Site {
-        crate::diagnostics::Site { pc, thread: self.thread_id(u64::from(cluster), participant) }
-    }
-}
-
-pub(crate) fn new_executions(program: &Program) -> Executions {
-    Executions::new(program.instructions.len())
 }

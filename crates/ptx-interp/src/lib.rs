@@ -35,41 +35,55 @@
 //!
 //! # How it is made
 //!
-//! `parse` turns text into statements and `decode` turns statements into operations on registers in three banks;
-//! an opcode that it does not know is an error with its line. `schedule` gives warps their turns, in an order that
-//! the seed chooses; `execute` runs one, lane-wise arithmetic in `alu`, the rest in the modules named after it.
-//! `happens_before` knows what is ordered, and `shared_memory` and `global_view` remember who touched what.
+//! Layers, each of which uses only those above it in this list:
+//!
+//! | layer | what it does |
+//! |---|---|
+//! | `parse` | turns text into statements |
+//! | `decode` | turns statements into operations on registers in three banks |
+//! | `registers`, `alu` | execute lane-wise operations, 32 lanes at a time |
+//! | `coverage` | counts what has been executed |
+//! | `order` | knows what is ordered and remembers who touched what |
+//! | `machine` | holds the state of warps, blocks and clusters, and checks every access |
+//! | `execute` | carries out all other operations, one file for each family |
+//! | `turn` | gives an instruction of a warp to its family |
+//! | `schedule` | gives warps their turns, in an order that the seed chooses |
+//! | `module`, `launch` | are what a user calls |
+
+/// The README's example is compiled and run with the other documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod address_space;
 mod alu;
-mod async_copy;
 mod counters;
+mod coverage;
 mod decode;
 mod diagnostics;
 mod execute;
-mod global_view;
-mod happens_before;
 mod launch;
-mod mbarrier;
+mod machine;
 mod memory;
 mod module;
+mod order;
 mod parse;
-pub mod probes;
+mod random;
 mod registers;
 mod schedule;
-mod shared_memory;
+mod settings;
 mod simd;
 mod spelling;
-mod tensor;
 mod tensor_map;
-mod tma;
-mod warp;
+mod turn;
 
 pub use counters::{Counters, InstructionClass};
+pub use coverage::{BlockCoverage, BranchCoverage, Coverage, InstructionCoverage, LoopCoverage};
 pub use decode::DecodeError;
-pub use diagnostics::{Finding, FindingKind, Place, SourceLine, ThreadId};
-pub use launch::{Checks, Launch, LaunchError, Limits, Report};
+pub use diagnostics::{Finding, FindingKind, Place, SourceFrame, SourceLine, ThreadId};
+pub use launch::{LaunchError, Report};
 pub use memory::{Memory, MemoryError};
 pub use module::{Kernel, KernelError, Module};
 pub use parse::{Parameter, ParseError};
+pub use settings::{Checks, Launch, Limits};
 pub use tensor_map::{ElementType, OutOfBoundsFill, Swizzle, TENSOR_MAP_BYTES, TensorMapDescription, TensorMapError};

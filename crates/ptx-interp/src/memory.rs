@@ -71,6 +71,8 @@ impl Buffer {
 pub struct Memory {
     /// In order of their addresses, which are never used twice.
     buffers: Vec<Buffer>,
+    /// Modules whose variables lie here, and their addresses.
+    modules: Vec<(u64, Vec<u64>)>,
 }
 
 impl Memory {
@@ -143,6 +145,15 @@ impl Memory {
     /// Whether every byte of a range has been written, by the host or by a kernel.
     pub fn is_initialized(&self, address: u64, bytes: usize) -> bool {
         self.resolve(address, bytes).is_some_and(|(index, offset)| self.buffers[index].is_written(offset, bytes))
+    }
+
+    /// The addresses of a module's variables, if they lie here already.
+    pub(crate) fn module(&self, id: u64) -> Option<&[u64]> {
+        self.modules.iter().find(|(known, _)| *known == id).map(|(_, addresses)| addresses.as_slice())
+    }
+
+    pub(crate) fn add_module(&mut self, id: u64, addresses: Vec<u64>) {
+        self.modules.push((id, addresses));
     }
 
     fn error(&self, address: u64, bytes: usize) -> MemoryError {

@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::decode::{DecodeError, Program, decode};
-use crate::parse::{Parameter, ParseError, parse_module};
+use crate::machine::load_variables;
+use crate::memory::Memory;
+use crate::parse::{Parameter, ParseError, ParsedModule, parse_module};
 use crate::spelling::spelling;
 
 /// Why a module has no such kernel to launch.
@@ -37,7 +39,7 @@ pub struct Module {
 
 #[derive(Debug)]
 struct Inner {
-    target: String,
+    parsed: Arc<ParsedModule>,
     spellings: BTreeSet<String>,
     kernels: Vec<(String, Result<Kernel, DecodeError>)>,
 }
@@ -55,18 +57,19 @@ impl Module {
                 (kernel.name.clone(), decoded)
             })
             .collect();
-        let statements = parsed.kernels.iter().flat_map(|kernel| &kernel.statements);
+        let bodies = parsed.kernels.iter().chain(&parsed.functions);
+        let statements = bodies.flat_map(|body| &body.statements);
         let spellings = statements.map(|statement| spelling(&statement.opcode)).collect();
-        Ok(Self { inner: Arc::new(Inner { target: parsed.target.clone(), spellings, kernels }) })
+        Ok(Self { inner: Arc::new(Inner { parsed, spellings, kernels }) })
     }
 
     /// What the text was compiled for, such as `sm_80`.
     pub fn target(&self) -> &str {
-        &self.inner.target
+        &self.inner.parsed.target
     }
 
-    /// Opcodes of all kernels, less what cannot change a result: cache hints, scopes, orderings and defaults. What the
-    /// [probes](crate::probes) are recorded for.
+    /// Opcodes of all kernels, less what cannot change a result: cache hints, scopes, orderings and defaults. A test can
+    /// hold them against a list of those that a device has run.
     pub fn spellings(&self) -> &BTreeSet<String> {
         &self.inner.spellings
     }
@@ -74,6 +77,18 @@ impl Module {
     /// Names of the kernels, in the order of the text.
     pub fn kernel_names(&self) -> impl Iterator<Item = &str> {
         self.inner.kernels.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Puts the variables of the module (`__device__`, `__constant__`) into a memory with their first values, unless they
+    /// are there already. A launch does that, too: this is for a host that wants to write them first.
+    pub fn load(&self, memory: &mut Memory) {
+        load_variables(&self.inner.parsed, memory);
+    }
+
+    /// The address of a variable of the module in a memory that it has been loaded into.
+    pub fn variable(&self, memory: &Memory, name: &str) -> Option<u64> {
+        let index = self.inner.parsed.variables.iter().position(|variable| variable.name == name)?;
+        memory.module(self.inner.parsed.id)?.get(index).copied().filter(|address| *address != 0)
     }
 
     /// A kernel by name.
@@ -119,6 +134,12 @@ impl Kernel {
     /// Size of the packed parameter block.
     pub fn parameter_bytes(&self) -> usize {
         self.program.parameter_bytes
+    }
+
+    /// Statements of this kernel, and of what it calls, that the interpreter does not know. A thread that gets to one
+    /// stops the launch with a finding.
+    pub fn unsupported(&self) -> &[DecodeError] {
+        &self.program.unsupported
     }
 
     /// Bytes of static shared memory.

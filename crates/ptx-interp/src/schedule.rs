@@ -5,45 +5,21 @@ use std::ops::Range;
 
 use crate::alu;
 use crate::counters::{Counters, Executions};
+use crate::coverage::CoverageCounts;
 use crate::decode::{Constant, LaneRegister, Operation};
 use crate::diagnostics::{FindingKind, Findings};
-use crate::execute::{Block, Cluster, Machine, Turn};
-use crate::global_view::{Changes, GlobalView};
-use crate::happens_before::HappensBefore;
-use crate::launch::{LaunchContext, new_executions};
+use crate::machine::{Block, Cluster, InFlight, LaunchContext, Machine, Wait, Warp};
 use crate::memory::Memory;
+use crate::order::{Changes, GlobalView, HappensBefore, SharedMemory};
+use crate::random::Random;
 use crate::registers::{LANES, Registers};
-use crate::shared_memory::SharedMemory;
-use crate::tensor::InFlight;
-use crate::warp::{Wait, Warp};
-
-/// SplitMix64: small, and good enough to choose schedules.
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ mixed >> 31
-    }
-
-    /// A number below `bound`, which is not 0.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
+use crate::turn::Turn;
 
 pub(crate) struct UnitOutcome {
     pub findings: Findings,
     pub counters: Counters,
     pub executions: Executions,
+    pub coverage: Option<CoverageCounts>,
     pub changes: Changes,
     pub completed: bool,
 }
@@ -67,13 +43,18 @@ impl<'l> Unit<'l> {
     pub(crate) fn new(context: &'l LaunchContext<'l>, memory: &'l Memory, clusters: Range<u64>) -> Self {
         let launch = context.launch;
         let checks = &launch.checks;
-        let global =
-            GlobalView::new(memory, context.program.global_granule, checks.global_races, checks.uninitialized_global);
+        let global = GlobalView::new(
+            memory,
+            context.program.global_granule,
+            context.warps * LANES as u32,
+            checks.global_races,
+            checks.uninitialized_global,
+        );
         let machine = Machine::new(
             context,
             global,
             Findings::new(checks.max_findings),
-            new_executions(context.program),
+            Executions::new(context.program.instructions.len()),
             alu::fastest(),
         );
         let random = Random::new(launch.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ clusters.start);
@@ -119,8 +100,8 @@ impl<'l> Unit<'l> {
                 }
             }
         }
-        let Machine { findings, counters, executions, global, .. } = self.machine;
-        UnitOutcome { findings, counters, executions, changes: global.into_changes(), completed }
+        let Machine { findings, counters, executions, coverage, global, .. } = self.machine;
+        UnitOutcome { findings, counters, executions, coverage, changes: global.into_changes(), completed }
     }
 
     fn any_can_move(&self) -> bool {
@@ -194,7 +175,7 @@ impl<'l> Unit<'l> {
                     let thread = (rank * self.context.warps + warp.index) * LANES as u32 + split.mask.trailing_zeros();
                     self.context.site(cluster.index as u32, thread, split.pc)
                 });
-            let message = || describe_wait(split.wait, split.mask, warp, cluster, rank);
+            let message = || describe_wait(self.context, split.wait, split.mask, warp, cluster, rank);
             self.machine.findings.report(program, self.context.launch.seed, kind, at, other, message);
         }
     }
@@ -205,7 +186,7 @@ impl<'l> Unit<'l> {
         let checks = &context.launch.checks;
         let blocks = context.blocks_per_cluster();
         let precise = program.features.precise_ordering || blocks > 1;
-        let order = HappensBefore::new(context.warps * LANES as u32, blocks, precise);
+        let order = HappensBefore::new(index as u32, context.warps * LANES as u32, blocks, precise);
         let blocks = (0..blocks)
             .map(|rank| Block {
                 rank,
@@ -220,6 +201,7 @@ impl<'l> Unit<'l> {
                 ),
                 warps: (0..context.warps).map(|warp| self.new_warp(index, rank, warp)).collect(),
                 barriers: Default::default(),
+                free_registers: 0,
             })
             .collect();
         Cluster::new(index, order, blocks)
@@ -233,7 +215,7 @@ impl<'l> Unit<'l> {
             predicates: vec![0; program.predicates],
         };
         for &(register, constant) in &program.constants {
-            if matches!(constant, Constant::Bits(_) | Constant::Parameter { .. }) {
+            if matches!(constant, Constant::Bits(_) | Constant::ModuleVariable(_) | Constant::Parameter { .. }) {
                 // The same in every lane.
                 let value = self.constant(constant, cluster, rank, warp, 0);
                 match register {
@@ -255,8 +237,9 @@ impl<'l> Unit<'l> {
         }
         let present = (self.context.threads - warp * LANES as u32).min(LANES as u32);
         let lanes = if present == 32 { u32::MAX } else { (1 << present) - 1 };
-        let mut warp = Warp::new(warp, registers, lanes, program.local_bytes as usize);
+        let mut warp = Warp::new(warp, registers, program.entry, lanes, program.local_bytes as usize);
         warp.in_flight = InFlight::new(program);
+        warp.register_share = program.registers_per_thread.unwrap_or(0);
         warp
     }
 
@@ -266,6 +249,7 @@ impl<'l> Unit<'l> {
         let [width, height, _] = context.launch.block;
         let value = match constant {
             Constant::Bits(bits) => return bits,
+            Constant::ModuleVariable(index) => return context.variables[usize::from(index)],
             Constant::Parameter { offset, bytes, signed } => {
                 let mut value = [0; 8];
                 let (offset, bytes) = (usize::from(offset), usize::from(bytes));
@@ -308,7 +292,14 @@ enum Progress {
     Stopped,
 }
 
-fn describe_wait(wait: Wait, mask: u32, warp: &Warp, cluster: &Cluster, rank: u32) -> String {
+fn describe_wait(
+    context: &LaunchContext<'_>,
+    wait: Wait,
+    mask: u32,
+    warp: &Warp,
+    cluster: &Cluster,
+    rank: u32,
+) -> String {
     match wait {
         Wait::Lanes => {
             let missing = warp.live() & !mask;
@@ -322,13 +313,20 @@ fn describe_wait(wait: Wait, mask: u32, warp: &Warp, cluster: &Cluster, rank: u3
             let barrier = &cluster.blocks[rank as usize].barriers[index as usize & 15];
             let wanted = if barrier.expected == 0 { "all".to_string() } else { barrier.expected.to_string() };
             format!(
-                "barrier {index} waits for {wanted} threads; {} have arrived and nobody can move",
+                "barrier {index} waits for {wanted} threads; {} have arrived and no warp can move",
                 barrier.arrived()
             )
         }
         Wait::Cluster { .. } => "a cluster barrier waits for threads that never arrive".into(),
         Wait::Mbarrier => "an mbarrier's phase never completes: arrivals or bytes are missing".into(),
+        Wait::Registers => format!(
+            "setmaxnreg.inc waits for registers: warps of this block begin with {} per thread, this one has {}, and \
+             {} are free for a whole warp: other warps must give back more, or this one ask for less",
+            context.program.registers_per_thread.unwrap_or(0),
+            warp.register_share,
+            cluster.blocks[rank as usize].free_registers,
+        ),
         Wait::Bulk => "bulk copies never complete".into(),
-        Wait::Nothing => "nobody can move".into(),
+        Wait::Nothing => "no warp can move".into(),
     }
 }

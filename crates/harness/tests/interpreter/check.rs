@@ -23,7 +23,7 @@ fn a_race_is_shown_with_both_lines_of_source_and_the_command_that_repeats_it() {
     let mut checked = checked(mutant, 1, 1);
     checked.faults.truncate(1);
     insta::assert_snapshot!(render(&checked), @r#"
-    kernels/common/softmax.cuh:20: error: race in shared memory: reads 4 bytes at shared address 0x4500 and nothing orders that after the write
+    kernels/common/softmax.cuh:20: error: race in shared memory: reads 4 bytes at shared address 0x4500 that thread 128 has written: no barrier and nothing else orders the write before thread 64's read
         20 |     const float maximum = fmaxf(row.maximum, tile_maximum);
            = inlined at kernels/mutants/shared_statistics_race.cu:57
         57 |             const float alpha = raise_maximum(statistics, score * params.scale_log2e);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use harness::golden::{Compared, compare, name, trials};
-use ptx_interp::probes::Recording;
+use ptx_probes::Recording;
 use sdpa::generations;
 use sdpa_core::Interpreter;
 

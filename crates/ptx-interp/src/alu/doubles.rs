@@ -23,6 +23,8 @@ pub(super) fn unary(registers: &mut Registers, mask: u32, op: Unary64, to: Doubl
             Unary64::AbsoluteF64 => value & !(1 << 63),
             Unary64::SqrtF64 => f64::from_bits(value).sqrt().to_bits(),
             Unary64::RcpF64 => (1.0 / f64::from_bits(value)).to_bits(),
+            Unary64::RcpApproxF64 => upper(1.0 / flushed(value)),
+            Unary64::RsqrtApproxF64 => upper(1.0 / flushed(value).sqrt()),
             Unary64::ReverseBits => value.reverse_bits(),
         };
     }
@@ -67,6 +69,7 @@ fn rare_binary(
         Binary64::DivF64 => lanes!(|a, b| (double(a) / double(b)).to_bits()),
         Binary64::MaxF64 => lanes!(|a, b| double(a).max(double(b)).to_bits()),
         Binary64::MinF64 => lanes!(|a, b| double(a).min(double(b)).to_bits()),
+        Binary64::CopySignF64 => lanes!(|a, b| a & 1 << 63 | b & !(1 << 63)),
         Binary64::Add => lanes!(|a, b| a.wrapping_add(b)),
         Binary64::Sub => lanes!(|a, b| a.wrapping_sub(b)),
         Binary64::MulLow => lanes!(|a, b| a.wrapping_mul(b)),
@@ -129,4 +132,16 @@ pub(super) fn shift(
         };
     }
     registers.set_doubles(to, mask, &result);
+}
+
+/// What the approximations of f64 see of a value: its upper 32 bits, subnormals as zeros.
+fn flushed(bits: u64) -> f64 {
+    let value = f64::from_bits(bits & 0xffff_ffff_0000_0000);
+    if value.is_subnormal() { 0f64.copysign(value) } else { value }
+}
+
+/// What they give.
+fn upper(value: f64) -> u64 {
+    let value = if value.is_subnormal() { 0f64.copysign(value) } else { value };
+    value.to_bits() & 0xffff_ffff_0000_0000
 }

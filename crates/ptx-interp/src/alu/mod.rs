@@ -3,12 +3,15 @@
 //! The body is compiled twice, once for the instruction set every x86-64 has and once with AVX2 and fused
 //! multiply-add, because `f32::mul_add` without the latter is a function call.
 
+pub(crate) mod atomic;
+mod carry;
 mod compare;
 mod convert;
 mod doubles;
 pub(crate) mod float;
 mod integer;
 mod lanes;
+mod small_float;
 mod words;
 
 use crate::decode::Operation;
@@ -140,10 +143,9 @@ fn execute_rare(operation: &Operation, registers: &mut Registers, mask: u32) -> 
             });
             registers.set_words(to, mask, &result);
         }
-        Operation::Set { ref compare, to, float } => {
-            let holds = compare::compare(compare, registers);
-            let value = if float { 1f32.to_bits() } else { u32::MAX };
-            let result = std::array::from_fn(|lane| if holds >> lane & 1 == 1 { value } else { 0 });
+        Operation::Set { ref compare, to, holds } => {
+            let lanes = compare::compare(compare, registers);
+            let result = std::array::from_fn(|lane| if lanes >> lane & 1 == 1 { holds } else { 0 });
             registers.set_words(to, mask, &result);
         }
         Operation::Pack { to, ref parts, bits } => {
@@ -170,6 +172,8 @@ fn execute_rare(operation: &Operation, registers: &mut Registers, mask: u32) -> 
                 }
             }
         }
+        Operation::Carry(ref operation) => carry::carry_lanes(registers, mask, operation),
+        Operation::SmallFloat(operation) => small_float::small_float_lanes(registers, mask, operation),
         Operation::Nothing => {}
         _ => return false,
     }

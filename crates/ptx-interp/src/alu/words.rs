@@ -27,6 +27,11 @@ pub(super) fn unary(registers: &mut Registers, mask: u32, op: Unary32, to: WordR
         Unary32::LeadingZeros => lanes!(|a| a.leading_zeros()),
         Unary32::ReverseBits => lanes!(|a| a.reverse_bits()),
         Unary32::FindHighestUnsigned => lanes!(integer::find_highest),
+        Unary32::FindShiftUnsigned => lanes!(|a| if a == 0 { u32::MAX } else { a.leading_zeros() }),
+        Unary32::FindShiftSigned => lanes!(|a| {
+            let a = if (a as i32) < 0 { !a } else { a };
+            if a == 0 { u32::MAX } else { a.leading_zeros() }
+        }),
         Unary32::FindHighestSigned => {
             lanes!(|a| integer::find_highest(if (a as i32) < 0 { !a } else { a }))
         }

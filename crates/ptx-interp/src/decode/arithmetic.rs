@@ -204,6 +204,44 @@ impl Decoder<'_> {
         Ok(Operation::Float(Box::new(FloatOperation { kind, rounding, flush, saturate, to, inputs })))
     }
 
+    /// `add{c}{.cc}`, `sub{c}{.cc}`, `mad{c}.{lo,hi}{.cc}`
+    pub(super) fn carry(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
+        let name = opcode.name();
+        let takes = name.ends_with('c');
+        let multiplies = name.starts_with("mad");
+        arity(operands, if multiplies { 4..=4 } else { 3..=3 })?;
+        opcode.only(1, &["lo", "hi", "cc", opcode.last()])?;
+        let scalar = Scalar::parse(opcode.last()).ok_or("type of an operation")?;
+        let (bytes, signed) = match scalar {
+            Scalar::Signed(bytes @ (4 | 8)) => (bytes, true),
+            Scalar::Unsigned(bytes @ (4 | 8)) => (bytes, false),
+            _ => return unknown(),
+        };
+        let kind = match (&name[..3], opcode.part(1), signed) {
+            ("add", ..) => CarryKind::Add,
+            ("sub", ..) => CarryKind::Sub,
+            ("mad", "lo", _) => CarryKind::MadLow,
+            ("mad", "hi", true) => CarryKind::MadHighSigned,
+            ("mad", "hi", false) => CarryKind::MadHighUnsigned,
+            _ => return unknown(),
+        };
+        let to = self.lane_register(&operands[0], bytes)?;
+        let mut inputs = [to; 3];
+        for (input, operand) in inputs.iter_mut().zip(&operands[1..]) {
+            *input = self.lane_register(operand, bytes)?;
+        }
+        let flag = match self.carry_flag {
+            Some(flag) => flag,
+            None => {
+                let flag = self.new_predicate();
+                self.carry_flag = Some(flag);
+                flag
+            }
+        };
+        let sets = opcode.has("cc");
+        Ok(Operation::Carry(Box::new(CarryOperation { kind, bytes, takes, sets, flag, to, inputs })))
+    }
+
     fn float_operands(&mut self, operands: &[Operand]) -> Decoded<(WordRegister, [WordRegister; 3])> {
         let to = self.word(&operands[0])?;
         let mut inputs = [self.word(&operands[1])?; 3];
@@ -248,13 +286,25 @@ impl Decoder<'_> {
     }
 
     fn float64(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
-        opcode.only(1, &["rn", "f64"])?;
         let (to, a) = (self.double(&operands[0])?, self.double(&operands[1])?);
+        if opcode.has("approx") {
+            opcode.only(1, &["approx", "ftz", "f64"])?;
+            let op = match opcode.name() {
+                "rcp" => Unary64::RcpApproxF64,
+                "rsqrt" => Unary64::RsqrtApproxF64,
+                _ => return unknown(),
+            };
+            return Ok(Operation::Unary64 { op, to, a });
+        }
+        opcode.only(1, &["rn", "f64"])?;
         let op = match opcode.name() {
             "add" => Binary64::AddF64,
             "sub" => Binary64::SubF64,
             "mul" => Binary64::MulF64,
             "div" => Binary64::DivF64,
+            "copysign" => {
+                return Ok(Operation::Binary64 { op: Binary64::CopySignF64, to, a, b: self.double(&operands[2])? });
+            }
             "min" => Binary64::MinF64,
             "max" => Binary64::MaxF64,
             "neg" => return Ok(Operation::Unary64 { op: Unary64::NegateF64, to, a }),

@@ -177,7 +177,8 @@ impl Decoder<'_> {
             }
             (name @ ("popc" | "clz" | "brev" | "bfind"), _) => {
                 arity(operands, 2..=2)?;
-                if opcode.parts.len() != 2 {
+                let shift = name == "bfind" && opcode.part(1) == "shiftamt";
+                if opcode.parts.len() != 2 + usize::from(shift) {
                     return unknown();
                 }
                 match (name, kind) {
@@ -196,6 +197,8 @@ impl Decoder<'_> {
                             ("popc", "b32") => Unary32::PopulationCount,
                             ("clz", "b32") => Unary32::LeadingZeros,
                             ("brev", "b32") => Unary32::ReverseBits,
+                            ("bfind", "u32") if shift => Unary32::FindShiftUnsigned,
+                            ("bfind", "s32") if shift => Unary32::FindShiftSigned,
                             ("bfind", "u32") => Unary32::FindHighestUnsigned,
                             ("bfind", "s32") => Unary32::FindHighestSigned,
                             _ => return unknown(),

@@ -68,7 +68,14 @@ impl Decoder<'_> {
         arity(operands, 3..=3)?;
         let (comparison, scalar) = self.comparison(opcode)?;
         let to_kind = opcode.parts.iter().rev().nth(1).copied().unwrap_or("");
-        if !matches!(to_kind, "u32" | "s32" | "f32") || opcode.last().ends_with("x2") {
+        let holds = match to_kind {
+            "u32" | "s32" => u32::MAX,
+            "f32" => 1f32.to_bits(),
+            "f16" => 0x3c00,
+            "bf16" => 0x3f80,
+            _ => return unknown(),
+        };
+        if opcode.last().ends_with("x2") {
             return unknown();
         }
         opcode.only(2, &["ftz", to_kind, opcode.last()])?;
@@ -76,7 +83,7 @@ impl Decoder<'_> {
         let b = self.lane_register(&operands[2], scalar.bytes())?;
         let flush = opcode.has("ftz");
         let compare = SetPredicate { comparison, scalar, flush, a, b, to: None, complement: None, combine: None };
-        Ok(Operation::Set { compare: Box::new(compare), to: self.word(&operands[0])?, float: to_kind == "f32" })
+        Ok(Operation::Set { compare: Box::new(compare), to: self.word(&operands[0])?, holds })
     }
 
     pub(super) fn select(&mut self, kind: &str, operands: &[Operand]) -> Decoded<Operation> {

@@ -112,7 +112,12 @@ impl Decoder<'_> {
             _ => return unknown(),
         };
         let address = self.address(operand(operands, place)?)?;
-        Ok(Operation::Mbarrier(Box::new(Mbarrier { action, space, address, state })))
+        // Without a scope it is the block's; arrivals at another block's mbarrier would order nothing then.
+        let default = if space == Space::SharedCluster { Scope::Cluster } else { Scope::Block };
+        let scope = opcode.parts[1..].iter().find_map(|part| Scope::parse(part)).unwrap_or(default);
+        let relaxed = opcode.has("relaxed");
+        self.features.relaxed |= relaxed;
+        Ok(Operation::Mbarrier(Box::new(Mbarrier { action, relaxed, scope, space, address, state })))
     }
 
     /// Everything that begins with `cp.async.bulk` or `cp.reduce.async.bulk`.
@@ -135,7 +140,7 @@ impl Decoder<'_> {
 
     fn bulk_qualifiers(&self, parts: &[&str], allowed: &[&str]) -> Decoded<()> {
         match parts.iter().find(|part| !allowed.contains(*part)) {
-            Some(part) => Err(format!("qualifier `.{part}` is not supported here")),
+            Some(part) => Err(format!("qualifier `.{part}` is not supported here").into()),
             None => Ok(()),
         }
     }
@@ -208,6 +213,8 @@ impl Decoder<'_> {
         } else {
             None
         };
+        // Blocks that add to the same place must see each other's sums.
+        self.features.communicates |= reduces;
         if destination_space != Space::Global {
             self.note_write(Space::Shared, 16);
         } else {
@@ -276,6 +283,7 @@ impl Decoder<'_> {
         let multicast = if opcode.has("multicast::cluster") { Some(self.word(operand(operands, 3)?)?) } else { None };
         let reduction = if reduces { Some(self.reduction_kind(opcode)?) } else { None };
         // A box has rows of a multiple of 16 bytes in shared memory; in global memory its edge may cut anywhere.
+        self.features.communicates |= reduces;
         if store {
             self.note_write(Space::Global, 2);
         } else {
@@ -331,7 +339,7 @@ impl Decoder<'_> {
         let scale = |index: usize| match integer(operands.get(index)) {
             Ok(1) => Ok(false),
             Ok(value) if value == u64::MAX => Ok(true),
-            _ => Err("scale must be 1 or -1".to_string()),
+            _ => Err(Problem::from("scale must be 1 or -1")),
         };
         let (negate_a, negate_b) = (scale(4)?, scale(5)?);
         let a = if from_registers {

@@ -9,10 +9,6 @@ fn is_cache_hint(part: &str) -> bool {
         || matches!(part, "nc" | "ca" | "cg" | "cs" | "lu" | "cv" | "wb" | "wt" | "uniform" | "unified")
 }
 
-fn is_scope(part: &str) -> bool {
-    matches!(part, "cta" | "cluster" | "gpu" | "sys")
-}
-
 fn space_of(part: &str) -> Option<Space> {
     Some(match part {
         "global" | "const" => Space::Global,
@@ -64,6 +60,8 @@ impl Decoder<'_> {
     fn load_or_store(&mut self, opcode: &Opcode<'_>, operands: &[Operand], store: bool) -> Decoded<Operation> {
         let mut space = Space::Generic;
         let mut ordering = Ordering::Weak;
+        // `.volatile` has no scope, and orders among all threads.
+        let mut scope = Scope::Device;
         let mut elements = 1usize;
         let scalar = Scalar::parse(opcode.last()).ok_or("type of an access")?;
         let mut hint = false;
@@ -76,8 +74,10 @@ impl Decoder<'_> {
                 elements = count;
             } else if *part == "L2::cache_hint" {
                 hint = true;
-            } else if !(is_cache_hint(part) || is_scope(part)) {
-                return Err(format!("qualifier `.{part}` is not supported here"));
+            } else if let Some(named) = Scope::parse(part) {
+                scope = named;
+            } else if !is_cache_hint(part) {
+                return Err(format!("qualifier `.{part}` is not supported here").into());
             }
         }
         arity(operands, if hint { 3..=3 } else { 2..=2 })?;
@@ -92,7 +92,7 @@ impl Decoder<'_> {
             _ => one,
         };
         if list.len() != elements {
-            return Err("the number of registers does not match the vector".into());
+            return invalid("the number of registers does not match the vector");
         }
         let registers: Box<[_]> = list
             .iter()
@@ -101,6 +101,10 @@ impl Decoder<'_> {
                 part => self.any_register(part, bytes).map(Some),
             })
             .collect::<Decoded<_>>()?;
+        if space == Space::Parameter && self.is_in_frame(place) {
+            // Parameters and results of calls.
+            space = Space::Local;
+        }
         if space == Space::Parameter {
             if store {
                 return unknown();
@@ -115,8 +119,20 @@ impl Decoder<'_> {
         }
         self.note_ordering(space, ordering);
         let signed = matches!(scalar, Scalar::Signed(_));
-        let access = Box::new(Access { space, ordering, address, element: bytes, signed, registers });
+        let non_coherent = opcode.has("nc");
+        let access = Access { space, ordering, scope, non_coherent, address, element: bytes, signed, registers };
+        let access = Box::new(access);
         Ok(if store { Operation::Store(access) } else { Operation::Load(access) })
+    }
+
+    /// Whether an address in `.param` is one of a call's, and not of the kernel's parameters.
+    fn is_in_frame(&self, place: &Operand) -> bool {
+        let Operand::Address { base, .. } = place else { return false };
+        match &**base {
+            Operand::Symbol(name) => self.locals.contains_key(name.as_str()),
+            // A function does not see the kernel's parameters.
+            _ => self.frame.is_some(),
+        }
     }
 
     /// A parameter at a fixed place is a constant of the launch.
@@ -137,14 +153,14 @@ impl Decoder<'_> {
         };
         let [Some(to)] = *registers else { return Ok(None) };
         let parameter = self
-            .kernel
+            .entry
             .parameters
             .iter()
             .find(|parameter| parameter.name == name)
             .ok_or_else(|| format!("`{name}` is not a parameter"))?;
         let bytes = scalar.bytes();
         let within = usize::try_from(*offset).ok().filter(|&at| at + usize::from(bytes) <= parameter.size);
-        let at = within.ok_or("the access reaches past the parameter")?;
+        let at = within.ok_or_else(|| Problem::Invalid("the access reaches past the parameter".into()))?;
         let constant = Constant::Parameter {
             offset: (parameter.offset + at) as u16,
             bytes,
@@ -167,9 +183,11 @@ impl Decoder<'_> {
         if ordering == Ordering::Weak {
             return;
         }
-        if matches!(space, Space::Shared | Space::SharedCluster | Space::Generic) {
+        let in_shared = matches!(space, Space::Shared | Space::SharedCluster | Space::Generic);
+        if in_shared || ordering != Ordering::Relaxed {
             self.features.precise_ordering = true;
         }
+        self.features.relaxed = true;
         if matches!(space, Space::Global | Space::Generic) {
             self.features.communicates = true;
         }
@@ -181,7 +199,7 @@ impl Decoder<'_> {
         for part in &opcode.parts[2..opcode.parts.len() - 1] {
             let known = matches!(*part, "weak" | "mbarrier::complete_tx::bytes" | "shared::cluster" | "v2" | "v4");
             if !known {
-                return Err(format!("qualifier `.{part}` is not supported here"));
+                return Err(format!("qualifier `.{part}` is not supported here").into());
             }
         }
         let one = std::slice::from_ref(&operands[1]);
@@ -211,6 +229,7 @@ impl Decoder<'_> {
             other => Scalar::parse(other).ok_or("type of an atomic")?,
         };
         let mut space = Space::Generic;
+        let mut scope = Scope::Device;
         // Without a qualifier an atomic is relaxed.
         let mut ordering = Ordering::Relaxed;
         let mut kind = None;
@@ -222,8 +241,9 @@ impl Decoder<'_> {
                 ordering = named;
             } else if *part == "L2::cache_hint" {
                 hint = true;
-            } else if is_scope(part) || matches!(*part, "noftz" | "v2" | "v4") {
-            } else {
+            } else if let Some(named) = Scope::parse(part) {
+                scope = named;
+            } else if !matches!(*part, "noftz" | "v2" | "v4") {
                 kind = Some(match *part {
                     "add" => AtomicKind::Add,
                     "min" => AtomicKind::Min,
@@ -235,7 +255,7 @@ impl Decoder<'_> {
                     "cas" => AtomicKind::CompareExchange,
                     "inc" => AtomicKind::Increment,
                     "dec" => AtomicKind::Decrement,
-                    _ => return Err(format!("qualifier `.{part}` is not supported here")),
+                    _ => return Err(format!("qualifier `.{part}` is not supported here").into()),
                 });
             }
         }
@@ -266,6 +286,7 @@ impl Decoder<'_> {
             kind,
             space,
             ordering,
+            scope,
             scalar,
             packed,
             address,
@@ -315,6 +336,8 @@ impl Decoder<'_> {
                     if opcode.has("shared") || opcode.has("shared::cta") { Space::Shared } else { Space::Generic };
                 Ok(Operation::Mbarrier(Box::new(Mbarrier {
                     action: MbarrierAction::ArriveAfterCopies { increment: !opcode.has("noinc") },
+                    relaxed: false,
+                    scope: Scope::Block,
                     space,
                     address: self.address(&operands[0])?,
                     state: None,
@@ -324,14 +347,14 @@ impl Decoder<'_> {
                 let hint = opcode.has("L2::cache_hint");
                 for part in &opcode.parts[3..] {
                     if !(matches!(*part, "shared" | "shared::cta" | "global") || part.starts_with("L2::")) {
-                        return Err(format!("qualifier `.{part}` is not supported here"));
+                        return Err(format!("qualifier `.{part}` is not supported here").into());
                     }
                 }
                 arity(operands, if hint { 4..=5 } else { 3..=4 })?;
                 let bytes = integer(operands.get(2))?;
                 let allowed = if opcode.part(2) == "cg" { bytes == 16 } else { matches!(bytes, 4 | 8 | 16) };
                 if !allowed {
-                    return Err(format!("cp.async cannot copy {bytes} bytes"));
+                    return invalid(format!("cp.async cannot copy {bytes} bytes"));
                 }
                 let (mut source_bytes, mut ignore_source) = (None, None);
                 let extra = operands.len() - 3 - usize::from(hint);

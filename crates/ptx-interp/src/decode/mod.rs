@@ -4,6 +4,7 @@
 mod arithmetic;
 mod bits;
 mod compare;
+mod functions;
 mod hopper;
 mod matrix;
 mod memory;
@@ -15,6 +16,7 @@ mod warp;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub(crate) use functions::Function;
 pub(crate) use operation::*;
 
 use crate::address_space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_BASE, SHARED_WINDOW};
@@ -39,6 +41,8 @@ pub struct DecodeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Constant {
     Bits(u64),
+    /// Address of a variable of the module, by its index there.
+    ModuleVariable(u16),
     /// A piece of the parameter block.
     Parameter {
         offset: u16,
@@ -74,6 +78,10 @@ pub(crate) struct Features {
     pub precise_ordering: bool,
     /// Blocks may talk to each other through global memory, so they must run side by side.
     pub communicates: bool,
+    /// There are fences of memory.
+    pub fences: bool,
+    /// There are accesses that a fence can make a release or an acquire.
+    pub relaxed: bool,
 }
 
 /// Where an instruction comes from.
@@ -81,6 +89,7 @@ pub(crate) struct Features {
 pub(crate) struct Origin {
     pub line: u32,
     pub location: Location,
+    /// Byte range in the module's source; empty for what ends a body without a statement.
     pub span: (usize, usize),
 }
 
@@ -90,6 +99,11 @@ pub(crate) struct Program {
     pub module: Arc<ParsedModule>,
     pub instructions: Vec<Instruction>,
     pub origins: Vec<Origin>,
+    /// Where the kernel starts; functions come before it.
+    pub entry: u32,
+    pub functions: Vec<Function>,
+    /// Statements that end a launch when a thread gets to them.
+    pub unsupported: Vec<DecodeError>,
     pub words: usize,
     pub doubles: usize,
     pub predicates: usize,
@@ -111,57 +125,65 @@ pub(crate) struct Program {
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub required_cluster: Option<[u32; 3]>,
+    /// Registers of a thread when the kernel starts, where directives fix them: what `setmaxnreg` shares out anew.
+    pub registers_per_thread: Option<u32>,
 }
 
 pub(crate) fn decode(module: &Arc<ParsedModule>, kernel: &ParsedKernel) -> Result<Program, DecodeError> {
     let mut decoder = Decoder::new(module, kernel);
-    decoder.lay_out_variables()?;
-    let mut starts = Vec::with_capacity(kernel.statements.len() + 1);
-    for statement in &kernel.statements {
-        starts.push(decoder.instructions.len() as u32);
-        let operation = decoder.statement(statement).map_err(|message| decoder.error(statement, message))?;
-        let guard = match statement.guard {
-            Some((id, negated)) => {
-                let predicate = decoder.predicate_id(id).map_err(|message| decoder.error(statement, message))?;
-                Some((predicate, negated))
-            }
-            None => None,
-        };
-        let origin = Origin { line: statement.line, location: statement.location, span: statement.span };
-        let lane_wise = operation.is_lane_wise();
-        decoder.instructions.push(Instruction { operation, guard, lane_wise });
-        decoder.origins.push(origin);
-        if [decoder.words, decoder.doubles, decoder.predicates].iter().any(|&count| count >= usize::from(u16::MAX)) {
-            return Err(decoder.error(statement, "the kernel uses too many registers".into()));
-        }
+    let functions = functions::reachable(module, kernel);
+    let bodies: Vec<&ParsedKernel> = functions.iter().copied().chain([kernel]).collect();
+    decoder.lay_out_variables(&bodies)?;
+    decoder.notes_mentions =
+        bodies.iter().any(|body| body.statements.iter().any(|statement| statement.opcode.starts_with("wgmma.mma")));
+    // Functions come first: lanes in a call are behind those that have gone on, and so run until they have caught up.
+    for (index, function) in functions.iter().enumerate() {
+        decoder.begin_function(index, function, functions::is_recursive(module, function));
+        decoder.body(function)?;
+        decoder.end_function(index);
     }
-    // A kernel that runs off its end exits.
-    starts.push(decoder.instructions.len() as u32);
-    let last = decoder.origins.last().copied();
-    decoder.instructions.push(Instruction { operation: Operation::Exit, guard: None, lane_wise: false });
-    decoder.origins.push(last.unwrap_or(Origin { line: 0, location: Location::default(), span: (0, 0) }));
-    let resolve = |target: u32| starts.get(target as usize).copied().unwrap_or(0);
-    for instruction in &mut decoder.instructions {
-        match &mut instruction.operation {
-            Operation::Branch { target } => *target = resolve(*target),
-            Operation::BranchIndexed { targets, .. } => {
-                targets.iter_mut().for_each(|target| *target = resolve(*target))
-            }
-            _ => {}
-        }
-    }
-    let mentions = decoder.mentions(&starts);
-    Ok(Program { mentions, ..decoder.finish() })
+    decoder.begin_entry();
+    let entry = decoder.instructions.len() as u32;
+    decoder.body(kernel)?;
+    Ok(Program { entry, ..decoder.finish() })
 }
 
-/// Errors below this level are messages; the statement is added on the way out.
-type Decoded<T> = Result<T, String>;
+/// Why a statement is no operation; the statement is added on the way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Problem {
+    /// The interpreter does not know it: a finding for a thread that gets there.
+    Unsupported(String),
+    /// It is wrong: the assembler would refuse the kernel, too.
+    Invalid(String),
+}
+
+impl From<String> for Problem {
+    fn from(message: String) -> Self {
+        Self::Unsupported(message)
+    }
+}
+
+impl From<&str> for Problem {
+    fn from(message: &str) -> Self {
+        Self::Unsupported(message.into())
+    }
+}
+
+type Decoded<T> = Result<T, Problem>;
+
+fn invalid<T>(message: impl Into<String>) -> Decoded<T> {
+    Err(Problem::Invalid(message.into()))
+}
 
 struct Decoder<'a> {
     module: &'a Arc<ParsedModule>,
+    /// The entry.
+    entry: &'a ParsedKernel,
+    /// The function that is being decoded, or the entry.
     kernel: &'a ParsedKernel,
     instructions: Vec<Instruction>,
     origins: Vec<Origin>,
+    unsupported: Vec<DecodeError>,
     banks: HashMap<RegisterId, Place>,
     constants: Vec<(LaneRegister, Constant)>,
     constant_places: HashMap<(Constant, bool), u16>,
@@ -169,13 +191,25 @@ struct Decoder<'a> {
     words: usize,
     doubles: usize,
     predicates: usize,
-    /// Addresses of shared and local variables within their spaces.
+    /// The condition code register's carry.
+    carry_flag: Option<PredicateRegister>,
     /// Registers that hold a parameter's address wherever they are read, and which parameter's.
     parameter_addresses: HashMap<RegisterId, &'a str>,
-    variables: HashMap<&'a str, (VariableSpace, u64)>,
+    /// Addresses of shared variables.
+    variables: HashMap<&'a str, u64>,
+    /// Places in the frame of the body that is being decoded: local variables, parameters and results of calls.
+    locals: HashMap<&'a str, u64>,
+    /// The same for every function, and last for the entry.
+    frames: Vec<HashMap<&'a str, u64>>,
+    functions: Vec<Function>,
+    function_names: HashMap<&'a str, usize>,
+    /// Where the frame of the function that is being decoded starts; none for the entry, whose frame starts at 0.
+    frame: Option<DoubleRegister>,
+    frame_bytes: u32,
+    notes_mentions: bool,
+    mentions: Vec<Box<[WordRegister]>>,
     static_shared_end: u32,
     dynamic_shared_at: u32,
-    local_bytes: u32,
     smallest_shared_write: u32,
     smallest_global_write: u32,
     features: Features,
@@ -188,12 +222,14 @@ enum Place {
 }
 
 impl<'a> Decoder<'a> {
-    fn new(module: &'a Arc<ParsedModule>, kernel: &'a ParsedKernel) -> Self {
+    fn new(module: &'a Arc<ParsedModule>, entry: &'a ParsedKernel) -> Self {
         Self {
             module,
-            kernel,
-            instructions: Vec::with_capacity(kernel.statements.len() + 1),
-            origins: Vec::with_capacity(kernel.statements.len() + 1),
+            entry,
+            kernel: entry,
+            instructions: Vec::with_capacity(entry.statements.len() + 1),
+            origins: Vec::with_capacity(entry.statements.len() + 1),
+            unsupported: Vec::new(),
             banks: HashMap::new(),
             constants: Vec::new(),
             constant_places: HashMap::new(),
@@ -201,15 +237,79 @@ impl<'a> Decoder<'a> {
             words: 0,
             doubles: 0,
             predicates: 0,
+            carry_flag: None,
             variables: HashMap::new(),
-            parameter_addresses: parameter_addresses(kernel),
+            locals: HashMap::new(),
+            frames: Vec::new(),
+            parameter_addresses: HashMap::new(),
+            functions: Vec::new(),
+            function_names: HashMap::new(),
+            frame: None,
+            frame_bytes: 0,
+            notes_mentions: false,
+            mentions: Vec::new(),
             static_shared_end: 0,
             dynamic_shared_at: 0,
-            local_bytes: 0,
             smallest_shared_write: 16,
             smallest_global_write: 16,
             features: Features::default(),
         }
+    }
+
+    /// Decodes all statements of the entry or of a function.
+    fn body(&mut self, body: &'a ParsedKernel) -> Result<(), DecodeError> {
+        let first = self.instructions.len();
+        for statement in &body.statements {
+            let operation = match self.statement(statement) {
+                Ok(operation) => operation,
+                Err(Problem::Invalid(message)) => return Err(self.error(statement, message)),
+                Err(Problem::Unsupported(message)) => {
+                    let error = self.error(statement, message);
+                    self.unsupported.push(error);
+                    Operation::Unsupported { index: self.unsupported.len() as u32 - 1 }
+                }
+            };
+            let guard = match statement.guard {
+                Some((id, negated)) => match self.predicate_id(id) {
+                    Ok(predicate) => Some((predicate, negated)),
+                    Err(Problem::Invalid(message) | Problem::Unsupported(message)) => {
+                        return Err(self.error(statement, message));
+                    }
+                },
+                None => None,
+            };
+            let origin = Origin { line: statement.line, location: statement.location, span: statement.span };
+            let lane_wise = operation.is_lane_wise();
+            if self.notes_mentions {
+                let is_wgmma = matches!(operation, Operation::Wgmma(_));
+                self.mentions.push(if is_wgmma { Box::default() } else { self.mentioned(statement) });
+            }
+            self.instructions.push(Instruction { operation, guard, lane_wise });
+            self.origins.push(origin);
+            if [self.words, self.doubles, self.predicates].iter().any(|&count| count >= usize::from(u16::MAX)) {
+                return Err(self.error(statement, "the kernel uses too many registers".into()));
+            }
+        }
+        // A kernel that runs off its end exits, and a function that does returns.
+        let operation = if body.is_function { Operation::Return } else { Operation::Exit };
+        let last = self.origins[first..].last().map(|origin| Origin { span: (0, 0), ..*origin });
+        self.instructions.push(Instruction { operation, guard: None, lane_wise: false });
+        self.origins.push(last.unwrap_or(Origin { line: 0, location: Location::default(), span: (0, 0) }));
+        if self.notes_mentions {
+            self.mentions.push(Box::default());
+        }
+        let most = body.statements.len() as u32;
+        for instruction in &mut self.instructions[first..] {
+            let resolve = |target: u32| first as u32 + target.min(most);
+            match &mut instruction.operation {
+                Operation::Branch { target } => *target = resolve(*target),
+                Operation::BranchIndexed { targets, .. } => {
+                    targets.iter_mut().for_each(|target| *target = resolve(*target));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     fn error(&self, statement: &Statement, message: String) -> DecodeError {
@@ -218,8 +318,8 @@ impl<'a> Decoder<'a> {
         DecodeError { line: statement.line, message, text: text.join(" ").chars().take(200).collect() }
     }
 
-    /// [`Program::mentions`], for statements that begin at these instructions.
-    fn mentions(&self, starts: &[u32]) -> Vec<Box<[WordRegister]>> {
+    /// The 32-bit registers that a statement names.
+    fn mentioned(&self, statement: &Statement) -> Box<[WordRegister]> {
         fn collect(operand: &Operand, banks: &HashMap<RegisterId, Place>, into: &mut Vec<WordRegister>) {
             match operand {
                 Operand::Register(id) => {
@@ -235,102 +335,84 @@ impl<'a> Decoder<'a> {
                 Operand::Special(_) | Operand::Immediate(_) | Operand::Symbol(_) | Operand::Sink => {}
             }
         }
-        let is_wgmma = |instruction: &Instruction| matches!(instruction.operation, Operation::Wgmma(_));
-        if !self.instructions.iter().any(is_wgmma) {
-            return Vec::new();
-        }
-        let mut mentions = vec![Box::default(); self.instructions.len()];
-        for (statement, start) in self.kernel.statements.iter().zip(starts) {
-            if let Some(instruction) = self.instructions.get(*start as usize)
-                && !is_wgmma(instruction)
-            {
-                let mut registers = Vec::new();
-                statement.operands.iter().for_each(|operand| collect(operand, &self.banks, &mut registers));
-                mentions[*start as usize] = registers.into();
-            }
-        }
-        mentions
+        let mut registers = Vec::new();
+        statement.operands.iter().for_each(|operand| collect(operand, &self.banks, &mut registers));
+        registers.into()
     }
 
     fn finish(self) -> Program {
-        let parameter_bytes = self.kernel.parameters.last().map_or(0, |last| last.offset + last.size);
+        let parameter_bytes = self.entry.parameters.last().map_or(0, |last| last.offset + last.size);
         Program {
-            name: self.kernel.name.clone(),
+            name: self.entry.name.clone(),
             module: Arc::clone(self.module),
             instructions: self.instructions,
             origins: self.origins,
+            entry: 0,
+            functions: self.functions,
+            unsupported: self.unsupported,
             words: self.words,
             doubles: self.doubles,
             predicates: self.predicates,
             constants: self.constants,
             predicate_constants: self.predicate_constants,
-            parameters: self.kernel.parameters.clone(),
+            parameters: self.entry.parameters.clone(),
             parameter_bytes,
             static_shared_end: self.static_shared_end,
             dynamic_shared_at: self.dynamic_shared_at,
-            local_bytes: self.local_bytes,
+            local_bytes: self.frame_bytes,
             shared_granule: self.smallest_shared_write.trailing_zeros(),
             global_granule: self.smallest_global_write.trailing_zeros(),
-            features: self.features,
-            mentions: Vec::new(),
-            max_threads: self.kernel.max_threads,
-            required_threads: self.kernel.required_threads,
-            required_cluster: self.kernel.required_cluster,
+            features: Features {
+                // A fence orders by the relaxed accesses around it, and without them nothing.
+                precise_ordering: self.features.precise_ordering || self.features.fences && self.features.relaxed,
+                ..self.features
+            },
+            mentions: self.mentions,
+            max_threads: self.entry.max_threads,
+            required_threads: self.entry.required_threads,
+            required_cluster: self.entry.required_cluster,
+            registers_per_thread: registers_per_thread(self.entry),
         }
     }
 
-    /// Static shared variables in order of declaration, then dynamic shared memory; local variables likewise.
-    fn lay_out_variables(&mut self) -> Result<(), DecodeError> {
-        let named: std::collections::HashSet<&str> = {
-            fn collect<'s>(operand: &'s Operand, into: &mut std::collections::HashSet<&'s str>) {
-                match operand {
-                    Operand::Symbol(name) => {
-                        into.insert(name);
-                    }
-                    Operand::Address { base, .. } => collect(base, into),
-                    Operand::Vector(parts) | Operand::TensorAddress(parts) => {
-                        parts.iter().for_each(|part| collect(part, into));
-                    }
-                    _ => {}
-                }
-            }
-            let mut into = std::collections::HashSet::new();
-            for statement in &self.kernel.statements {
-                statement.operands.iter().for_each(|operand| collect(operand, &mut into));
-            }
-            into
-        };
-        let too_large = |name: &str| DecodeError {
-            line: 0,
-            message: "variables need more memory than any device has".into(),
-            text: name.into(),
-        };
-        let module = self.module.variables.iter().filter(|variable| named.contains(variable.name.as_str()));
-        let all: Vec<_> = module.chain(&self.kernel.variables).collect();
-        let (mut shared, mut local) = (u64::from(SHARED_BASE), 0u64);
+    /// Static shared variables in order of declaration, then dynamic shared memory.
+    fn lay_out_variables(&mut self, bodies: &[&'a ParsedKernel]) -> Result<(), DecodeError> {
+        let mut named = std::collections::HashSet::new();
+        for body in bodies {
+            functions::named_symbols(body, &mut named);
+        }
+        let module = self.module;
+        let of_module = module.variables.iter().filter(|variable| named.contains(variable.name.as_str()));
+        let all = of_module.chain(bodies.iter().flat_map(|body| &body.variables));
+        let all: Vec<_> = all.filter(|variable| variable.space == VariableSpace::Shared).collect();
+        let mut end = u64::from(SHARED_BASE);
         for variable in &all {
             let Some(size) = variable.size else { continue };
-            let at = match variable.space {
-                VariableSpace::Shared => &mut shared,
-                VariableSpace::Local => &mut local,
-                _ => continue,
-            };
-            *at = at.next_multiple_of(variable.align);
-            self.variables.insert(&variable.name, (variable.space, *at));
-            *at += size;
-            if *at > 1 << 24 {
+            end = end.next_multiple_of(variable.align);
+            self.variables.insert(&variable.name, end);
+            end += size;
+            if end > 1 << 24 {
                 return Err(too_large(&variable.name));
             }
         }
-        self.static_shared_end = shared as u32;
-        let dynamic = all.iter().filter(|variable| variable.size.is_none() && variable.space == VariableSpace::Shared);
+        self.static_shared_end = end as u32;
+        let dynamic = all.iter().filter(|variable| variable.size.is_none());
         let align = dynamic.clone().map(|variable| variable.align).max().unwrap_or(16).max(16);
-        let at = shared.next_multiple_of(align);
+        let at = end.next_multiple_of(align);
         self.dynamic_shared_at = at as u32;
         for variable in dynamic {
-            self.variables.insert(&variable.name, (VariableSpace::Shared, at));
+            self.variables.insert(&variable.name, at);
         }
-        self.local_bytes = local.next_multiple_of(16) as u32;
+        for (index, body) in bodies.iter().enumerate() {
+            let is_entry = index + 1 == bodies.len();
+            let frame = self.lay_out_frame(body, is_entry)?;
+            if is_entry {
+                self.frame_bytes = frame;
+            } else {
+                self.function_names.insert(&body.name, index);
+                self.functions.push(Function { frame_bytes: frame, ..Function::default() });
+            }
+        }
         Ok(())
     }
 
@@ -343,13 +425,32 @@ impl<'a> Decoder<'a> {
             | "discard" | "createpolicy" => self.memory(&opcode, operands),
             "cp" => self.copy(&opcode, operands),
             "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "membar" | "fence"
-            | "bra" | "brx" | "ret" | "exit" | "trap" | "nanosleep" | "griddepcontrol" | "setmaxnreg" | "brkpt"
-            | "pmevent" => self.warp(&opcode, operands),
+            | "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "nanosleep" | "griddepcontrol" | "setmaxnreg"
+            | "brkpt" | "pmevent" => self.warp(&opcode, operands),
             "ldmatrix" | "stmatrix" | "mma" | "wmma" => self.matrix(&opcode, operands),
             "mbarrier" | "wgmma" | "mapa" | "getctarank" => self.hopper(&opcode, operands),
             _ => self.scalar(&opcode, operands),
         }
     }
+}
+
+fn too_large(name: &str) -> DecodeError {
+    DecodeError { line: 0, message: "variables need more memory than any device has".into(), text: name.into() }
+}
+
+/// Registers of a multiprocessor, and the most that a thread may have.
+const REGISTERS: u32 = 65_536;
+const MOST_REGISTERS: u32 = 256;
+
+/// What the assembler gives a thread at the start of a kernel that uses `setmaxnreg`: all that there is.
+fn registers_per_thread(kernel: &ParsedKernel) -> Option<u32> {
+    if let Some(registers) = kernel.max_registers {
+        return Some(registers.next_multiple_of(8).min(MOST_REGISTERS));
+    }
+    let threads = kernel.required_threads.or(kernel.max_threads)?;
+    let threads = threads.iter().try_fold(1u32, |product, side| product.checked_mul(*side))?;
+    let share = REGISTERS / threads.checked_mul(kernel.min_blocks.unwrap_or(1).max(1))?.max(1);
+    Some((share / 8 * 8).min(MOST_REGISTERS))
 }
 
 /// Registers that are written once, by a `mov` of a parameter's name: compilers address the members of a structure
@@ -391,12 +492,12 @@ fn parameter_addresses(kernel: &ParsedKernel) -> HashMap<RegisterId, &str> {
 fn integer(operand: Option<&Operand>) -> Decoded<u64> {
     match operand {
         Some(Operand::Immediate(Immediate::Integer(value))) => Ok(*value),
-        _ => Err("an integer literal is needed".into()),
+        _ => invalid("an integer literal is needed"),
     }
 }
 
 fn operand(operands: &[Operand], index: usize) -> Decoded<&Operand> {
-    operands.get(index).ok_or_else(|| format!("operand {} is missing", index + 1))
+    operands.get(index).ok_or_else(|| Problem::Invalid(format!("operand {} is missing", index + 1)))
 }
 
 fn unknown<T>() -> Decoded<T> {
@@ -405,7 +506,7 @@ fn unknown<T>() -> Decoded<T> {
 
 /// The number of operands must be one of these.
 fn arity(operands: &[Operand], allowed: std::ops::RangeInclusive<usize>) -> Decoded<()> {
-    if allowed.contains(&operands.len()) { Ok(()) } else { Err(format!("{} operands", operands.len())) }
+    if allowed.contains(&operands.len()) { Ok(()) } else { invalid(format!("{} operands", operands.len())) }
 }
 
 /// An opcode cut at its dots. `::` stays inside a part.
@@ -437,7 +538,7 @@ impl<'a> Opcode<'a> {
     /// Refuses qualifiers that are not in the list, so that no meaning is dropped silently.
     fn only(&self, from: usize, allowed: &[&str]) -> Decoded<()> {
         match self.parts.iter().skip(from).find(|part| !allowed.contains(*part)) {
-            Some(part) => Err(format!("qualifier `.{part}` is not supported here")),
+            Some(part) => Err(format!("qualifier `.{part}` is not supported here").into()),
             None => Ok(()),
         }
     }
@@ -480,6 +581,10 @@ fn special(name: &str) -> Option<Constant> {
         "WARP_SZ" => Constant::Bits(32),
         "%smid" | "%gridid" => Constant::Bits(0),
         "%nsmid" => Constant::Bits(1),
+        // The first kibibyte of shared memory: unoptimised cooperative groups compute its addresses.
+        "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" => Constant::Bits(0),
+        "%reserved_smem_offset_1" => Constant::Bits(u64::from(SHARED_BASE / 2)),
+        "%reserved_smem_offset_end" | "%reserved_smem_offset_cap" => Constant::Bits(u64::from(SHARED_BASE)),
         _ => return None,
     })
 }

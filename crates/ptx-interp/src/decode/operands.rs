@@ -14,7 +14,7 @@ impl Decoder<'_> {
                 Place::Lane(LaneRegister::Word(self.new_word()))
             }
             RegisterClass::Bits64 => Place::Lane(LaneRegister::Double(self.new_double())),
-            RegisterClass::Bits128 => return Err(format!("128-bit register {}", declared.name)),
+            RegisterClass::Bits128 => return Err(format!("128-bit register {}", declared.name).into()),
         };
         self.banks.insert(id, place);
         Ok(place)
@@ -64,7 +64,7 @@ impl Decoder<'_> {
         match operand {
             Operand::Register(id) => match self.place(*id)? {
                 Place::Lane(LaneRegister::Word(register)) => Ok(register),
-                _ => Err(format!(
+                _ => invalid(format!(
                     "register {} has the wrong width, 32 bits or fewer are needed",
                     self.register_name(*id)
                 )),
@@ -81,9 +81,9 @@ impl Decoder<'_> {
             }
             Operand::Symbol(name) => {
                 let address = self.symbol(name)?;
-                Ok(self.constant_word(Constant::Bits(address)))
+                Ok(self.constant_word(address))
             }
-            _ => Err("operand is not a 32-bit value".into()),
+            _ => invalid("operand is not a 32-bit value"),
         }
     }
 
@@ -91,21 +91,21 @@ impl Decoder<'_> {
         match operand {
             Operand::Register(id) => match self.place(*id)? {
                 Place::Lane(LaneRegister::Double(register)) => Ok(register),
-                _ => Err(format!("register {} has the wrong width, 64 bits are needed", self.register_name(*id))),
+                _ => invalid(format!("register {} has the wrong width, 64 bits are needed", self.register_name(*id))),
             },
             Operand::Immediate(Immediate::Integer(bits) | Immediate::Double(bits)) => {
                 Ok(self.constant_double(Constant::Bits(*bits)))
             }
-            Operand::Immediate(Immediate::Single(_)) => Err("a 32-bit float where 64 bits are needed".into()),
+            Operand::Immediate(Immediate::Single(_)) => invalid("a 32-bit float where 64 bits are needed"),
             Operand::Special(name) => {
                 let constant = special(name).ok_or_else(|| format!("special register {name} is not supported"))?;
                 Ok(self.constant_double(constant))
             }
             Operand::Symbol(name) => {
                 let address = self.symbol(name)?;
-                Ok(self.constant_double(Constant::Bits(address)))
+                Ok(self.constant_double(address))
             }
-            _ => Err("operand is not a 64-bit value".into()),
+            _ => invalid("operand is not a 64-bit value"),
         }
     }
 
@@ -121,7 +121,7 @@ impl Decoder<'_> {
     pub(super) fn any_register(&mut self, operand: &Operand, bytes: u8) -> Decoded<LaneRegister> {
         if let Operand::Register(id) = operand {
             let declared = match self.kernel.registers[id.0 as usize].class {
-                RegisterClass::Predicate => return Err("a predicate where a value is needed".into()),
+                RegisterClass::Predicate => return invalid("a predicate where a value is needed"),
                 RegisterClass::Bits8 => 1,
                 RegisterClass::Bits16 => 2,
                 RegisterClass::Bits32 => 4,
@@ -129,11 +129,11 @@ impl Decoder<'_> {
                 RegisterClass::Bits128 => 16,
             };
             if declared < bytes {
-                return Err(format!("register {} is narrower than the operation", self.register_name(*id)));
+                return invalid(format!("register {} is narrower than the operation", self.register_name(*id)));
             }
             return match self.place(*id)? {
                 Place::Lane(register) => Ok(register),
-                Place::Predicate(_) => Err("a predicate where a value is needed".into()),
+                Place::Predicate(_) => invalid("a predicate where a value is needed"),
             };
         }
         self.lane_register(operand, bytes)
@@ -142,7 +142,7 @@ impl Decoder<'_> {
     pub(super) fn predicate_id(&mut self, id: RegisterId) -> Decoded<PredicateRegister> {
         match self.place(id)? {
             Place::Predicate(register) => Ok(register),
-            Place::Lane(_) => Err(format!("register {} is not a predicate", self.register_name(id))),
+            Place::Lane(_) => invalid(format!("register {} is not a predicate", self.register_name(id))),
         }
     }
 
@@ -158,7 +158,7 @@ impl Decoder<'_> {
                 self.predicate_constants.push((register, holds));
                 Ok(register)
             }
-            _ => Err("operand is not a predicate".into()),
+            _ => invalid("operand is not a predicate"),
         }
     }
 
@@ -170,28 +170,58 @@ impl Decoder<'_> {
         }
     }
 
-    pub(super) fn symbol(&self, name: &str) -> Decoded<u64> {
-        if let Some(parameter) = self.kernel.parameters.iter().find(|parameter| parameter.name == name) {
-            return Ok(parameter.offset as u64);
+    /// What a name stands for: an address, or one that is known when a launch begins.
+    pub(super) fn symbol(&self, name: &str) -> Decoded<Constant> {
+        if self.frame.is_none()
+            && let Some(parameter) = self.entry.parameters.iter().find(|parameter| parameter.name == name)
+        {
+            return Ok(Constant::Bits(parameter.offset as u64));
         }
-        match self.variables.get(name) {
-            Some(&(_, address)) => Ok(address),
-            None => Err(format!("`{name}` is not a parameter, shared or local variable of this kernel")),
+        match self.locals.get(name) {
+            Some(_) if self.frame.is_some() => {
+                return Err("the address of a local variable is not supported here".into());
+            }
+            Some(&address) => return Ok(Constant::Bits(address)),
+            None => {}
         }
+        if let Some(&address) = self.variables.get(name) {
+            return Ok(Constant::Bits(address));
+        }
+        let index = self.module.variables.iter().position(|variable| variable.name == name);
+        let Some(index) = index.and_then(|index| u16::try_from(index).ok()) else {
+            return Err(format!("`{name}` is not a parameter or a variable of this module").into());
+        };
+        let variable = &self.module.variables[usize::from(index)];
+        if let Err(reason) = &variable.initial {
+            return Err(format!("variable `{name}`: {reason}").into());
+        }
+        match (variable.space, variable.size) {
+            (VariableSpace::Global | VariableSpace::Constant, Some(_)) => Ok(Constant::ModuleVariable(index)),
+            _ => Err(format!("variable `{name}` is defined elsewhere").into()),
+        }
+    }
+
+    /// The place of a local variable in the frame of the function that is being decoded.
+    pub(super) fn in_frame(&self, operand: &Operand) -> Option<(DoubleRegister, u64)> {
+        let Operand::Symbol(name) = operand else { return None };
+        Some((self.frame?, *self.locals.get(name.as_str())?))
     }
 
     pub(super) fn address(&mut self, operand: &Operand) -> Decoded<Address> {
         let Operand::Address { base, offset } = operand else {
-            return Err("operand is not an address".into());
+            return invalid("operand is not an address");
         };
         self.based_address(base, *offset)
     }
 
     pub(super) fn based_address(&mut self, base: &Operand, offset: i64) -> Decoded<Address> {
+        if let Some((frame, at)) = self.in_frame(base) {
+            return Ok(Address { base: LaneRegister::Double(frame), offset: offset.wrapping_add(at as i64) });
+        }
         let base = match base {
             Operand::Register(id) => match self.place(*id)? {
                 Place::Lane(register) => register,
-                Place::Predicate(_) => return Err("a predicate is no address".into()),
+                Place::Predicate(_) => return invalid("a predicate is no address"),
             },
             other => LaneRegister::Double(self.double(other)?),
         };

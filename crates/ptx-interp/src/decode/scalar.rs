@@ -12,6 +12,8 @@ impl Decoder<'_> {
             "set" => self.set(opcode, operands),
             "selp" => self.select(kind, operands),
             "slct" => self.select_by_sign(opcode, operands),
+            "addc" | "subc" | "madc" => self.carry(opcode, operands),
+            "add" | "sub" | "mad" if opcode.has("cc") => self.carry(opcode, operands),
             "and" | "or" | "xor" | "not" => self.logic(opcode, operands),
             "shl" | "shr" => self.shift(opcode, operands),
             "mul" | "mad" if matches!(opcode.part(1), "wide" | "hi" | "lo") => self.multiply(opcode, operands),
@@ -56,6 +58,11 @@ impl Decoder<'_> {
                 let bytes = Scalar::parse(kind).map_or(4, Scalar::bytes);
                 Ok(Operation::Clock { to: self.lane_register(to, bytes)? })
             }
+            (to, from) if self.in_frame(from).is_some() => {
+                let Some((a, at)) = self.in_frame(from) else { return unknown() };
+                let b = self.constant_double(Constant::Bits(at));
+                Ok(Operation::Binary64 { op: Binary64::Add, to: self.double(to)?, a, b })
+            }
             (to, from) => match Scalar::parse(kind).map(Scalar::bytes) {
                 Some(8) => Ok(Operation::Unary64 { op: Unary64::Move, to: self.double(to)?, a: self.double(from)? }),
                 Some(_) => Ok(Operation::Unary32 { op: Unary32::Move, to: self.word(to)?, a: self.word(from)? }),
@@ -95,6 +102,9 @@ impl Decoder<'_> {
     }
 
     fn convert(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
+        if let Some(operation) = self.convert_small(opcode, operands)? {
+            return Ok(operation);
+        }
         let types: Vec<_> = opcode.parts.iter().copied().filter(|part| is_type(part)).collect();
         let &[to_name, from_name] = types.as_slice() else { return unknown() };
         opcode
@@ -119,6 +129,46 @@ impl Decoder<'_> {
         let a = self.any_register(&operands[1], from.bytes())?;
         let to = self.any_register(&operands[0], to.bytes())?;
         Ok(Operation::Convert { conversion: Box::new(conversion), to, a })
+    }
+}
+
+fn small_format(part: &str) -> Option<SmallFormat> {
+    match part {
+        "e4m3x2" => Some(SmallFormat::E4M3),
+        "e5m2x2" => Some(SmallFormat::E5M2),
+        _ => None,
+    }
+}
+
+impl Decoder<'_> {
+    /// Conversions to and from 8-bit floats, and to tf32.
+    fn convert_small(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Option<Operation>> {
+        let count = opcode.parts.len();
+        let (to_name, from_name) = (opcode.part(count.saturating_sub(2)), opcode.last());
+        let relu = opcode.has("relu");
+        let operation = if to_name == "tf32" && from_name == "f32" {
+            opcode.only(1, &["rn", "rna", "relu", "tf32", "f32"])?;
+            arity(operands, 2..=2)?;
+            let away = opcode.has("rna");
+            SmallFloat::Tf32 { away, relu, to: self.word(&operands[0])?, from: self.word(&operands[1])? }
+        } else if let Some(format) = small_format(to_name) {
+            opcode.only(1, &["rn", "satfinite", "relu", to_name, "f32", "f16x2"])?;
+            if from_name == "f32" {
+                arity(operands, 3..=3)?;
+                let (to, high, low) = (self.word(&operands[0])?, self.word(&operands[1])?, self.word(&operands[2])?);
+                SmallFloat::FromSingles { format, relu, to, high, low }
+            } else {
+                arity(operands, 2..=2)?;
+                SmallFloat::FromHalves { format, relu, to: self.word(&operands[0])?, from: self.word(&operands[1])? }
+            }
+        } else if let (Some(format), "f16x2") = (small_format(from_name), to_name) {
+            opcode.only(1, &["rn", "relu", "f16x2", from_name])?;
+            arity(operands, 2..=2)?;
+            SmallFloat::ToHalves { format, relu, to: self.word(&operands[0])?, from: self.word(&operands[1])? }
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Operation::SmallFloat(operation)))
     }
 }
 

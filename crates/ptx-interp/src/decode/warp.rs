@@ -18,9 +18,23 @@ impl Decoder<'_> {
                 let targets = targets.clone().into_boxed_slice();
                 Ok(Operation::BranchIndexed { targets, index: self.word(&operands[0])? })
             }
+            "call" => self.call(operands),
+            "ret" if self.frame.is_some() => Ok(Operation::Return),
             "ret" | "exit" => Ok(Operation::Exit),
             "trap" | "brkpt" => Ok(Operation::Trap),
-            "nanosleep" | "griddepcontrol" | "setmaxnreg" | "pmevent" => Ok(Operation::Nothing),
+            "nanosleep" | "griddepcontrol" | "pmevent" => Ok(Operation::Nothing),
+            "setmaxnreg" => {
+                arity(operands, 1..=1)?;
+                let count = integer(operands.first())?;
+                if !(24..=256).contains(&count) || !count.is_multiple_of(8) {
+                    return invalid(format!("{count} registers; a multiple of 8 from 24 to 256 is needed"));
+                }
+                match opcode.part(1) {
+                    "inc" => Ok(Operation::ShareRegisters { count: count as u32, more: true }),
+                    "dec" => Ok(Operation::ShareRegisters { count: count as u32, more: false }),
+                    _ => unknown(),
+                }
+            }
             "bar" | "barrier" => self.barrier(opcode, operands),
             "shfl" => self.shuffle(opcode, operands),
             "vote" => self.vote(opcode, operands),
@@ -63,7 +77,12 @@ impl Decoder<'_> {
                 Ok(Operation::Elect { to, leader, members: self.members(&operands[1])? })
             }
             "membar" => {
-                Ok(Operation::Fence(if opcode.part(1) == "proxy" { FenceKind::Other } else { FenceKind::Memory }))
+                self.features.fences = true;
+                match Scope::parse(opcode.part(1)) {
+                    Some(scope) => Ok(Operation::Fence(FenceKind::Memory(scope))),
+                    None if opcode.part(1) == "proxy" => Ok(Operation::Fence(FenceKind::Other)),
+                    None => unknown(),
+                }
             }
             "fence" => self.fence(opcode),
             _ => unknown(),
@@ -75,11 +94,16 @@ impl Decoder<'_> {
             "proxy" if opcode.part(2) == "async" || opcode.part(2).starts_with("async::") => {
                 opcode.only(3, &["global", "shared::cta", "shared::cluster"])?;
                 self.features.precise_ordering = true;
-                FenceKind::ProxyAsync
+                let global = opcode.has("global");
+                let shared = opcode.has("shared::cta") || opcode.has("shared::cluster");
+                FenceKind::ProxyAsync { shared: shared || !global, global: global || !shared }
             }
             "proxy" => FenceKind::Other,
             "mbarrier_init" => FenceKind::MbarrierInit,
-            "sc" | "acq_rel" | "acquire" | "release" => FenceKind::Memory,
+            "sc" | "acq_rel" | "acquire" | "release" => {
+                self.features.fences = true;
+                FenceKind::Memory(Scope::parse(opcode.last()).ok_or("scope of a fence")?)
+            }
             _ => return unknown(),
         }))
     }

@@ -1,47 +1,12 @@
 //! Block barriers, warp barriers and cluster barriers.
 
-use super::{At, Cluster, Machine, Step, Stopped};
-use crate::decode::{Barrier, BarrierAction, BooleanOperation, WordRegister};
+use crate::decode::{Barrier, BarrierAction, BooleanOperation, Scope, WordRegister};
 use crate::diagnostics::FindingKind;
-use crate::happens_before::{Clock, Participant};
+use crate::machine::{At, Cluster, Group, Machine, Split, Step, Stopped, Wait, Warp};
 use crate::registers::{LANES, each_lane};
-use crate::warp::{Wait, Warp};
-
-/// One of a block's sixteen barriers.
-#[derive(Debug, Default)]
-pub(crate) struct NamedBarrier {
-    /// Threads that complete it; 0 for all that live.
-    pub expected: u32,
-    /// How often it has completed.
-    pub generation: u64,
-    /// Threads counted so far: whole warps where the barrier is aligned.
-    counted: u32,
-    participants: Vec<Participant>,
-    /// Those that wait, and not only arrive.
-    waiting: Vec<Participant>,
-    /// Predicates of a reduction: how many held, of how many.
-    held: u32,
-    /// The last completed reduction.
-    result: (u32, u32),
-}
-
-impl NamedBarrier {
-    pub(crate) fn arrived(&self) -> u32 {
-        self.counted
-    }
-}
-
-/// A cluster's barrier.
-#[derive(Debug, Default)]
-pub(crate) struct ClusterBarrier {
-    generation: u64,
-    arrived: u32,
-    message: Clock,
-    completed: Clock,
-}
 
 impl Machine<'_> {
-    pub(super) fn block_barrier(
+    pub(crate) fn block_barrier(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -168,11 +133,7 @@ impl Machine<'_> {
         if everybody {
             cluster.order.block_barrier(rank);
         } else {
-            let mut message = Clock::new();
-            cluster.order.release_all(&participants, &mut message);
-            for thread in waiting {
-                cluster.order.acquire(thread, &message);
-            }
+            cluster.order.meeting(&participants, &waiting);
         }
         let done = Wait::Barrier { index, generation };
         for warp in cluster.blocks[rank as usize].warps.iter_mut().chain(std::iter::once(current)) {
@@ -192,7 +153,7 @@ impl Machine<'_> {
     }
 
     /// Lanes that have exited no longer count: barriers that waited for them may complete.
-    pub(super) fn lanes_exited(&mut self, cluster: &mut Cluster, warp: &mut Warp, at: At) {
+    pub(crate) fn lanes_exited(&mut self, cluster: &mut Cluster, warp: &mut Warp, at: At) {
         for index in 0..16 {
             let state = &cluster.blocks[at.rank as usize].barriers[index];
             if state.counted > 0 && state.expected == 0 {
@@ -202,7 +163,7 @@ impl Machine<'_> {
         self.complete_cluster(cluster, warp);
     }
 
-    pub(super) fn warp_barrier(
+    pub(crate) fn warp_barrier(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -211,66 +172,70 @@ impl Machine<'_> {
         mask: u32,
         together: u32,
     ) -> Result<Step, Stopped> {
-        let members = warp.registers.uniform(members, mask);
-        let needed = members & warp.live();
-        if needed & mask != needed {
+        let mut done = 0;
+        for group in Group::all(*warp.registers.word(members), mask) {
+            let outside = group.lanes & !group.members;
+            if outside != 0 {
+                let by = at.participant(outside.trailing_zeros() as usize);
+                let message = || {
+                    format!("a lane executes a warp barrier for lanes {:#010x} and is not one of them", group.members)
+                };
+                return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+            }
+            let needed = group.members & warp.live();
+            let elsewhere = needed & mask & !group.lanes;
+            if elsewhere != 0 {
+                let by = at.participant(elsewhere.trailing_zeros() as usize);
+                let message = || format!("lanes {elsewhere:#010x} name another mask than {:#010x}", group.members);
+                return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
+            }
             // Other lanes may wait for the same barrier at another place of the program.
-            if let Some(step) = self.join_elsewhere(cluster, warp, at, needed, mask) {
-                return Ok(step);
-            }
-            if needed & together != needed {
-                return Ok(Step::Retry(Wait::Lanes));
+            if needed & !group.lanes == 0 || self.join_elsewhere(warp, needed, group.lanes) {
+                self.counters.warp_barriers += 1;
+                cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
+                done |= group.lanes;
+            } else if needed & !together == 0 {
+                // They are here, but a guard keeps them out.
+                let missing = needed & !group.lanes;
+                let by = at.participant(missing.trailing_zeros() as usize);
+                let message = || format!("lanes {missing:#010x} are named by a warp barrier but do not take part");
+                return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
             }
         }
-        if members & mask != mask {
-            let by = at.participant((mask & !members).trailing_zeros() as usize);
-            let message = || format!("a lane executes a warp barrier for lanes {members:#010x} and is not one of them");
-            return Err(self.stop(cluster, FindingKind::DivergentBarrier, at.pc, by, message));
-        }
-        self.counters.warp_barriers += 1;
-        cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
-        Ok(Step::Next)
+        Ok(Step::of_lanes(done, mask, together))
     }
 
-    /// Completes a warp barrier whose lanes wait at different instructions, if all of them do.
-    fn join_elsewhere(
-        &mut self,
-        cluster: &mut Cluster,
-        warp: &mut Warp,
-        at: At,
-        needed: u32,
-        mask: u32,
-    ) -> Option<Step> {
+    /// Lets lanes that wait for the same warp barrier at other instructions go on, if all that are needed are there.
+    fn join_elsewhere(&mut self, warp: &mut Warp, needed: u32, here: u32) -> bool {
         let program = self.context.program;
-        let mut found = mask;
-        for split in &warp.splits {
-            let operation = &program.instructions[split.pc as usize].operation;
-            if split.wait == Wait::Lanes
-                && let crate::decode::Operation::WarpBarrier { members } = operation
-                && warp.registers.uniform(*members, split.mask) & warp.live() == needed
-            {
-                found |= split.mask;
+        let live = warp.live();
+        let registers = &warp.registers;
+        // The lanes of a split that wait for the barrier of the lanes that are needed.
+        let waiting = |split: &Split| match &program.instructions[split.pc as usize].operation {
+            crate::decode::Operation::WarpBarrier { members } if split.wait == Wait::Lanes => {
+                let groups = Group::all(*registers.word(*members), split.mask);
+                groups.filter(|group| group.members & live == needed).fold(0, |lanes, group| lanes | group.lanes)
             }
-        }
+            _ => 0,
+        };
+        let found = warp.splits.iter().fold(here, |found, split| found | waiting(split));
         if found & needed != needed {
-            return None;
+            return false;
         }
+        let mut moved = Vec::new();
         for split in &mut warp.splits {
-            let operation = &program.instructions[split.pc as usize].operation;
-            if split.wait == Wait::Lanes
-                && split.mask & needed != 0
-                && matches!(operation, crate::decode::Operation::WarpBarrier { .. })
-            {
-                split.wait = Wait::Nothing;
-                split.pc += 1;
+            let lanes = waiting(split) & needed;
+            if lanes != 0 {
+                moved.push(Split { pc: split.pc + 1, mask: lanes, wait: Wait::Nothing, ..*split });
+                split.mask &= !lanes;
             }
         }
-        self.counters.warp_barriers += 1;
-        cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
-        Some(Step::Next)
+        warp.splits.retain(|split| split.mask != 0);
+        warp.splits.extend(moved);
+        true
     }
 
-    pub(super) fn cluster_arrive(
+    pub(crate) fn cluster_arrive(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -286,6 +251,10 @@ impl Machine<'_> {
             let mut message = std::mem::take(&mut cluster.cluster_barrier.message);
             cluster.order.release_all(&threads, &mut message);
             cluster.cluster_barrier.message = message;
+        } else {
+            for &thread in &threads {
+                cluster.order.release_by_fence(thread, Scope::Cluster, &mut cluster.cluster_barrier.message);
+            }
         }
         cluster.cluster_barrier.arrived += threads.len() as u32;
         warp.cluster_generation = cluster.cluster_barrier.generation;
@@ -310,7 +279,7 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn cluster_wait(
+    pub(crate) fn cluster_wait(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,

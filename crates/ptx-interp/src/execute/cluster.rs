@@ -1,11 +1,10 @@
 //! Addresses in other blocks of a cluster.
 
-use super::{At, Cluster, Machine, Step, Stopped};
 use crate::address_space::{CLUSTER_SHIFT, SHARED_WINDOW, split_shared};
 use crate::decode::{LaneRegister, WordRegister};
 use crate::diagnostics::FindingKind;
+use crate::machine::{At, Cluster, Machine, Step, Stopped, Warp};
 use crate::registers::each_lane;
-use crate::warp::Warp;
 
 impl Machine<'_> {
     pub(crate) fn map_shared(

@@ -1,20 +1,13 @@
 //! What must be over before threads exit, and what may no longer be touched after a block has.
 
-use super::{At, Cluster, Machine};
 use crate::diagnostics::FindingKind;
+use crate::machine::{At, Cluster, Machine, Warp, has_exited};
 use crate::registers::each_lane;
-use crate::warp::Warp;
-
-/// True where a block of the cluster has no thread left: its shared memory is somebody else's. Not for the block whose
-/// warp is being executed.
-pub(crate) fn has_exited(cluster: &Cluster, rank: u32) -> bool {
-    cluster.blocks[rank as usize].warps.iter().all(|warp| warp.live() == 0)
-}
 
 impl Machine<'_> {
     /// These lanes have exited: nobody waits for their bulk copies any more, nor, after the block's last ones, for
     /// copies into its shared memory.
-    pub(super) fn check_exit(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
+    pub(crate) fn check_exit(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
         each_lane!(lanes, lane, {
             let thread = at.participant(lane);
             if cluster.bulk_groups.get(&thread).is_some_and(|groups| groups.has_pending()) {
@@ -24,6 +17,7 @@ impl Machine<'_> {
                 });
             }
         });
+        self.check_trace(cluster, warp, at, lanes);
         if warp.live() != 0 || !has_exited(cluster, at.rank) {
             return;
         }
@@ -32,6 +26,22 @@ impl Machine<'_> {
             let other = Some((transfer.pc(), by));
             self.report(cluster, FindingKind::AsyncReadBeforeWait, at.pc, by, other, || {
                 "the block exits while a copy into its shared memory is under way".into()
+            });
+        }
+    }
+
+    /// The four warps of a warpgroup must have executed the same wgmma.
+    fn check_trace(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
+        if self.context.program.mentions.is_empty() || warp.live() != 0 {
+            return;
+        }
+        let first = (warp.index / 4 * 4) as usize;
+        let warps = cluster.blocks[at.rank as usize].warps.iter().skip(first).take(4);
+        let mut ended = warps.filter(|other| !other.is_away() && other.live() == 0);
+        if ended.any(|other| other.wgmma_trace != warp.wgmma_trace) {
+            let by = at.participant(lanes.trailing_zeros() as usize);
+            self.report(cluster, FindingKind::BadMatrixOperation, at.pc, by, None, || {
+                "the four warps of a warpgroup have not executed the same wgmma instructions".into()
             });
         }
     }

@@ -1,13 +1,11 @@
 //! `ld` from every space, checked a lane at a time.
 
-use super::places::{Lanes, addresses, for_each_space, is_side_by_side};
-use super::{At, Cluster, Machine, Step, Stopped};
 use crate::address_space::SHARED_BASE;
 use crate::decode::{Access, LaneRegister, Ordering, Space};
 use crate::diagnostics::FindingKind;
-use crate::global_view::PAGE_BYTES;
+use crate::machine::{At, Cluster, Lanes, Machine, Step, Stopped, Warp, addresses, for_each_space, is_side_by_side};
+use crate::order::PAGE_BYTES;
 use crate::registers::{LANES, Registers, each_lane};
-use crate::warp::Warp;
 
 fn extend(value: u64, bytes: u8, signed: bool) -> u64 {
     if !signed || bytes == 8 {
@@ -63,7 +61,7 @@ fn deliver_same(registers: &mut Registers, access: &Access, mask: u32, bytes: &[
 }
 
 impl Machine<'_> {
-    pub(super) fn load(
+    pub(crate) fn load(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -75,7 +73,7 @@ impl Machine<'_> {
         for_each_space(access.space, &places, mask, |space, places, lanes| {
             self.load_space(cluster, warp, at, access, space, places, lanes)
         })?;
-        self.after_access(cluster, at, access, &places, mask);
+        self.after_load(cluster, at, access, &places, mask);
         // A loop that polls memory must let the writer run.
         Ok(if access.ordering == Ordering::Weak { Step::Next } else { Step::Yield })
     }
@@ -91,7 +89,7 @@ impl Machine<'_> {
         mask: u32,
     ) -> Result<(), Stopped> {
         let bytes = u32::from(access.element) * access.registers.len() as u32;
-        let atomic = access.ordering != Ordering::Weak;
+        let manner = access.manner();
         match space {
             Space::Shared | Space::SharedCluster | Space::Generic => {
                 self.count_shared(places, mask, bytes, false);
@@ -101,7 +99,7 @@ impl Machine<'_> {
                 each_lane!(mask, lane, {
                     let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
                     let block = &mut cluster.blocks[place.rank as usize];
-                    let who = at.accessor(lane, atomic);
+                    let who = at.accessor(lane, manner);
                     let conflict = block.shared.note_read(&cluster.order, who, place.offset, bytes);
                     let start = place.offset as usize;
                     deliver(&mut warp.registers, access, lane, &block.shared.bytes[start..start + bytes as usize]);
@@ -118,17 +116,16 @@ impl Machine<'_> {
                 each_lane!(mask, lane, {
                     let mut data = [0; 32];
                     let data = &mut data[..bytes as usize];
-                    self.read_global(cluster, at, lane, places[lane], data, atomic)?;
+                    self.read_global(cluster, at, lane, places[lane], data, manner)?;
                     deliver(&mut warp.registers, access, lane, data);
                 });
             }
             Space::Local => {
-                let size = self.context.program.local_bytes;
                 each_lane!(mask, lane, {
-                    let start = self.local_place(cluster, at, lane, places[lane], bytes, size)?;
                     let mut data = [0; 32];
-                    data[..bytes as usize].copy_from_slice(&warp.local[start..start + bytes as usize]);
-                    deliver(&mut warp.registers, access, lane, &data[..bytes as usize]);
+                    let data = &mut data[..bytes as usize];
+                    self.read_local(cluster, warp, at, lane, places[lane], data)?;
+                    deliver(&mut warp.registers, access, lane, data);
                 });
             }
             Space::Parameter => {
@@ -189,7 +186,7 @@ impl Machine<'_> {
         if !inside || low_bits & u64::from(bytes - 1) != 0 {
             return false;
         }
-        let who = at.accessor(0, access.ordering != Ordering::Weak);
+        let who = at.accessor(0, access.manner());
         let shared = &mut cluster.blocks[at.rank as usize].shared;
         let found = if lowest == highest {
             shared.note_broadcast(&cluster.order, who, lowest as u32, mask, bytes)
@@ -268,7 +265,7 @@ impl Machine<'_> {
                 deliver(&mut warp.registers, access, lane, &data[place..place + bytes as usize]);
             }),
         }
-        let atomic = access.ordering != Ordering::Weak;
+        let manner = access.manner();
         self.note_global_reads(
             cluster,
             at,
@@ -276,7 +273,7 @@ impl Machine<'_> {
             &offsets.map(|offset| start.wrapping_add(offset)),
             mask,
             bytes,
-            atomic,
+            manner,
         );
         true
     }

@@ -1,11 +1,9 @@
 //! `st` to every space, checked a lane at a time.
 
-use super::places::{Lanes, SharedPlace, addresses, for_each_space};
-use super::{At, Cluster, Machine, Step, Stopped};
-use crate::decode::{Access, Ordering, Space};
+use crate::decode::{Access, Space};
 use crate::diagnostics::FindingKind;
+use crate::machine::{At, Cluster, Lanes, Machine, Step, Stopped, Warp, addresses, for_each_space};
 use crate::registers::{Registers, each_lane};
-use crate::warp::Warp;
 
 /// Gathers the bytes that one lane stores.
 #[inline(always)]
@@ -21,7 +19,7 @@ fn collect(registers: &Registers, access: &Access, lane: usize, bytes: &mut [u8;
 }
 
 impl Machine<'_> {
-    pub(super) fn store(
+    pub(crate) fn store(
         &mut self,
         cluster: &mut Cluster,
         warp: &mut Warp,
@@ -30,10 +28,10 @@ impl Machine<'_> {
         mask: u32,
     ) -> Result<Step, Stopped> {
         let places = addresses(&warp.registers, access.address);
-        self.before_access(cluster, at, access, &places, mask);
         for_each_space(access.space, &places, mask, |space, places, lanes| {
             self.store_space(cluster, warp, at, access, space, places, lanes)
         })?;
+        self.after_store(cluster, at, access, &places, mask);
         Ok(Step::Next)
     }
 
@@ -48,7 +46,7 @@ impl Machine<'_> {
         mask: u32,
     ) -> Result<(), Stopped> {
         let bytes = u32::from(access.element) * access.registers.len() as u32;
-        let atomic = access.ordering != Ordering::Weak;
+        let manner = access.manner();
         let mut data = [0; 32];
         match space {
             Space::Shared | Space::SharedCluster | Space::Generic => {
@@ -56,22 +54,20 @@ impl Machine<'_> {
                 each_lane!(mask, lane, {
                     let length = collect(&warp.registers, access, lane, &mut data);
                     let place = self.shared_place(cluster, at, lane, places[lane], bytes, space)?;
-                    self.write_shared(cluster, at, lane, place, &data[..length], atomic);
+                    self.write_shared(cluster, at, lane, place, &data[..length], manner);
                 });
             }
             Space::Global => {
                 self.count_global(places, mask, bytes, true);
                 each_lane!(mask, lane, {
                     let length = collect(&warp.registers, access, lane, &mut data);
-                    self.write_global(cluster, at, lane, places[lane], &data[..length], atomic)?;
+                    self.write_global(cluster, at, lane, places[lane], &data[..length], manner)?;
                 });
             }
             Space::Local => {
-                let size = self.context.program.local_bytes;
                 each_lane!(mask, lane, {
                     let length = collect(&warp.registers, access, lane, &mut data);
-                    let start = self.local_place(cluster, at, lane, places[lane], bytes, size)?;
-                    warp.local[start..start + length].copy_from_slice(&data[..length]);
+                    self.write_local(cluster, warp, at, lane, places[lane], &data[..length])?;
                 });
             }
             Space::Parameter => {
@@ -81,26 +77,5 @@ impl Machine<'_> {
             }
         }
         Ok(())
-    }
-
-    /// A checked store of bytes to shared memory; the place has been checked already.
-    #[inline(always)]
-    pub(crate) fn write_shared(
-        &mut self,
-        cluster: &mut Cluster,
-        at: At,
-        lane: usize,
-        place: SharedPlace,
-        data: &[u8],
-        atomic: bool,
-    ) {
-        let bytes = data.len() as u32;
-        let block = &mut cluster.blocks[place.rank as usize];
-        let who = at.accessor(lane, atomic);
-        let conflict = block.shared.note_write(&cluster.order, who, place.offset, bytes, |old| old == data);
-        block.shared.bytes[place.offset as usize..place.offset as usize + data.len()].copy_from_slice(data);
-        if let Some(conflict) = conflict {
-            self.report_conflict(cluster, conflict, at.pc, who.participant, place.offset, bytes);
-        }
     }
 }

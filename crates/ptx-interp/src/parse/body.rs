@@ -1,12 +1,12 @@
 //! A kernel's body: scopes, register declarations, labels and statements.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use super::lexer::TokenKind;
 use super::module::{Cursor, file, number, variable};
 use super::{
-    Immediate, Location, Operand, ParseError, ParsedKernel, RegisterClass, RegisterDeclaration, RegisterId, Statement,
-    VariableSpace,
+    CallSite, Immediate, Location, Operand, ParseError, ParsedKernel, RegisterClass, RegisterDeclaration, RegisterId,
+    Sources, Statement, VariableSpace,
 };
 
 /// Deeper nesting than any compiler emits; keeps hostile input from exhausting memory.
@@ -22,6 +22,8 @@ struct Scope {
     /// `%r<12>` declares %r0 to %r11; each exists once it is named.
     families: Vec<(String, u64, RegisterClass)>,
     labels: HashMap<String, u32>,
+    /// `.param` variables and the names that they go by.
+    parameters: HashMap<String, String>,
 }
 
 /// Label, scope, and the targets with their lines.
@@ -32,6 +34,8 @@ struct Body<'k> {
     scopes: Vec<Scope>,
     current: usize,
     location: Location,
+    /// By file, line and column of the `.loc` lines so far: where that place was inlined.
+    call_sites: HashMap<[u32; 3], u32>,
     /// Label, scope and targets of each `.branchtargets`.
     branch_lists: Vec<BranchList>,
 }
@@ -39,13 +43,14 @@ struct Body<'k> {
 pub(super) fn parse(
     cursor: &mut Cursor<'_>,
     kernel: &mut ParsedKernel,
-    files: &mut BTreeMap<u32, String>,
+    sources: &mut Sources,
 ) -> Result<(), ParseError> {
     let mut body = Body {
         kernel,
         scopes: vec![Scope::default()],
         current: 0,
         location: Location::default(),
+        call_sites: HashMap::new(),
         branch_lists: Vec::new(),
     };
     cursor.expect(b'{')?;
@@ -66,12 +71,12 @@ pub(super) fn parse(
             ";" => {}
             ".loc" => {
                 cursor.at -= 1;
-                body.location(cursor)?;
+                body.location(cursor, sources)?;
             }
             ".file" => {
                 cursor.at -= 1;
                 let (index, name) = file(cursor)?;
-                files.insert(index, name);
+                sources.files.insert(index, name);
             }
             ".pragma" | ".callprototype" => cursor.skip_statement(),
             ".reg" => body.registers(cursor)?,
@@ -80,8 +85,14 @@ pub(super) fn parse(
                 let declared = variable(cursor, space)?;
                 body.kernel.variables.push(declared);
             }
-            // Parameters of a call; the call itself is refused when it is decoded.
-            ".param" => cursor.skip_statement(),
+            ".param" => {
+                // Parameters of a call: another scope may have others of the same name.
+                let mut declared = variable(cursor, VariableSpace::Local)?;
+                let unique = format!("{}@{}", declared.name, body.current);
+                let name = std::mem::replace(&mut declared.name, unique.clone());
+                body.scopes[body.current].parameters.insert(name, unique);
+                body.kernel.variables.push(declared);
+            }
             _ if token.kind == TokenKind::Word && cursor.peek().is_some_and(|next| next.is(b':')) => {
                 cursor.at += 1;
                 body.label(cursor, token.text)?;
@@ -97,14 +108,18 @@ pub(super) fn parse(
 
 impl Body<'_> {
     /// `.loc file line column [, function_name label, inlined_at file line column]`
-    fn location(&mut self, cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
+    fn location(&mut self, cursor: &mut Cursor<'_>, sources: &mut Sources) -> Result<(), ParseError> {
         let directive = cursor.next()?;
-        let (mut numbers, mut inlined) = (Vec::new(), Vec::new());
+        let (mut numbers, mut inlined, mut function) = (Vec::new(), Vec::new(), String::new());
         let mut inside = false;
         while let Some(token) = cursor.peek().filter(|token| token.line == directive.line) {
             cursor.at += 1;
             if token.text == "inlined_at" {
                 inside = true;
+            } else if token.text == "function_name" {
+                if let Some(name) = cursor.peek().filter(|name| name.line == directive.line) {
+                    function = name.text.to_string();
+                }
             } else if let Ok(value) = token.text.parse::<u32>() {
                 if inside { inlined.push(value) } else { numbers.push(value) }
             }
@@ -112,10 +127,20 @@ impl Body<'_> {
         let &[file, line, ..] = numbers.as_slice() else {
             return Err(ParseError::new(directive.line, "`.loc` needs a file and a line", directive.text));
         };
+        let column = numbers.get(2).copied().unwrap_or(0);
+        let call_site = match *inlined.as_slice() {
+            [file, line, ref rest @ ..] => {
+                // The call's own line has come before, and said where it was inlined itself.
+                let position = [file, line, rest.first().copied().unwrap_or(0)];
+                let parent = self.call_sites.get(&position).copied().unwrap_or(0);
+                sources.call_site(CallSite { file, line, function, parent })
+            }
+            _ => 0,
+        };
+        self.call_sites.insert([file, line, column], call_site);
         // Line 0 marks compiler-made code: the line before it says more to a reader.
         if line != 0 {
-            let inlined_at = if let &[file, line, ..] = inlined.as_slice() { Some((file, line)) } else { None };
-            self.location = Location { file, line, inlined_at };
+            self.location = Location { file, line, call_site };
         }
         Ok(())
     }
@@ -194,7 +219,10 @@ impl Body<'_> {
             self.branch_lists.push((name.to_string(), self.current, targets));
         } else {
             let here = self.kernel.statements.len() as u32;
-            self.scopes[self.current].labels.insert(name.to_string(), here);
+            if self.scopes[self.current].labels.insert(name.to_string(), here).is_some() {
+                let line = cursor.line();
+                return Err(ParseError::new(line, "this scope has two labels of this name", name));
+            }
         }
         Ok(())
     }
@@ -308,6 +336,13 @@ impl Body<'_> {
         }
         if text.starts_with('%') {
             return Ok(Operand::Special(text.to_string()));
+        }
+        let mut scope = Some(self.current);
+        while let Some(at) = scope {
+            if let Some(unique) = self.scopes[at].parameters.get(text) {
+                return Ok(Operand::Symbol(unique.clone()));
+            }
+            scope = self.scopes[at].parent;
         }
         Ok(Operand::Symbol(text.to_string()))
     }

@@ -89,7 +89,13 @@ pub(super) fn tokenize(source: &str) -> Result<Vec<Token<'_>>, ParseError> {
                         _ => break,
                     }
                 }
-                tokens.push(Token { kind: TokenKind::Word, text: &source[start..at], start, line });
+                // `.reg.b16` is two words.
+                let mut first = start;
+                if source[start..at].starts_with(".reg.") {
+                    first = start + ".reg".len();
+                    tokens.push(Token { kind: TokenKind::Word, text: &source[start..first], start, line });
+                }
+                tokens.push(Token { kind: TokenKind::Word, text: &source[first..at], start: first, line });
             }
             b'{' | b'}' | b'[' | b']' | b'(' | b')' | b'<' | b'>' | b',' | b';' | b':' | b'@' | b'!' | b'|' | b'+'
             | b'-' | b'=' | b'*' | b'&' | b'~' | b'/' => {

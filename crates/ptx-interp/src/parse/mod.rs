@@ -34,16 +34,53 @@ impl ParseError {
 pub(crate) struct Location {
     pub file: u32,
     pub line: u32,
-    /// Where the function that holds this line was inlined.
-    pub inlined_at: Option<(u32, u32)>,
+    /// Where the function that holds this line was inlined: 1 and an index into [`Sources::call_sites`]; 0 for nowhere.
+    pub call_site: u32,
+}
+
+/// A place where a function was inlined.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CallSite {
+    pub file: u32,
+    pub line: u32,
+    /// Label of the inlined function's name.
+    pub function: String,
+    /// Where the function that holds this place was inlined itself, as in [`Location::call_site`].
+    pub parent: u32,
+}
+
+/// What a module says of its source.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub files: BTreeMap<u32, String>,
+    pub call_sites: Vec<CallSite>,
+    known: HashMap<CallSite, u32>,
+    /// Strings of `.debug_str` by their labels.
+    pub names: HashMap<String, String>,
+}
+
+impl Sources {
+    fn call_site(&mut self, site: CallSite) -> u32 {
+        let sites = &mut self.call_sites;
+        *self.known.entry(site).or_insert_with_key(|site| {
+            sites.push(site.clone());
+            sites.len() as u32
+        })
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct ParsedModule {
+    /// Tells modules apart whose variables lie in the same memory.
+    pub id: u64,
     pub source: Arc<str>,
     pub target: String,
-    pub files: BTreeMap<u32, String>,
+    /// `.target …, debug`: compiled without optimisation.
+    pub debug: bool,
+    pub sources: Sources,
     pub kernels: Vec<ParsedKernel>,
+    /// `.func` with a body, and those that are only declared.
+    pub functions: Vec<ParsedKernel>,
     /// Module-level `.shared`, `.global` and `.const` variables.
     pub variables: Vec<Variable>,
 }
@@ -64,6 +101,16 @@ pub(crate) struct Variable {
     pub align: u64,
     /// Bytes; none for `extern` arrays without a length (dynamic shared memory).
     pub size: Option<u64>,
+    /// What it holds at first; zeros where there is nothing else. An error says what cannot be understood.
+    pub initial: Result<Initial, String>,
+}
+
+/// The first value of a module's variable.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Initial {
+    pub bytes: Vec<u8>,
+    /// Addresses of other variables, to be added to the 64 bits at an offset.
+    pub addresses: Vec<(usize, String)>,
 }
 
 /// One parameter of a kernel, at its place in the packed parameter block.
@@ -166,6 +213,14 @@ pub(crate) struct Statement {
 pub(crate) struct ParsedKernel {
     pub name: String,
     pub parameters: Vec<Parameter>,
+    /// Results of a function, each a parameter.
+    pub results: Vec<Parameter>,
+    /// A function and no kernel.
+    pub is_function: bool,
+    /// There is only a declaration.
+    pub is_external: bool,
+    /// Why a function cannot be called.
+    pub unsupported: Option<String>,
     pub registers: Vec<RegisterDeclaration>,
     pub variables: Vec<Variable>,
     pub statements: Vec<Statement>,
@@ -175,6 +230,10 @@ pub(crate) struct ParsedKernel {
     pub max_threads: Option<[u32; 3]>,
     /// `.reqntid`: every block must have this shape.
     pub required_threads: Option<[u32; 3]>,
+    /// `.maxnreg`: registers of a thread.
+    pub max_registers: Option<u32>,
+    /// `.minnctapersm`: blocks that a multiprocessor must hold.
+    pub min_blocks: Option<u32>,
     /// `.reqnctapercluster`: every cluster must have this shape.
     pub required_cluster: Option<[u32; 3]>,
 }

@@ -1,10 +1,16 @@
 //! The module level: directives, variables, kernel headers, and the token cursor that all of parsing shares.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lexer::{Token, TokenKind, tokenize};
-use super::{Immediate, Parameter, ParseError, ParsedKernel, ParsedModule, RegisterClass, Variable, VariableSpace};
+use super::{
+    Immediate, Initial, Parameter, ParseError, ParsedKernel, ParsedModule, RegisterClass, Sources, Variable,
+    VariableSpace,
+};
+
+/// Counts modules.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Most parameter bytes that any device accepts.
 const MAX_PARAMETER_BYTES: usize = 32_764;
@@ -13,10 +19,13 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
     let tokens = tokenize(source)?;
     let mut cursor = Cursor { source, tokens: &tokens, at: 0 };
     let mut module = ParsedModule {
+        id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
         source: Arc::from(source),
         target: String::new(),
-        files: BTreeMap::new(),
+        debug: false,
+        sources: Sources::default(),
         kernels: Vec::new(),
+        functions: Vec::new(),
         variables: Vec::new(),
     };
     let mut has_version = false;
@@ -29,6 +38,8 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
             ".target" => {
                 cursor.next()?;
                 module.target = cursor.word()?.text.to_string();
+                let mut options = cursor.tokens[cursor.at..].iter().take_while(|option| option.line == token.line);
+                module.debug = options.any(|option| option.text == "debug");
                 cursor.skip_rest_of_line(token.line);
             }
             ".address_size" => {
@@ -40,9 +51,13 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
             }
             ".file" => {
                 let (index, name) = file(&mut cursor)?;
-                module.files.insert(index, name);
+                module.sources.files.insert(index, name);
             }
             ".loc" | ".pragma" => cursor.skip_line(),
+            ".section" if cursor.tokens.get(cursor.at + 1).is_some_and(|token| token.text == ".debug_str") => {
+                cursor.at += 2;
+                debug_strings(&mut cursor, &mut module.sources)?;
+            }
             ".section" => {
                 while let Some(next) = cursor.peek() {
                     if next.is(b'{') {
@@ -57,10 +72,29 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
             }
             ".entry" => {
                 cursor.at += 1;
-                let kernel = kernel(&mut cursor, &mut module.files)?;
-                module.kernels.push(kernel);
+                let kernel = kernel(&mut cursor, &mut module.sources)?;
+                let twice = module.kernels.iter().any(|known| known.name == kernel.name);
+                if twice && !kernel.is_external {
+                    return Err(ParseError::new(token.line, "the module has two entries of this name", &kernel.name));
+                }
+                if !kernel.is_external {
+                    module.kernels.push(kernel);
+                }
             }
-            ".func" => skip_function(&mut cursor)?,
+            ".func" => {
+                cursor.at += 1;
+                let function = function(&mut cursor, &mut module.sources)?;
+                let known = module.functions.iter_mut().find(|known| known.name == function.name);
+                match known {
+                    Some(known) if known.is_external => *known = function,
+                    Some(_) if function.is_external => {}
+                    Some(_) => {
+                        let message = "the module has two functions of this name";
+                        return Err(ParseError::new(token.line, message, &function.name));
+                    }
+                    None => module.functions.push(function),
+                }
+            }
             ".alias" => cursor.skip_statement(),
             ".shared" | ".global" | ".const" => {
                 let space = match token.text {
@@ -85,6 +119,32 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
     Ok(module)
 }
 
+/// `{ label: .b8 104,105,0 … }`
+fn debug_strings(cursor: &mut Cursor<'_>, sources: &mut Sources) -> Result<(), ParseError> {
+    cursor.expect(b'{')?;
+    let (mut label, mut bytes) = (String::new(), Vec::new());
+    loop {
+        let token = cursor.next()?;
+        if token.is(b'}') {
+            return Ok(());
+        }
+        if token.kind != TokenKind::Word {
+            continue;
+        }
+        if cursor.peek().is_some_and(|next| next.is(b':')) {
+            label = token.text.to_string();
+            bytes.clear();
+        } else if let Ok(byte) = token.text.parse::<u8>() {
+            if byte == 0 && !label.is_empty() {
+                let name = String::from_utf8_lossy(&bytes).into_owned();
+                sources.names.insert(std::mem::take(&mut label), name);
+            } else {
+                bytes.push(byte);
+            }
+        }
+    }
+}
+
 pub(super) fn file(cursor: &mut Cursor<'_>) -> Result<(u32, String), ParseError> {
     let directive = cursor.next()?;
     let index = cursor.word()?;
@@ -97,48 +157,87 @@ pub(super) fn file(cursor: &mut Cursor<'_>) -> Result<(u32, String), ParseError>
     Ok((number, name.text.to_string()))
 }
 
-/// A `.func`: this crate runs what the compiler inlined; a call to it is refused when it is decoded.
-fn skip_function(cursor: &mut Cursor<'_>) -> Result<(), ParseError> {
+/// `.func (results) name (parameters) { … }`, or a declaration without a body.
+fn function(cursor: &mut Cursor<'_>, sources: &mut Sources) -> Result<ParsedKernel, ParseError> {
+    let mut function = ParsedKernel { is_function: true, ..Default::default() };
+    let start = cursor.at;
+    match function_header(cursor, &mut function) {
+        Ok(()) => {}
+        Err(error) => {
+            // Parameters in registers, say: nothing that calls of compilers need.
+            function.unsupported = Some(error.to_string());
+            cursor.at = start;
+            let name = cursor.tokens[start..].iter().find(|token| token.text.starts_with(['_', '$']));
+            function.name = name.map_or_else(String::new, |token| token.text.to_string());
+        }
+    }
     loop {
         let token = cursor.next()?;
         if token.is(b';') {
-            return Ok(());
+            function.is_external = true;
+            return Ok(function);
         }
         if token.is(b'{') {
             cursor.at -= 1;
-            return cursor.skip_braces();
+            if function.unsupported.is_some() {
+                cursor.skip_braces()?;
+            } else {
+                super::body::parse(cursor, &mut function, sources)?;
+            }
+            return Ok(function);
         }
     }
 }
 
-fn kernel(cursor: &mut Cursor<'_>, files: &mut BTreeMap<u32, String>) -> Result<ParsedKernel, ParseError> {
+fn function_header(cursor: &mut Cursor<'_>, function: &mut ParsedKernel) -> Result<(), ParseError> {
+    while cursor.peek().is_some_and(|token| token.text == ".attribute") {
+        while !cursor.next()?.is(b')') {}
+    }
+    if cursor.peek().is_some_and(|token| token.is(b'(')) {
+        cursor.at += 1;
+        parameters(cursor, &mut function.results)?;
+    }
+    function.name = cursor.word()?.text.to_string();
+    if cursor.peek().is_some_and(|token| token.is(b'(')) {
+        cursor.at += 1;
+        parameters(cursor, &mut function.parameters)?;
+    }
+    Ok(())
+}
+
+fn kernel(cursor: &mut Cursor<'_>, sources: &mut Sources) -> Result<ParsedKernel, ParseError> {
     let mut kernel = ParsedKernel { name: cursor.word()?.text.to_string(), ..Default::default() };
     if cursor.peek().is_some_and(|token| token.is(b'(')) {
         cursor.at += 1;
-        parameters(cursor, &mut kernel)?;
+        parameters(cursor, &mut kernel.parameters)?;
     }
     loop {
         let token = cursor.next()?;
         match token.text {
             "{" => break,
             // A declaration without a body.
-            ";" => return Ok(kernel),
+            ";" => {
+                kernel.is_external = true;
+                return Ok(kernel);
+            }
             ".maxntid" => kernel.max_threads = Some(cursor.triple()?),
             ".reqntid" => kernel.required_threads = Some(cursor.triple()?),
             ".reqnctapercluster" => kernel.required_cluster = Some(cursor.triple()?),
+            ".maxnreg" => kernel.max_registers = Some(cursor.triple()?[0]),
+            ".minnctapersm" => kernel.min_blocks = Some(cursor.triple()?[0]),
             ".explicitcluster" | ".blocksareclusters" => {}
-            ".minnctapersm" | ".maxnreg" | ".maxclusterrank" | ".noreturn" | ".maxnctapersm" | ".pragma" => {
+            ".maxclusterrank" | ".noreturn" | ".maxnctapersm" | ".pragma" => {
                 cursor.skip_rest_of_line(token.line);
             }
             _ => return Err(ParseError::new(token.line, "unknown kernel directive", token.text)),
         }
     }
     cursor.at -= 1;
-    super::body::parse(cursor, &mut kernel, files)?;
+    super::body::parse(cursor, &mut kernel, sources)?;
     Ok(kernel)
 }
 
-fn parameters(cursor: &mut Cursor<'_>, kernel: &mut ParsedKernel) -> Result<(), ParseError> {
+fn parameters(cursor: &mut Cursor<'_>, into: &mut Vec<Parameter>) -> Result<(), ParseError> {
     let mut end = 0usize;
     loop {
         let token = cursor.next()?;
@@ -158,13 +257,15 @@ fn parameters(cursor: &mut Cursor<'_>, kernel: &mut ParsedKernel) -> Result<(), 
         if end > MAX_PARAMETER_BYTES {
             return Err(ParseError::new(token.line, "parameters are too large", &declared.name));
         }
-        kernel.parameters.push(Parameter { name: declared.name, offset, size: size as usize, align });
+        into.push(Parameter { name: declared.name, offset, size: size as usize, align });
     }
 }
 
 struct Declaration {
     name: String,
     align: u64,
+    /// Bytes of one element.
+    element: u64,
     size: Option<u64>,
 }
 
@@ -219,7 +320,12 @@ fn declaration(cursor: &mut Cursor<'_>) -> Result<Declaration, ParseError> {
                     }
                     cursor.expect(b']')?;
                 }
-                return Ok(Declaration { name: name.to_string(), align: explicit_align.unwrap_or(element), size });
+                return Ok(Declaration {
+                    name: name.to_string(),
+                    align: explicit_align.unwrap_or(element),
+                    element,
+                    size,
+                });
             }
         }
     }
@@ -228,14 +334,65 @@ fn declaration(cursor: &mut Cursor<'_>) -> Result<Declaration, ParseError> {
 /// A variable declaration up to its semicolon, the state space already read.
 pub(super) fn variable(cursor: &mut Cursor<'_>, space: VariableSpace) -> Result<Variable, ParseError> {
     let declared = declaration(cursor)?;
+    let size = declared.size;
     let token = cursor.next()?;
+    let mut initial = Ok(Initial::default());
     if token.is(b'=') {
-        // Only module-level variables have initial values, and the decoder refuses kernels that use those.
+        let start = cursor.at;
+        initial = initializer(cursor, declared.element);
+        cursor.at = start;
         cursor.skip_statement();
     } else if !token.is(b';') {
         return Err(ParseError::new(token.line, "expected `;` after a variable", token.text));
     }
-    Ok(Variable { name: declared.name, space, align: declared.align, size: declared.size })
+    // An array without a length has that of its initial value.
+    let size =
+        size.or_else(|| initial.as_ref().ok().map(|initial| initial.bytes.len() as u64).filter(|size| *size > 0));
+    Ok(Variable { name: declared.name, space, align: declared.align, size, initial })
+}
+
+/// `1`, `{1, -2, 0f3f800000}`, `{name, generic(name)+8}` and lists of such lists.
+fn initializer(cursor: &mut Cursor<'_>, element: u64) -> Result<Initial, String> {
+    let mut initial = Initial::default();
+    let (mut depth, mut negative) = (0usize, false);
+    loop {
+        let token = cursor.next().map_err(|error| error.to_string())?;
+        match token.kind {
+            TokenKind::Punctuation(b';') => return Ok(initial),
+            TokenKind::Punctuation(b'{') => depth += 1,
+            TokenKind::Punctuation(b'}') => depth = depth.saturating_sub(1),
+            TokenKind::Punctuation(b',') => negative = false,
+            TokenKind::Punctuation(b'-') => negative = true,
+            TokenKind::Punctuation(b'+') => {
+                let more = cursor.integer().map_err(|error| error.to_string())?;
+                let start = initial.bytes.len().checked_sub(8).ok_or("an offset without an address")?;
+                let value = initial.bytes[start..].try_into().map_or(0, u64::from_le_bytes).wrapping_add(more);
+                initial.bytes[start..].copy_from_slice(&value.to_le_bytes());
+            }
+            TokenKind::Punctuation(b'(' | b')') => {}
+            TokenKind::Word if token.text == "generic" => {}
+            TokenKind::Word if token.text.as_bytes()[0].is_ascii_digit() => {
+                let value = match number(token.text).ok_or_else(|| format!("malformed number {}", token.text))? {
+                    Immediate::Integer(value) if negative => value.wrapping_neg(),
+                    Immediate::Integer(value) | Immediate::Double(value) if element == 8 => value,
+                    Immediate::Integer(value) => value,
+                    Immediate::Single(bits) => u64::from(bits),
+                    Immediate::Double(bits) => u64::from((f64::from_bits(bits) as f32).to_bits()),
+                };
+                let sign = if negative && !token.text.starts_with("0f") { 0 } else { u64::from(negative) };
+                let value = if sign == 1 { value ^ 1 << (element * 8 - 1) } else { value };
+                initial.bytes.extend(&value.to_le_bytes()[..element.min(8) as usize]);
+            }
+            TokenKind::Word if element == 8 => {
+                initial.addresses.push((initial.bytes.len(), token.text.to_string()));
+                initial.bytes.extend([0; 8]);
+            }
+            _ => return Err(format!("initial value `{}` is not supported", token.text)),
+        }
+        if depth == 0 && cursor.peek().is_none() {
+            return Err("the text ends too early".into());
+        }
+    }
 }
 
 /// A numeric literal without its sign.
@@ -282,6 +439,11 @@ pub(super) struct Cursor<'a> {
 impl<'a> Cursor<'a> {
     pub(super) fn peek(&self) -> Option<Token<'a>> {
         self.tokens.get(self.at).copied()
+    }
+
+    /// The line of the token before.
+    pub(super) fn line(&self) -> u32 {
+        self.tokens.get(self.at.saturating_sub(1)).map_or(1, |token| token.line)
     }
 
     pub(super) fn next(&mut self) -> Result<Token<'a>, ParseError> {

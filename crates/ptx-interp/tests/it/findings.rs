@@ -171,14 +171,36 @@ fn checks_can_be_switched_off() {
 #[test]
 fn unknown_opcodes_name_their_line() {
     let module = Module::parse(&text("frobnicate.u32 %r1, %r2;")).expect("parses");
-    match module.kernel("k") {
-        Err(KernelError::Decode { error, .. }) => {
-            assert_eq!(error.line, 15);
-            assert_eq!(error.text, "frobnicate.u32 %r1, %r2");
-        }
-        other => panic!("{other:?}"),
-    }
+    let kernel = module.kernel("k").expect("a statement that is not known is no reason to refuse a kernel");
+    let [error] = kernel.unsupported() else { panic!("{:?}", kernel.unsupported()) };
+    assert_eq!((error.line, error.text.as_str()), (15, "frobnicate.u32 %r1, %r2"));
     assert!(matches!(module.kernel("other"), Err(KernelError::NotFound { .. })));
+    // A thread that gets there is told; one that does not runs on.
+    let report = run("frobnicate.u32 %r1, %r2;", 1, 1);
+    assert_eq!(only(&report).kind, FindingKind::Unsupported);
+    assert_eq!(only(&report).place.ptx_line, 15);
+    assert!(run("setp.eq.u32 %p1, %r1, 99;\n@%p1 frobnicate.u32 %r1, %r2;", 1, 1).is_clean());
+}
+
+#[test]
+fn two_of_one_name_are_refused() {
+    let error = |text: &str| Module::parse(text).expect_err("is refused").to_string();
+    let twice = format!("{}{}", text(""), &text("")[text("").find(".entry").expect("an entry")..]);
+    assert!(error(&twice).contains("two entries of this name: `k`"), "{}", error(&twice));
+    assert!(error(&text("L:\nL:\n")).contains("two labels of this name: `L`"));
+    // Another scope may have it again.
+    assert!(Module::parse(&text("{\nL:\n}\n{\nL:\n}\n")).is_ok());
+    let function = ".func f() { ret; }\n";
+    let twice = text("").replace(".entry", &format!("{function}{function}.entry"));
+    assert!(error(&twice).contains("two functions of this name"), "{}", error(&twice));
+}
+
+#[test]
+fn register_budgets_are_checked() {
+    for count in ["7", "16", "25", "264"] {
+        let module = Module::parse(&text(&format!("setmaxnreg.inc.sync.aligned.u32 {count};"))).expect("parses");
+        assert!(module.kernel("k").is_err(), "{count}");
+    }
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! The interpreter against kernels that are right, kernels that are wrong, and texts that are no kernels.
 
-mod arithmetic;
+mod coverage;
 mod findings;
 mod fixtures;
+mod frames;
 mod fuzz;
 mod hopper;
+mod kernels;
+mod layers;
 mod layouts;
 mod oracle;
-mod recordings;
 mod registers_in_flight;
 mod right_kernels;
 mod seeded_bugs;
-mod spellings;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use harness::golden;
 use indicatif::ProgressBar;
 use ptx_interp::TENSOR_MAP_BYTES;
-use ptx_interp::probes::{BLOCK, Probe, RecordedOutput, Recording, probes};
+use ptx_probes::{BLOCK, Probe, RecordedOutput, Recording, probes};
 use sdpa::generations;
 use sdpa_core::{Cuda, Device, DeviceChoice, DeviceKind, Error};
 use sdpa_toolchain::write_whole;
@@ -20,14 +20,14 @@ use super::{FAILED, Outcome, bar};
 
 /// Record on this GPU what the interpreter must agree with
 ///
-/// Runs every probe of crates/ptx-interp and writes their outputs into one file named after the GPU, with a README.md
-/// beside it that says where it came from. `cargo test -p ptx-interp` holds the interpreter to every recording there
+/// Runs every probe of crates/ptx-probes and writes their outputs into one file named after the GPU, with a README.md
+/// beside it that says where it came from. `cargo test -p ptx-probes` holds the interpreter to every recording there
 /// is. Then runs every generation on a few small problems and writes what they gave into a second file, which
 /// `cargo test -p harness` holds them to on the interpreter. What fails is named and left out, and the exit code is 1.
 #[derive(clap::Args, Debug)]
 pub(crate) struct RecordGolden {
     /// The folder to write into
-    #[arg(long, value_name = "DIR", default_value = "crates/ptx-interp/tests/golden")]
+    #[arg(long, value_name = "DIR", default_value = "crates/ptx-probes/golden")]
     into: PathBuf,
     /// The folder to write the generations' outputs into
     #[arg(long, value_name = "DIR", default_value = "crates/harness/tests/golden")]
@@ -254,8 +254,8 @@ fn file_stem(device: &str) -> String {
 fn readme(path: &Path, provenance: &str, recorded: usize, failures: &[Failure]) -> String {
     let file = path.file_name().unwrap_or_default().display();
     let mut text = format!(
-        "# What GPUs gave for the probes\n\nWritten by `sdpa record`; `cargo test -p ptx-interp` holds the interpreter to every `.bin` file here.\n\
-         `src/probes/recording.rs` describes the format, `src/probes/mod.rs` how close the interpreter must be and why.\n\n\
+        "# What GPUs gave for the probes\n\nWritten by `sdpa record`; `cargo test -p ptx-probes` holds the interpreter to every `.bin` file here.\n\
+         `src/recording.rs` describes the format, `src/lib.rs` how close the interpreter must be and why.\n\n\
          The last one written: `{file}`, {recorded} probes, {provenance}.\n"
     );
     if !failures.is_empty() {

@@ -24,6 +24,9 @@ pub(crate) enum Unary32 {
     ReverseBits,
     FindHighestUnsigned,
     FindHighestSigned,
+    /// `bfind.shiftamt`
+    FindShiftUnsigned,
+    FindShiftSigned,
 }
 
 /// 32-bit operations of two operands.
@@ -103,6 +106,9 @@ pub(crate) enum Unary64 {
     AbsoluteF64,
     SqrtF64,
     RcpF64,
+    /// `rcp.approx.ftz.f64`: from and to the upper 32 bits.
+    RcpApproxF64,
+    RsqrtApproxF64,
     ReverseBits,
 }
 
@@ -114,6 +120,8 @@ pub(crate) enum Binary64 {
     DivF64,
     MaxF64,
     MinF64,
+    /// The sign of a, the magnitude of b.
+    CopySignF64,
     Add,
     Sub,
     MulLow,
@@ -258,4 +266,64 @@ pub(crate) struct SetPredicate {
     pub complement: Option<PredicateRegister>,
     /// Combined with this predicate, which may be negated.
     pub combine: Option<(BooleanOperation, PredicateRegister, bool)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CarryKind {
+    Add,
+    Sub,
+    /// a·b + c, the lower half of the product.
+    MadLow,
+    MadHighSigned,
+    MadHighUnsigned,
+}
+
+/// Integer arithmetic with the carry flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CarryOperation {
+    pub kind: CarryKind,
+    /// 4 or 8.
+    pub bytes: u8,
+    pub takes: bool,
+    pub sets: bool,
+    pub flag: PredicateRegister,
+    pub to: LaneRegister,
+    pub inputs: [LaneRegister; 3],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SmallFormat {
+    E4M3,
+    E5M2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SmallFloat {
+    /// Two f32 to a pair of 8-bit floats, the first one above.
+    FromSingles {
+        format: SmallFormat,
+        relu: bool,
+        to: WordRegister,
+        high: WordRegister,
+        low: WordRegister,
+    },
+    FromHalves {
+        format: SmallFormat,
+        relu: bool,
+        to: WordRegister,
+        from: WordRegister,
+    },
+    ToHalves {
+        format: SmallFormat,
+        relu: bool,
+        to: WordRegister,
+        from: WordRegister,
+    },
+    /// f32 with 10 bits of mantissa; ties away from zero, or to even.
+    Tf32 {
+        away: bool,
+        relu: bool,
+        to: WordRegister,
+        from: WordRegister,
+    },
 }

@@ -49,6 +49,9 @@ pub(crate) enum MbarrierAction {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mbarrier {
     pub action: MbarrierAction,
+    /// Neither releases nor acquires.
+    pub relaxed: bool,
+    pub scope: Scope,
     pub space: Space,
     pub address: Address,
     pub state: Option<DoubleRegister>,

@@ -2,12 +2,14 @@
 //! Immediates, special registers and parameters are registers too, filled before a block starts.
 
 mod arithmetic;
+mod calls;
 mod copies;
 mod matrix;
 mod memory;
 mod warp;
 
 pub(crate) use arithmetic::*;
+pub(crate) use calls::*;
 pub(crate) use copies::*;
 pub(crate) use matrix::*;
 pub(crate) use memory::*;
@@ -186,7 +188,8 @@ pub(crate) enum Operation {
     Set {
         compare: Box<SetPredicate>,
         to: WordRegister,
-        float: bool,
+        /// What a lane gets where the comparison holds; 0 elsewhere.
+        holds: u32,
     },
     Select32 {
         to: WordRegister,
@@ -312,7 +315,26 @@ pub(crate) enum Operation {
     WgmmaWait {
         keep: u32,
     },
-    /// Hints and register budgets: no effect on results.
+    Call(Box<Call>),
+    /// A call of a function of the system that does nothing here.
+    IgnoredCall(Box<IgnoredCall>),
+    AssertionFailed,
+    /// From a function to its caller.
+    Return,
+    /// A statement of [`Program::unsupported`](super::Program::unsupported).
+    Unsupported {
+        index: u32,
+    },
+    /// `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc`, `madc`
+    Carry(Box<CarryOperation>),
+    /// Conversions to and from 8-bit floats, and to tf32.
+    SmallFloat(SmallFloat),
+    /// `setmaxnreg`
+    ShareRegisters {
+        count: u32,
+        more: bool,
+    },
+    /// Hints: no effect on results.
     Nothing,
 }
 
@@ -355,6 +377,8 @@ impl Operation {
                 | Self::Predicate { .. }
                 | Self::Pack { .. }
                 | Self::Unpack { .. }
+                | Self::Carry(_)
+                | Self::SmallFloat(_)
                 | Self::Nothing
         )
     }

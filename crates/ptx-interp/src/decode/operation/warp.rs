@@ -77,9 +77,9 @@ pub(crate) struct Barrier {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FenceKind {
     /// `membar`, `fence.sc`, `fence.acq_rel`
-    Memory,
-    /// `fence.proxy.async`: generic accesses become visible to the asynchronous proxy.
-    ProxyAsync,
+    Memory(Scope),
+    /// `fence.proxy.async`: generic accesses of these memories become visible to the asynchronous proxy.
+    ProxyAsync { shared: bool, global: bool },
     /// `fence.mbarrier_init.release.cluster`
     MbarrierInit,
     /// Other proxies (tensor map, alias): no effect here.

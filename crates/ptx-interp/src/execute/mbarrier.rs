@@ -1,0 +1,157 @@
+//! mbarriers: arrivals, expected bytes, phases, and the order that a completed phase carries.
+
+use crate::decode::{Manner, Mbarrier, MbarrierAction, Scope};
+use crate::diagnostics::FindingKind;
+use crate::machine::{
+    At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Wait, Warp, addresses,
+};
+use crate::order::{Messages, Origin};
+use crate::registers::{LANES, each_lane};
+
+impl Machine<'_> {
+    pub(crate) fn mbarrier(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        mbarrier: &Mbarrier,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let places = addresses(&warp.registers, mbarrier.address);
+        if let MbarrierAction::WaitParity { to, blocking, .. } | MbarrierAction::WaitState { to, blocking, .. } =
+            mbarrier.action
+        {
+            return self.mbarrier_wait(cluster, warp, at, mbarrier, &places, to, blocking, mask);
+        }
+        each_lane!(mask, lane, {
+            let place = self.mbarrier_place(cluster, at, lane, places[lane], mbarrier.space)?;
+            let key = (place.rank, place.offset);
+            let by = at.participant(lane);
+            if let MbarrierAction::Init { count } = mbarrier.action {
+                let count = warp.registers.word(count)[lane];
+                if count == 0 || count > MAX_COUNT {
+                    let message = || format!("an mbarrier of {count} arrivals");
+                    return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
+                }
+                self.write_shared(cluster, at, lane, place, &[0; 8], Manner::Weak);
+                let participant = cluster.order.new_participant();
+                let (gathering, completed) = (Messages::default(), Messages::default());
+                let state =
+                    MbarrierState { count, pending: count, bytes: 0, phase: 0, gathering, completed, participant };
+                cluster.mbarriers.insert(key, state);
+                continue;
+            }
+            self.check_mbarrier(cluster, at, lane, place)?;
+            match mbarrier.action {
+                MbarrierAction::Invalidate => {
+                    cluster.mbarriers.remove(&key);
+                }
+                MbarrierAction::ExpectTransactions { bytes } => {
+                    let bytes = warp.registers.word(bytes)[lane];
+                    self.change_bytes(cluster, key, i64::from(bytes));
+                }
+                MbarrierAction::CompleteTransactions { bytes } => {
+                    let bytes = warp.registers.word(bytes)[lane];
+                    self.change_bytes(cluster, key, -i64::from(bytes));
+                    self.complete_phase(cluster, key, warp);
+                }
+                MbarrierAction::Arrive { count, expect, drop } => {
+                    let arrivals = count.map_or(1, |count| warp.registers.word(count)[lane]);
+                    if let Some(state) = mbarrier.state {
+                        let token = cluster.mbarriers.get(&key).map_or(0, MbarrierState::token);
+                        warp.registers.doubles[usize::from(state.0)][lane] = token;
+                    }
+                    if let Some(bytes) = expect {
+                        let bytes = warp.registers.word(bytes)[lane];
+                        self.change_bytes(cluster, key, i64::from(bytes));
+                    }
+                    self.arrive(cluster, warp, at, lane, key, mbarrier, arrivals)?;
+                    if drop && let Some(state) = cluster.mbarriers.get_mut(&key) {
+                        state.count = state.count.saturating_sub(1);
+                    }
+                }
+                MbarrierAction::ArriveAfterCopies { increment } => {
+                    // The copies are seen by whoever waits for the phase, and by nobody else: they are the mbarrier's.
+                    let participant = cluster.mbarriers.get(&key).map_or(0, |state| state.participant);
+                    self.hand_copies_over(cluster, warp, lane, participant);
+                    let stamp = cluster.order.tick();
+                    if let Some(state) = cluster.mbarriers.get_mut(&key) {
+                        let origin = Origin { cluster: cluster.index as u32, rank: key.0 };
+                        state.gathering.of(origin, Scope::Device).mark(participant, stamp);
+                        state.pending += u32::from(increment);
+                    }
+                    self.arrive(cluster, warp, at, lane, key, mbarrier, 1)?;
+                }
+                _ => {}
+            }
+        });
+        Ok(Step::Next)
+    }
+
+    fn arrive(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        lane: usize,
+        key: (u32, u32),
+        mbarrier: &Mbarrier,
+        arrivals: u32,
+    ) -> Result<(), Stopped> {
+        self.counters.mbarrier_arrivals += 1;
+        let by = at.participant(lane);
+        let Some(state) = cluster.mbarriers.get_mut(&key) else { return Ok(()) };
+        if arrivals == 0 || state.pending < arrivals {
+            let (pending, count) = (state.pending, state.count);
+            let message = || format!("{arrivals} arrivals at an mbarrier that expects {pending} more of {count}");
+            return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
+        }
+        state.pending -= arrivals;
+        let mut message = std::mem::take(&mut state.gathering);
+        cluster.order.publish(by, !mbarrier.relaxed, mbarrier.scope, &mut message);
+        if let Some(state) = cluster.mbarriers.get_mut(&key) {
+            state.gathering = message;
+        }
+        self.complete_phase(cluster, key, warp);
+        Ok(())
+    }
+
+    fn mbarrier_wait(
+        &mut self,
+        cluster: &mut Cluster,
+        warp: &mut Warp,
+        at: At,
+        mbarrier: &Mbarrier,
+        places: &[u64; LANES],
+        to: crate::decode::PredicateRegister,
+        blocking: bool,
+        mask: u32,
+    ) -> Result<Step, Stopped> {
+        let mut complete = 0u32;
+        each_lane!(mask, lane, {
+            let place = self.mbarrier_place(cluster, at, lane, places[lane], mbarrier.space)?;
+            self.check_mbarrier(cluster, at, lane, place)?;
+            let key = (place.rank, place.offset);
+            let phase = cluster.mbarriers.get(&key).map_or(0, |state| state.phase);
+            let done = match mbarrier.action {
+                MbarrierAction::WaitParity { parity, .. } => {
+                    phase & 1 != u64::from(warp.registers.word(parity)[lane] & 1)
+                }
+                MbarrierAction::WaitState { state, .. } => phase > warp.registers.double(state)[lane] >> COUNT_BITS,
+                _ => true,
+            };
+            if done {
+                complete |= 1 << lane;
+                if let Some(state) = cluster.mbarriers.get(&key) {
+                    let thread = at.participant(lane);
+                    cluster.order.learn(thread, !mbarrier.relaxed, mbarrier.scope, &state.completed);
+                }
+            }
+        });
+        if complete == 0 && blocking {
+            return Ok(Step::Retry(Wait::Mbarrier));
+        }
+        warp.registers.set_predicate(to, mask, complete);
+        Ok(if complete & mask == mask { Step::Next } else { Step::Yield })
+    }
+}

@@ -1,0 +1,51 @@
+//! A cluster of blocks: its shared memory, its warps, and what is under way between them.
+
+use std::collections::HashMap;
+
+use super::{BulkGroups, ClusterBarrier, MbarrierState, NamedBarrier, Transfer, Warp};
+use crate::order::{HappensBefore, Messages, Participant, SharedMemory};
+
+pub(crate) struct Block {
+    pub rank: u32,
+    pub shared: SharedMemory,
+    pub warps: Vec<Warp>,
+    pub barriers: [NamedBarrier; 16],
+    /// Registers that `setmaxnreg` has freed.
+    pub free_registers: u32,
+}
+
+/// Blocks that share their shared memory and the order of their accesses.
+pub(crate) struct Cluster {
+    pub index: u64,
+    pub order: HappensBefore,
+    pub blocks: Vec<Block>,
+    /// By block and offset.
+    pub mbarriers: HashMap<(u32, u32), MbarrierState>,
+    /// Copies under way.
+    pub transfers: Vec<Transfer>,
+    pub bulk_groups: HashMap<Participant, BulkGroups>,
+    /// What writes of shared memory have published, by block and offset.
+    pub published: HashMap<(u32, u32), Messages>,
+    pub cluster_barrier: ClusterBarrier,
+}
+
+impl Cluster {
+    pub(crate) fn new(index: u64, order: HappensBefore, blocks: Vec<Block>) -> Self {
+        Self {
+            index,
+            order,
+            blocks,
+            mbarriers: HashMap::new(),
+            transfers: Vec::new(),
+            bulk_groups: HashMap::new(),
+            published: HashMap::new(),
+            cluster_barrier: Default::default(),
+        }
+    }
+}
+
+/// True where a block of the cluster has no thread left: its shared memory is somebody else's. Not for the block whose
+/// warp is being executed.
+pub(crate) fn has_exited(cluster: &Cluster, rank: u32) -> bool {
+    cluster.blocks[rank as usize].warps.iter().all(|warp| warp.live() == 0)
+}
