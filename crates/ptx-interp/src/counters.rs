@@ -152,7 +152,7 @@ impl Executions {
 
     pub(crate) fn classify(&self, program: &Program, counters: &mut Counters) {
         for (pc, instruction) in program.instructions.iter().enumerate() {
-            // Lanes of a warp may exit together or one by one, as the schedule has it: that is nobody's work.
+            // Lanes of a warp may exit together or one by one, as the schedule has it: that is no work of the kernel's.
             if self.warps[pc] > 0 && !matches!(instruction.operation, Operation::Exit) {
                 let class = class(&instruction.operation);
                 *counters.warp_instructions.entry(class).or_default() += self.warps[pc];

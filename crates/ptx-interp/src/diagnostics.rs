@@ -16,7 +16,7 @@ pub enum FindingKind {
     GlobalRace,
     /// `ld.global.nc` of memory that the same kernel writes.
     StaleRead,
-    /// Memory is read that nobody has written.
+    /// Memory is read that nothing has written.
     UninitializedRead,
     /// An access outside of every buffer, of shared memory or of local memory.
     OutOfBounds,
@@ -33,7 +33,7 @@ pub enum FindingKind {
     DivergentBarrier,
     /// A shuffle or vote names or reads lanes that do not take part in it.
     DivergentShuffle,
-    /// Everybody waits.
+    /// All threads wait.
     Deadlock,
     /// The instruction budget ran out: a loop that does not end.
     Livelock,

@@ -7,7 +7,7 @@ pub struct Checks {
     pub shared_races: bool,
     /// Races in global memory, inside a block and between blocks.
     pub global_races: bool,
-    /// Reads of shared memory that nobody wrote. Needs `shared_races`.
+    /// Reads of shared memory that nothing has written. Needs `shared_races`.
     pub uninitialized_shared: bool,
     /// Reads of global memory that neither the host nor the kernel wrote.
     pub uninitialized_global: bool,

@@ -7,7 +7,7 @@ use crate::inputs::Numbers;
 use crate::tensor_copy::{INIT, MAP_FENCE, WAIT};
 use ptx_interp::{ElementType, OutOfBoundsFill, Swizzle, TensorMapDescription};
 
-/// Everybody has written before anybody reads; nobody leaves while others read.
+/// All threads have written before the first one reads; no block exits while others read.
 const MEET: &str = "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;\n";
 /// `%r20` and `%r21`: the image's and the mbarriers' addresses in the next block of the cluster, `%r22` its rank.
 const NEXT: &str = "add.s32 %r22, %r5, 1;\nmov.u32 %r23, %cluster_nctarank;\nrem.u32 %r22, %r22, %r23;\n\

@@ -80,7 +80,7 @@ pub struct Probe {
     pub bound: Bound,
     /// For [`Bound::Sum`], a number for each word of the output: Σ|a·b| + |c| of the sum that it holds. Else empty.
     pub magnitudes: Vec<f32>,
-    /// Tensor maps that the third buffer begins with, 128 bytes each: whoever launches the probe encodes them.
+    /// Tensor maps that the third buffer begins with, 128 bytes each: the program that launches the probe encodes them.
     pub maps: Vec<ProbeMap>,
     /// A tensor map that is a sixth parameter, `.param .align 64 .b8 map[128]`.
     pub map_parameter: Option<ProbeMap>,

@@ -109,7 +109,7 @@ impl Machine<'_> {
         }
     }
 
-    /// Completes a barrier if everybody has arrived; `current` is out of its block.
+    /// Completes a barrier if all threads have arrived; `current` is out of its block.
     fn complete_barrier(&mut self, cluster: &mut Cluster, current: &mut Warp, rank: u32, index: u32) -> bool {
         let program = self.context.program;
         let block = &mut cluster.blocks[rank as usize];
@@ -122,7 +122,7 @@ impl Machine<'_> {
         }
         let participants = std::mem::take(&mut state.participants);
         let waiting = std::mem::take(&mut state.waiting);
-        let everybody = participants.len() as u32 >= live && waiting.len() == participants.len();
+        let all_wait = participants.len() as u32 >= live && waiting.len() == participants.len();
         let generation = state.generation;
         state.generation += 1;
         state.counted = 0;
@@ -130,7 +130,7 @@ impl Machine<'_> {
         state.result = (state.held, participants.len() as u32);
         state.held = 0;
         let result = state.result;
-        if everybody {
+        if all_wait {
             cluster.order.block_barrier(rank);
         } else {
             cluster.order.meeting(&participants, &waiting);

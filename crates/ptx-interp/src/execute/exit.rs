@@ -5,7 +5,7 @@ use crate::machine::{At, Cluster, Machine, Warp, has_exited};
 use crate::registers::each_lane;
 
 impl Machine<'_> {
-    /// These lanes have exited: nobody waits for their bulk copies any more, nor, after the block's last ones, for
+    /// These lanes have exited: no thread waits for their bulk copies any more, nor, after the block's last ones, for
     /// copies into its shared memory.
     pub(crate) fn check_exit(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
         each_lane!(lanes, lane, {

@@ -71,7 +71,7 @@ impl Machine<'_> {
                     }
                 }
                 MbarrierAction::ArriveAfterCopies { increment } => {
-                    // The copies are seen by whoever waits for the phase, and by nobody else: they are the mbarrier's.
+                    // The copies are the mbarrier's: only threads that wait for the phase see them.
                     let participant = cluster.mbarriers.get(&key).map_or(0, |state| state.participant);
                     self.hand_copies_over(cluster, warp, lane, participant);
                     let stamp = cluster.order.tick();

@@ -104,12 +104,12 @@ impl Machine<'_> {
                         .fold(0, |lanes, other| lanes | 1 << other)
                 };
                 let first = mask.trailing_zeros() as usize & 31;
-                let everybody = same(first) == mask;
+                let all_same = same(first) == mask;
                 let result: Words =
-                    std::array::from_fn(|lane| if *all { if everybody { mask } else { 0 } } else { same(lane) });
+                    std::array::from_fn(|lane| if *all { if all_same { mask } else { 0 } } else { same(lane) });
                 warp.registers.set_words(*to, mask, &result);
                 if let Some(predicate) = predicate {
-                    warp.registers.set_predicate(*predicate, mask, if everybody { u32::MAX } else { 0 });
+                    warp.registers.set_predicate(*predicate, mask, if all_same { u32::MAX } else { 0 });
                 }
             }
             Operation::Redux { op, to, value, .. } => {

@@ -44,7 +44,7 @@ impl Cluster {
     }
 }
 
-/// True where a block of the cluster has no thread left: its shared memory is somebody else's. Not for the block whose
+/// True where a block of the cluster has no thread left: its shared memory may belong to another block. Not for the block whose
 /// warp is being executed.
 pub(crate) fn has_exited(cluster: &Cluster, rank: u32) -> bool {
     cluster.blocks[rank as usize].warps.iter().all(|warp| warp.live() == 0)

@@ -163,7 +163,7 @@ impl Machine<'_> {
         bytes: usize,
     ) {
         let name = &self.global.memory.buffers()[buffer].name;
-        let message = || format!("reads {bytes} bytes at byte {offset} of `{name}` that nobody has written");
+        let message = || format!("reads {bytes} bytes at byte {offset} of `{name}` that nothing has written");
         self.report(cluster, FindingKind::UninitializedRead, at.pc, at.participant(lane), None, message);
     }
 

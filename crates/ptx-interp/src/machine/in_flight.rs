@@ -1,5 +1,5 @@
 //! Registers that wgmma reads and writes while the warp goes on: between a `wgmma.fence`, which hands them over, and
-//! the `wgmma.wait_group` that covers the multiplication, nobody else may touch them.
+//! the `wgmma.wait_group` that covers the multiplication, no other instruction may touch them.
 
 use crate::decode::{Program, WordRegister};
 

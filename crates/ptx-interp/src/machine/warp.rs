@@ -151,6 +151,7 @@ pub(crate) struct Group {
 
 impl Group {
     /// The groups among the lanes of a mask: tiles of a warp may execute one instruction, each for itself.
+    #[inline]
     pub(crate) fn all(members: Words, mask: u32) -> impl Iterator<Item = Self> {
         let mut left = mask;
         std::iter::from_fn(move || {
@@ -158,9 +159,13 @@ impl Group {
                 return None;
             }
             let named = members[left.trailing_zeros() as usize];
-            let mut same = 0;
-            for (lane, other) in members.iter().enumerate() {
-                same |= u32::from(*other == named) << lane;
+            // Nearly always all lanes name the same.
+            let differ = members.iter().fold(0, |differ, other| differ | (other ^ named));
+            let mut same = u32::MAX;
+            if differ != 0 {
+                for (lane, other) in members.iter().enumerate() {
+                    same &= !(u32::from(*other != named) << lane);
+                }
             }
             let lanes = left & same;
             left &= !lanes;

@@ -130,7 +130,7 @@ struct Page {
     writers: Vec<Record>,
     /// Newest reader, and the first one since the last write.
     readers: Vec<[Record; 2]>,
-    /// Empty until somebody reads.
+    /// Empty until the first read.
     lines: Vec<LineReads>,
 }
 
@@ -300,7 +300,7 @@ impl<'m> GlobalView<'m> {
         }
     }
 
-    /// Whether somebody has written these bytes, at launch or since.
+    /// Whether these bytes have been written, at launch or since.
     #[inline(always)]
     pub(crate) fn is_written(&self, buffer: usize, offset: usize, bytes: usize) -> bool {
         if !self.check_uninitialized {

@@ -6,7 +6,7 @@ use crate::registers::{LANES, each_lane};
 
 /// State of a cell of shadow.
 mod state {
-    /// Somebody has written it.
+    /// A thread or a copy has written it.
     pub(super) const WRITTEN: u8 = 1;
     /// An asynchronous copy is under way.
     pub(super) const IN_FLIGHT: u8 = 2;
@@ -393,7 +393,7 @@ impl SharedMemory {
     }
 
     /// Whether any lane of a warp may write all of this range, each lane places of its own of at least `piece` bytes.
-    /// False does not mean that it may not, only that somebody must look closer.
+    /// False does not mean that it may not, only that the caller must look closer.
     pub(crate) fn is_free(&self, order: &HappensBefore, warp: u32, offset: u32, bytes: u32, piece: u32) -> bool {
         let own_warp = warp.wrapping_sub(self.first_warp) as usize;
         if !self.check {
@@ -473,7 +473,7 @@ impl SharedMemory {
         conflict
     }
 
-    /// An asynchronous copy into this range begins: until it ends nobody may touch it.
+    /// An asynchronous copy into this range begins: until it ends no thread may touch it.
     pub(crate) fn begin_copy(
         &mut self,
         order: &HappensBefore,

@@ -108,7 +108,7 @@ fn races_between_lanes_warps_and_blocks() {
     let (here, other) =
         (report.findings[0].place.thread, report.findings[0].other.as_ref().expect("both sides").thread);
     assert_ne!(here.block, other.block);
-    // The same value from everybody is no race.
+    // The same value from all threads is no race.
     assert!(run("st.shared.u32 [%r2], 7;", 1, 64).is_clean());
 }
 

@@ -1,5 +1,7 @@
 //! The kernels in `tests/fixtures`, each with inputs, and what it should compute.
 
+use std::time::{Duration, Instant};
+
 use half::f16;
 use ptx_interp::{ElementType, Launch, Memory, Module, OutOfBoundsFill, Report, Swizzle, TensorMapDescription};
 
@@ -34,6 +36,9 @@ const DEPTH: usize = 256;
 
 pub(crate) struct Outcome {
     pub report: Report,
+    /// How long the launch took. Only the bench asks.
+    #[allow(dead_code)]
+    pub elapsed: Duration,
     /// Whether the results are those of the reference.
     pub right: bool,
     /// Their bytes.
@@ -80,7 +85,9 @@ impl Fixture {
         setup.launch.seed = seed;
         setup.launch.limits.instructions = 2_000_000;
         change(&mut setup.launch);
+        let start = Instant::now();
         let report = setup.launch.run(&kernel, &mut memory).expect("launch is accepted");
+        let elapsed = start.elapsed();
         let bytes = memory.read_vec(setup.out, setup.expected.len() * setup.element).expect("output is there");
         let right = setup.expected.iter().enumerate().all(|(index, expected)| {
             let bytes = &bytes[index * setup.element..(index + 1) * setup.element];
@@ -91,7 +98,7 @@ impl Fixture {
             };
             found == *expected
         });
-        Outcome { report, right, bytes }
+        Outcome { report, elapsed, right, bytes }
     }
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn ranges_of(pieces: &[Piece], start: u32, bytes: u32) -> Vec<(u32, u
 }
 
 /// The shared memory that a store reads. Of what lies outside of the tensor nothing arrives anywhere: whatever is there,
-/// nobody need have written it.
+/// it need not have been written.
 pub(crate) fn stored_ranges_of(pieces: &[Piece]) -> Vec<(u32, u32)> {
     let mut stored: Vec<u32> = pieces.iter().filter(|piece| piece.length > 0).map(|piece| piece.shared).collect();
     stored.sort_unstable();
