@@ -10,7 +10,6 @@
 //         -DSTAGES=1|2, -DAPART to wait for keys and values apart; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
-#include "machine/lane_start.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -36,6 +35,25 @@ struct SharedMemory {
 
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
 static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
+// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
+// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
+// for V two blocks of 8 keys, each with both halves of 16 columns.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    template <typename QueryTile, typename KeyTile>
+    __device__ LaneStart(const QueryTile& queries, int first_row, const KeyTile& keys,
+                         const KeyTile& values) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        query = queries.start(first_row + lane % 16, lane / 16);
+        key = keys.start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = values.start(lane % 16, lane / 16);
+    }
+};
 
 // FIX: v2c sends scores, weights and factors through shared memory and back for every tile, because
 // it may not know which element a lane holds. Here nothing of that leaves the registers.
@@ -195,31 +213,44 @@ public:
         }
     }
 
-    // Divides by the sums and writes the rows; `first_row` is the warp's within its head.
-    __device__ void store(const AttentionParams& params, const QueryTile& tile, int first_row) {
-        Element* const head = head_data(params.output, tile.batch, tile.head);
+    // Calls `visit(row, statistics, columns)` for both rows that this lane holds of every block:
+    // `row` counts from the warp's first, `columns(c)` are the lane's two neighbours at column 8·c
+    // + 2·(lane % 4), not yet divided by the sum.
+    template <typename Visit>
+    __device__ void for_each_row(Visit visit) {
         const int lane = threadIdx.x % WARP_SIZE;
-        const int lane_row = first_row + lane / 4;
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
             for (int half = 0; half < LANE_ROWS; ++half) {
                 RowStatistics& total = statistics[block][half];
                 total.sum = group_sum<4>(total.sum);
-                const int row = lane_row + 16 * block + 8 * half;
-                if (row >= params.len_q) continue;
-                const float normalise = normaliser(total.sum);
-                Element* destination = head + row * params.output.row_stride + lane % 4 * 2;
-#pragma unroll
-                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
-                    if (8 * column >= params.head_dim) break;
+                visit(16 * block + 8 * half + lane / 4, total, [&](int column) {
                     const float* pair = &output[block][column][2 * half];
-                    *reinterpret_cast<unsigned*>(destination + 8 * column) =
-                        to_element_pair(pair[0] * normalise, pair[1] * normalise);
-                }
-                if (lane % 4 == 0) store_lse(params, tile, row, row_lse(total));
+                    return make_float2(pair[0], pair[1]);
+                });
             }
         }
+    }
+
+    // Divides by the sums and writes the rows; `first_row` is the warp's within its head.
+    __device__ void store(const AttentionParams& params, const QueryTile& tile, int first_row) {
+        Element* const head = head_data(params.output, tile.batch, tile.head);
+        const int lane = threadIdx.x % WARP_SIZE;
+        for_each_row([&](int warp_row, const RowStatistics& total, auto columns) {
+            const int row = first_row + warp_row;
+            if (row >= params.len_q) return;
+            const float normalise = normaliser(total.sum);
+            Element* destination = head + row * params.output.row_stride + lane % 4 * 2;
+#pragma unroll
+            for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                if (8 * column >= params.head_dim) break;
+                const float2 pair = columns(column);
+                *reinterpret_cast<unsigned*>(destination + 8 * column) =
+                    to_element_pair(pair.x * normalise, pair.y * normalise);
+            }
+            if (lane % 4 == 0) store_lse(params, tile, row, row_lse(total));
+        });
     }
 
 private:
@@ -243,24 +274,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     const int key_tiles = key_tile_count(params, tile.first_row, TILE_ROWS, TILE_KEYS);
 
     const auto load = [&](auto& stages, const TensorView& tensor, int key_tile) {
+        if (key_tile >= key_tiles) return;
         stages[ring_stage<STAGES>(key_tile)].template load_async<THREADS>(
             threadIdx.x, tensor, tile.batch, head_kv, key_tile * TILE_KEYS, params.len_kv,
             params.head_dim);
     };
     // Each commits a group even past the last tile, so that counting groups counts tiles.
     const auto load_keys = [&](int key_tile) {
-        if (key_tile < key_tiles) load(shared.key, params.key, key_tile);
+        load(shared.key, params.key, key_tile);
         cp_async_commit();
     };
     const auto load_values = [&](int key_tile) {
-        if (key_tile < key_tiles) load(shared.value, params.value, key_tile);
+        load(shared.value, params.value, key_tile);
         cp_async_commit();
     };
     const auto load_both = [&](int key_tile) {
-        if (key_tile < key_tiles) {
-            load(shared.key, params.key, key_tile);
-            load(shared.value, params.value, key_tile);
-        }
+        load(shared.key, params.key, key_tile);
+        load(shared.value, params.value, key_tile);
         cp_async_commit();
     };
 
@@ -285,11 +315,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     // scale moves into Q, so that the softmax may count on it being positive.
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
-    const int warp = threadIdx.x / WARP_SIZE;
-    const int warp_row = warp * WARP_ROWS;  // the warp's first, within the tile
-    const LaneStart start(shared.query, warp_row, shared.key[0], shared.value[0]);
-    WarpRows rows(params, start.query);
+    const int warp_row = threadIdx.x / WARP_SIZE * WARP_ROWS;  // the warp's first, within the tile
+    const LaneStart lane_start(shared.query, warp_row, shared.key[0], shared.value[0]);
+    WarpRows rows(params, lane_start.query);
 
+    // The first row sees the fewest keys: up to there no tile needs a mask.
+    const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;
     const auto attend = [&](int key_tile, auto masked) {
         // This thread's copies have landed; behind the barrier, every thread's have. The barrier
         // also says that all are done with what lies where the next copies go.
@@ -303,7 +334,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         load_both(key_tile + 1);
 #endif
         // Only now: ahead of the copies it would be in the way of their addresses, and spill.
-        auto stage = start;
+        auto stage = lane_start;
         stage.key += ring_offset<STAGES>(key_tile, sizeof(shared.key[0]));
         stage.value += ring_offset<STAGES>(key_tile, sizeof(shared.value[0]));
         WarpRows::Scores score = {};
@@ -315,14 +346,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 #endif
         if constexpr (masked.value) {
             rows.mask_scores(score, [&](int row) {
-                return visible_keys(params, tile.first_row + warp_row + row) - key_tile * TILE_KEYS;
+                return visible_keys(params, tile.first_row + warp_row + row) -
+                       key_tile * TILE_KEYS;
             });
         }
         rows.raise_maxima(score);
         rows.multiply_values(score, stage);
     };
-    // The first row sees the fewest keys: up to there no tile needs a mask.
-    const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;
     int key_tile = 0;
     for (; key_tile < unmasked_tiles; ++key_tile) attend(key_tile, Unmasked{});
     for (; key_tile < key_tiles; ++key_tile) attend(key_tile, Masked{});

@@ -11,7 +11,6 @@
 //         f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
-#include "machine/lane_start.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -51,6 +50,25 @@ struct SharedMemory {
 
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
 static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
+// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
+// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
+// for V two blocks of 8 keys, each with both halves of 16 columns.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    template <typename QueryTile, typename KeyTile>
+    __device__ LaneStart(const QueryTile& queries, int first_row, const KeyTile& keys,
+                         const KeyTile& values) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        query = queries.start(first_row + lane % 16, lane / 16);
+        key = keys.start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = values.start(lane % 16, lane / 16);
+    }
+};
 
 // The rows of one warp: its queries, their output so far, and the steps of one tile of keys.
 class WarpRows {
@@ -207,27 +225,39 @@ public:
         }
     }
 
-    // Leaves the rows, not yet divided by their sums, among the parts of the warp's group;
-    // `first_row` is the warp's within the tile.
-    __device__ void hand_over(Parts& parts, int group, int first_row) {
+    // Calls `visit(row, statistics, columns)` for both rows that this lane holds of every block:
+    // `row` counts from the warp's first, `columns(c)` are the lane's two neighbours at column 8·c
+    // + 2·(lane % 4), not yet divided by the sum.
+    template <typename Visit>
+    __device__ void for_each_row(Visit visit) {
         const int lane = threadIdx.x % WARP_SIZE;
-        const int lane_row = first_row + lane / 4;
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
             for (int half = 0; half < LANE_ROWS; ++half) {
                 RowStatistics& total = statistics[block][half];
                 total.sum = group_sum<4>(total.sum);
-                const int row = lane_row + 16 * block + 8 * half;
-                float* part = &parts.output[group][row][lane % 4 * 2];
-#pragma unroll
-                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                visit(16 * block + 8 * half + lane / 4, total, [&](int column) {
                     const float* pair = &output[block][column][2 * half];
-                    *reinterpret_cast<float2*>(part + 8 * column) = make_float2(pair[0], pair[1]);
-                }
-                if (lane % 4 == 0) parts.statistics[group][row] = total;
+                    return make_float2(pair[0], pair[1]);
+                });
             }
         }
+    }
+
+    // Leaves the rows, not yet divided by their sums, among the parts of the block's groups;
+    // `first_row` is the warp's within the tile.
+    __device__ void hand_over(Parts& parts, int group, int first_row) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        for_each_row([&](int warp_row, const RowStatistics& total, auto columns) {
+            const int row = first_row + warp_row;
+            float* part = &parts.output[group][row][lane % 4 * 2];
+#pragma unroll
+            for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                *reinterpret_cast<float2*>(part + 8 * column) = columns(column);
+            }
+            if (lane % 4 == 0) parts.statistics[group][row] = total;
+        });
     }
 
 private:
@@ -281,20 +311,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const int warp_row = thread / WARP_SIZE * WARP_ROWS;  // the warp's first, within the tile
 
     // A group takes every KEY_GROUPS-th tile, so that with a causal mask none gets all the short
-    // rows. Keys and values are groups of their own, committed even past the last tile, so that
-    // counting commits counts tiles.
-    const auto load_key_tile = [&](int key_tile) {
-        const auto load = [&](auto& stages, const TensorView& tensor) {
-            if (key_tile < key_tiles) {
-                const int stage = ring_stage<STAGES>(key_tile / KEY_GROUPS);
-                stages[group][stage].template load_async<GROUP_THREADS>(
-                    thread, tensor, tile.batch, head_kv, key_tile * TILE_KEYS, params.len_kv,
-                    params.head_dim);
-            }
-            cp_async_commit();
-        };
-        load(shared.key, params.key);
-        load(shared.value, params.value);
+    // rows.
+    const auto load = [&](auto& stages, const TensorView& tensor, int key_tile) {
+        if (key_tile >= key_tiles) return;
+        stages[group][ring_stage<STAGES>(key_tile / KEY_GROUPS)].template load_async<GROUP_THREADS>(
+            thread, tensor, tile.batch, head_kv, key_tile * TILE_KEYS, params.len_kv,
+            params.head_dim);
+    };
+    // Each commits a group even past the last tile, so that counting groups counts tiles.
+    const auto load_keys = [&](int key_tile) {
+        load(shared.key, params.key, key_tile);
+        cp_async_commit();
+    };
+    const auto load_values = [&](int key_tile) {
+        load(shared.value, params.value, key_tile);
+        cp_async_commit();
     };
 
     shared.query.template load_async<THREADS>(threadIdx.x, params.query, tile.batch, tile.head,
@@ -303,15 +334,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     // INSIGHT: a short problem is over before a pipeline fills: every stage is asked for at once,
     // and where a group has no more tiles than stages it never waits for a second round trip.
 #pragma unroll
-    for (int stage = 0; stage < STAGES; ++stage) load_key_tile(group + stage * KEY_GROUPS);
+    for (int stage = 0; stage < STAGES; ++stage) {
+        load_keys(group + stage * KEY_GROUPS);
+        load_values(group + stage * KEY_GROUPS);
+    }
 
     // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A negative
     // scale moves into Q, so that the softmax may count on it being positive.
     cp_async_wait<2 * STAGES>();
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
-    const LaneStart start(shared.query, warp_row, shared.key[group][0], shared.value[group][0]);
-    WarpRows rows(params, start.query);
+    const LaneStart lane_start(shared.query, warp_row, shared.key[group][0], shared.value[group][0]);
+    WarpRows rows(params, lane_start.query);
 
     // The groups go in step. Barriers of their own would let them drift apart, but a short problem
     // is through after two rounds and then waits for all of them anyway.
@@ -324,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         cp_async_wait<2 * STAGES - 1>();
         __syncthreads();
         const int key_tile = round * KEY_GROUPS + group;
-        auto stage = start;
+        auto stage = lane_start;
         stage.key += ring_offset<STAGES>(round, sizeof(shared.key[0][0]));
         stage.value += ring_offset<STAGES>(round, sizeof(shared.value[0][0]));
         WarpRows::Scores score = {};
@@ -351,7 +385,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
         // All are done with the round's tiles before the next ones take their place.
         if (round + STAGES < rounds) __syncthreads();
-        load_key_tile(key_tile + STAGES * KEY_GROUPS);
+        load_keys(key_tile + STAGES * KEY_GROUPS);
+        load_values(key_tile + STAGES * KEY_GROUPS);
     }
 
     // The parts take the place of keys and values: all are done with those, and every copy has been

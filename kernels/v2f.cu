@@ -10,7 +10,6 @@
 //         -DSTAGES=1|2 -DBLOCKS_PER_SM=2|3, or -DMERGE -DROW_WARPS=1|4; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
-#include "machine/lane_start.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -214,6 +213,25 @@ __device__ inline void for_own_chunks(SharedMemory& shared, Visit visit) {
     }
 }
 
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
+// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
+// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
+// for V two blocks of 8 keys, each with both halves of 16 columns.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    template <typename QueryTile, typename KeyTile>
+    __device__ LaneStart(const QueryTile& queries, int first_row, const KeyTile& keys,
+                         const KeyTile& values) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        query = queries.start(first_row + lane % 16, lane / 16);
+        key = keys.start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = values.start(lane % 16, lane / 16);
+    }
+};
+
 // The rows of one warp: its queries, their output so far, and the steps of one tile of keys.
 class WarpRows {
     static constexpr int KEY_BLOCKS = TILE_KEYS / 8;    // columns of a score fragment
@@ -369,27 +387,39 @@ public:
         }
     }
 
-    // Leaves the rows, not yet divided by their sums, among the parts of the warp's group;
-    // `first_row` is the warp's within the tile.
-    __device__ void hand_over(GroupParts& parts, int group, int first_row) {
+    // Calls `visit(row, statistics, columns)` for both rows that this lane holds of every block:
+    // `row` counts from the warp's first, `columns(c)` are the lane's two neighbours at column 8·c
+    // + 2·(lane % 4), not yet divided by the sum.
+    template <typename Visit>
+    __device__ void for_each_row(Visit visit) {
         const int lane = threadIdx.x % WARP_SIZE;
-        const int lane_row = first_row + lane / 4;
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
             for (int half = 0; half < LANE_ROWS; ++half) {
                 RowStatistics& total = statistics[block][half];
                 total.sum = group_sum<4>(total.sum);
-                const int row = lane_row + 16 * block + 8 * half;
-                float* part = &parts.output[group][row][lane % 4 * 2];
-#pragma unroll
-                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                visit(16 * block + 8 * half + lane / 4, total, [&](int column) {
                     const float* pair = &output[block][column][2 * half];
-                    *reinterpret_cast<float2*>(part + 8 * column) = make_float2(pair[0], pair[1]);
-                }
-                if (lane % 4 == 0) parts.statistics[group][row] = total;
+                    return make_float2(pair[0], pair[1]);
+                });
             }
         }
+    }
+
+    // Leaves the rows, not yet divided by their sums, among the parts of the block's groups;
+    // `first_row` is the warp's within the tile.
+    __device__ void hand_over(GroupParts& parts, int group, int first_row) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        for_each_row([&](int warp_row, const RowStatistics& total, auto columns) {
+            const int row = first_row + warp_row;
+            float* part = &parts.output[group][row][lane % 4 * 2];
+#pragma unroll
+            for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                *reinterpret_cast<float2*>(part + 8 * column) = columns(column);
+            }
+            if (lane % 4 == 0) parts.statistics[group][row] = total;
+        });
     }
 
 private:
@@ -467,12 +497,12 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         });
     }
     __syncthreads();
-    const LaneStart start(shared.query, warp_row, shared.key[group][0], shared.value[group][0]);
+    const LaneStart lane_start(shared.query, warp_row, shared.key[group][0], shared.value[group][0]);
     // The first row sees the fewest keys: up to there no tile needs a mask.
     const int unmasked_tiles =
         max(visible_keys(params, share.query(first_row)) - first_key, 0) / TILE_KEYS;
     const int group_unmasked_tiles = min(share_of(unmasked_tiles), group_tiles);
-    WarpRows rows(params, start.query);
+    WarpRows rows(params, lane_start.query);
 
     // Keys and values are waited for apart, with 2 · STAGES - 1 tiles of them under way. A group
     // that waits for keys is done with the last values, whose place the next ones take; and the
@@ -481,7 +511,7 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         cp_async_wait<2 * (STAGES - 1)>();
         synchronize_group();
         load_values(index + STAGES - 1);
-        auto stage = start;
+        auto stage = lane_start;
         stage.key += ring_offset<STAGES>(index, sizeof(shared.key[0][0]));
         stage.value += ring_offset<STAGES>(index, sizeof(shared.value[0][0]));
         WarpRows::Scores score = {};

@@ -11,7 +11,6 @@
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64 -DTILE_KEYS=64|128, f16 or -DDTYPE_BF16
 #include "machine/element.cuh"
-#include "machine/lane_start.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -52,6 +51,25 @@ static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 static_assert(STRIP_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX_ROWS &&
                   TILE_KEYS == LAUNCH_VALUE_BOX_ROWS,
               "what the maps are made for");
+
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
+// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
+// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
+// for V two blocks of 8 keys, each with both halves of 16 columns.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    template <typename QueryTile, typename KeyTile>
+    __device__ LaneStart(const QueryTile& queries, int first_row, const KeyTile& keys,
+                         const KeyTile& values) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        query = queries.start(first_row + lane % 16, lane / 16);
+        key = keys.start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = values.start(lane % 16, lane / 16);
+    }
+};
 
 // The rows of one warp: its queries, their output so far, and the steps of one tile of keys.
 class WarpRows {
@@ -208,19 +226,33 @@ public:
         }
     }
 
+    // Calls `visit(row, statistics, columns)` for both rows that this lane holds of every block:
+    // `row` counts from the warp's first, `columns(c)` are the lane's two neighbours at column 8·c
+    // + 2·(lane % 4), not yet divided by the sum.
+    template <typename Visit>
+    __device__ void for_each_row(Visit visit) {
+        const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                RowStatistics& total = statistics[block][half];
+                total.sum = group_sum<4>(total.sum);
+                visit(16 * block + 8 * half + lane / 4, total, [&](int column) {
+                    const float* pair = &output[block][column][2 * half];
+                    return make_float2(pair[0], pair[1]);
+                });
+            }
+        }
+    }
+
     // INSIGHT: parts are handed over as the products left them, 16 bytes per lane: no bank conflict,
     // no address to work out, and each group has the columns of one quarter to add up.
-    __device__ void hand_over(SharedMemory& shared, int strip, int group, int lane) {
-        RowStatistics total[LANE_ROWS];
-#pragma unroll
-        for (int half = 0; half < LANE_ROWS; ++half) {
-            total[half] = statistics[0][half];
-            total[half].sum = group_sum<4>(total[half].sum);
-        }
-#pragma unroll
-        for (int half = 0; half < LANE_ROWS; ++half) {
-            if (lane % 4 == 0) shared.statistics[strip][group][8 * half + lane / 4] = total[half];
-        }
+    __device__ void hand_over(SharedMemory& shared, int strip, int group) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        for_each_row([&](int row, const RowStatistics& total, auto) {
+            if (lane % 4 == 0) shared.statistics[strip][group][row] = total;
+        });
 #pragma unroll
         for (int column = 0; column < COLUMN_BLOCKS; ++column) {
             const int to = column / GROUP_BLOCKS;
@@ -361,8 +393,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (group == 0) shared.query[strip].template negate_own<WARP_SIZE>(lane);
         __syncthreads();
     }
-    const LaneStart start(shared.query[strip], 0, shared.key[group], shared.value[group]);
-    WarpRows rows(params, start.query);
+    const LaneStart lane_start(shared.query[strip], 0, shared.key[group], shared.value[group]);
+    WarpRows rows(params, lane_start.query);
 
     // Of the strip's rows the first sees the fewest keys and the last the most.
     const int first_key = group * TILE_KEYS;
@@ -372,7 +404,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const bool masked = visible_keys(params, first_row) < first_key + TILE_KEYS;
         shared.key_full[group].wait(0);
         // One copy of the products serves tiles of both kinds.
-        rows.multiply_keys(score, start);
+        rows.multiply_keys(score, lane_start);
         if (masked) {
             rows.mask_scores(score, [&](int row) {
                 return visible_keys(params, first_row + row) - first_key;
@@ -380,10 +412,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         }
         rows.raise_maxima(score);
         shared.value_full[group].wait(0);
-        rows.multiply_values(score, start);
+        rows.multiply_values(score, lane_start);
     }
 
-    rows.hand_over(shared, strip, group, lane);
+    rows.hand_over(shared, strip, group);
     __syncthreads();
     if (!strip_is_used) return;
     const QueryTile tile = {block_rows.batch, block_rows.head, first_row};

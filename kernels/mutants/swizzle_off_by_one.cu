@@ -4,6 +4,4 @@
 //        show.
 #include "machine/swizzled_tile.cuh"
 #define start(row, chunk) start(row, (chunk) ^ ((row) & 7) ^ ((row) + 1 & 7))
-#include "machine/lane_start.cuh"
-#undef start
 #include "v2d.cu"
