@@ -6,12 +6,12 @@
 //         at a time; its lanes share the columns of the head.
 // needs:  element alignment only, any strides
 // build:  -DHEAD_DIM=64|128, f16
-#include "common/element.cuh"
-#include "common/mask.cuh"
-#include "common/params.cuh"
-#include "common/query_tile.cuh"
-#include "common/softmax.cuh"
-#include "common/warp.cuh"
+#include "machine/element.cuh"
+#include "machine/mask.cuh"
+#include "machine/params.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/softmax.cuh"
+#include "machine/warp.cuh"
 
 constexpr int TILE_ROWS = 8;  // one a warp
 constexpr int THREADS = TILE_ROWS * WARP_SIZE;

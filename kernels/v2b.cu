@@ -6,14 +6,14 @@
 //         softmax needs no barrier.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|128 -DSTAGES=2|3, f16
-#include "common/async_copy.cuh"
-#include "common/element.cuh"
-#include "common/mask.cuh"
-#include "common/params.cuh"
-#include "common/query_tile.cuh"
-#include "common/softmax.cuh"
-#include "common/tile_stream.cuh"
-#include "common/warp.cuh"
+#include "machine/async_copy.cuh"
+#include "machine/element.cuh"
+#include "machine/mask.cuh"
+#include "machine/params.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/softmax.cuh"
+#include "machine/tile_stream.cuh"
+#include "machine/warp.cuh"
 
 constexpr int TILE_ROWS = 64;
 constexpr int TILE_KEYS = HEAD_DIM == 64 ? 64 : 32;  // at 128, 64 keys and values are 34 KB a stage

@@ -5,15 +5,51 @@
 //         shared memory to leave the opaque fragment layout, and the weights return in the dtype.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|128 -DSTAGES=2|3, f16 or -DDTYPE_BF16
-#include "common/async_copy.cuh"
-#include "common/element.cuh"
-#include "common/mask.cuh"
-#include "common/params.cuh"
-#include "common/query_tile.cuh"
-#include "common/softmax.cuh"
-#include "common/tile_stream.cuh"
-#include "common/warp.cuh"
-#include "common/wmma.cuh"
+#include <mma.h>
+
+#include "machine/async_copy.cuh"
+#include "machine/element.cuh"
+#include "machine/mask.cuh"
+#include "machine/params.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/softmax.cuh"
+#include "machine/tile_stream.cuh"
+#include "machine/warp.cuh"
+
+namespace wmma = nvcuda::wmma;
+
+constexpr int BLOCK = 16;  // WMMA's edge: a warp multiplies 16×16 by 16×16
+
+template <typename Layout>
+using LeftBlock = wmma::fragment<wmma::matrix_a, BLOCK, BLOCK, BLOCK, Element, Layout>;
+template <typename Layout>
+using RightBlock = wmma::fragment<wmma::matrix_b, BLOCK, BLOCK, BLOCK, Element, Layout>;
+using SumBlock = wmma::fragment<wmma::accumulator, BLOCK, BLOCK, BLOCK, float>;
+
+#ifdef DTYPE_BF16
+// load_matrix_sync for bf16 takes a generic address, whatever the pointer points to: ten times as
+// many instructions as ldmatrix, which wants a shared one. So the instruction is written out.
+#define LOAD_BLOCK(BlockType, operand, layout)                                                    \
+    __device__ inline void load_block(BlockType<wmma::layout##_major>& block,                     \
+                                      const Element* source, int row_stride) {                    \
+        auto* registers = reinterpret_cast<unsigned*>(&block);                                    \
+        asm volatile("wmma.load." operand ".sync.aligned." #layout                                \
+                     ".m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"                         \
+                     : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]),                \
+                       "=r"(registers[3])                                                         \
+                     : "l"(__cvta_generic_to_shared(source)), "r"(row_stride)                     \
+                     : "memory");                                                                 \
+    }
+LOAD_BLOCK(LeftBlock, "a", row)
+LOAD_BLOCK(RightBlock, "b", row)
+LOAD_BLOCK(RightBlock, "b", col)
+#undef LOAD_BLOCK
+#else
+template <typename BlockType>
+__device__ inline void load_block(BlockType& block, const Element* source, int row_stride) {
+    wmma::load_matrix_sync(block, source, row_stride);
+}
+#endif
 
 constexpr int TILE_ROWS = 64;
 constexpr int TILE_KEYS = HEAD_DIM == 64 ? 64 : 32;  // at 128, 64 keys and values are 34 KB a stage

@@ -10,27 +10,29 @@
 //         layout of the products: each group adds up a quarter of the columns.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64 -DTILE_KEYS=64|128, f16 or -DDTYPE_BF16
-#include "common/element.cuh"
-#include "common/mask.cuh"
-#include "common/params.cuh"
-#include "common/query_tile.cuh"
-#include "common/softmax.cuh"
-#include "common/swizzled_tile.cuh"
-#include "common/tensor_copy.cuh"
-#include "common/warp.cuh"
-#include "common/warp_attention.cuh"
+#include "machine/element.cuh"
+#include "machine/mask.cuh"
+#include "machine/params.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/softmax.cuh"
+#include "machine/swizzled_tile.cuh"
+#include "machine/tensor_copy.cuh"
+#include "machine/tensor_core.cuh"
+#include "machine/warp.cuh"
 
 // Tile laws. A strip is the rows of a warp; a block has two of them, each once in every group.
+constexpr int ROW_BLOCKS = 1;
 constexpr int STRIPS = 2;
 constexpr int STRIP_ROWS = 16;
 constexpr int KEY_GROUPS = 4;
 constexpr int WARPS = KEY_GROUPS * STRIPS;
 constexpr int THREADS = WARPS * WARP_SIZE;
 constexpr int GROUP_BLOCKS = HEAD_DIM / 8 / KEY_GROUPS;  // of 8 columns, that a group adds up
-constexpr int LANE_ROWS = 2;  // fragments give each lane two rows, 8 apart
+constexpr int LANE_ROWS = 2;  // fragments give each lane two rows of a block, 8 apart
 
 static_assert(HEAD_DIM == BOX_COLUMNS, "a row of a tile is one of a box, in the same permutation");
 static_assert(GROUP_BLOCKS == 2, "with both rows, four chunks of 16 bytes for four lanes");
+static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
 
 struct SharedMemory {
     alignas(1024) SwizzledTile<STRIP_ROWS, HEAD_DIM> query[STRIPS];
@@ -49,6 +51,226 @@ static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 static_assert(STRIP_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX_ROWS &&
                   TILE_KEYS == LAUNCH_VALUE_BOX_ROWS,
               "what the maps are made for");
+
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
+// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
+// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
+// for V two blocks of 8 keys, each with both halves of 16 columns.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    template <typename QueryTile, typename KeyTile>
+    __device__ LaneStart(const QueryTile& queries, int first_row, const KeyTile& keys,
+                         const KeyTile& values) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        query = queries.start(first_row + lane % 16, lane / 16);
+        key = keys.start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = values.start(lane % 16, lane / 16);
+    }
+};
+
+// The rows of one warp: its queries, their output so far, and the steps of one tile of keys.
+class WarpRows {
+    static constexpr int KEY_BLOCKS = TILE_KEYS / 8;    // columns of a score fragment
+    static constexpr int COLUMN_BLOCKS = HEAD_DIM / 8;  // columns of an output fragment
+    static constexpr int DEPTH_STEPS = HEAD_DIM / 16;   // of Q·Kᵀ
+    static constexpr int KEY_STEPS = TILE_KEYS / 16;    // of P·V
+    static constexpr int BLOCK_BYTES = 16 * HEAD_DIM * sizeof(Element);  // 16 rows of a tile
+    using Tile = SwizzledTile<TILE_KEYS, HEAD_DIM>;
+
+    // Q stays in registers if the output leaves room for it.
+    static constexpr bool KEEP_QUERY = ROW_BLOCKS * HEAD_DIM <= 128;
+    static constexpr int KEPT_STEPS = KEEP_QUERY ? DEPTH_STEPS : 1;
+
+    // Measured on an H200 at 64 and 128 columns: 3 % slower and 4 % faster.
+    static constexpr bool VOTE = ROW_BLOCKS * HEAD_DIM > 128;
+
+    unsigned query[KEPT_STEPS][ROW_BLOCKS][4];
+    float output[ROW_BLOCKS][COLUMN_BLOCKS][4] = {};
+    RowStatistics statistics[ROW_BLOCKS][LANE_ROWS];
+    float exponent_scale;
+
+public:
+    using Scores = float[ROW_BLOCKS][KEY_BLOCKS][4];
+
+    // `query_start` as in LaneStart. The scale must have been made positive: see `negate_own`.
+    __device__ WarpRows(const AttentionParams& params, unsigned query_start) {
+        // Never 0: a masked score times it must stay -infinity. The smallest normal number leaves
+        // the exponent of every finite score at 0.
+        exponent_scale = fmaxf(fabsf(params.scale_log2e), 1.17549435e-38f);
+        if constexpr (KEEP_QUERY) {
+#pragma unroll
+            for (int step = 0; step < DEPTH_STEPS; ++step) {
+                load_query(query[step], query_start, step);
+            }
+        }
+    }
+
+    // S = Q · Kᵀ, added to scores of 0.
+    __device__ void multiply_keys(Scores& score, const LaneStart& start) {
+#pragma unroll
+        for (int step = 0; step < DEPTH_STEPS; ++step) {
+            auto& left = query[KEEP_QUERY ? step : 0];
+            if constexpr (!KEEP_QUERY) load_query(left, start.query, step);
+            const unsigned key = Tile::advanced(start.key, step);
+#pragma unroll
+            for (int pair = 0; pair < KEY_BLOCKS / 2; ++pair) {
+                unsigned right[4];
+                load_matrices(right, key + pair * BLOCK_BYTES);
+#pragma unroll
+                for (int block = 0; block < ROW_BLOCKS; ++block) {
+                    multiply_accumulate(score[block][2 * pair], left[block], right[0], right[1]);
+                    multiply_accumulate(score[block][2 * pair + 1], left[block], right[2],
+                                        right[3]);
+                }
+            }
+        }
+    }
+
+    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from the
+    // tile's first one on; `row` counts from the warp's first.
+    template <typename Visible>
+    __device__ static void mask_scores(Scores& score, Visible visible) {
+        const int lane = thread_index() % WARP_SIZE;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const int lane_visible = visible(16 * block + 8 * half + lane / 4) - lane % 4 * 2;
+#pragma unroll
+                for (int column = 0; column < KEY_BLOCKS; ++column) {
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        if (8 * column + i >= lane_visible) {
+                            score[block][column][2 * half + i] = NEGATIVE_INFINITY;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // Lets the maxima of the rows grow; sums and output follow.
+    __device__ void raise_maxima(const Scores& score) {
+        float factor[ROW_BLOCKS][LANE_ROWS];
+        bool grown = false;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                float maximum = NEGATIVE_INFINITY;
+#pragma unroll
+                for (int column = 0; column < KEY_BLOCKS; ++column) {
+                    maximum = fmaxf(maximum, fmaxf(score[block][column][2 * half],
+                                                   score[block][column][2 * half + 1]));
+                }
+                // INSIGHT: where the scale is positive, the largest score has the largest exponent:
+                // one product per row instead of one per score.
+                factor[block][half] =
+                    raise_maximum(statistics[block][half], group_max<4>(maximum) * exponent_scale);
+                grown |= factor[block][half] != 1.0f;
+            }
+        }
+        // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
+        // the products with 1; a narrow one is not. The result is the same to the bit.
+        if (VOTE && !__any_sync(ALL_LANES, grown)) return;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+#pragma unroll
+                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                    output[block][column][2 * half] *= factor[block][half];
+                    output[block][column][2 * half + 1] *= factor[block][half];
+                }
+            }
+        }
+    }
+
+    // O += P · V, with P = 2^(score · exponent_scale - maximum) rounded to the dtype on the way.
+    // The accumulator fragments of two neighbouring key blocks are, element for element, one
+    // operand fragment of 16 keys. Taken 16 keys at a time, the exponentials of the next keys have
+    // the products of the last ones to hide behind.
+    __device__ void multiply_values(const Scores& score, const LaneStart& start) {
+#pragma unroll
+        for (int step = 0; step < KEY_STEPS; ++step) {
+            unsigned weight[ROW_BLOCKS][4];
+#pragma unroll
+            for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+                for (int quarter = 0; quarter < 4;
+                     ++quarter) {  // of 16×16: two of rows by two of keys
+                    const int half = quarter % 2;
+                    const float* pair = &score[block][2 * step + quarter / 2][2 * half];
+                    RowStatistics& row = statistics[block][half];
+                    const float low = softmax_weight(pair[0], exponent_scale, row.maximum);
+                    const float high = softmax_weight(pair[1], exponent_scale, row.maximum);
+                    row.sum += low + high;  // unrounded: the sum does not inherit P's rounding
+                    weight[block][quarter] = to_element_pair(low, high);
+                }
+            }
+            const unsigned value = start.value + step * BLOCK_BYTES;
+#pragma unroll
+            for (int pair = 0; pair < COLUMN_BLOCKS / 2; ++pair) {
+                unsigned right[4];
+                load_matrices_transposed(right, Tile::advanced(value, pair));
+#pragma unroll
+                for (int block = 0; block < ROW_BLOCKS; ++block) {
+                    multiply_accumulate(output[block][2 * pair], weight[block], right[0], right[1]);
+                    multiply_accumulate(output[block][2 * pair + 1], weight[block], right[2],
+                                        right[3]);
+                }
+            }
+        }
+    }
+
+    // Calls `visit(row, statistics, columns)` for both rows that this lane holds of every block:
+    // `row` counts from the warp's first, `columns(c)` are the lane's two neighbours at column 8·c
+    // + 2·(lane % 4), not yet divided by the sum.
+    template <typename Visit>
+    __device__ void for_each_row(Visit visit) {
+        const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                RowStatistics& total = statistics[block][half];
+                total.sum = group_sum<4>(total.sum);
+                visit(16 * block + 8 * half + lane / 4, total, [&](int column) {
+                    const float* pair = &output[block][column][2 * half];
+                    return make_float2(pair[0], pair[1]);
+                });
+            }
+        }
+    }
+
+    // INSIGHT: parts are handed over as the products left them, 16 bytes per lane: no bank conflict,
+    // no address to work out, and each group has the columns of one quarter to add up.
+    __device__ void hand_over(SharedMemory& shared, int strip, int group) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        for_each_row([&](int row, const RowStatistics& total, auto) {
+            if (lane % 4 == 0) shared.statistics[strip][group][row] = total;
+        });
+#pragma unroll
+        for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+            const int to = column / GROUP_BLOCKS;
+            const float(&both_rows)[4] = output[0][column];
+            shared.part[strip][to][group][column % GROUP_BLOCKS][lane] =
+                make_float4(both_rows[0], both_rows[1], both_rows[2], both_rows[3]);
+        }
+    }
+
+private:
+    __device__ static void load_query(unsigned (&fragment)[ROW_BLOCKS][4], unsigned start,
+                                      int step) {
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+            load_matrices(fragment[block], Tile::advanced(start, step) + block * BLOCK_BYTES);
+        }
+    }
+};
 
 // The block's two strips of a head's rows: the early one as far from the first row as the late one
 // from the last. In the middle they may be the same. The grid is [pairs, heads of all sequences]:
@@ -98,25 +320,6 @@ __device__ inline void start_copies(SharedMemory& shared, const AttentionParams&
     };
     load(shared.key, shared.key_full, maps.key);
     load(shared.value, shared.value_full, maps.value);
-}
-
-// INSIGHT: parts are handed over as the products left them, 16 bytes a lane: no bank conflict, no
-// address to work out, and each group has the columns of one quarter to add up.
-template <typename Rows>
-__device__ inline void hand_over_parts(SharedMemory& shared, Rows& rows, int strip, int group,
-                                       int lane) {
-    RowStatistics own[LANE_ROWS];
-    rows.complete_statistics(own);
-#pragma unroll
-    for (int half = 0; half < LANE_ROWS; ++half) {
-        if (lane % 4 == 0) shared.statistics[strip][group][8 * half + lane / 4] = own[half];
-    }
-#pragma unroll
-    for (int column = 0; column < HEAD_DIM / 8; ++column) {
-        const int to = column / GROUP_BLOCKS;
-        shared.part[strip][to][group][column % GROUP_BLOCKS][lane] =
-            rows.columns_of_both_rows(column);
-    }
 }
 
 // The groups' parts of this group's columns, added up in the same order everywhere and stored.
@@ -190,25 +393,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (group == 0) shared.query[strip].template negate_own<WARP_SIZE>(lane);
         __syncthreads();
     }
-    const LaneStart start(shared.query[strip], 0, shared.key[group], shared.value[group]);
-    using Rows = WarpAttention<1, TILE_KEYS>;
-    Rows rows(params, start.query);
+    const LaneStart lane_start(shared.query[strip], 0, shared.key[group], shared.value[group]);
+    WarpRows rows(params, lane_start.query);
 
     // Of the strip's rows the first sees the fewest keys and the last the most.
     const int first_key = group * TILE_KEYS;
-    const int last_own_row = min(first_row + STRIP_ROWS, params.len_q) - 1;
-    if (strip_is_used && visible_keys(params, last_own_row) > first_key) {
-        typename Rows::Scores score = {};
+    const int strip_last_row = min(first_row + STRIP_ROWS, params.len_q) - 1;
+    if (strip_is_used && visible_keys(params, strip_last_row) > first_key) {
+        WarpRows::Scores score = {};
         const bool masked = visible_keys(params, first_row) < first_key + TILE_KEYS;
         shared.key_full[group].wait(0);
-        rows.attend_to_keys(score, start, masked, [&](int row) {
-            return visible_keys(params, first_row + row) - first_key;
-        });
+        // One copy of the products serves tiles of both kinds.
+        rows.multiply_keys(score, lane_start);
+        if (masked) {
+            rows.mask_scores(score, [&](int row) {
+                return visible_keys(params, first_row + row) - first_key;
+            });
+        }
+        rows.raise_maxima(score);
         shared.value_full[group].wait(0);
-        rows.attend_to_values(score, start);
+        rows.multiply_values(score, lane_start);
     }
 
-    hand_over_parts(shared, rows, strip, group, lane);
+    rows.hand_over(shared, strip, group);
     __syncthreads();
     if (!strip_is_used) return;
     const QueryTile tile = {block_rows.batch, block_rows.head, first_row};

@@ -1,7 +1,7 @@
 // Mutant of v2g: a block arrives as soon as its first thread has written its columns.
 // wrong: what the block's other threads wrote may come later.
 // shows: races between the blocks that wrote the parts and the one that merges them.
-#include "common/arrivals.cuh"
+#include "machine/tickets.cuh"
 __device__ inline bool block_arrives_early(unsigned* counter, unsigned expected) {
     return __syncthreads_or(threadIdx.x == 0 && arrives_last(counter, expected));
 }

@@ -1,7 +1,7 @@
 // Mutant of v2g: nobody puts the counter back.
 // wrong: the next kernel finds arrivals that were not its own, and merges too early or never.
 // shows: the interpreter's device looks at its words of tickets after each kernel.
-#include "common/arrivals.cuh"
+#include "machine/tickets.cuh"
 __device__ inline bool block_arrives_once(unsigned* counter, unsigned expected) {
     __syncthreads();
     bool last = false;

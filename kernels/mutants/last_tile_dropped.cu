@@ -2,6 +2,6 @@
 // wrong: a loop bound rounded down.
 // shows: wrong results everywhere; the fewer the keys, the more so. At 8192 keys a tolerance of
 //        1e-2 would let it pass.
-#include "common/mask.cuh"
+#include "machine/mask.cuh"
 #define key_tile_count(...) (key_tile_count(__VA_ARGS__) - 1)
 #include "v2b.cu"

@@ -1,7 +1,7 @@
 // Mutant of v2d: every wait leaves one copy more under way than it should.
 // wrong: cp.async.wait_group counts the groups that may still be under way, and it is one too many.
 // shows: reports of reads of data in flight; on a GPU wrong results, NaN where memory held NaN.
-#include "common/async_copy.cuh"
+#include "machine/async_copy.cuh"
 template <int PENDING>
 __device__ inline void impatient_wait() {
     cp_async_wait<PENDING + 1>();

@@ -3,11 +3,11 @@
 // wrong: the keys of a tile are split over four warps, and each of them updates the row's maximum,
 //        sum and accumulator in shared memory: read, modify, write, with no owner and no order.
 // shows: race reports; on a GPU wrong results for all but the smallest problems.
-#include "common/element.cuh"
-#include "common/mask.cuh"
-#include "common/params.cuh"
-#include "common/query_tile.cuh"
-#include "common/softmax.cuh"
+#include "machine/element.cuh"
+#include "machine/mask.cuh"
+#include "machine/params.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/softmax.cuh"
 
 constexpr int TILE_ROWS = 64;
 constexpr int TILE_KEYS = 64;

@@ -2,8 +2,6 @@
 // wrong: the XOR of the reader takes row + 1, that of the writer row.
 // shows: wrong results everywhere. Were it off alike on both sides, nothing but bank conflicts would
 //        show.
-#include "common/swizzled_tile.cuh"
+#include "machine/swizzled_tile.cuh"
 #define start(row, chunk) start(row, (chunk) ^ ((row) & 7) ^ ((row) + 1 & 7))
-#include "common/warp_attention.cuh"
-#undef start
 #include "v2d.cu"

@@ -3,7 +3,7 @@
 // wrong: a warp reads what other warps' copies have not filled, and its own next copies overwrite
 //        what others still read.
 // shows: race reports; on a GPU the warps mostly happen to run in step, and the result is right.
-#include "common/element.cuh"
+#include "machine/element.cuh"
 struct BeforeTheLoop {};
 __device__ inline void order(BeforeTheLoop) { __syncthreads(); }
 template <typename InTheLoop>

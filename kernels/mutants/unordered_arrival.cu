@@ -1,7 +1,7 @@
 // Mutant of v2g: blocks count their arrivals and order nothing else by it.
 // wrong: a relaxed counter says that the others are done, not that their parts can be seen.
 // shows: races between the blocks that wrote the parts and the one that merges them.
-#include "common/arrivals.cuh"
+#include "machine/tickets.cuh"
 __device__ inline bool block_arrives_unordered(unsigned* counter, unsigned expected) {
     __syncthreads();
     return __syncthreads_or(threadIdx.x == 0 &&

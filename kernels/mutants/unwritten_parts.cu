@@ -3,7 +3,7 @@
 // shows: reports of reads that nobody wrote, with a causal mask; on a GPU the workspace may happen to
 //        hold an earlier run's numbers.
 #ifdef MERGE
-#include "common/mask.cuh"
+#include "machine/mask.cuh"
 #define visible_keys(params, row) (params).len_kv
 #endif
 #include "v2f.cu"

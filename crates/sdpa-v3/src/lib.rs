@@ -33,7 +33,7 @@ const fn kernel(
 static GENERATION: Generation = Generation {
     id: "v3",
     title: "Hopper's machinery: TMA, mbarriers, wgmma, a warpgroup that only loads",
-    parent: Some("v2e"),
+    parent: Some("v2d"),
     // In the order that `plan` counts in: dtype, then head dimension.
     specialisations: for_both_dtypes![kernel:
         "d64", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128"], 3, 128, 91_136;

@@ -286,7 +286,7 @@ fn statements(ptx: &str) -> Vec<Statement<'_>> {
     scanner.found
 }
 
-/// `.file 2 "kernels/common/mask.cuh"`, wherever in the text it stands.
+/// `.file 2 "kernels/machine/mask.cuh"`, wherever in the text it stands.
 fn files(ptx: &str) -> HashMap<u32, &str> {
     let file = |line: &'_ str| -> Option<(u32, Range<usize>)> {
         let rest = line.trim_start().strip_prefix(".file")?;
@@ -506,8 +506,8 @@ $L__BB0_3:
 	ret;
 }
 	.file	1 \"kernels/v9.cu\"
-	.file	2 \"kernels/common/a.cuh\"
-	.file	3 \"kernels/common/b.cuh\"
+	.file	2 \"kernels/machine/a.cuh\"
+	.file	3 \"kernels/machine/b.cuh\"
 	.section	.debug_str
 	{
 $L__info_string0:
@@ -529,10 +529,10 @@ $L__info_string0:
             .collect();
         insta::assert_snapshot!(lines.join("\n"), @r#"
         9: bar.sync 0 -> // an end; of a line [barrier removed] kernels/v9.cu:10
-        13: cp.async.cg.shared.global [%r1], [%rd1], 16, %r2 -> cp.async.cg.shared.global [%r1], [%rd1], 16; [guard of a copy removed] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
-        14: cp.async.wait_group 0 ->  [wait for copies removed] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
-        14: cp.async.wait_group 0 -> cp.async.wait_group 1; [one more group of copies not waited for] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
-        15: cp.async.commit_group ->  [commit removed] kernels/common/b.cuh:9, called from kernels/common/a.cuh:7, kernels/v9.cu:20
+        13: cp.async.cg.shared.global [%r1], [%rd1], 16, %r2 -> cp.async.cg.shared.global [%r1], [%rd1], 16; [guard of a copy removed] kernels/machine/b.cuh:9, called from kernels/machine/a.cuh:7, kernels/v9.cu:20
+        14: cp.async.wait_group 0 ->  [wait for copies removed] kernels/machine/b.cuh:9, called from kernels/machine/a.cuh:7, kernels/v9.cu:20
+        14: cp.async.wait_group 0 -> cp.async.wait_group 1; [one more group of copies not waited for] kernels/machine/b.cuh:9, called from kernels/machine/a.cuh:7, kernels/v9.cu:20
+        15: cp.async.commit_group ->  [commit removed] kernels/machine/b.cuh:9, called from kernels/machine/a.cuh:7, kernels/v9.cu:20
         22: @!%p2 bra $L__BB0_3 ->  [guard of a memory access removed] kernels/v9.cu:30
         25: @%p3 ld.global.u32 %r1, [%rd1] -> ld.global.u32 	%r1, [%rd1]; [guard of a memory access removed] kernels/v9.cu:30
         28: mbarrier.try_wait.parity.shared::cta.b64 P1, [%r1], %r2 -> LAB_WAIT: setp.eq.u32 P1, 0, 0; [wait on an mbarrier removed] kernels/v9.cu:30

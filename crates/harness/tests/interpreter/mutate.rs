@@ -20,7 +20,7 @@ fn score(id: &str, kernel: &str, kinds: &[MutationKind]) -> Score {
 
 /// `kernels/v2c.cu:126` for each survivor: the first line of its origin that is the kernel's own.
 fn survivors(score: &Score) -> Vec<String> {
-    let own = |file: &str| !file.contains("/common/");
+    let own = |file: &str| !file.contains("/machine/");
     let place = |origin: &harness::mutate::Origin| {
         let places = std::iter::once((&origin.file, origin.line));
         let callers = origin.callers.iter().map(|(file, line)| (file, *line));

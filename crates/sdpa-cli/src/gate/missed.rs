@@ -187,7 +187,7 @@ mod tests {
     fn copies_of_a_statement_are_one() {
         let mut copies = score(1, 4);
         let at = |line, callers: &[(&str, u32)]| Origin {
-            file: "kernels/common/warp.cuh".to_owned(),
+            file: "kernels/machine/warp.cuh".to_owned(),
             line,
             callers: callers.iter().map(|(file, line)| ((*file).to_owned(), *line)).collect(),
         };
@@ -197,7 +197,7 @@ mod tests {
             at(7, &[("kernels/v9.cu", 30), ("kernels/v9.cu", 52)]),
             // The same helper, called elsewhere.
             at(7, &[("kernels/v9.cu", 31), ("kernels/v9.cu", 50)]),
-            at(7, &[("kernels/common/loop.cuh", 3), ("kernels/v9.cu", 30)]),
+            at(7, &[("kernels/machine/loop.cuh", 3), ("kernels/v9.cu", 30)]),
         ];
         for (mutant, origin) in copies.mutants.iter_mut().zip(origins) {
             mutant.mutation.origin = Some(origin);

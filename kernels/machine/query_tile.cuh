@@ -1,8 +1,8 @@
 // Which rows of which head a block works on, and where their data begin.
 #pragma once
 
-#include "common/element.cuh"
-#include "common/params.cuh"
+#include "machine/element.cuh"
+#include "machine/params.cuh"
 
 struct QueryTile {
     int batch;

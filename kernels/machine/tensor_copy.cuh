@@ -3,8 +3,8 @@
 // ISA, "cp.async.bulk.tensor".
 #pragma once
 
-#include "common/mbarrier.cuh"
-#include "common/params.cuh"
+#include "machine/mbarrier.cuh"
+#include "machine/params.cuh"
 
 // Made by the host; opaque. What it describes is [batch, heads, length, head_dim] as in the
 // parameter block, cut into boxes of BOX_COLUMNS columns whose rows of 128 bytes are permuted among

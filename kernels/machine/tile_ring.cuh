@@ -1,8 +1,8 @@
 // A ring of stages through which tiles go from one producer thread to the warps of the consumers.
 #pragma once
 
-#include "common/mbarrier.cuh"
-#include "common/tensor_copy.cuh"
+#include "machine/mbarrier.cuh"
+#include "machine/tensor_copy.cuh"
 
 // The barriers at which the two sides take turns, one of each for a stage.
 template <int STAGES>

@@ -1,7 +1,7 @@
 // Streaming softmax of one row: its maximum and its sum over the keys seen so far.
 #pragma once
 
-#include "common/exponent.cuh"
+#include "machine/exponent.cuh"
 
 struct RowStatistics {
     float maximum = NEGATIVE_INFINITY;  // of score · scale · log2(e)

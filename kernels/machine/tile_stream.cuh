@@ -1,10 +1,10 @@
 // Consecutive tiles of a head's rows into padded shared memory, by all threads of the block.
 #pragma once
 
-#include "common/async_copy.cuh"
-#include "common/element.cuh"
-#include "common/query_tile.cuh"
-#include "common/warp.cuh"
+#include "machine/async_copy.cuh"
+#include "machine/element.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/warp.cuh"
 
 // Every thread keeps to one column of 16-byte chunks; neighbouring threads copy neighbouring
 // chunks. Rows past the tensor and columns past head_dim become zeros, so that no read leaves the

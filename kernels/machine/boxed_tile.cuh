@@ -2,10 +2,10 @@
 // columns one after the other, the 16-byte chunks of a row permuted by an XOR with the row.
 #pragma once
 
-#include "common/element.cuh"
-#include "common/tensor_copy.cuh"
-#include "common/warp.cuh"
-#include "common/wgmma.cuh"
+#include "machine/element.cuh"
+#include "machine/tensor_copy.cuh"
+#include "machine/warp.cuh"
+#include "machine/wgmma.cuh"
 
 constexpr int BOX_ROW_BYTES = BOX_COLUMNS * sizeof(Element);
 static_assert(BOX_ROW_BYTES == 128, "what the swizzle permutes");

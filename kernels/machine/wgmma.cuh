@@ -2,8 +2,8 @@
 // straight from shared memory. PTX ISA, "Asynchronous Warpgroup Level Matrix Instructions".
 #pragma once
 
-#include "common/element.cuh"
-#include "common/shared_address.cuh"
+#include "machine/element.cuh"
+#include "machine/shared_address.cuh"
 
 // A matrix in shared memory as wgmma sees it: boxes of 64 columns (128 bytes a row) in the 128-byte
 // swizzle, 1024-byte aligned, which is what `load_box` makes. PTX ISA, "Matrix descriptor".

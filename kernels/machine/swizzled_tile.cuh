@@ -2,9 +2,9 @@
 // XOR with the row, so that the 8 rows of an 8×8 matrix, read at one column, lie in all 32 banks.
 #pragma once
 
-#include "common/async_copy.cuh"
-#include "common/element.cuh"
-#include "common/query_tile.cuh"
+#include "machine/async_copy.cuh"
+#include "machine/element.cuh"
+#include "machine/query_tile.cuh"
 
 constexpr int CHUNK_BYTES = 16;                       // what one cp.async or one ldmatrix row moves
 constexpr int CHUNK = CHUNK_BYTES / sizeof(Element);  // in elements

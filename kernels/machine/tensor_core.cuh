@@ -3,7 +3,7 @@
 // multiply-accumulate operation using mma instruction".
 #pragma once
 
-#include "common/element.cuh"
+#include "machine/element.cuh"
 
 // Four 8×8 matrices of 16-bit elements: lane l gives the shared-memory address of row l % 8 of
 // matrix l / 8, and receives of each matrix the two neighbours [l / 4][2 · (l % 4)].

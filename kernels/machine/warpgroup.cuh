@@ -2,7 +2,7 @@
 // meet at barriers of their own.
 #pragma once
 
-#include "common/warp.cuh"
+#include "machine/warp.cuh"
 
 constexpr int WARPGROUP_SIZE = 128;
 constexpr int WARPGROUP_WARPS = WARPGROUP_SIZE / WARP_SIZE;

@@ -3,7 +3,7 @@
 // phase names its parity.
 #pragma once
 
-#include "common/shared_address.cuh"
+#include "machine/shared_address.cuh"
 
 struct Barrier {
     unsigned long long state;
