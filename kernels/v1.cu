@@ -7,6 +7,7 @@
 // needs:  element alignment only, any strides
 // build:  -DHEAD_DIM=64|128, f16
 #include "machine/element.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -57,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int i = 0; i < LANE_COLUMNS; ++i) score = fmaf(query[i], key[i], score);
         score = group_sum<WARP_SIZE>(score);
 
-        const float factor = raise_maximum(statistics, score * params.scale_log2e);
+        const float factor = raise_maximum(statistics, exponent_above(score, params.scale_log2e));
         const float weight = softmax_weight(score, params.scale_log2e, statistics.maximum);
         statistics.sum += weight;
 #pragma unroll
@@ -67,6 +68,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
         key_row += params.key.row_stride;
         value_row += params.value.row_stride;
+    }
+
+    if (is_large(statistics.maximum)) {
+#pragma unroll
+        for (int i = 0; i < LANE_COLUMNS; ++i) accumulator[i] = 0.0f;
+        statistics = attend_exactly<WARP_SIZE>(
+            params, tile.batch, tile.head, row, true,
+            [&](float factor, float weight, const Element* value_row) {
+                float value[LANE_COLUMNS];
+                load_columns(value_row, lane, params.head_dim, value);
+#pragma unroll
+                for (int i = 0; i < LANE_COLUMNS; ++i) {
+                    accumulator[i] = fmaf(weight, value[i], accumulator[i] * factor);
+                }
+            });
     }
 
     Element* output =

@@ -8,6 +8,7 @@
 // build:  -DHEAD_DIM=64|128 -DSTAGES=2|3, f16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -104,7 +105,7 @@ __device__ inline void update_softmax(SharedMemory& shared, const AttentionParam
         float maximum = NEGATIVE_INFINITY;
 #pragma unroll
         for (int k = 0; k < LANE_KEYS; ++k) {
-            const float exponent = score[r][k] * params.scale_log2e;
+            const float exponent = exponent_above(score[r][k], params.scale_log2e);
             if (k * GROUP + lane < visible) maximum = fmaxf(maximum, exponent);
         }
         statistics[r] = shared.statistics[first_row + r];
@@ -176,6 +177,21 @@ __device__ inline void store_output(const SharedMemory& shared, const AttentionP
             store_from_float(output + row * params.output.row_stride, accumulator[r]);
         }
         if (lane == 0) store_lse(params, tile, row, row_lse(statistics));
+    }
+    // Once more for the rare rows whose logits are large.
+#pragma unroll 1
+    for (int r = 0; r < LANE_ROWS; ++r) {
+        const int row = tile.first_row + first_row + r;
+        if (row >= params.len_q || column >= params.head_dim) break;
+        if (!is_large(shared.statistics[first_row + r].maximum)) continue;
+        float exact[LANE_COLUMNS];
+        const RowStatistics total =
+            attend_exactly_to(params, tile.batch, tile.head, row, column, exact);
+        const float normalise = normaliser(total.sum);
+#pragma unroll
+        for (int c = 0; c < LANE_COLUMNS; ++c) exact[c] *= normalise;
+        store_from_float(output + row * params.output.row_stride, exact);
+        if (lane == 0) store_lse(params, tile, row, row_lse(total));
     }
 }
 

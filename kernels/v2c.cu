@@ -9,6 +9,7 @@
 
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -138,7 +139,7 @@ __device__ inline void update_softmax(SharedMemory& shared, const AttentionParam
         load(&shared.score[row][key], score[k]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            const float exponent = score[k][i] * params.scale_log2e;
+            const float exponent = exponent_above(score[k][i], params.scale_log2e);
             if (key + i < visible) maximum = fmaxf(maximum, exponent);
         }
     }
@@ -201,7 +202,8 @@ __device__ inline void store_output(SharedMemory& shared, const AttentionParams&
     const int row = tile.first_row + row_in_tile;
     Element* output =
         head_data(params.output, tile.batch, tile.head) + row * params.output.row_stride;
-    const float normalise = normaliser(statistics.sum);
+    RowStatistics total = statistics;
+    float normalise = normaliser(total.sum);
 #pragma unroll
     for (int c = 0; c < HEAD_DIM / BLOCK; ++c) {
         __syncwarp();  // the previous columns have been read
@@ -210,14 +212,19 @@ __device__ inline void store_output(SharedMemory& shared, const AttentionParams&
         __syncwarp();
         float columns[BLOCK / GROUP];
         load(&shared.score[row_in_tile][lane * (BLOCK / GROUP)], columns);
+        const int column = c * BLOCK + lane * (BLOCK / GROUP);
+        const bool valid = row < params.len_q && column < params.head_dim;
+        if (valid && is_large(statistics.maximum)) {
+            total = attend_exactly_to(params, tile.batch, tile.head, row, column, columns);
+            normalise = normaliser(total.sum);
+        }
 #pragma unroll
         for (int i = 0; i < BLOCK / GROUP; ++i) columns[i] *= normalise;
-        const int column = c * BLOCK + lane * (BLOCK / GROUP);
-        if (row < params.len_q && column < params.head_dim) {
+        if (valid) {
             store_from_float(output + column, columns);
         }
     }
-    if (row < params.len_q && lane == 0) store_lse(params, tile, row, row_lse(statistics));
+    if (row < params.len_q && lane == 0) store_lse(params, tile, row, row_lse(total));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)

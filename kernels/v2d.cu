@@ -10,6 +10,7 @@
 //         -DSTAGES=1|2, -DAPART to wait for keys and values apart; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -156,7 +157,8 @@ public:
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
                 factor[block][half] =
-                    raise_maximum(statistics[block][half], group_max<4>(maximum) * exponent_scale);
+                    raise_maximum(
+                    statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
         }
@@ -251,6 +253,18 @@ public:
             }
             if (lane % 4 == 0) store_lse(params, tile, row, row_lse(total));
         });
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+            const float maxima[] = {statistics[block][0].maximum, statistics[block][1].maximum};
+            const int block_row = first_row + 16 * block;
+            attend_exactly_to_rows(params, tile, block_row, maxima, true,
+                                   [&](int row, int column, const float (&columns)[4]) {
+                                       store_from_float(head + (block_row + row) *
+                                                                   params.output.row_stride +
+                                                            column,
+                                                        columns);
+                                   });
+        }
     }
 
 private:

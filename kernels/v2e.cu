@@ -11,6 +11,7 @@
 //         f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -168,7 +169,8 @@ public:
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
                 factor[block][half] =
-                    raise_maximum(statistics[block][half], group_max<4>(maximum) * exponent_scale);
+                    raise_maximum(
+                    statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
         }
@@ -284,12 +286,15 @@ __device__ inline void combine_parts(const Parts& parts, const AttentionParams& 
         if (row >= params.len_q || column >= params.head_dim) continue;
 
         float sum[COLUMNS] = {};
-        const RowStatistics total = merge_parts<KEY_GROUPS>(
+        RowStatistics total = merge_parts<KEY_GROUPS>(
             [&](int group) { return parts.statistics[group][tile_row]; },
             [&](int group, float (&columns)[COLUMNS]) {
                 load(&parts.output[group][tile_row][column], columns);
             },
             sum);
+        if (is_large(total.maximum)) {
+            total = attend_exactly_to(params, tile.batch, tile.head, row, column, sum);
+        }
         const float normalise = normaliser(total.sum);
 #pragma unroll
         for (int i = 0; i < COLUMNS; ++i) sum[i] *= normalise;

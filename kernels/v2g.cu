@@ -9,6 +9,7 @@
 //         -DSTAGES=1|2|3|4 -DBLOCKS_PER_SM=1|2|3; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -135,13 +136,17 @@ constexpr int LANE_COLUMNS = 4;
 
 // Columns of a row of which everything is known: divided by the sum, to the output.
 __device__ inline void store_output(const AttentionParams& params, const Share& share, int row,
-                                    int column, const RowStatistics& own,
+                                    int column, RowStatistics total,
                                     float (&sum)[LANE_COLUMNS]) {
-    const float normalise = normaliser(own.sum);
+    const QueryTile head = share.head_of(row);
+    if (is_large(total.maximum)) {
+        total = attend_exactly_to(params, head.batch, head.head, share.query(row), column, sum);
+    }
+    const float normalise = normaliser(total.sum);
 #pragma unroll
     for (int i = 0; i < LANE_COLUMNS; ++i) sum[i] *= normalise;
     store_from_float(output_row(params, share, row) + column, sum);
-    if (column == 0) store_lse(params, share.head_of(row), share.query(row), row_lse(own));
+    if (column == 0) store_lse(params, head, share.query(row), row_lse(total));
 }
 
 // The same columns of one part, to be merged; to the output where there is no other part.
@@ -334,7 +339,8 @@ public:
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
                 factor[block][half] =
-                    raise_maximum(statistics[block][half], group_max<4>(maximum) * exponent_scale);
+                    raise_maximum(
+                    statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
         }

@@ -9,6 +9,7 @@
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|96|128|192|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|96|128, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -186,6 +187,11 @@ public:
                            QueryBoxes& staging, int staging_row) {
         normalise(params, tile, first_row);
         staging.store_fragment(output, staging_row, lane);
+        const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
+        attend_exactly_to_rows(params, tile, first_row, maxima, true,
+                               [&](int row, int column, const float (&columns)[4]) {
+                                   staging.store_columns(columns, staging_row + row, column);
+                               });
     }
 
 private:
@@ -218,7 +224,7 @@ private:
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             RowStatistics& row = statistics[half];
-            factor[half] = raise_maximum(row, maximum[half] * exponent_scale);
+            factor[half] = raise_maximum(row, exponent_above(maximum[half], exponent_scale));
             subtrahend[half] = safe_maximum(row.maximum);
         }
     }

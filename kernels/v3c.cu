@@ -12,6 +12,7 @@
 //         -DKEY_STAGES=2|3|6 -DQUERY_STAGES=1|2 -DSTAGED_OUTPUT=0|1
 //         -DTURNS=NEVER|UNLESS_CAUSAL|ALWAYS, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -320,6 +321,11 @@ public:
                            QueryBoxes& staging, int staging_row) {
         normalise(params, tile, first_row);
         staging.store_fragment(output, staging_row, lane);
+        const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
+        attend_exactly_to_rows(params, tile, first_row, maxima, true,
+                               [&](int row, int column, const float (&columns)[4]) {
+                                   staging.store_columns(columns, staging_row + row, column);
+                               });
     }
 
     // The same, straight to the tensor. The four lanes that share a row hold pairs of its columns;
@@ -347,6 +353,13 @@ public:
                 }
             }
         }
+        const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
+        attend_exactly_to_rows(params, tile, first_row, maxima, true,
+                               [&](int row, int column, const float (&columns)[4]) {
+                                   store_from_float(
+                                       tensor + (first_row + row) * params.output.row_stride + column,
+                                       columns);
+                               });
     }
 
 private:
@@ -380,7 +393,7 @@ private:
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             RowStatistics& row = statistics[half];
-            const float grown = fmaxf(row.maximum, maximum[half] * exponent_scale);
+            const float grown = fmaxf(row.maximum, exponent_above(maximum[half], exponent_scale));
             const bool keeps = grown - row.maximum <= float(SLACK);
             factor[half] = raise_maximum(row, keeps ? row.maximum : grown);
             subtrahend[half] = safe_maximum(row.maximum);

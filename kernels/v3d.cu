@@ -11,6 +11,7 @@
 //         -DQUERY_STAGES=1|2 -DTURNS=UNLESS_CAUSAL|ALWAYS
 //         -DEIGHTHS_BEFORE_WAIT=2|6|8, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -322,6 +323,11 @@ public:
                            QueryBoxes& staging, int staging_row) {
         normalise(params, tile, first_row);
         staging.store_fragment(output, staging_row, lane);
+        const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
+        attend_exactly_to_rows(params, tile, first_row, maxima, true,
+                               [&](int row, int column, const float (&columns)[4]) {
+                                   staging.store_columns(columns, staging_row + row, column);
+                               });
     }
 
 private:
@@ -356,7 +362,7 @@ private:
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             RowStatistics& row = statistics[half];
-            const float grown = fmaxf(row.maximum, maximum[half] * exponent_scale);
+            const float grown = fmaxf(row.maximum, exponent_above(maximum[half], exponent_scale));
             const bool keeps = grown - row.maximum <= float(SLACK);
             factor[half] = raise_maximum(row, keeps ? row.maximum : grown);
             subtrahend[half] = safe_maximum(row.maximum);

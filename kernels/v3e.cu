@@ -11,6 +11,7 @@
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64 -DTILE_KEYS=64|128, f16 or -DDTYPE_BF16
 #include "machine/element.cuh"
+#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
 #include "machine/params.cuh"
 #include "machine/query_tile.cuh"
@@ -169,7 +170,8 @@ public:
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
                 factor[block][half] =
-                    raise_maximum(statistics[block][half], group_max<4>(maximum) * exponent_scale);
+                    raise_maximum(
+                    statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
         }
@@ -355,15 +357,23 @@ __device__ inline void add_up_parts(const SharedMemory& shared, const AttentionP
     transpose_among_four(chunk, member);
     const int row = tile.first_row + 8 * (member % 2) + lane / 4;
     const int column = 8 * (group * GROUP_BLOCKS + member / 2);
-    if (row >= params.len_q) return;
-    if (column < params.head_dim) {
-        Element* const output = head_data(params.output, tile.batch, tile.head);
+    Element* const output = head_data(params.output, tile.batch, tile.head);
+    if (row < params.len_q && column < params.head_dim) {
         *reinterpret_cast<uint4*>(output + row * params.output.row_stride + column) =
             make_uint4(chunk[0], chunk[1], chunk[2], chunk[3]);
     }
-    if (group == 0 && member < LANE_ROWS) {
+    if (group == 0 && member < LANE_ROWS && row < params.len_q) {
         store_lse(params, tile, row, row_lse(member == 0 ? total[0] : total[1]));
     }
+    // Of large rows, too, each group stores its own columns.
+    const float maxima[] = {total[0].maximum, total[1].maximum};
+    attend_exactly_to_rows(
+        params, tile, tile.first_row, maxima, group == 0,
+        [&](int row, int column, const float (&columns)[4]) {
+            if (column / 8 / GROUP_BLOCKS != group) return;
+            store_from_float(output + (tile.first_row + row) * params.output.row_stride + column,
+                             columns);
+        });
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)

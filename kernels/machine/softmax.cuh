@@ -14,6 +14,12 @@ __device__ inline float safe_maximum(float maximum) {
     return maximum == NEGATIVE_INFINITY ? 0.0f : maximum;
 }
 
+// The exponent of a score, rounded up: of the largest score it is a maximum that no weight exceeds,
+// however large the logits are.
+__device__ inline float exponent_above(float score, float exponent_scale) {
+    return __fmul_ru(score, exponent_scale);
+}
+
 // Lets the maximum grow. Returns the factor by which everything summed under the old one shrinks:
 // the sum, rescaled here, and the accumulator, which the caller rescales.
 __device__ inline float raise_maximum(RowStatistics& row, float tile_maximum) {

@@ -72,11 +72,13 @@ pub enum Regime {
     Outliers,
     /// Logits of magnitude 10⁵: one key has all the weight, and exp of anything not shifted overflows.
     HugeLogits,
+    /// Q, K of up to half of what f16 holds, N(0, 16000²): the rounding error of a logit is beyond the range of f16.
+    VastLogits,
 }
 
 impl Regime {
     /// All, the plainest first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Normal,
         Self::Peaked,
         Self::Ascending,
@@ -86,6 +88,7 @@ impl Regime {
         Self::Offset,
         Self::Outliers,
         Self::HugeLogits,
+        Self::VastLogits,
     ];
 
     /// Name, as in the text of a case.
@@ -100,6 +103,7 @@ impl Regime {
             Self::Offset => "offset",
             Self::Outliers => "outliers",
             Self::HugeLogits => "huge-logits",
+            Self::VastLogits => "vast-logits",
         }
     }
 
@@ -175,6 +179,9 @@ impl Regime {
                 // Scores of standard deviation deviation²·√head_dim. Beyond 4000 f16 would run out of range.
                 let score = 1e5 / scale.abs().max(f64::MIN_POSITIVE);
                 normals(0.0, (score / (head_dim as f64).sqrt()).sqrt().min(4000.0))
+            }
+            (Self::VastLogits, Operand::Query | Operand::Key) => {
+                normals(0.0, 16_000.0).into_iter().map(|x| x.clamp(-32_752.0, 32_752.0)).collect()
             }
             _ => normals(0.0, 1.0),
         }

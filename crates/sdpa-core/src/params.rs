@@ -56,6 +56,11 @@ pub struct Params {
     pub tickets: u64,
 }
 
+/// `scale · log2(e)`, rounded once; infinite for the largest scales, which a [`Problem`] refuses.
+pub(crate) fn scale_log2e(scale: f32) -> f32 {
+    (f64::from(scale) * std::f64::consts::LOG2_E) as f32
+}
+
 impl Params {
     /// The block for `problem`, with its four tensors at `addresses` (in the order of [`Operand::ALL`]).
     pub fn new(problem: &Problem, addresses: [u64; 4]) -> Self {
@@ -84,7 +89,7 @@ impl Params {
             len_kv: count(problem.len_kv()),
             head_dim: count(problem.head_dim()),
             scale: problem.scale(),
-            scale_log2e: (f64::from(problem.scale()) * std::f64::consts::LOG2_E) as f32,
+            scale_log2e: scale_log2e(problem.scale()),
             causal: i32::from(problem.diagonal().is_some()),
             diagonal: problem.diagonal().unwrap_or(0) as i32,
             tickets: 0,

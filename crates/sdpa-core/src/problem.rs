@@ -116,7 +116,7 @@ pub enum ProblemError {
     #[error("head_dim is {0}: it must be a multiple of 8 between 8 and {MAX_HEAD_DIM}")]
     HeadDim(usize),
     /// Softmax of a NaN or an infinity is nothing.
-    #[error("scale is {0}: it must be finite")]
+    #[error("scale is {0}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too")]
     Scale(f32),
     /// Kernels count positions and heads in 32 bits.
     #[error("{what} is {found}: at most {} fit the kernels' 32-bit indices", i32::MAX)]
@@ -446,7 +446,7 @@ impl ProblemBuilder {
             return Err(ProblemError::HeadDim(head_dim));
         }
         let scale = self.scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
-        if !scale.is_finite() {
+        if !crate::params::scale_log2e(scale).is_finite() {
             return Err(ProblemError::Scale(scale));
         }
         let strides = Operand::ALL.map(|operand| {
@@ -555,6 +555,7 @@ mod tests {
                 text(Problem::new(1, 8, 4, 60)),
                 text(Problem::new(1, 8, 4, 264)),
                 text(Problem::new(1, 8, 4, 64).scale(f32::NAN)),
+                text(Problem::new(1, 8, 4, 64).scale(-2.4e38)),
                 text(Problem::new(1, 8, usize::MAX, 64)),
                 text(Problem::new(1, 1, 4, 64).strides(Operand::Key, rows(-64))),
                 text(Problem::new(1, 1, 4, 64).strides(Operand::Output, rows(32))),
@@ -566,7 +567,8 @@ mod tests {
         heads_q is 8 and heads_kv is 0: the query heads must be a multiple of the key heads
         head_dim is 60: it must be a multiple of 8 between 8 and 256
         head_dim is 264: it must be a multiple of 8 between 8 and 256
-        scale is NaN: it must be finite
+        scale is NaN: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
+        scale is -240000000000000000000000000000000000000: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
         len_q is 18446744073709551615: at most 2147483647 fit the kernels' 32-bit indices
         key's row stride is -64: strides must not be negative
         output's row stride is 32, but 64 elements lie below it: two of its elements would share memory

@@ -79,7 +79,7 @@ pub(super) fn scale_folds_into_the_query(instance: &Instance<'_>) -> Result<(), 
     let mut doubled = data.clone();
     for at in operand_rows(problem, Operand::Query) {
         for bits in doubled.row_mut(problem, Operand::Query, at) {
-            // No regime comes near enough to f16's largest number for this to overflow.
+            // No regime goes beyond half of f16's largest number.
             *bits = problem.dtype().encode(2.0 * problem.dtype().decode(*bits));
         }
     }

@@ -251,6 +251,7 @@ fn regimes_never_change() {
     offset          b28f 3d22 2d9e 35b7 | 4f73 4f63 4f99 4f65 | 63d0 63d1 63d5 63d1
     outliers        b28f 3d22 39ae 3d74 | b2a8 b751 3e90 b709 | 3197 3591 35f9 3807
     huge-logits     d40d 5e57 4ef0 570f | d41c d885 57c0 d836 | 3197 3591 412b 356a
+    vast-logits     ea68 7503 657c 6d95 | ea80 ef25 6e20 eea9 | 3197 3591 412b 356a
     ");
 }
 
