@@ -163,6 +163,15 @@ pub fn forward(device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) ->
     Fastest.forward(device, problem, tensors)
 }
 
+/// [`forward`] made ready: planned, its kernels loaded and its workspace allocated, so that [`Prepared::forward`] only
+/// launches. For a graph of your own, prepare before its recording begins.
+///
+/// # Errors
+/// As [`Attention::prepare`].
+pub fn prepare<'device>(device: &'device dyn Device, problem: &Problem) -> Result<Prepared<'device>> {
+    Fastest.prepare(device, problem)
+}
+
 /// [`fastest`] where a generation is asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fastest;
@@ -190,6 +199,10 @@ impl Attention for Fastest {
     fn forward(&self, device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) -> Result<()> {
         let (generation, plan) = planned(problem, device.limits())?;
         generation.forward_planned(device, problem, tensors, &plan)
+    }
+
+    fn prepare<'device>(&self, device: &'device dyn Device, problem: &Problem) -> Result<Prepared<'device>> {
+        planned(problem, device.limits())?.0.prepare(device, problem)
     }
 }
 
