@@ -79,6 +79,7 @@ fn works_from_other_threads() {
     alone(&|| device.substitute(&kernel("merge", None), ".version 9.0").unwrap());
     alone(&|| device.synchronize().unwrap());
     let prepared = V0.prepare(&device, &problem()).unwrap();
+    alone(&|| prepared.forward(&tensors(&all)).unwrap());
     alone(&|| device.record(&mut || prepared.forward(&tensors(&all))).unwrap().replay(1).map(drop).unwrap());
     let recording = device.record(&mut || prepared.forward(&tensors(&all))).unwrap();
     // A device and what it made may be dropped where another device's context is current.
@@ -130,7 +131,7 @@ fn records_a_graph_of_its_own() {
     let stream = own_stream();
     let device = Cuda::from_stream(Arc::clone(&stream)).unwrap();
     let all = buffers(&device).unwrap();
-    let superfluous = device.upload(&[0; 16]).unwrap();
+    let [superfluous, another] = [(); 2].map(|()| device.upload(&[0; 16]).unwrap());
     let prepared = V0.prepare(&device, &problem()).unwrap();
     stream.begin_capture(MODE).unwrap();
     prepared.forward(&tensors(&all)).unwrap();
@@ -144,7 +145,16 @@ fn records_a_graph_of_its_own() {
         Ok(()) => say("forward is recorded"),
         Err(error) => say(error),
     }
+    drop(another);
+    let inside = device.allocate(16);
     stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+    drop((graph, prepared, all));
+    // The last one is freed with the device, whichever context the thread has then.
+    let other = CudaContext::new(1).unwrap();
+    drop(inside);
+    other.bind_to_thread().unwrap();
+    drop(device);
+    drop(other);
     say("ok");
 }
 
@@ -158,7 +168,7 @@ fn is_refused_while_a_graph_is_recorded() {
     // The first of the two kernels is loaded: its launch must not be recorded without the other's.
     device.load(&parts).unwrap();
     stream.begin_capture(MODE).unwrap();
-    let mut refuse = |result: Result<(), Error>| say(result.unwrap_err());
+    let refuse = |result: Result<(), Error>| say(result.unwrap_err());
     refuse(V0.forward(&device, &problem(), &tensors(&all)));
     refuse(V0.prepare(&device, &problem()).map(drop));
     refuse(device.synchronize());

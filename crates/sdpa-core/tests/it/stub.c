@@ -33,6 +33,11 @@ typedef struct {
 } Event;
 
 typedef struct {
+    Context *context;
+    int nodes;
+} Graph;
+
+typedef struct {
     uint64_t address;
     // Whether it was allocated while a graph was being recorded.
     int captured;
@@ -185,27 +190,27 @@ int cuStreamBeginCapture_v2(Stream *stream, int mode) {
     recording = stream;
     DONE;
 }
-int cuStreamEndCapture(Stream *stream, int **graph) {
+int cuStreamEndCapture(Stream *stream, Graph **graph) {
     WANTS(current == stream->context);
     const int invalidated = stream->invalidated;
     stream->capturing = stream->invalidated = 0;
     recording = 0;
     if (invalidated) return note(__func__, "OF A LOST RECORDING"), CAPTURE_INVALIDATED;
     *graph = malloc(sizeof **graph);
-    **graph = stream->nodes;
+    **graph = (Graph){stream->context, stream->nodes};
     char nodes[32];
     snprintf(nodes, sizeof nodes, "nodes=%d", stream->nodes);
     return note(__func__, nodes), 0;
 }
-int cuGraphInstantiateWithFlags(int **exec, int *graph, unsigned long long flags) {
-    WANTS(current);
+int cuGraphInstantiateWithFlags(Graph **exec, Graph *graph, unsigned long long flags) {
+    WANTS(current == graph->context);
     (void)flags;
     *exec = graph;
     DONE;
 }
-int cuGraphLaunch(int *exec, Stream *stream) { WANTS(current == stream->context); (void)exec; DONE; }
-int cuGraphExecDestroy(int *exec) { WANTS(current); (void)exec; DONE; }
-int cuGraphDestroy(int *graph) { WANTS(current); free(graph); DONE; }
+int cuGraphLaunch(Graph *exec, Stream *stream) { WANTS(current == stream->context); (void)exec; DONE; }
+int cuGraphExecDestroy(Graph *exec) { WANTS(current == exec->context); DONE; }
+int cuGraphDestroy(Graph *graph) { WANTS(current == graph->context); free(graph); DONE; }
 
 int cuEventCreate(Event **event, unsigned flags) {
     WANTS(current);

@@ -51,6 +51,7 @@ impl Pool {
 
     fn free(&self, address: u64) {
         let context = self.stream.context();
+        context.record_err(context.bind_to_thread());
         // SAFETY: the address was allocated by `allocate` and is freed once; work queued before on the stream is over when
         // the memory is given back, because the stream orders one and `synchronize` waits for it in the other case.
         let freed = unsafe {
@@ -65,8 +66,10 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.stream.context().record_err(self.stream.context().bind_to_thread());
-        self.free_dropped();
+        // A program that drops the device in the middle of a recording keeps the recording, and loses the memory.
+        if !self.is_capturing().unwrap_or(true) {
+            self.free_dropped();
+        }
     }
 }
 
@@ -80,8 +83,6 @@ pub(super) struct Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        let context = self.pool.stream.context();
-        context.record_err(context.bind_to_thread());
         // If the driver does not say, it had better not be asked to free anything either.
         if !self.captured && self.pool.is_capturing().unwrap_or(true) {
             self.pool.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(self.address);
