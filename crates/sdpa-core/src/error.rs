@@ -37,9 +37,7 @@ pub enum Error {
         function: &'static str,
     },
     /// A driver that sees no GPU.
-    #[error(
-        "no CUDA device: {answer}; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set SDPA_DEVICE=interpreter"
-    )]
+    #[error("no CUDA device: {answer}; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set SDPA_DEVICE=interpreter")]
     NoDevice {
         /// The driver's words.
         answer: DriverAnswer,

@@ -242,10 +242,7 @@ mod tests {
 
         let foreign = other.allocate(4 * HEAD).unwrap();
         let said = asked(&problem, &Tensors::new(query, key, &foreign, output), &device);
-        assert_eq!(
-            said,
-            "value lies in another device's memory: allocate it on the device that it is used with"
-        );
+        assert_eq!(said, "value lies in another device's memory: allocate it on the device that it is used with");
         assert!(asked(&problem, &tensors.with_lse(&foreign), &device).starts_with("lse lies in another device's"));
         assert!(matches!(device.write(&foreign, 0, &[1]), Err(Error::OtherMemory { .. })));
         assert!(matches!(device.read(&foreign, 0, &mut [0]), Err(Error::OtherMemory { .. })));

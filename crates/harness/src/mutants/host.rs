@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, Buffer, Device, DeviceKind, DeviceLimits, Dtype, Error, Generation,
-    Launch, LaunchPlan, Mask, MemoryId, PackedPtx, Params, Problem, Recording, Resources, Result, Specialisation, Unsupported,
+    Launch, LaunchPlan, Mask, MemoryId, PackedPtx, Params, Problem, Recording, Resources, Result, Specialisation,
+    Unsupported,
 };
 
 use super::faults::{self, Fault};

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use sdpa_core::{
-    Attention, Buffer, Cuda, Device, DeviceChoice, Error, Operand, Problem, Tensors, TileBoxes,
-};
+use sdpa_core::{Attention, Buffer, Cuda, Device, DeviceChoice, Error, Operand, Problem, Tensors, TileBoxes};
 
 use crate::stub::say;
 use crate::v0::{V0, kernel};
