@@ -184,10 +184,17 @@ fn verdict(said: &Said) -> String {
         .filter(|line| !line.starts_with("====="))
         .fold(String::new(), |text, line| text + line + "\n");
     match verified(said) {
-        Some(Verified { outcome: VerifiedAs::Right, said, same_runs, .. }) => match said.contains("the same bits") {
-            true => format!("ok: {said}"),
-            false => format!("ok: {said}; the same bits in {same_runs} runs"),
-        },
+        Some(Verified { outcome: VerifiedAs::Right, said, same_runs, judged_rows, unjudged_rows, .. }) => {
+            let unjudged = match unjudged_rows {
+                0 => String::new(),
+                rows => format!(", {rows} rows not"),
+            };
+            let same = match said.contains("the same bits") {
+                true => String::new(),
+                false => format!("; the same bits in {same_runs} runs"),
+            };
+            format!("ok: judged {judged_rows} rows{unjudged}; {said}{same}")
+        }
         Some(verified) => verified.said,
         None => last_line(&own, "").to_owned(),
     }
