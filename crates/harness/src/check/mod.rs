@@ -95,9 +95,11 @@ fn try_trial(
         match verdict {
             Ok(rows) => judged += rows,
             Err(failure) if !failure.is_verdict() => return Err(Box::new(failure)),
-            Err(failure) => if findings.is_empty() {
-                faults.push(Fault { what: What::Wrong(Box::new(failure)), trial: trial.clone(), again: 0 });
-            },
+            Err(failure) => {
+                if findings.is_empty() {
+                    faults.push(Fault { what: What::Wrong(Box::new(failure)), trial: trial.clone(), again: 0 });
+                }
+            }
         }
         let found = findings.into_iter().map(|finding| What::Finding(Box::new(finding)));
         faults.extend(found.map(|what| Fault { what, trial: trial.clone(), again: 0 }));

@@ -17,7 +17,11 @@ pub fn render(checked: &Checked) -> String {
     let Checked { generation, runs, judged, faults } = checked;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let (runs, findings) = (plural(*runs, "run"), plural(faults.len(), "finding"));
-    let _ = writeln!(text, "{generation}: {runs}, {findings}; compared with the oracle: {judged}");
+    let compared = match judged.rows {
+        0 => "no row".to_owned(),
+        _ => judged.to_string(),
+    };
+    let _ = writeln!(text, "{generation}: {runs}, {findings}; compared with the oracle: {compared}");
     text
 }
 

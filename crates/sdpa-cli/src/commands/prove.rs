@@ -240,7 +240,8 @@ fn sanitize(sanitizer: &Path, tool: &str, program: &Path, id: &str, case: &str) 
     command.args(["verify", id, case, "--json"]);
     let said = run(&mut command, "compute-sanitizer");
     let mut summary = last_line(&said.text, "SUMMARY").trim_start_matches(['=', ' ']).to_owned();
-    let is_right = verified(&said).is_some_and(|verified| verified.outcome == VerifiedAs::Right);
+    let is_right =
+        verified(&said).is_some_and(|verified| verified.outcome == VerifiedAs::Right && verified.judged_rows > 0);
     let clean = said.code == Some(0) && summary.contains("SUMMARY: 0 ") && is_right;
     if !matches!(said.code, Some(0 | FOUND)) && summary.contains("SUMMARY") {
         // The program itself failed, whatever the sanitizer thinks of it.
@@ -261,7 +262,9 @@ fn repeated(program: &Path, ids: &[&str]) -> Section {
         judged += 1;
         let found = verified(&said);
         all_same &= said.code == Some(0)
-            && found.is_some_and(|found| found.outcome == VerifiedAs::Right && found.same_runs == REPETITIONS + 1);
+            && found.is_some_and(|found| {
+                found.outcome == VerifiedAs::Right && found.same_runs == REPETITIONS + 1 && found.judged_rows > 0
+            });
         lines.push(format!("{id} | {case} | {} | {}", said.ending, verdict(&said)));
     }
     let title = format!("The same bits in {} runs", REPETITIONS + 1);

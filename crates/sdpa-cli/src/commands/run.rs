@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use sdpa_cli::files::{self, Expected, UserTensors};
 use sdpa_core::{
-    Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors, Unsupported,
+    Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
+    Unsupported,
 };
 use sdpa_ref::{Found, Inputs, Measured, Reference, Rows, Tolerance};
 
@@ -150,7 +151,10 @@ fn overflow_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
 /// How many elements of q, k and v are NaN or infinite.
 fn nonfinite_inputs(tensors: &UserTensors) -> usize {
     let dtype: Dtype = tensors.problem.dtype();
-    [&tensors.query, &tensors.key, &tensors.value].map(|bits| count(bits, |bits| !dtype.decode(bits).is_finite())).iter().sum()
+    [&tensors.query, &tensors.key, &tensors.value]
+        .map(|bits| count(bits, |bits| !dtype.decode(bits).is_finite()))
+        .iter()
+        .sum()
 }
 
 fn count(bits: &[u16], what: impl Fn(u16) -> bool) -> usize {
