@@ -20,7 +20,8 @@ use super::{FAILED, Outcome, generation, open, spinner};
 /// of every row, [batch, heads, length], in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the
 /// error against it.
 ///
-/// Every finite logit is computed right, however large; one that no f32 holds makes NaN, which is said, with exit code 1.
+/// Every finite logit is computed right, however large. Where query · key itself is beyond the largest f32 the output is
+/// NaN, which is said, with exit code 1.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Run {
     /// Which generation computes; by default the fastest for the problem on the device (crate `sdpa`)
@@ -80,7 +81,7 @@ impl Run {
         let device = open(out)?;
         let (generation, plan) = choose(wanted, problem, &*device)?;
         let who = generation.generation();
-        writeln!(out, "problem: {problem} scale {}", problem.scale())?;
+        writeln!(out, "problem: {problem} scale {}", readable(problem.scale()))?;
         writeln!(out, "generation: {}, {}", who.id, who.title)?;
         writeln!(out, "plan: {plan}")?;
         for note in [tensors.transposed.clone(), slow_note(wanted.is_some(), problem, device.limits())] {
@@ -99,6 +100,9 @@ impl Run {
         let overflow = overflow_note(&tensors, &result);
         if let Some(note) = &overflow {
             writeln!(out, "wrong: {note}")?;
+        }
+        if let Some(note) = infinite_lse_note(&tensors, &result) {
+            writeln!(out, "note: {note}")?;
         }
 
         if let Some(note) = &tensors.not_compared {
@@ -141,11 +145,31 @@ fn overflow_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
         return None;
     }
     Some(format!(
-        "{made} of {} output elements are NaN, and q, k and v are finite: with scale {:e} scores are beyond the largest \
-         f32; choose a smaller scale or smaller tensors",
+        "{made} of {} output elements are NaN, and q, k and v are finite: query · key is beyond the largest f32; choose \
+         smaller tensors and a larger scale",
         result.out.len(),
-        tensors.problem.scale()
     ))
+}
+
+/// What to say of rows whose log-sum-exp no f32 holds, of which −∞ would mean that they see no key.
+fn infinite_lse_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
+    let problem = &tensors.problem;
+    let rows = result.lse.iter().enumerate();
+    let beyond = rows.filter(|(row, lse)| lse.is_infinite() && problem.visible_keys(row % problem.len_q()) > 0).count();
+    if beyond == 0 || nonfinite_inputs(tensors) > 0 {
+        return None;
+    }
+    Some(format!(
+        "the log-sum-exp of {beyond} rows that see keys is beyond the largest f32, and infinite in the output"
+    ))
+}
+
+/// A number without a dozen zeros.
+fn readable(scale: f32) -> String {
+    match scale.abs() {
+        1e-5..1e7 | 0.0 => scale.to_string(),
+        _ => format!("{scale:e}"),
+    }
 }
 
 /// How many elements of q, k and v are NaN or infinite.
@@ -212,7 +236,7 @@ fn compare(
         let advice = match (made.count(), nonfinite_inputs(tensors)) {
             (0, _) => "the scale and the mask that the reference was made with: they are not in the file".to_owned(),
             (nan, 0) => format!(
-                "the scale: {nan} output elements are NaN where the reference has numbers, and q, k and v are finite"
+                "the sizes of q and k: {nan} output elements are NaN where the reference has numbers, and q, k and v are finite"
             ),
             (nan, inputs) => format!(
                 "q, k and v: {inputs} of their elements are NaN or infinite, and {nan} output elements are NaN where the \
