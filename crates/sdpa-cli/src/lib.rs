@@ -5,3 +5,8 @@ pub mod files;
 pub mod gate;
 pub mod packs;
 pub mod scaffold;
+
+/// The README's example, as a user would copy it: compiled and run by `cargo test --doc -p sdpa-cli`.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
