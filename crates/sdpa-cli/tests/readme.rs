@@ -79,3 +79,47 @@ fn the_front_page_is_short_and_its_links_lead_somewhere() {
         assert!(root().join(target).exists(), "README.md links to {target}, which is not there");
     }
 }
+
+/// Names of fields in JSON, wherever they stand.
+fn fields(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (name, value) in map {
+                found.insert(name.clone());
+                fields(value, found);
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| fields(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_field_that_programs_read_is_described_for_them() {
+    let case = "b1 h1 L20 d64 f16";
+    let page = read("AGENTS.md");
+    let commands: [&[&str]; 3] = [
+        &["check", "shared_statistics_race", "--case", case, "--seeds", "1", "--json"],
+        &["counters", "v1", "--case", case, "--json"],
+        &["verify", "v1", case, "--json"],
+    ];
+    for arguments in commands {
+        let output = Command::new(env!("CARGO_BIN_EXE_sdpa"))
+            .args(arguments)
+            .current_dir(root())
+            .env("SDPA_DEVICE", "interpreter")
+            .output()
+            .expect("the program starts");
+        let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+        let mut names = std::collections::BTreeSet::new();
+        fields(&json, &mut names);
+        assert!(!names.is_empty(), "{arguments:?} printed nothing");
+        for name in names {
+            // `name`, or the last part of `list[].name`.
+            let is_described = page.contains(&format!("`{name}`"))
+                || page.contains(&format!("[].{name}`"))
+                || page.contains(&format!(".{name}[]`"));
+            assert!(is_described || page.contains(&format!("`{name}[]")), "AGENTS.md has no `{name}` of {arguments:?}");
+        }
+    }
+}

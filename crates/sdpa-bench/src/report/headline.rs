@@ -18,13 +18,13 @@ pub fn render(evidence: &Evidence) -> String {
         return "No record with peers: `sdpa bench --peers --record DIR` makes one on a GPU.\n".to_owned();
     };
     let names: Vec<&str> = evidence.peers(|_| true).into_iter().map(title_of).collect();
-    let stale = if standing.stale { " Stale: a kernel has changed since." } else { "" };
+    let stale = if standing.stale { " Stale: kernels have changed since." } else { "" };
     let dates: Vec<&str> = evidence.records.iter().filter_map(|record| record.day()).collect();
     let (first, last) = (dates.iter().min().copied().unwrap_or("undated"), dates.iter().max().copied());
     let until = last.filter(|last| *last != first).map(|last| format!(" to {last}")).unwrap_or_default();
     let mut text = format!(
-        "On an {} ({first}{until}), the fastest generation is **{}** of {} problems, each beside the fastest of {} in \
-         the same run.{stale}\n\n",
+        "On an {} ({first}{until}), the fastest generation is **{}** of {} problems, beside the fastest of {} in the same \
+         run.{stale}\n\n",
         evidence.device(),
         standing.tally,
         standing.tally.problems(),
@@ -34,10 +34,10 @@ pub fn render(evidence: &Evidence) -> String {
         let here = pairs.iter().filter(|(ours, _)| Ground::of(&ours.figure, evidence.multiprocessors()) == ground);
         let here: Vec<(&Entry, &Entry)> = here.copied().collect();
         if let Some(Standing { tally, mean, .. }) = Standing::of_pairs(&here) {
-            writeln!(text, "- {}: {tally}; geometric mean {mean:.2} ×.", ground.name).expect("a text takes it");
+            writeln!(text, "- {}: {tally}; mean {mean:.2} ×.", ground.name).expect("a text takes it");
         }
     }
-    writeln!(text, "\n[All problems](docs/{}). [What the verdicts mean](docs/benchmarking.md).", peers::FILE)
+    writeln!(text, "\n[All problems](docs/{}). [What verdicts mean](docs/benchmarking.md).", peers::FILE)
         .expect("a text takes it");
     text
 }
@@ -73,12 +73,12 @@ mod tests {
         let again = GROUNDS[0].problem();
         evidence.records.push(record("b.json", vec![entry("v9", &again, 1.0), entry("cudnn", &again, 9.0)]));
         insta::assert_snapshot!(render(&evidence), @r"
-        On an NVIDIA H200 (2026-01-31), the fastest generation is **faster on 1, ambiguous on 0, slower on 1** of 2 problems, each beside the fastest of FlashAttention-2, cuDNN in the same run.
+        On an NVIDIA H200 (2026-01-31), the fastest generation is **faster on 1, ambiguous on 0, slower on 1** of 2 problems, beside the fastest of FlashAttention-2, cuDNN in the same run.
 
-        - short: faster on 1, ambiguous on 0, slower on 0; geometric mean 1.72 ×.
-        - long: faster on 0, ambiguous on 0, slower on 1; geometric mean 0.06 ×.
+        - short: faster on 1, ambiguous on 0, slower on 0; mean 1.72 ×.
+        - long: faster on 0, ambiguous on 0, slower on 1; mean 0.06 ×.
 
-        [All problems](docs/peers.md). [What the verdicts mean](docs/benchmarking.md).
+        [All problems](docs/peers.md). [What verdicts mean](docs/benchmarking.md).
         ");
     }
 

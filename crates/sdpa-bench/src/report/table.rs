@@ -29,7 +29,7 @@ pub fn render(evidence: &Evidence) -> String {
             let problem = ground.problem();
             let pick = evidence.pick(&rung.id, &problem);
             row.push(match (pick, taken.takes) {
-                (Some(_), _) => time(pick),
+                (Some(pick), _) => starred(microseconds(pick.entry.figure.median_us), pick.entry.stale),
                 (None, true) => "not timed".to_owned(),
                 (None, false) => "declines".to_owned(),
             });
@@ -47,7 +47,8 @@ pub fn render(evidence: &Evidence) -> String {
         }
         text += &compact(&row);
     }
-    text + "\n" + &caption(evidence)
+    let caption = caption(evidence, &text);
+    text + "\n" + &caption
 }
 
 /// How many times its ancestor's speed; which one, if it isn't the parent.
@@ -56,7 +57,12 @@ fn step(rung: &Rung, ours: &Entry, before: &Entry) -> String {
     let is_parent = Some(&before.figure.contender) == rung.parent.as_ref();
     let whose = if is_parent { String::new() } else { format!(" ({})", before.figure.contender) };
     // The time beside it is marked already if the kernel of this generation is another today.
-    marked(format!("{ratio:.2}{whose}"), before.stale && !ours.stale)
+    starred(format!("{ratio:.2}{whose}"), before.stale && !ours.stale)
+}
+
+/// The mark of a figure whose kernel has changed, where there is no room for a word.
+fn starred(text: String, stale: bool) -> String {
+    if stale { text + "\\*" } else { text }
 }
 
 /// A row without spaces around its cells.
@@ -104,16 +110,17 @@ pub(super) fn title_of(peer: &str) -> &str {
 }
 
 /// What the figures are and where they come from.
-fn caption(evidence: &Evidence) -> String {
+fn caption(evidence: &Evidence, rows: &str) -> String {
     let kinds = GROUNDS.map(|ground| {
         let problem = ground.problem();
-        format!("{} is {} {}", ground.name, problem.dtype(), problem.mask().name())
+        format!("{} {} {}", ground.name, problem.dtype(), problem.mask().name())
     });
     let mut text = format!(
-        "Median of one pass on an {}; {}. Shapes are (batch, heads, length, head dimension). × parent above 1 means \
-         faster; in brackets, the nearest ancestor that was timed. declines: leaves the problem to another generation.",
+        "Medians on an {}: {}; (batch, heads, length, head dimension). × parent: above 1 is faster{}. declines: left to \
+         other generations.",
         evidence.device(),
         kinds.join(", "),
+        if rows.contains(" (v") { ", in brackets an older ancestor" } else { "" },
     );
     let problems = GROUNDS.map(|ground| ground.problem());
     let used: Vec<Pick<'_>> = problems
@@ -121,7 +128,7 @@ fn caption(evidence: &Evidence) -> String {
         .flat_map(|problem| evidence.rungs.iter().filter_map(|rung| evidence.pick(&rung.id, problem)))
         .collect();
     if used.iter().any(|pick| pick.entry.stale) {
-        text += " (stale): the kernel has changed since.";
+        text += " \\*: the kernel has changed since.";
     }
     let mut sources: Vec<String> = Vec::new();
     for record in evidence.records.iter().filter(|record| used.iter().any(|pick| std::ptr::eq(pick.record, *record))) {
@@ -219,13 +226,13 @@ pub(crate) mod tests {
         |id|parent|short (1,8,512,64) µs|× parent|decoding (1,32/8,1×4096,128) µs|× parent|long (8,16,2048,128) µs|× parent|
         |---|---|---:|---:|---:|---:|---:|---:|
         |**v7**||170||not timed||4794||
-        |**v8**|v7|47.0 (stale)|3.60|not timed||668|7.18|
+        |**v8**|v7|47.0\*|3.60|not timed||668|7.18|
         |**v8b**|v8|declines||declines||declines||
-        |**v9**|v8b|5.18|9.08 (v8) (stale)|declines||declines||
+        |**v9**|v8b|5.18|9.08 (v8)\*|declines||declines||
         |FlashAttention-2||9.81||not timed||not timed||
         |cuDNN||8.91||not timed||41.5||
 
-        Median of one pass on an NVIDIA H200; short is f16 full, decoding is bf16 full, long is bf16 causal. Shapes are (batch, heads, length, head dimension). × parent above 1 means faster; in brackets, the nearest ancestor that was timed. declines: leaves the problem to another generation. (stale): the kernel has changed since.
+        Medians on an NVIDIA H200: short f16 full, decoding bf16 full, long bf16 causal; (batch, heads, length, head dimension). × parent: above 1 is faster, in brackets an older ancestor. declines: left to other generations. \*: the kernel has changed since.
 
         Measured 2026-01-31, commit c0ffee-dirty, driver 580.1. Written by `sdpa report`.
         ");
