@@ -2,7 +2,7 @@
 //!
 //! The kernel is the parent's with another comment at its top, of as many lines, so its PTX is the parent's with another
 //! file name and fingerprint, byte for byte what the compiler would make. So the child passes the gate at once, on any
-//! machine, and whatever fails later is due to an edit.
+//! machine, and what fails later is due to an edit.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(capital("v2b"), "V2b");
     }
 
-    /// Whatever generation is the parent, old or new.
+    /// Any generation, old or new.
     #[test]
     fn every_generation_can_be_a_parent() {
         for parent in generations::ALL {

@@ -60,7 +60,7 @@ pub enum ReportError {
         /// Its device.
         second_device: String,
     },
-    /// Nobody knows which kernels a plan takes there.
+    /// It is not known which kernels a plan takes on such a device.
     #[error("{file}: device {device:?}: expected `NAME (sm_NN, N multiprocessors)` with sm_80, sm_89 or sm_90")]
     UnknownDevice {
         /// The record's file.

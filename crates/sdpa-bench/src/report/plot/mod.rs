@@ -59,7 +59,7 @@ fn text(area: &Area<'_>, text: &str, at: (i32, i32), size: i32, across: HPos, co
     area.draw(&Text::new(text.to_owned(), at, style))
 }
 
-/// Times at the mission's shape as bars on a logarithmic axis; none where nobody was timed there.
+/// Times at the mission's shape as bars on a logarithmic axis; none if no contender was timed there.
 fn ladder(evidence: &Evidence) -> Result<Option<String>, ReportError> {
     let mission = mission();
     let rungs = evidence.rungs.iter().map(|rung| rung.id.as_str());
