@@ -115,7 +115,7 @@ fn label_axes(area: &Area<'_>, chart: &mut Chart<'_>, axis: &Axis, lengths: &BTr
         let ends = [(range.start, axis.place(value)), (range.end, axis.place(value))];
         chart.draw_series(LineSeries::new(ends, INK.mix(0.3)))?;
         let at = chart.backend_coord(&ends[0]);
-        text(area, &value.to_string(), (at.0 - 8, at.1), 13, HPos::Right, &INK)?;
+        text(area, &short(value), (at.0 - 8, at.1), 13, HPos::Right, &INK)?;
     }
     let floor = chart.y_range().start;
     for length in lengths {
@@ -124,6 +124,12 @@ fn label_axes(area: &Area<'_>, chart: &mut Chart<'_>, axis: &Axis, lengths: &BTr
     }
     let at = chart.backend_coord(&((range.start + range.end) / 2.0, floor));
     text(area, what, (at.0, at.1 + 34), 13, HPos::Center, &INK)
+}
+
+/// A round number without the digits that arithmetic leaves behind.
+fn short(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// What a large matrix product reached, as a dashed line.
@@ -155,4 +161,14 @@ fn name_lines(area: &Area<'_>, chart: &Chart<'_>, lines: &[Line<'_>], axis: &Axi
         text(area, &line.label(), (corner.0 + 18, height), 14, HPos::Left, &line.color)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_short() {
+        assert_eq!([0.0, 0.2 * 3.0, 5.0, 1200.0].map(short), ["0", "0.6", "5", "1200"]);
+    }
 }

@@ -74,7 +74,7 @@ fn ladder(evidence: &Evidence) -> Result<Option<String>, ReportError> {
     let low = 10f64.powi((least * 0.8).log10().floor() as i32);
     let high = most * (most / low).powf(0.15);
     const BAR: u32 = 28;
-    let size = (760, 88 + BAR * bars.len() as u32);
+    let size: (u32, u32) = (760, 88 + BAR * bars.len() as u32);
     let paint = |area: &Area<'_>| -> Drawn {
         let title = format!("One pass over {} in f16, no mask, on {}", shape_of(&mission), evidence.device());
         text(area, &title, (96, 16), 16, HPos::Left, &INK)?;
@@ -93,8 +93,9 @@ fn ladder(evidence: &Evidence) -> Result<Option<String>, ReportError> {
             .light_line_style(INK.mix(0.12))
             .label_style(("sans-serif", 13, &INK))
             .x_label_formatter(&|value| decade(*value))
-            .x_desc("µs, logarithmic: shorter is faster")
             .draw()?;
+        let (below, height) = ((size.0 / 2).cast_signed(), size.1.cast_signed());
+        text(area, "µs, logarithmic: shorter is faster", (below, height - 14), 13, HPos::Center, &INK)?;
         for (row, (name, pick)) in bars.iter().enumerate() {
             let (entry, middle) = (pick.entry, (bars.len() - row) as f64 - 0.5);
             let color = if entry.peer { PEER } else { GENERATION };
@@ -121,6 +122,7 @@ mod tests {
     use super::super::table::tests::evidence;
     use super::super::tests::{entry, record};
     use super::*;
+    use crate::report::Entry;
     use sdpa_core::{Dtype, Mask, Problem};
 
     /// The evidence of the table, and lengths enough for lines.
@@ -160,6 +162,60 @@ mod tests {
             for text in texts {
                 assert!(lines.contains(text), "{text}: {}", plot.svg);
             }
+        }
+    }
+
+    /// Left and right end of every text in an SVG, if a letter is at most 0.62 of its size wide, and its height.
+    fn texts(svg: &str) -> Vec<(String, f64, f64, f64)> {
+        let value = |line: &str, name: &str| -> String {
+            let start = line.find(&format!(" {name}=\"")).expect("an attribute") + name.len() + 3;
+            line[start..].split('"').next().unwrap().to_owned()
+        };
+        let mut found = Vec::new();
+        let lines: Vec<&str> = svg.lines().collect();
+        for pair in lines.windows(2).filter(|pair| pair[0].trim_start().starts_with("<text ")) {
+            let number = |name| value(pair[0], name).parse::<f64>().unwrap();
+            let width = 0.62 * number("font-size") * pair[1].trim().chars().count() as f64;
+            let left = match value(pair[0], "text-anchor").as_str() {
+                "start" => number("x"),
+                "middle" => number("x") - width / 2.0,
+                _ => number("x") - width,
+            };
+            found.push((pair[1].trim().to_owned(), left, left + width, number("y")));
+        }
+        found
+    }
+
+    #[test]
+    fn every_label_is_inside_the_picture_and_none_lies_on_another() {
+        let mut evidence = long();
+        // As many contenders as lines, with long names, all as fast.
+        let mut crowd = Vec::new();
+        for length in [512, 1024, 2048] {
+            let problem = Problem::new(1, 8, length, 64).build().unwrap();
+            crowd.extend(["v7", "v8", "v8b", "v9"].map(|name| Entry { stale: true, ..entry(name, &problem, 9.0) }));
+            crowd.extend(["flash", "cudnn", "efficient", "fa3"].map(|name| entry(name, &problem, 9.01)));
+        }
+        evidence.records.push(record("crowd.json", crowd));
+        let drawn = plots(&evidence).unwrap();
+        assert_eq!(drawn.len(), 3);
+        for plot in drawn {
+            let size = |name: &str| {
+                let start = plot.svg.find(&format!("{name}=\"")).unwrap() + name.len() + 2;
+                plot.svg[start..].split('"').next().unwrap().parse::<f64>().unwrap()
+            };
+            let (width, height) = (size("width"), size("height"));
+            let texts = texts(&plot.svg);
+            for (text, left, right, y) in &texts {
+                let inside = *left >= 0.0 && *right <= width && *y >= 6.0 && *y <= height - 6.0;
+                assert!(inside, "{}: {text:?} from {left} to {right} at {y}", plot.file);
+            }
+            let names = texts.iter().filter(|(text, ..)| {
+                text.split(' ').next().is_some_and(|name| name == "efficient" || name.starts_with('v'))
+            });
+            let mut heights: Vec<f64> = names.map(|(.., y)| *y).collect();
+            heights.sort_by(f64::total_cmp);
+            assert!(heights.windows(2).all(|pair| pair[1] - pair[0] >= 12.0), "{}: {heights:?}", plot.file);
         }
     }
 }
