@@ -19,9 +19,9 @@
 //!
 //! `examples/own_program.rs` shows layouts, grouped heads and the log-sum-exp.
 //!
-//! The table [`CHOICES`] decides which generation runs. It goes from the most special to the most general, and the first whose
-//! condition holds and which takes the problem runs. Conditions are about sizes and the device alone, so the same problem always
-//! goes to the same generation. A test holds them to the recorded measurements: on every problem of `results/` the
+//! The table [`CHOICES`] decides which generation runs, from the most special to the most general: the first whose condition
+//! holds and which takes the problem. Conditions are about sizes and the device and nothing else, so the same problem is
+//! always given to the same generation. A test holds them to the recorded measurements: on every problem of `results/` the
 //! choice is within 3 % or 0.4 µs of the fastest generation that was measured there.
 //!
 //! A new generation is adopted by a line of the table, once it is measured. [`generations`] lists all of them.
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_that_no_generation_takes_is_refused_in_the_best_ones_words() {
+    fn whatever_nobody_takes_is_refused_in_the_best_ones_words() {
         let turing = DeviceLimits { compute_capability: (7, 5), ..DeviceLimits::A100 };
         let problem = Problem::new(1, 8, 512, 64).build().unwrap();
         assert!(fastest(&problem, &turing).is_err());
@@ -225,9 +225,9 @@ mod tests {
         assert_eq!(candidates(&problem, &turing).count(), 0);
     }
 
-    /// What the front door promises, every generation keeps.
+    /// What the facade promises, everybody keeps.
     #[test]
-    fn its_promises_are_every_generations() {
+    fn its_promises_are_everybodys() {
         for Choice { generation, .. } in &CHOICES {
             let who = generation.generation();
             assert_eq!(who.accuracy, FASTEST.accuracy, "{}", who.id);

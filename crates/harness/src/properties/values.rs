@@ -36,7 +36,7 @@ fn permutation(instance: &Instance<'_>, length: usize) -> Vec<usize> {
     order
 }
 
-/// The mean of equal values is that value, for any weights.
+/// Whatever the weights are, the mean of equal values is that value.
 pub(super) fn constant_values_come_back(instance: &Instance<'_>) -> Result<(), Reason> {
     let problem = instance.case.problem.clone();
     let mut data = instance.data(&problem);

@@ -26,7 +26,7 @@ fn table(generation: &dyn Attention, text: &str) -> String {
     }
 }
 
-/// One file per generation, `snapshots/*_<id>.snap`, so that a new one brings its own and changes no other. `sdpa counters`
+/// A file a generation, `snapshots/*_<id>.snap`, so that a new one brings its own and changes nobody's. `sdpa counters`
 /// puts generations side by side.
 #[test]
 fn what_every_generation_executes() {

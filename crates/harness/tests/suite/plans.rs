@@ -10,7 +10,7 @@ const DEVICES: [(&str, DeviceLimits); 3] =
 fn plan(generation: &dyn Attention, problem: &Problem, limits: &DeviceLimits) -> String {
     match generation.plan(problem, limits) {
         Ok(plan) => plan.to_string(),
-        // The reason is not compared: what matters is which generations decline.
+        // The reason is told by whoever asks: what matters here is who declines.
         Err(_) => "declined".to_owned(),
     }
 }
@@ -60,7 +60,7 @@ fn capabilities(generation: &dyn Attention) -> Vec<String> {
     abilities.into_iter().map(line).collect()
 }
 
-/// One file per generation, `snapshots/*_<id>.snap`, so that a new one brings its own and changes no other.
+/// A file a generation, `snapshots/*_<id>.snap`, so that a new one brings its own and changes nobody's.
 #[test]
 fn every_generation_plans_as_it_did() {
     for generation in generations::ALL {

@@ -22,7 +22,7 @@ use super::{
 /// Run everything a generation must pass, in order, until the first step that fails
 ///
 /// It compiles; keeps its budget without a spill; is right on the acceptance cases, in random cases of every property and
-/// on a real model's tensors; has no race; fails if a barrier is removed; and is faster than its parent. The first
+/// on a real model's tensors; has no race; would not pass with a barrier missing; and is faster than its parent. The first
 /// failure ends it with the next thing to look at. Without a GPU the kernels run on the interpreter and speed is not
 /// measured; without ptxas, resources are not.
 ///
@@ -51,7 +51,7 @@ pub(crate) struct Gate {
     /// Which random cases; others in every run by default
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Schedules per shape, under the interpreter's checks
+    /// Schedules a shape, under the interpreter's checks
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     schedules: u64,
     /// Removals of guards to try
@@ -190,7 +190,7 @@ impl Gate {
         }
         let takes = |shapes: &[Shape]| gate::speed_shapes(device, generation, shapes);
         let asked = match self.shapes.as_slice() {
-            // A generation that declines the gate's shapes is made for others.
+            // Whoever declines the gate's shapes is made for others.
             [] => Grid::ALL.map(Grid::shapes).iter().map(|shapes| takes(shapes)).find(|asked| !asked.is_empty()),
             shapes => Some(takes(shapes)),
         };

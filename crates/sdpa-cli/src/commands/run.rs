@@ -14,7 +14,7 @@ use super::{FAILED, Outcome, generation, open, spinner};
 ///
 /// Reads tensors `q`, `k` and `v` of shape [batch, heads, length, head_dim], f16 or bf16, from a safetensors file; k and v
 /// may have fewer heads (a divisor) and another length. Writes `out` in the same type and `lse`, the log-sum-exp of every
-/// row, in f32. If the input holds `out`, or `out_causal` with a causal mask, prints the error against it.
+/// row, in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the error against it.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Run {
     /// Which generation computes; by default the fastest for the problem on the device (crate `sdpa`)

@@ -15,7 +15,7 @@ use super::{FAILED, Outcome, UNUSABLE, kernel_texts_or_packed, open, spinner, su
 /// Verify a generation on one case, as failing tests print it
 ///
 /// A case is a line such as `b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3`; what is left out
-/// has its default. `schedule` chooses the order in which the interpreter runs warps. Exits 1 if the kernel is wrong.
+/// has its default. `schedule` chooses the order in which the interpreter runs warps. Exits 1 where the kernel is wrong.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Verify {
     /// Which generation, or which mutant
