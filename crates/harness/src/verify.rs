@@ -15,7 +15,7 @@ use crate::regime::Data;
 /// How thoroughly to verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thoroughness {
-    /// Query rows a head to compare with the oracle, which is slow in f64; `None` compares all. Memory and repetition
+    /// Query rows per head to compare with the oracle, which is slow in f64; `None` compares all. Memory and repetition
     /// are checked everywhere, always.
     pub rows: Option<usize>,
     /// Runs after the first, each of which must give the same bits.
@@ -29,7 +29,7 @@ impl Default for Thoroughness {
 }
 
 impl Thoroughness {
-    /// Every row of problems whose oracle takes less than about a second, 256 rows a head of larger ones.
+    /// Every row of problems whose oracle takes less than about a second, 256 rows per head of larger ones.
     pub fn for_problem(problem: &Problem) -> Self {
         /// 4·b·h·q·kv·d: (1, 8, 512, 64) is 0.5 G and takes the oracle a few tenths of a second.
         const ORACLE_OPERATIONS: f64 = 1e9;
@@ -165,12 +165,12 @@ impl Failure {
         }
     }
 
-    /// True where every later CUDA call of this process will fail, too.
+    /// True if every later CUDA call of this process will fail, too.
     pub fn is_sticky(&self) -> bool {
         matches!(&*self.reason, Reason::Device(error) if error.is_sticky())
     }
 
-    /// True where the kernel ran and was found wrong; false where it could not be run or judged at all.
+    /// True if the kernel ran and was found wrong; false if it could not be run or judged at all.
     pub fn is_verdict(&self) -> bool {
         match &*self.reason {
             Reason::Device(error) => {
@@ -195,7 +195,7 @@ impl Failure {
             Reason::Device(_) | Reason::Reference(_) => "the kernel did not run: see the error",
             Reason::Unjudged { .. } => "the case: its scale and its numbers",
             Reason::Memory(MemoryFault::Unwritten { .. }) => {
-                "who owns these rows: is every row and column stored by somebody?"
+                "which warp owns these rows: is every row and column stored?"
             }
             Reason::Memory(_) => "the bounds of the last tile's stores, and strides",
             Reason::Differs { .. } => "ownership of rows: a race, or a read of what is not this row's",
@@ -384,7 +384,7 @@ impl Question {
         let alone = |generation: &&dyn Attention| self.ask(device, *generation);
         let stage = |surroundings| Stage::new(device, &case.problem, data, surroundings);
         let (Ok(guarded), Ok(exact)) = (stage(Surroundings::Guarded), stage(Surroundings::Exact)) else {
-            // Whatever there is not enough of: each says so for itself, or gets along alone.
+            // If memory is short, run them one by one, so that each reports its own error.
             return generations.iter().map(alone).collect();
         };
         let run = |generation: &&dyn Attention| {
@@ -394,7 +394,7 @@ impl Question {
         };
         let ran: Vec<Result<(Output, Duration), Reason>> = generations.iter().map(run).collect();
         if guarded.check_inputs().and_then(|()| exact.check_inputs()).is_err() {
-            // Somebody wrote what all read, so that nobody's answer counts; alone, each answers for itself.
+            // One of them wrote to the shared inputs, so no answer counts. Run alone, each is judged by what it did.
             return generations.iter().map(alone).collect();
         }
         let judged = generations.par_iter().zip(ran).map(|(generation, ran)| {

@@ -5,7 +5,7 @@ use crate::{
     Tensors, Unsupported,
 };
 
-/// What a generation is. Everything that the harness needs to know without asking for the id.
+/// What a generation is: everything that the harness needs to know, so that it never asks for the id.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generation {
     /// Short name, as in `crates/sdpa-<id>` and `kernels/<id>.cu`.

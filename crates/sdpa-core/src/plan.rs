@@ -250,7 +250,7 @@ pub struct Budget {
     pub registers: u32,
     /// Bytes of shared memory a block, static and dynamic.
     pub shared_bytes: u32,
-    /// Bytes a thread spills; 0 wherever somebody cares.
+    /// Bytes that a thread spills; 0 for every generation so far.
     pub spill_bytes: u32,
 }
 

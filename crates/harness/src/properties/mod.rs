@@ -1,4 +1,4 @@
-//! What must be true of attention whatever the numbers are. Each property takes any case, bends it to its own question
+//! What must be true of attention for any numbers. Each property takes any case, bends it to its own question
 //! and compares runs with one another, mostly bit for bit, so that no tolerance can hide a fault.
 
 mod independence;
@@ -14,7 +14,7 @@ use crate::random::Random;
 use crate::regime::Data;
 use crate::verify::{Difference, Failure, Reason, Thoroughness, difference, verify_data};
 
-/// Calls `$callback!` once with the names of all properties, behind whatever else it is given in brackets.
+/// Calls `$callback!` once with the names of all properties, after the other arguments that it is given in brackets.
 #[macro_export]
 macro_rules! for_each_property {
     ($callback:ident, [$($context:tt)*]) => {

@@ -10,7 +10,7 @@ use sdpa_ref::Judged;
 
 /// A line that is seen whether or not the test passes: the test harness captures `println!`, not the stream itself.
 pub(super) fn say(line: &str) {
-    // In one piece, since other tests speak, too; and nobody is there to be told that nobody listens.
+    // In one write, since other tests print, too. An error is ignored: there is no one left to tell.
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 

@@ -197,7 +197,7 @@ fn exact_buffers_end_where_the_tensor_does() {
     });
 }
 
-/// Generations that share their inputs are told what each is told alone, whoever spoils the inputs for the others.
+/// Generations that share their inputs are told what each is told alone, even if one of them spoils the inputs for the others.
 #[test]
 fn together_everybody_is_judged_as_alone() {
     let case: Case = "b2 h2 L70 d16 f16 causal normal seed=1".parse().unwrap();
@@ -221,7 +221,7 @@ fn together_everybody_is_judged_as_alone() {
     let spoiled = told(&faults);
     assert!(spoiled[1].contains("the kernel changed its input"), "{}", spoiled[1]);
     assert_eq!(spoiled[0], spoiled[3]);
-    // More than are judged at once, and nobody who spoils anything.
+    // More than are judged at once, and none that spoils anything.
     assert_eq!(told(&[&faults[2..], &faults[2..], &faults[2..]].concat()).len(), 12);
 }
 

@@ -108,7 +108,7 @@ pub enum Grid {
     Short,
     /// Head dimensions that the targets lack, in between theirs: one shape that waves decide and one that fills the chip.
     Widths,
-    /// One query over a cache: four query heads a key head in batches, and eight with caches of up to 64 K keys.
+    /// One query over a cache: four query heads per key head in batches, and eight with caches of up to 64 K keys.
     Decode,
 }
 

@@ -1,4 +1,4 @@
-//! One file a verb, and what several verbs share.
+//! One file per verb, and what several verbs share.
 
 pub(crate) mod acceptance;
 pub(crate) mod bench;
@@ -105,7 +105,7 @@ pub(crate) fn bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// A sign of life for work whose length nobody knows.
+/// A sign of life for work of unknown length.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
     let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));

@@ -244,7 +244,7 @@ fn sanitize(sanitizer: &Path, tool: &str, program: &Path, id: &str, case: &str) 
         verified(&said).is_some_and(|verified| verified.outcome == VerifiedAs::Right && verified.judged_rows > 0);
     let clean = said.code == Some(0) && summary.contains("SUMMARY: 0 ") && is_right;
     if !matches!(said.code, Some(0 | FOUND)) && summary.contains("SUMMARY") {
-        // The program itself failed, whatever the sanitizer thinks of it.
+        // The program itself failed, even if the sanitizer found nothing.
         let _ = write!(summary, " | {}", verdict(&said));
     }
     (clean, format!("{id} | {tool} | {case} | {} | {summary}", said.ending))
