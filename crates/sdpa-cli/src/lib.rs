@@ -5,3 +5,5 @@ pub mod files;
 pub mod gate;
 pub mod packs;
 pub mod scaffold;
+pub mod sealed;
+pub mod steps;

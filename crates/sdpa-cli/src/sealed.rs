@@ -115,7 +115,9 @@ impl Seals {
 
     /// The text of `kernels/sealed.txt`.
     fn render(&self) -> String {
-        let mut text = "# Sealed generations: id, hash of the code, entries under `## Fixed`. Written by `sdpa seal ID`.\n".to_owned();
+        let mut text =
+            "# Sealed generations: id, hash of the code, entries under `## Fixed`. Written by `sdpa seal ID`.\n"
+                .to_owned();
         for (id, Seal { hash, fixed }) in &self.0 {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "{id} {hash} {fixed}");
@@ -201,14 +203,19 @@ pub fn not_vocabulary(sources: &Sources, kernels: &[String]) -> Result<Vec<Strin
     for (header, text) in sources.iter().filter(|(path, _)| path.starts_with("machine/")) {
         let used = users.get(header).map(Vec::as_slice).unwrap_or_default();
         if used.len() < 2 {
-            let by = used.first().map_or("no kernel includes it".to_owned(), |kernel| format!("{kernel} alone includes it"));
-            found.push(format!("kernels/{header} is no vocabulary: {by}; what one generation does stands in its own file"));
+            let by =
+                used.first().map_or("no kernel includes it".to_owned(), |kernel| format!("{kernel} alone includes it"));
+            found.push(format!(
+                "kernels/{header} is no vocabulary: {by}; what one generation does stands in its own file"
+            ));
         }
         let allowed: Vec<&str> =
             KEY_LOOPS.iter().filter(|allowed| allowed.header == header).map(|allowed| allowed.function).collect();
         let loops = loops_over_keys(text);
         for (line, function) in loops.iter().filter(|(_, function)| !allowed.contains(&function.as_str())) {
-            found.push(format!("kernels/{header}:{line}: {function} loops over keys, which is a generation's own affair"));
+            found.push(format!(
+                "kernels/{header}:{line}: {function} loops over keys, which is a generation's own affair"
+            ));
         }
         for function in allowed.iter().filter(|name| loops.iter().all(|(_, function)| function != *name)) {
             found.push(format!("kernels/{header}: {function} no longer loops over keys: take it out of KEY_LOOPS"));

@@ -15,6 +15,7 @@ mod files;
 mod fingerprint;
 mod packs;
 mod ptxas;
+pub mod records;
 pub mod resources;
 pub mod sass;
 mod texts;
@@ -22,7 +23,7 @@ mod tools;
 
 pub use checkout::{Checkout, Sources, source_line, source_text};
 pub use code::{code_lines, without_comments};
-pub use compile::Nvrtc;
+pub use compile::{Nvrtc, file_entry};
 pub use error::{Result, ToolchainError};
 pub use files::{WriteError, write_whole};
 pub use fingerprint::Fingerprint;

@@ -141,6 +141,22 @@ impl Cost {
         costs.chain(self.warnings.iter().filter(|warning| spoils_wgmma(warning)).cloned()).collect()
     }
 
+    /// What is other than `before`, in words; empty where nothing is.
+    fn changes_from(&self, before: &Self) -> Vec<String> {
+        let numbers = [
+            ("threads", before.threads, self.threads),
+            ("registers", before.registers, self.registers),
+            ("spill bytes", before.spill_bytes, self.spill_bytes),
+            ("bytes of static shared memory", before.static_shared_bytes, self.static_shared_bytes),
+            ("bytes of dynamic shared memory", before.dynamic_shared_bytes, self.dynamic_shared_bytes),
+            ("blocks a multiprocessor", before.blocks_per_multiprocessor, self.blocks_per_multiprocessor),
+        ];
+        let changed = numbers.into_iter().filter(|(_, before, now)| before != now);
+        let changed = changed.map(|(what, before, now)| format!("{what} {before} → {now}"));
+        let warnings = (before.warnings != self.warnings).then(|| "other warnings".to_owned());
+        changed.chain(warnings).collect()
+    }
+
     /// What got worse than `before`, in words; empty where nothing did.
     pub fn worse_than(&self, before: &Self) -> Vec<String> {
         let grew = [
@@ -297,6 +313,19 @@ pub fn drift(before: &[Cost], now: &[Cost]) -> Drift {
     Drift { worse, outdated: before != now }
 }
 
+/// What changed between two lists of costs, a line for each kernel on each architecture: better, worse, new or gone.
+pub fn differences(before: &[Cost], now: &[Cost]) -> Vec<String> {
+    let same = |left: &Cost, right: &Cost| left.kernel == right.kernel && left.architecture == right.architecture;
+    let name = |cost: &Cost| format!("{} {}", cost.kernel, cost.architecture);
+    let changed = now.iter().filter_map(|cost| match before.iter().find(|before| same(before, cost)) {
+        None => Some(format!("{}: new, {} registers", name(cost), cost.registers)),
+        Some(before) if before == cost => None,
+        Some(before) => Some(format!("{}: {}", name(cost), cost.changes_from(before).join(", "))),
+    });
+    let gone = before.iter().filter(|before| now.iter().all(|cost| !same(before, cost)));
+    changed.chain(gone.map(|cost| format!("{}: gone", name(cost)))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,5 +397,16 @@ mod tests {
         let worse = drift(&[cost(64, 0)], &[cost(168, 4)]);
         assert_eq!(worse.worse, ["v9/f16_d64 sm_89: registers 64 → 168, spill bytes 0 → 4"]);
         assert!(drift(&[], &[cost(72, 0)]).worse.is_empty());
+    }
+
+    #[test]
+    fn every_difference_is_told() {
+        assert!(differences(&[cost(72, 0)], &[cost(72, 0)]).is_empty());
+        assert_eq!(
+            differences(&[cost(72, 0)], &[cost(64, 4)]),
+            ["v9/f16_d64 sm_89: registers 72 → 64, spill bytes 0 → 4"]
+        );
+        assert_eq!(differences(&[], &[cost(72, 0)]), ["v9/f16_d64 sm_89: new, 72 registers"]);
+        assert_eq!(differences(&[cost(72, 0)], &[]), ["v9/f16_d64 sm_89: gone"]);
     }
 }

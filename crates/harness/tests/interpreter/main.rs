@@ -2,5 +2,4 @@
 
 mod check;
 mod counters;
-mod golden;
 mod mutate;

@@ -16,6 +16,9 @@ pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod resources;
 pub(crate) mod run;
+pub(crate) mod sass;
+pub(crate) mod seal;
+pub(crate) mod steps;
 pub(crate) mod verify;
 
 use std::io::Write;

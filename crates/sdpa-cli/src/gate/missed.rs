@@ -1,7 +1,7 @@
 //! Would the harness notice if a barrier or a wait were missing?
 
 use sdpa_core::{Attention, DeviceKind};
-use sdpa_toolchain::KernelTexts;
+use sdpa_toolchain::{KernelTexts, source_text};
 
 use super::steps::{Outcome, Progress};
 use super::unnoticed;
@@ -72,13 +72,13 @@ pub fn mutants(
 }
 
 /// What the scores of one kernel say: of what orders, and of what guards. Wherever the source orders something, somebody
-/// must notice its absence, or a reason must be on the list. Guards may only save work, and survivors among them are
+/// must notice its absence, or a reason must stand beside it. Guards may only save work, and survivors among them are
 /// counted and not held against the kernel.
 fn judge_mutations(id: &str, source: &str, rejected: usize, order: &Score, guards: &Score) -> Outcome {
     let places = places(order, source);
     let unnoticed: Vec<&Mutation> = places.iter().filter(|place| !place.noticed).map(|place| place.example).collect();
     let (explained, unexplained): (Vec<&Mutation>, Vec<&Mutation>) =
-        unnoticed.iter().partition(|mutation| unnoticed::reason(id, mutation).is_some());
+        unnoticed.iter().partition(|mutation| unnoticed::reason(mutation, source_text).is_some());
     let mut text = format!(
         "{}: of {} barriers, waits, fences and arrivals {} are noticed where they are removed, {} have a reason to stay; {} of \
          {} guards are noticed",
@@ -103,7 +103,7 @@ fn judge_mutations(id: &str, source: &str, rejected: usize, order: &Score, guard
     }
     let look_at = format!(
         "each statement named: it is not needed, or no case needs it (crates/harness/src/check/trials.rs), or the reason why \
-         nobody can notice belongs into crates/sdpa-cli/src/gate/unnoticed.txt; sdpa mutate {id} tells more"
+         nothing can notice belongs above it: `// UNNOTICED: reason`; sdpa mutate {id} tells more"
     );
     Outcome::failed(&text, &look_at)
 }
@@ -178,9 +178,21 @@ mod tests {
         ");
         // A kernel without a barrier has none to miss.
         assert_eq!(judged(0, 0).status, Status::Passed);
-        let mut explained = score(1, 2);
-        explained.mutants[1].mutation.statement = "setmaxnreg.dec.sync.aligned.u32 40".to_owned();
+    }
+
+    #[test]
+    fn a_reason_beside_the_statement_excuses_it() {
+        let (guards, mut explained) = (score(0, 4), score(1, 2));
+        let file = "kernels/machine/warpgroup.cuh";
+        let lines = source_text(file).expect("the vocabulary is there").lines();
+        let line =
+            lines.enumerate().find(|(_, line)| line.contains("setmaxnreg.dec")).expect("it gives registers back").0;
+        let at = |line| Some(Origin { file: file.to_owned(), line, callers: vec![("kernels/v9.cu".to_owned(), 7)] });
+        explained.mutants[1].mutation.origin = at(line as u32 + 1);
         assert_eq!(judge_mutations("v9", "v9.cu", 0, &explained, &guards).status, Status::Passed);
+        // The template's line two above is none of the statement's.
+        explained.mutants[1].mutation.origin = at(line as u32 - 1);
+        assert_eq!(judge_mutations("v9", "v9.cu", 0, &explained, &guards).status, Status::Failed);
     }
 
     #[test]
