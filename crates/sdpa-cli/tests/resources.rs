@@ -10,6 +10,7 @@ use sdpa::generations;
 use sdpa_cli::cost_table::render_costs;
 use sdpa_core::{Attention, Generation, Specialisation};
 use sdpa_toolchain::resources::{self, Cost};
+use sdpa_toolchain::sass::{Comparison, MachineCode};
 use sdpa_toolchain::{Checkout, KernelTexts, find_tool, records};
 
 /// Where ptxas must be there, because nobody else would notice that this test did not run.
@@ -18,11 +19,12 @@ const REQUIRE: &str = "SDPA_REQUIRE_PTXAS";
 fn main() -> ExitCode {
     let generations = generations::ALL.iter().map(|generation| generation.generation());
     let costs = generations.map(|who| (format!("{}_costs_no_more_than_accepted", who.id), Test::Costs(who)));
-    let others = [
-        ("products_that_ptxas_makes_wait_for_one_another_are_over_every_budget", Test::Plain(serialised_products)),
-        ("the_mutant_that_does_not_wait_for_its_products_is_over_budget", Test::Plain(unawaited_products)),
+    let others: [(&str, fn(&Path)); 3] = [
+        ("products_that_ptxas_makes_wait_for_one_another_are_over_every_budget", serialised_products),
+        ("the_mutant_that_does_not_wait_for_its_products_is_over_budget", unawaited_products),
+        ("machine_code_is_compared_instruction_by_instruction", machine_code),
     ];
-    let tests = costs.chain(others.map(|(name, test)| (name.to_owned(), test)));
+    let tests = costs.chain(others.map(|(name, test)| (name.to_owned(), Test::Plain(test))));
     let trials = tests.map(|(name, test)| Trial::ignorable_test(name, move || test.run())).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -105,4 +107,17 @@ fn unawaited_products(ptxas: &Path) {
         resources::assemble_one(ptxas, kernel, &KernelTexts::packed()).unwrap_or_else(|error| panic!("{error}"));
     let over = resources::over_budget(&[mutant], &costs).join("; ");
     assert!(over.contains("warpgroup.wait is injected"), "{over:?}");
+}
+
+/// What `sdpa sass` compares.
+fn machine_code(ptxas: &Path) {
+    let generation = generations::find("v1").expect("v1 is a generation").generation();
+    let (kernel, arch) = (&generation.specialisations[0], resources::ARCHITECTURES[0]);
+    let ptx = kernel.packed_ptx().unwrap_or_else(|error| panic!("{error}"));
+    let code = |ptx: &str| MachineCode::assemble(ptxas, kernel, ptx, &arch).unwrap_or_else(|error| panic!("{error}"));
+    let before = code(ptx);
+    assert_eq!(before.compare(&code(&format!("// reworded\n{ptx}"))), Comparison::Same);
+    let edited = ptx.replacen("ex2.approx.ftz.f32", "rcp.approx.ftz.f32", 1);
+    let Comparison::Differs { changed, of } = before.compare(&code(&edited)) else { panic!("the edit is not seen") };
+    assert!((1..of).contains(&changed) && of >= before.len(), "{changed} of {of}");
 }

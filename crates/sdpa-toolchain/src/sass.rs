@@ -24,9 +24,9 @@ pub struct MachineCode {
 pub enum Comparison {
     /// Bit for bit the same.
     Same,
-    /// Instructions that only one of them has, or that both have with other operands.
+    /// They share fewer instructions in the same order than the longer one has.
     Differs {
-        /// How many.
+        /// Instructions of the longer one that are not shared.
         changed: usize,
         /// Instructions of the longer one.
         of: usize,
@@ -81,14 +81,12 @@ impl MachineCode {
         let deadline = Instant::now() + Duration::from_secs(5);
         let operations =
             capture_diff_slices_deadline(Algorithm::Myers, &self.instructions, &other.instructions, Some(deadline));
-        let changed = |operation: &DiffOp| match operation {
-            DiffOp::Equal { .. } => 0,
-            _ => operation.old_range().len().max(operation.new_range().len()),
+        let kept = |operation: &DiffOp| match operation {
+            DiffOp::Equal { len, .. } => *len,
+            _ => 0,
         };
-        Comparison::Differs {
-            changed: operations.iter().map(changed).sum(),
-            of: self.instructions.len().max(other.instructions.len()),
-        }
+        let of = self.instructions.len().max(other.instructions.len());
+        Comparison::Differs { changed: of - operations.iter().map(kept).sum::<usize>(), of }
     }
 }
 
@@ -118,6 +116,7 @@ mod tests {
         assert_eq!(one.compare(&code(&[1, 2, 3, 4, 5])), Comparison::Same);
         assert_eq!(one.compare(&code(&[1, 2, 9, 4, 5])), Comparison::Differs { changed: 1, of: 5 });
         assert_eq!(one.compare(&code(&[1, 2, 3, 7, 8, 4, 5])), Comparison::Differs { changed: 2, of: 7 });
+        assert_eq!(one.compare(&code(&[6, 7, 8])), Comparison::Differs { changed: 5, of: 5 });
     }
 
     #[test]

@@ -29,6 +29,9 @@
 //! A program that needs few of them names these as features (`default-features = false, features = ["v2d", "v3c"]`); the others
 //! are not built. The choice is then the fastest of those that are there.
 
+// A build that carries few generations needs few of the conditions.
+#![cfg_attr(not(feature = "all"), allow(dead_code))]
+
 pub mod generations;
 
 use std::fmt;
