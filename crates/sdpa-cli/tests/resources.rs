@@ -11,7 +11,7 @@ use sdpa_cli::cost_table::render_costs;
 use sdpa_core::{Attention, Generation, Specialisation};
 use sdpa_toolchain::resources::{self, Cost};
 use sdpa_toolchain::sass::{Comparison, MachineCode};
-use sdpa_toolchain::{Checkout, KernelTexts, find_tool, records};
+use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 
 /// Where ptxas must be there, because nobody else would notice that this test did not run.
 const REQUIRE: &str = "SDPA_REQUIRE_PTXAS";
@@ -58,7 +58,7 @@ fn costs_no_more_than_accepted(ptxas: &Path, generation: &'static Generation) {
     assert!(over.is_empty(), "over budget:\n  {}", over.join("\n  "));
 
     let how = format!("to accept: sdpa resources {} --accept", generation.id);
-    let before = Checkout::find().and_then(|checkout| records::read_record(&checkout, generation.id));
+    let before = Checkout::find().and_then(|checkout| accepted::read(&checkout, generation.id));
     let before = before.unwrap_or_else(|error| panic!("{error}; {how}"));
     let before = before.unwrap_or_else(|| panic!("what its kernels may cost was never accepted; {how}"));
     let drift = resources::drift(&before, &now);

@@ -7,6 +7,7 @@
 //!
 //! No user's program needs this crate: kernels are launched from packs, whatever the sources on disk say.
 
+pub mod accepted;
 mod checkout;
 mod code;
 mod compile;
@@ -15,7 +16,6 @@ mod files;
 mod fingerprint;
 mod packs;
 mod ptxas;
-pub mod records;
 pub mod resources;
 pub mod sass;
 mod texts;

@@ -43,6 +43,10 @@ pub(crate) const FAILED: u8 = 1;
 /// The generation with this id, or an error that lists the known ones and names the nearest.
 pub(crate) fn generation(id: &str) -> Result<&'static dyn Attention, String> {
     generations::find(id).ok_or_else(|| {
+        let unknown = judged::unknown_generations();
+        if unknown.iter().any(|other| other == id) {
+            return judged::older_than(&[id.to_owned()]);
+        }
         let ids = generations::ids();
         let nearest = ids.iter().min_by_key(|known| edits(id, known)).filter(|known| edits(id, known) <= 2);
         let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
@@ -61,8 +65,17 @@ pub(crate) fn subject(id: &str) -> Result<&'static dyn Attention, String> {
 /// The generations with these ids, in the order given; all where none is.
 pub(crate) fn generations_or_all(ids: &[String]) -> Result<Vec<&'static dyn Attention>, String> {
     match ids {
-        [] => Ok(generations::ALL.to_vec()),
+        [] => all_generations(),
         ids => ids.iter().map(|id| generation(id)).collect(),
+    }
+}
+
+/// All generations, or an error if the checkout has one that this program does not know: what is said of all would not be of
+/// all.
+pub(crate) fn all_generations() -> Result<Vec<&'static dyn Attention>, String> {
+    match judged::unknown_generations().as_slice() {
+        [] => Ok(generations::ALL.to_vec()),
+        unknown => Err(judged::older_than(unknown)),
     }
 }
 

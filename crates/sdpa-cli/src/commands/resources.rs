@@ -7,7 +7,7 @@ use harness::table;
 use sdpa_cli::cost_table::render_costs;
 use sdpa_core::{Attention, DeviceChoice, DeviceKind, Generation};
 use sdpa_toolchain::resources::{self, Cost, ResourceError};
-use sdpa_toolchain::{Checkout, KernelTexts, find_tool, records};
+use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 use serde::Serialize;
 
 use super::{FAILED, Outcome, bar, generations_or_all, kernel_texts_or_packed};
@@ -43,13 +43,9 @@ impl Resources {
         let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
         let over_budget = !resources::over_budget(&generations, &costs).is_empty();
         if self.accept {
-            // The driver's figures are of one architecture, and no record of three.
-            if source != FROM_PTXAS {
-                return Err(format!("figures from {source} are not accepted: install kernels/requirements.txt").into());
-            }
             let checkout = Checkout::find()?;
             for generation in generations {
-                accept(out, &checkout, generation, &costs)?;
+                accept(out, &checkout, generation, &source, &costs)?;
             }
         } else if self.json {
             let report = CostsJson { source: &source, over_budget, kernels: &costs };
@@ -70,21 +66,26 @@ pub(crate) fn accept(
     out: &mut dyn Write,
     checkout: &Checkout,
     generation: &Generation,
+    source: &str,
     costs: &[Cost],
 ) -> Result<(), Box<dyn std::error::Error>> {
+    // A driver's figures are of one architecture, and what is accepted is of three.
+    if source != FROM_PTXAS {
+        return Err(format!("costs from {source} are not accepted: install kernels/requirements.txt").into());
+    }
     let id = generation.id;
-    let before = records::read_record(checkout, id)?.unwrap_or_default();
-    let now = records::of_generation(generation, costs);
+    let before = accepted::read(checkout, id)?.unwrap_or_default();
+    let now = accepted::of_generation(generation, costs);
     if before == now {
         writeln!(out, "{id}: costs what was accepted before")?;
         return Ok(());
     }
     let differences = resources::differences(&before, &now);
-    writeln!(out, "{id}: accepted in {}", records::record_path(id).display())?;
+    writeln!(out, "{id}: accepted in {}", accepted::path_of(id).display())?;
     for difference in differences {
         writeln!(out, "  {difference}")?;
     }
-    Ok(records::write_record(checkout, generation, &now)?)
+    Ok(accepted::write(checkout, generation, &now)?)
 }
 
 /// Costs from ptxas, else from the GPU's driver, and which of them it was.

@@ -8,7 +8,7 @@ use crate::resources::{Cost, budget_of};
 use crate::{Checkout, Result, ToolchainError, write_whole};
 
 /// The file of a generation's accepted costs, relative to the checkout's root.
-pub fn record_path(id: &str) -> PathBuf {
+pub fn path_of(id: &str) -> PathBuf {
     format!("crates/sdpa-cli/tests/resources/{id}.json").into()
 }
 
@@ -16,8 +16,8 @@ pub fn record_path(id: &str) -> PathBuf {
 ///
 /// # Errors
 /// [`ToolchainError::System`], also for a file that is no such record.
-pub fn read_record(checkout: &Checkout, id: &str) -> Result<Option<Vec<Cost>>> {
-    let path = checkout.root().join(record_path(id));
+pub fn read(checkout: &Checkout, id: &str) -> Result<Option<Vec<Cost>>> {
+    let path = checkout.root().join(path_of(id));
     let failed = |source: std::io::Error| ToolchainError::System { path: path.clone(), source };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(serde_json::from_str(&text).map_err(|error| failed(error.into()))?)),
@@ -30,9 +30,9 @@ pub fn read_record(checkout: &Checkout, id: &str) -> Result<Option<Vec<Cost>>> {
 ///
 /// # Errors
 /// [`ToolchainError::System`].
-pub fn write_record(checkout: &Checkout, generation: &Generation, costs: &[Cost]) -> Result<()> {
-    let path = checkout.root().join(record_path(generation.id));
-    let text = render_record(&of_generation(generation, costs));
+pub fn write(checkout: &Checkout, generation: &Generation, costs: &[Cost]) -> Result<()> {
+    let path = checkout.root().join(path_of(generation.id));
+    let text = render(&of_generation(generation, costs));
     write_whole(&path, text.as_bytes())
         .map_err(|error| ToolchainError::System { path: error.path, source: error.source })
 }
@@ -43,7 +43,7 @@ pub fn of_generation(generation: &Generation, costs: &[Cost]) -> Vec<Cost> {
 }
 
 /// The text of a record: a JSON array with a line for each entry, so that a difference shows the kernels that changed.
-pub fn render_record(costs: &[Cost]) -> String {
+pub fn render(costs: &[Cost]) -> String {
     let line = |cost: &Cost| format!("  {}", serde_json::to_string(cost).expect("numbers and text always serialise"));
     let lines: Vec<String> = costs.iter().map(line).collect();
     format!("[\n{}\n]\n", lines.join(",\n"))
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_has_a_line_per_kernel_and_is_read_back() {
+    fn what_is_accepted_has_a_line_per_kernel_and_is_read_back() {
         let cost = |kernel: &str, registers| Cost {
             kernel: kernel.to_owned(),
             architecture: "sm_80".to_owned(),
@@ -67,11 +67,11 @@ mod tests {
             warnings: Vec::new(),
         };
         let costs = [cost("v1/f16_d64", 32), cost("v1/f16_d128", 48)];
-        let text = render_record(&costs);
+        let text = render(&costs);
         assert_eq!(text.lines().count(), 4);
         assert_eq!(serde_json::from_str::<Vec<Cost>>(&text).unwrap(), costs);
-        let other = render_record(&[costs[0].clone(), cost("v1/f16_d128", 40)]);
+        let other = render(&[costs[0].clone(), cost("v1/f16_d128", 40)]);
         assert_eq!(text.lines().zip(other.lines()).filter(|(before, after)| before != after).count(), 1);
-        assert_eq!(serde_json::from_str::<Vec<Cost>>(&render_record(&[])).unwrap(), []);
+        assert_eq!(serde_json::from_str::<Vec<Cost>>(&render(&[])).unwrap(), []);
     }
 }
