@@ -12,7 +12,7 @@ use sdpa::{for_each_generation, generations};
 use sdpa_core::{Attention as _, Device, DeviceChoice};
 
 macro_rules! generation_suites {
-    ($(($id:ident, $generation:path);)*) => {
+    ($(($id:ident, $feature:literal, $generation:path);)*) => {
         $(mod $id {
             use super::*;
 
