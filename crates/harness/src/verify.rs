@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Device, Error, Problem, Unsupported};
-use sdpa_ref::{Check, Found, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
+use sdpa_core::{Attention, Device, Error, Operand, Problem, Unsupported, check_host_memory};
+use sdpa_ref::{Check, Found, Judged, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
 
 use crate::case::Case;
 use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, rows};
@@ -79,6 +79,15 @@ pub enum Reason {
     /// The oracle could not be asked.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Nothing was judged: a verdict on no row is none.
+    #[error(
+        "none of the {rows} rows could be judged, because f32 may overflow in each: their scores, or these over the \
+         scale, reach a quarter of the largest f32; choose a smaller scale or smaller numbers"
+    )]
+    Unjudged {
+        /// Rows that were looked at.
+        rows: usize,
+    },
     /// Two results that must be the same bits are not.
     #[error("{what}: {difference}")]
     Differs {
@@ -167,7 +176,7 @@ impl Failure {
             Reason::Device(error) => {
                 matches!(error, Error::Sticky { .. } | Error::Findings { .. } | Error::Tickets { .. })
             }
-            Reason::Reference(_) => false,
+            Reason::Reference(_) | Reason::Unjudged { .. } => false,
             Reason::Memory(_) | Reason::Mismatch(_) | Reason::Differs { .. } | Reason::Row { .. } => true,
         }
     }
@@ -184,6 +193,7 @@ impl Failure {
                 "who puts the word back to 0: is the last draw or arrival the one that the kernel takes for it?"
             }
             Reason::Device(_) | Reason::Reference(_) => "the kernel did not run: see the error",
+            Reason::Unjudged { .. } => "the case: its scale and its numbers",
             Reason::Memory(MemoryFault::Unwritten { .. }) => {
                 "which warp owns these rows: is every row and column stored?"
             }
@@ -253,9 +263,18 @@ pub fn verify_thoroughly(
     // Declined before the numbers are made.
     generation
         .plan(&case.problem, device.limits())
-        .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, Error::from(reason)))?;
+        .map_err(Error::from)
+        .and_then(|_| check_memory(&case.problem))
+        .map_err(|error| Failure::new(device, generation, case, MATCHES_REFERENCE, error))?;
     verify_data(device, generation, &case.problem, &case.data(), case.schedule, thoroughness)
         .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
+}
+
+/// The numbers, the tensors on an interpreter and what it must leave unchanged have room in the host's memory.
+fn check_memory(problem: &Problem) -> Result<(), Error> {
+    const COPIES: usize = 3;
+    let elements = Operand::ALL.map(|operand| problem.span(operand)).into_iter().fold(0, usize::saturating_add);
+    check_host_memory("the case's tensors", elements.saturating_mul(COPIES * problem.dtype().bytes()))
 }
 
 /// [`verify`] on numbers of your own.
@@ -271,7 +290,7 @@ pub fn verify_data(
     thoroughness: Thoroughness,
 ) -> Result<Measured, Reason> {
     let (output, _) = run_alone(device, generation, problem, data, schedule, thoroughness.repetitions)?;
-    Ok(judge(&reference(problem, data, thoroughness)?, &output, generation)?)
+    judge(&reference(problem, data, thoroughness)?, &output, generation)
 }
 
 /// Runs once, with guards around the tensors, and then again and again with nothing around them: always the same bits.
@@ -410,14 +429,14 @@ pub struct Answer {
     pub took: Duration,
 }
 
-/// The oracle's verdict on an output, by what the generation promises.
-pub(crate) fn judge(
-    reference: &Reference,
-    output: &Output,
-    generation: &dyn Attention,
-) -> Result<Measured, Box<Mismatch>> {
+/// The oracle's verdict on an output, by what the generation promises; no verdict at all where no row could be judged.
+pub(crate) fn judge(reference: &Reference, output: &Output, generation: &dyn Attention) -> Result<Measured, Reason> {
     let tolerance = Tolerance { factor: generation.generation().accuracy.factor(), ..Tolerance::default() };
-    reference.judge(&Found { out: &output.out, lse: Some(&output.lse) }, &tolerance)
+    let measured = reference.judge(&Found { out: &output.out, lse: Some(&output.lse) }, &tolerance)?;
+    match measured.judged {
+        Judged { rows, .. } if measured.judged.is_nothing() => Err(Reason::Unjudged { rows }),
+        _ => Ok(measured),
+    }
 }
 
 /// About `count` query positions of every head: the first and the last quarter of them (64 at most), where tiles begin

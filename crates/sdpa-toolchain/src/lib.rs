@@ -20,7 +20,7 @@ mod tools;
 pub use checkout::{Checkout, Sources, source_line, source_text};
 pub use compile::Nvrtc;
 pub use error::{Result, ToolchainError};
-pub use files::{WriteError, write_whole};
+pub use files::{WriteError, check_writable, write_whole};
 pub use fingerprint::Fingerprint;
 pub use packs::{Changed, Mode, Pack, build, pack};
 pub use texts::KernelTexts;

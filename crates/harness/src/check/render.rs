@@ -14,9 +14,14 @@ pub fn render(checked: &Checked) -> String {
         text += &render_fault(checked.generation, fault);
         text.push('\n');
     }
-    let Checked { generation, runs, faults } = checked;
+    let Checked { generation, runs, judged, faults } = checked;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    let _ = writeln!(text, "{generation}: {}, {}", plural(*runs, "run"), plural(faults.len(), "finding"));
+    let (runs, findings) = (plural(*runs, "run"), plural(faults.len(), "finding"));
+    let compared = match judged.rows {
+        0 => "no row".to_owned(),
+        _ => judged.to_string(),
+    };
+    let _ = writeln!(text, "{generation}: {runs}, {findings}; compared with the oracle: {compared}");
     text
 }
 

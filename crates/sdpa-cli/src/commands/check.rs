@@ -42,6 +42,8 @@ pub(crate) struct Check {
 struct CheckJson {
     generation: &'static str,
     runs: usize,
+    judged_rows: usize,
+    unjudged_rows: usize,
     findings: Vec<Entry>,
 }
 
@@ -128,5 +130,7 @@ fn report(checked: &Checked) -> CheckJson {
         Entry { kind, message, places, case: fault.trial.to_string(), again: fault.again, repeat }
     };
     let findings = checked.faults.iter().map(entry).collect();
-    CheckJson { generation: checked.generation, runs: checked.runs, findings }
+    let Checked { generation, runs, judged, .. } = *checked;
+    let judged_rows = judged.rows - judged.unjudged;
+    CheckJson { generation, runs, judged_rows, unjudged_rows: judged.unjudged, findings }
 }
