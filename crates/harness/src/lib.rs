@@ -9,6 +9,7 @@ pub mod case;
 pub mod check;
 pub mod counters;
 pub mod execute;
+pub mod far;
 pub mod golden;
 pub mod mutants;
 pub mod mutate;

@@ -9,6 +9,7 @@ use sdpa_ref::{Check, Found, Measured, Mismatch, Reference, ReferenceError, Rows
 
 use crate::case::Case;
 use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, rows};
+use crate::far::near;
 use crate::random::Random;
 use crate::regime::Data;
 
@@ -258,7 +259,7 @@ pub fn verify_thoroughly(
         .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
 }
 
-/// [`verify`] on numbers of your own.
+/// [`verify`] on numbers of your own, which lie as [`near`]'s problem says.
 ///
 /// # Errors
 /// [`Reason`].
@@ -310,7 +311,7 @@ fn run_repeatedly(
         let ran = run(false)?;
         took = ran.took;
         let again = ran.output(device, problem)?;
-        if let Some(difference) = difference(problem, &again, &output, |_| true) {
+        if let Some(difference) = difference(&near(problem), &again, &output, |_| true) {
             return Err(Reason::Differs { what: "a second run of the same input differs", difference });
         }
     }
@@ -320,7 +321,7 @@ fn run_repeatedly(
 /// The oracle's answer, as thoroughly as told.
 fn reference(problem: &Problem, data: &Data, thoroughness: Thoroughness) -> Result<Reference, ReferenceError> {
     let rows = thoroughness.rows.map(|count| sample_rows(problem, count));
-    Reference::compute(problem, &data.inputs(), rows.as_ref())
+    Reference::compute(&near(problem), &data.inputs(), rows.as_ref())
 }
 
 /// A case with its numbers and the oracle's answer, made once for all the generations that are asked.

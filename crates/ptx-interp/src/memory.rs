@@ -84,9 +84,29 @@ impl Memory {
     /// A new buffer of `bytes` bytes whose address is a multiple of `align` (a power of two; at least 16 is used).
     /// Its contents count as uninitialised until they are written.
     pub fn allocate(&mut self, name: &str, bytes: usize, align: usize) -> u64 {
+        let base = self.next_address(align);
+        self.push(name, base, bytes);
+        base
+    }
+
+    /// As [`allocate`](Self::allocate), but of the bytes from the address given back only `pieces` are there, which must be
+    /// in ascending order, apart, and the first at 0. An access between two of them is one out of bounds. Tensors with rows
+    /// gigabytes apart take no more memory than their rows. Each piece is freed by its own address.
+    pub fn allocate_pieces(&mut self, name: &str, pieces: &[std::ops::Range<usize>], align: usize) -> u64 {
+        let base = self.next_address(align);
+        for piece in pieces {
+            self.push(name, base + piece.start as u64, piece.len());
+        }
+        base
+    }
+
+    fn next_address(&self, align: usize) -> u64 {
         let align = (align.max(16) as u64).next_power_of_two();
         let after = self.buffers.last().map_or(GLOBAL_BASE, |last| last.end() + GUARD_BYTES);
-        let base = after.next_multiple_of(align);
+        after.next_multiple_of(align)
+    }
+
+    fn push(&mut self, name: &str, base: u64, bytes: usize) {
         self.buffers.push(Buffer {
             name: name.to_string(),
             base,
@@ -96,7 +116,6 @@ impl Memory {
             freed: false,
             length: bytes,
         });
-        base
     }
 
     /// Gives a buffer back; later accesses to it are findings that name it. False if no buffer starts here.

@@ -4,14 +4,15 @@ mod render;
 mod trials;
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Device, Error, Finding, Operand, Reports, Tensors};
+use sdpa_core::{Attention, Device, Error, Finding, Reports};
 use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
-use crate::execute::POISON;
+use crate::execute::{Stage, Surroundings};
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
 pub use render::render;
+pub(crate) use trials::beyond;
 pub use trials::{Resized, Trial, trials};
 
 /// What a check found.
@@ -139,15 +140,7 @@ fn prove_without_lse(device: &dyn Device, generation: &dyn Attention, trial: &Tr
 
 /// Only what the device finds counts: the values are those that [`verify`] has seen.
 fn run_without_lse(device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<(), Error> {
-    let (problem, data) = (&case.problem, case.data());
-    let upload = |elements: &[u16]| {
-        let bytes: Vec<u8> = elements.iter().flat_map(|bits| bits.to_le_bytes()).collect();
-        device.upload(&bytes)
-    };
-    let (query, key, value) = (upload(&data.query)?, upload(&data.key)?, upload(&data.value)?);
-    let output = upload(&vec![POISON; problem.span(Operand::Output)])?;
-    generation.forward(device, problem, &Tensors::new(&query, &key, &value, &output))?;
-    device.synchronize()
+    Stage::new(device, &case.problem, &case.data(), Surroundings::Exact)?.run_without_lse(generation)
 }
 
 impl Fault {

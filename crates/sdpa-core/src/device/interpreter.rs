@@ -115,12 +115,16 @@ fn load(kernel: &Specialisation, ptx: &str) -> Result<Kernel> {
 /// Frees an allocation when its last buffer is gone.
 struct Allocation {
     memory: Arc<Mutex<Memory>>,
-    address: u64,
+    /// Of each piece.
+    addresses: Vec<u64>,
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        lock(&self.memory).free(self.address);
+        let mut memory = lock(&self.memory);
+        for address in &self.addresses {
+            memory.free(*address);
+        }
     }
 }
 
@@ -146,7 +150,15 @@ impl Device for Interpreter {
 
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
         let address = lock(&self.memory).allocate(name, bytes, ALIGNMENT);
-        Ok(Buffer::new(address, bytes, Arc::new(Allocation { memory: Arc::clone(&self.memory), address })))
+        let allocation = Allocation { memory: Arc::clone(&self.memory), addresses: vec![address] };
+        Ok(Buffer::new(address, bytes, Arc::new(allocation)))
+    }
+
+    fn allocate_pieces(&self, name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {
+        let address = lock(&self.memory).allocate_pieces(name, pieces, ALIGNMENT);
+        let addresses = pieces.iter().map(|piece| address + piece.start as u64).collect();
+        let bytes = pieces.last().map_or(0, |last| last.end);
+        Ok(Buffer::new(address, bytes, Arc::new(Allocation { memory: Arc::clone(&self.memory), addresses })))
     }
 
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
