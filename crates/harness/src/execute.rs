@@ -163,14 +163,10 @@ impl<'d> Stage<'d> {
         data: &Data,
         surroundings: Surroundings,
     ) -> Result<Self, Error> {
-        let place = |operand, elements: &[u16]| {
-            Placed::operand(device, problem, operand, to_bytes(elements), surroundings)
-        };
-        let inputs = [
-            place(Operand::Query, &data.query)?,
-            place(Operand::Key, &data.key)?,
-            place(Operand::Value, &data.value)?,
-        ];
+        let place =
+            |operand, elements: &[u16]| Placed::operand(device, problem, operand, to_bytes(elements), surroundings);
+        let inputs =
+            [place(Operand::Query, &data.query)?, place(Operand::Key, &data.key)?, place(Operand::Value, &data.value)?];
         Ok(Self { device, problem, surroundings, inputs })
     }
 

@@ -8,6 +8,7 @@ pub mod acceptance;
 pub mod case;
 pub mod check;
 pub mod counters;
+pub mod coverage;
 pub mod execute;
 pub mod far;
 pub mod golden;

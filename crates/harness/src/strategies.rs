@@ -100,7 +100,9 @@ pub fn cases(size: Size) -> impl Strategy<Value = Case> {
 
 /// Ordinary shapes, and one in six beyond them.
 fn shape(size: Size) -> impl Strategy<Value = Shape> {
-    Shapes(prop_oneof![15 => ordinary_shape(size), 1 => many_sequences(), 1 => odd_groups(size), 1 => many_keys()].boxed())
+    Shapes(
+        prop_oneof![15 => ordinary_shape(size), 1 => many_sequences(), 1 => odd_groups(size), 1 => many_keys()].boxed(),
+    )
 }
 
 fn ordinary_shape(size: Size) -> impl Strategy<Value = Shape> {

@@ -52,5 +52,5 @@ pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, SizeRange, Un
 pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
 pub use ptx::PackedPtx;
 /// What the interpreter counts and finds, as data.
-pub use ptx_interp::{Counters, Finding};
+pub use ptx_interp::{Counters, Coverage, Finding, SourceLine};
 pub use specialisation::{Architecture, Specialisation, TileBoxes};

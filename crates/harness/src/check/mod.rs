@@ -126,10 +126,11 @@ pub fn prove_question(
     prove_without_lse(device, generation, trial)
 }
 
+/// A whole warp's rows, and no more: whether a pointer is looked at does not depend on the tile.
+pub(crate) const FEW_ROWS: usize = 40;
+
 fn prove_without_lse(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<(), Failure> {
-    /// A whole warp's rows, and no more: whether a pointer is looked at does not depend on the tile.
-    const FEW: usize = 40;
-    if trial.case.problem.len_q() > FEW {
+    if trial.case.problem.len_q() > FEW_ROWS {
         return Ok(());
     }
     device.set_schedule(trial.case.schedule);

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, Operand, Problem, Specialisation, Unsupported};
+use sdpa_core::{
+    Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, Operand, Problem, Specialisation, Unsupported,
+};
 
 use crate::case::Case;
 use crate::far::{near, stretched};
@@ -163,7 +165,8 @@ pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
     let (mut trials, mut drawing) = (Vec::new(), HashMap::<_, usize>::new());
     for line in shapes.chain(every_width) {
         let case: Case = line.parse().expect("the lists make valid cases");
-        let [as_it_is, small] = [None, Some(1)].map(|multiprocessors| Trial { multiprocessors, ..Trial::new(case.clone()) });
+        let [as_it_is, small] =
+            [None, Some(1)].map(|multiprocessors| Trial { multiprocessors, ..Trial::new(case.clone()) });
         let (kernels, others) = (as_it_is.kernels(generation), small.kernels(generation));
         let plan = |trial: &Trial| trial.subject(generation).plan(&case.problem, &DeviceLimits::H200).ok();
         let draws = plan(&small).is_some_and(|plan| plan.tickets > 0) && plan(&small) != plan(&as_it_is);

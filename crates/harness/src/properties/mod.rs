@@ -12,9 +12,7 @@ use crate::execute::{Output, Surroundings, execute};
 use crate::far::near;
 use crate::random::Random;
 use crate::regime::Data;
-use crate::verify::{
-    Difference, Failure, MATCHES_REFERENCE, Reason, Thoroughness, difference, verify_data,
-};
+use crate::verify::{Difference, Failure, MATCHES_REFERENCE, Reason, Thoroughness, difference, verify_data};
 
 /// Calls `$callback!` once with the names of all properties, behind whatever else it is given in brackets.
 #[macro_export]

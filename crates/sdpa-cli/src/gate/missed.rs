@@ -13,8 +13,7 @@ use harness::verify::{Failure, Thoroughness, verify_thoroughly};
 fn is_rejected(mutant: &mutants::Mutant, texts: &KernelTexts) -> Result<bool, Box<Failure>> {
     let device = texts.interpreter();
     for trial in mutants::trials(DeviceKind::Interpreter) {
-        let Err(failure) =
-            verify_thoroughly(&device, &trial.subject(mutant), &trial.case, Thoroughness::default())
+        let Err(failure) = verify_thoroughly(&device, &trial.subject(mutant), &trial.case, Thoroughness::default())
         else {
             continue;
         };

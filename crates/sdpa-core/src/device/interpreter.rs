@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ptx_interp::{Counters, Finding, Kernel, Memory, Module};
+use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
 
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, MOST_TICKETS, Recording, Resources};
@@ -29,6 +29,8 @@ pub struct Interpreter {
     schedule: AtomicU64,
     /// Warp instructions a block may take; 0 leaves the interpreter's own limit.
     instruction_limit: AtomicU64,
+    /// Whether launches note what of a kernel they execute.
+    covers: AtomicBool,
     reports: Mutex<Reports>,
 }
 
@@ -45,6 +47,18 @@ pub struct Reports {
     pub counters: Counters,
     /// Everything they did wrong.
     pub findings: Vec<Finding>,
+    /// What of each kernel they executed, if [`Interpreter::cover`] asked for it.
+    pub coverage: Vec<(Specialisation, Coverage)>,
+}
+
+impl Reports {
+    fn cover(&mut self, kernel: Specialisation, covered: Coverage) {
+        let known = self.coverage.iter_mut().find(|(known, _)| *known == kernel);
+        // Another text of the kernel begins anew.
+        if !known.is_some_and(|(_, all)| all.merge(&covered)) {
+            self.coverage.push((kernel, covered));
+        }
+    }
 }
 
 impl Interpreter {
@@ -61,6 +75,7 @@ impl Interpreter {
             substitutes: Mutex::default(),
             schedule: AtomicU64::default(),
             instruction_limit: AtomicU64::default(),
+            covers: AtomicBool::default(),
             reports: Mutex::default(),
         }
     }
@@ -73,6 +88,11 @@ impl Interpreter {
     /// Ends later launches whose blocks take more warp instructions than this: loops that mutations made endless.
     pub fn limit_instructions(&self, most: u64) {
         self.instruction_limit.store(most.max(1), Ordering::Relaxed);
+    }
+
+    /// Makes later launches note what of their kernels they execute: see [`Reports::coverage`].
+    pub fn cover(&self, covers: bool) {
+        self.covers.store(covers, Ordering::Relaxed);
     }
 
     fn kernel(&self, kernel: &Specialisation) -> Result<Kernel> {
@@ -183,6 +203,7 @@ impl Device for Interpreter {
         let encode = |map: &ptx_interp::TensorMapDescription| map.encode().map_err(|error| error.to_string());
         run.params.extend(TensorMaps::new(launch, params, encode)?.iter().flat_map(TensorMaps::bytes));
         run.seed = self.schedule.load(Ordering::Relaxed);
+        run.coverage = self.covers.load(Ordering::Relaxed);
         match self.instruction_limit.load(Ordering::Relaxed) {
             0 => {}
             most => run.limits.instructions = most,
@@ -197,6 +218,9 @@ impl Device for Interpreter {
         let mut reports = lock(&self.reports);
         reports.counters += &report.counters;
         reports.findings.extend(report.findings.iter().cloned());
+        if let Some(covered) = &report.coverage {
+            reports.cover(launch.kernel, covered.clone());
+        }
         if report.is_clean() {
             return match tickets {
                 None => Ok(()),
