@@ -13,3 +13,4 @@ mod oracle;
 mod registers_in_flight;
 mod right_kernels;
 mod seeded_bugs;
+mod settled;
