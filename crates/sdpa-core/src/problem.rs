@@ -116,7 +116,9 @@ pub enum ProblemError {
     #[error("head_dim is {0}: it must be a multiple of 8 between 8 and {MAX_HEAD_DIM}")]
     HeadDim(usize),
     /// Softmax of a NaN or an infinity is nothing.
-    #[error("scale is {0}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too")]
+    #[error(
+        "scale is {0}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too"
+    )]
     Scale(f32),
     /// Kernels count positions and heads in 32 bits.
     #[error("{what} is {found}: at most {} fit the kernels' 32-bit indices", i32::MAX)]
