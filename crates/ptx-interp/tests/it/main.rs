@@ -3,6 +3,7 @@
 mod coverage;
 mod findings;
 mod fixtures;
+mod foreign;
 mod frames;
 mod fuzz;
 mod hopper;
