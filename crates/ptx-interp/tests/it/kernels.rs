@@ -146,6 +146,13 @@ fn element(kind: &str, value: u64) -> Vec<u8> {
     }
 }
 
+/// One of the kernels, and how it is launched.
+pub(crate) fn case(source: &str, name: &str) -> (Kernel, Case) {
+    let (_, text, ptx) = SOURCES.into_iter().find(|(known, ..)| *known == source).expect("there is such a source");
+    let case = cases(text).into_iter().find(|case| case.name == name).expect("there is such a kernel");
+    (Module::parse(ptx).expect("parses").kernel(name).expect("decodes"), case)
+}
+
 fn check(source: &str) -> Vec<String> {
     let (_, text, ptx) = SOURCES.into_iter().find(|(name, ..)| *name == source).expect("there is such a source");
     let module = Module::parse(ptx).unwrap_or_else(|error| panic!("{source}: {error}"));

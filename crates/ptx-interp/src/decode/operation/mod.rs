@@ -359,6 +359,20 @@ impl Operation {
         }
     }
 
+    /// Whether it accesses memory in a way that races with no other that does, within their scopes.
+    pub(crate) fn is_strong(&self) -> bool {
+        match self {
+            Self::Load(access) | Self::Store(access) => access.ordering != Ordering::Weak,
+            Self::Atomic(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it starts a copy that an mbarrier's phase ends.
+    pub(crate) fn is_bulk_copy(&self) -> bool {
+        matches!(self, Self::BulkCopy(_) | Self::TensorCopy(_) | Self::StoreAsync(_))
+    }
+
     /// Whether every lane works on its own registers and nothing else.
     pub(crate) fn is_lane_wise(&self) -> bool {
         matches!(
