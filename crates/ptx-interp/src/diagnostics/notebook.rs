@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Finding, FindingKind, Mistake, Site, describe};
+use super::{Finding, FindingKind, Missing, Mistake, Site, describe};
 use crate::decode::Program;
 
 /// What makes two findings the same: their kinds, and their source lines, or their PTX lines where there is no source.
@@ -49,6 +49,7 @@ impl Findings {
         if let Some(&known) = self.index.get(&key) {
             if let Some(finding) = &mut self.entries[known].finding {
                 finding.count += 1;
+                finding.missing = wider(finding.missing, missing);
             }
             return None;
         }
@@ -107,6 +108,7 @@ impl Findings {
                 Some(&known) => {
                     if let Some(known) = &mut self.entries[known].finding {
                         known.count += finding.count;
+                        known.missing = wider(known.missing, finding.missing);
                     }
                 }
                 None => {
@@ -118,5 +120,13 @@ impl Findings {
 
     pub(crate) fn into_entries(self) -> Vec<Finding> {
         self.entries.into_iter().filter_map(|entry| entry.finding).collect()
+    }
+}
+
+/// What two findings of the same lines lack: where threads of two warps meet, too, the warp's barrier is not enough.
+fn wider(known: Option<Missing>, other: Option<Missing>) -> Option<Missing> {
+    match (known, other) {
+        (Some(Missing::WarpBarrier), Some(Missing::Barrier)) => other,
+        _ => known,
     }
 }
