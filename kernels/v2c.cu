@@ -30,16 +30,16 @@ using SumBlock = wmma::fragment<wmma::accumulator, BLOCK, BLOCK, BLOCK, float>;
 #ifdef DTYPE_BF16
 // load_matrix_sync for bf16 takes a generic address, whatever the pointer points to: ten times as
 // many instructions as ldmatrix, which wants a shared one. So the instruction is written out.
-#define LOAD_BLOCK(BlockType, operand, layout)                                                    \
-    __device__ inline void load_block(BlockType<wmma::layout##_major>& block,                     \
-                                      const Element* source, int row_stride) {                    \
-        auto* registers = reinterpret_cast<unsigned*>(&block);                                    \
-        asm volatile("wmma.load." operand ".sync.aligned." #layout                                \
-                     ".m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"                         \
-                     : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]),                \
-                       "=r"(registers[3])                                                         \
-                     : "l"(__cvta_generic_to_shared(source)), "r"(row_stride)                     \
-                     : "memory");                                                                 \
+#define LOAD_BLOCK(BlockType, operand, layout)                                     \
+    __device__ inline void load_block(BlockType<wmma::layout##_major>& block,      \
+                                      const Element* source, int row_stride) {     \
+        auto* registers = reinterpret_cast<unsigned*>(&block);                     \
+        asm volatile("wmma.load." operand ".sync.aligned." #layout                 \
+                     ".m16n16k16.shared.bf16 {%0, %1, %2, %3}, [%4], %5;"          \
+                     : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), \
+                       "=r"(registers[3])                                          \
+                     : "l"(__cvta_generic_to_shared(source)), "r"(row_stride)      \
+                     : "memory");                                                  \
     }
 LOAD_BLOCK(LeftBlock, "a", row)
 LOAD_BLOCK(RightBlock, "b", row)
@@ -99,8 +99,8 @@ __device__ inline Owner owner() {
     return {thread % GROUP, thread / GROUP, thread / WARP_SIZE * BLOCK};
 }
 
-// FIX: v2b spends an FMA a product, and an instruction in three on loading f16 and making f32 of it.
-// A block product takes the dtype as it is.
+// FIX: v2b spends an FMA a product, and an instruction in three on loading f16 and making f32 of
+// it. A block product takes the dtype as it is.
 __device__ inline void multiply_query_key(SharedMemory& shared, int stage) {
     const int first_row = owner().first_row;
     SumBlock score[TILE_KEYS / BLOCK];

@@ -19,9 +19,9 @@
 #include "machine/tensor_core.cuh"
 #include "machine/warp.cuh"
 
-// Tile laws. With two blocks of 16 rows per warp, every K and V fragment that is loaded serves twice,
-// which takes shared memory off the critical path; with one block there are twice as many warps for a
-// short problem.
+// Tile laws. With two blocks of 16 rows per warp, every K and V fragment that is loaded serves
+// twice, which takes shared memory off the critical path; with one block there are twice as many
+// warps for a short problem.
 constexpr int THREADS = WARPS * WARP_SIZE;
 constexpr int WARP_ROWS = 16 * ROW_BLOCKS;
 constexpr int TILE_ROWS = WARPS * WARP_ROWS;
@@ -37,10 +37,10 @@ struct SharedMemory {
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
 static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 
-// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
-// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
-// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
-// for V two blocks of 8 keys, each with both halves of 16 columns.
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
+// is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
+// matrices are the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of
+// a depth step; for V two blocks of 8 keys, each with both halves of 16 columns.
 struct LaneStart {
     unsigned query;
     unsigned key;
@@ -117,8 +117,8 @@ public:
         }
     }
 
-    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from the
-    // tile's first one on; `row` counts from the warp's first.
+    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from
+    // the tile's first one on; `row` counts from the warp's first.
     template <typename Visible>
     __device__ static void mask_scores(Scores& score, Visible visible) {
         const int lane = thread_index() % WARP_SIZE;
@@ -156,8 +156,7 @@ public:
                 }
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
-                factor[block][half] =
-                    raise_maximum(
+                factor[block][half] = raise_maximum(
                     statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
@@ -257,13 +256,12 @@ public:
         for (int block = 0; block < ROW_BLOCKS; ++block) {
             const float maxima[] = {statistics[block][0].maximum, statistics[block][1].maximum};
             const int block_row = first_row + 16 * block;
-            attend_exactly_to_rows(params, tile, block_row, maxima, true,
-                                   [&](int row, int column, const float (&columns)[4]) {
-                                       store_from_float(head + (block_row + row) *
-                                                                   params.output.row_stride +
-                                                            column,
-                                                        columns);
-                                   });
+            attend_exactly_to_rows(
+                params, tile, block_row, maxima, true,
+                [&](int row, int column, const float (&columns)[4]) {
+                    store_from_float(head + (block_row + row) * params.output.row_stride + column,
+                                     columns);
+                });
         }
     }
 
@@ -325,8 +323,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     cp_async_wait<1>();
 #endif
 
-    // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A negative
-    // scale moves into Q, so that the softmax may count on it being positive.
+    // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A
+    // negative scale moves into Q, so that the softmax may count on it being positive.
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
     const int warp_row = threadIdx.x / WARP_SIZE * WARP_ROWS;  // the warp's first, within the tile
@@ -336,8 +334,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     // The first row sees the fewest keys: up to there no tile needs a mask.
     const int unmasked_tiles = visible_keys(params, tile.first_row) / TILE_KEYS;
     const auto attend = [&](int key_tile, auto masked) {
-        // This thread's copies have landed; behind the barrier, every thread's have. The barrier
-        // also says that all are done with what lies where the next copies go.
+    // This thread's copies have landed; behind the barrier, every thread's have. The barrier
+    // also says that all are done with what lies where the next copies go.
 #ifdef APART
         cp_async_wait<2 * (STAGES - 1)>();
         __syncthreads();
@@ -360,8 +358,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
 #endif
         if constexpr (masked.value) {
             rows.mask_scores(score, [&](int row) {
-                return visible_keys(params, tile.first_row + warp_row + row) -
-                       key_tile * TILE_KEYS;
+                return visible_keys(params, tile.first_row + warp_row + row) - key_tile * TILE_KEYS;
             });
         }
         rows.raise_maxima(score);

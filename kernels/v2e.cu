@@ -4,8 +4,8 @@
 // idea:   a head of 512 queries is 8 tiles of 64 rows: 8 heads leave half of the multiprocessors
 //         idle and give the others 4 warps each. Here a block takes fewer rows, and KEY_GROUPS
 //         groups of warps take its keys in turn, each with a softmax of its own; at the end the
-//         groups' parts are weighed and added in shared memory. One launch, no workspace, and always
-//         the same order of additions. Long problems have warps enough and run v2d's kernel.
+//         groups' parts are weighed and added in shared memory. One launch, no workspace, and
+//         always the same order of additions. Long problems have warps enough and run v2d's kernel.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|96|128|256 -DROW_WARPS=2 -DKEY_GROUPS=4 -DTILE_KEYS=16|32|64 -DSTAGES=1|2,
 //         f16 or -DDTYPE_BF16
@@ -20,7 +20,8 @@
 #include "machine/tensor_core.cuh"
 #include "machine/warp.cuh"
 
-// Tile laws. One block of 16 rows per warp: with a second one, half as many warps could work at once.
+// Tile laws. One block of 16 rows per warp: with a second one, half as many warps could work at
+// once.
 constexpr int ROW_BLOCKS = 1;
 constexpr int GROUP_THREADS = ROW_WARPS * WARP_SIZE;
 constexpr int THREADS = KEY_GROUPS * GROUP_THREADS;
@@ -52,10 +53,10 @@ struct SharedMemory {
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
 static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 
-// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
-// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
-// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
-// for V two blocks of 8 keys, each with both halves of 16 columns.
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
+// is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
+// matrices are the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of
+// a depth step; for V two blocks of 8 keys, each with both halves of 16 columns.
 struct LaneStart {
     unsigned query;
     unsigned key;
@@ -129,8 +130,8 @@ public:
         }
     }
 
-    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from the
-    // tile's first one on; `row` counts from the warp's first.
+    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from
+    // the tile's first one on; `row` counts from the warp's first.
     template <typename Visible>
     __device__ static void mask_scores(Scores& score, Visible visible) {
         const int lane = thread_index() % WARP_SIZE;
@@ -168,8 +169,7 @@ public:
                 }
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
-                factor[block][half] =
-                    raise_maximum(
+                factor[block][half] = raise_maximum(
                     statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
@@ -272,7 +272,8 @@ private:
     }
 };
 
-// Adds the groups' parts of the tile's rows, each weighed by how far its maximum lies below the row's.
+// Adds the groups' parts of the tile's rows, each weighed by how far its maximum lies below the
+// row's.
 __device__ inline void combine_parts(const Parts& parts, const AttentionParams& params,
                                      const QueryTile& tile) {
     Element* output = head_data(params.output, tile.batch, tile.head);
@@ -286,12 +287,12 @@ __device__ inline void combine_parts(const Parts& parts, const AttentionParams& 
         if (row >= params.len_q || column >= params.head_dim) continue;
 
         float sum[COLUMNS] = {};
-        RowStatistics total = merge_parts<KEY_GROUPS>(
-            [&](int group) { return parts.statistics[group][tile_row]; },
-            [&](int group, float (&columns)[COLUMNS]) {
-                load(&parts.output[group][tile_row][column], columns);
-            },
-            sum);
+        RowStatistics total =
+            merge_parts<KEY_GROUPS>([&](int group) { return parts.statistics[group][tile_row]; },
+                                    [&](int group, float (&columns)[COLUMNS]) {
+                                        load(&parts.output[group][tile_row][column], columns);
+                                    },
+                                    sum);
         if (is_large(total.maximum)) {
             total = attend_exactly_to(params, tile.batch, tile.head, row, column, sum);
         }
@@ -344,12 +345,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         load_values(group + stage * KEY_GROUPS);
     }
 
-    // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A negative
-    // scale moves into Q, so that the softmax may count on it being positive.
+    // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A
+    // negative scale moves into Q, so that the softmax may count on it being positive.
     cp_async_wait<2 * STAGES>();
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
-    const LaneStart lane_start(shared.query, warp_row, shared.key[group][0], shared.value[group][0]);
+    const LaneStart lane_start(shared.query, warp_row, shared.key[group][0],
+                               shared.value[group][0]);
     WarpRows rows(params, lane_start.query);
 
     // The groups go in step. Barriers of their own would let them drift apart, but a short problem
@@ -396,6 +398,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     // The parts take the place of keys and values: all are done with those, and every copy has been
     // waited for, since the last rounds' commits are empty.
+    // UNNOTICED: where parts lie over keys alone, the last round's barrier has freed the
+    // keys.
     __syncthreads();
     rows.hand_over(shared.parts, group, warp_row);
     __syncthreads();

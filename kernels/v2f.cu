@@ -26,7 +26,8 @@ constexpr int TILE_ROWS = ROW_WARPS * WARP_ROWS;
 constexpr int LANE_ROWS = 2;  // fragments give each lane two rows of a block, 8 apart
 
 // A key head's queries: row r is query r / group of the group's head r % group, so that the keys
-// are read once for all the query heads that share them, and the rows of a tile see nearly the same.
+// are read once for all the query heads that share them, and the rows of a tile see nearly the
+// same.
 struct PackedRows {
     int group;  // query heads that share the key head
     int count;
@@ -87,9 +88,7 @@ struct Share {
     __device__ int head(int row) const { return head_kv * rows.group + rows.head(row); }
     __device__ QueryTile head_of(int row) const { return {batch, head(row), 0}; }
     // The tile's number among those of all heads.
-    __device__ int head_tile() const {
-        return (batch * heads_kv + head_kv) * rows.tiles() + tile;
-    }
+    __device__ int head_tile() const { return (batch * heads_kv + head_kv) * rows.tiles() + tile; }
     // The parts, from the first one on, in which the row sees keys.
     __device__ int visible_parts(const AttentionParams& params, int row) const {
         return (visible_keys(params, query(row)) + keys - 1) / keys;
@@ -105,11 +104,8 @@ struct Workspace {
     int head_dim;
 
     __device__ Workspace(const AttentionParams& params, int parts)
-        : columns(static_cast<float*>(params.workspace)),
-          parts(parts),
-          head_dim(params.head_dim) {
-        const long long rows =
-            static_cast<long long>(params.batch) * params.heads_q * params.len_q;
+        : columns(static_cast<float*>(params.workspace)), parts(parts), head_dim(params.head_dim) {
+        const long long rows = static_cast<long long>(params.batch) * params.heads_q * params.len_q;
         statistics = reinterpret_cast<RowStatistics*>(columns + rows * parts * head_dim);
     }
 
@@ -136,8 +132,7 @@ constexpr int LANE_COLUMNS = 4;
 
 // Columns of a row of which everything is known: divided by the sum, to the output.
 __device__ inline void store_output(const AttentionParams& params, const Share& share, int row,
-                                    int column, RowStatistics total,
-                                    float (&sum)[LANE_COLUMNS]) {
+                                    int column, RowStatistics total, float (&sum)[LANE_COLUMNS]) {
     const QueryTile head = share.head_of(row);
     if (is_large(total.maximum)) {
         total = attend_exactly_to(params, head.batch, head.head, share.query(row), column, sum);
@@ -172,8 +167,8 @@ constexpr int THREADS = KEY_GROUPS * GROUP_THREADS;
 static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
 static_assert(PART_STEP % (KEY_GROUPS * TILE_KEYS) == 0, "the groups of a part have equal shares");
 
-// What the groups of a block hand to one another when the part is through. Eight floats more per row
-// put the 8-byte stores of the four rows that half a warp writes 8 banks apart.
+// What the groups of a block hand to one another when the part is through. Eight floats more per
+// row put the 8-byte stores of the four rows that half a warp writes 8 banks apart.
 struct GroupParts {
     float output[KEY_GROUPS][TILE_ROWS][HEAD_DIM + 8];
     RowStatistics statistics[KEY_GROUPS][TILE_ROWS];
@@ -218,10 +213,10 @@ __device__ inline void for_own_chunks(SharedMemory& shared, Visit visit) {
     }
 }
 
-// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
-// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
-// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
-// for V two blocks of 8 keys, each with both halves of 16 columns.
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
+// is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
+// matrices are the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of
+// a depth step; for V two blocks of 8 keys, each with both halves of 16 columns.
 struct LaneStart {
     unsigned query;
     unsigned key;
@@ -295,8 +290,8 @@ public:
         }
     }
 
-    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from the
-    // tile's first one on; `row` counts from the warp's first.
+    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from
+    // the tile's first one on; `row` counts from the warp's first.
     template <typename Visible>
     __device__ static void mask_scores(Scores& score, Visible visible) {
         const int lane = thread_index() % WARP_SIZE;
@@ -334,8 +329,7 @@ public:
                 }
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
-                factor[block][half] =
-                    raise_maximum(
+                factor[block][half] = raise_maximum(
                     statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
@@ -444,16 +438,13 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
     const int first_row = share.first_row;
     const int first_key = share.part * share.keys;
     // The last row sees the most.
-    const int seen =
-        min(visible_keys(params, share.query(share.last_row)) - first_key, share.keys);
+    const int seen = min(visible_keys(params, share.query(share.last_row)) - first_key, share.keys);
 
     const int group = threadIdx.x / GROUP_THREADS;
     const int thread = threadIdx.x % GROUP_THREADS;
     const int warp_row = thread / WARP_SIZE * WARP_ROWS;  // the warp's first, within the tile
     // Of the part's tiles a group takes every KEY_GROUPS-th.
-    const auto share_of = [&](int tiles) {
-        return (tiles - group + KEY_GROUPS - 1) / KEY_GROUPS;
-    };
+    const auto share_of = [&](int tiles) { return (tiles - group + KEY_GROUPS - 1) / KEY_GROUPS; };
     const int group_tiles = share_of((seen + TILE_KEYS - 1) / TILE_KEYS);
     const auto tile_key = [&](int index) {
         return first_key + (group + index * KEY_GROUPS) * TILE_KEYS;
@@ -480,9 +471,8 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
     for_own_chunks(shared, [&](unsigned char* chunk, int row, int column) {
         const int packed = first_row + row;
         const bool valid = packed < share.rows.count && column < params.head_dim;
-        const Element* source =
-            head_data(params.query, share.batch, share.head(packed)) +
-            share.query(packed) * params.query.row_stride + column;
+        const Element* source = head_data(params.query, share.batch, share.head(packed)) +
+                                share.query(packed) * params.query.row_stride + column;
         cp_async_16(chunk, source, valid);
     });
     cp_async_commit();
@@ -492,8 +482,8 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         load_keys(index + 1);
     }
 
-    // The copies of Q have landed, this thread's and, behind the barrier, every thread's. A negative
-    // scale moves into Q, so that the softmax may count on it being positive.
+    // The copies of Q have landed, this thread's and, behind the barrier, every thread's. A
+    // negative scale moves into Q, so that the softmax may count on it being positive.
     cp_async_wait<2 * (STAGES - 1)>();
     if (params.scale < 0.0f) {
         for_own_chunks(shared, [&](unsigned char* chunk, int, int) {
@@ -503,7 +493,8 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         });
     }
     __syncthreads();
-    const LaneStart lane_start(shared.query, warp_row, shared.key[group][0], shared.value[group][0]);
+    const LaneStart lane_start(shared.query, warp_row, shared.key[group][0],
+                               shared.value[group][0]);
     // The first row sees the fewest keys: up to there no tile needs a mask.
     const int unmasked_tiles =
         max(visible_keys(params, share.query(first_row)) - first_key, 0) / TILE_KEYS;
@@ -523,6 +514,9 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         WarpRows::Scores score = {};
         rows.multiply_keys(score, stage);
         cp_async_wait<2 * (STAGES - 1)>();
+        // UNNOTICED: sixteen queries see at most fifteen keys more one than the other,
+        // so the loop with a mask has one tile per group, behind which no keys are
+        // loaded.
         synchronize_group();
         load_keys(index + STAGES);
         if constexpr (masked.value) {
@@ -547,12 +541,12 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         const int column = index % QUARTETS * LANE_COLUMNS;
         if (first_row + row >= share.rows.count || column >= params.head_dim) continue;
         float sum[LANE_COLUMNS] = {};
-        const RowStatistics total = merge_parts<KEY_GROUPS>(
-            [&](int group) { return shared.parts.statistics[group][row]; },
-            [&](int group, float (&columns)[LANE_COLUMNS]) {
-                load(&shared.parts.output[group][row][column], columns);
-            },
-            sum);
+        const RowStatistics total =
+            merge_parts<KEY_GROUPS>([&](int group) { return shared.parts.statistics[group][row]; },
+                                    [&](int group, float (&columns)[LANE_COLUMNS]) {
+                                        load(&shared.parts.output[group][row][column], columns);
+                                    },
+                                    sum);
         store_part(params, share, first_row + row, column, total, sum);
     }
 }
@@ -598,7 +592,8 @@ __device__ inline void add_part(RowStatistics& total, float (&sum)[LANE_COLUMNS]
 }
 
 // Adds the parts first, first + step, … of a row; the loads of several are under way at once. Past
-// the last part it is loaded again: a branch around every load would have them wait for one another.
+// the last part it is loaded again: a branch around every load would have them wait for one
+// another.
 __device__ inline void add_parts(const Workspace& workspace, long long row, int first, int step,
                                  int parts, int column, RowStatistics& total,
                                  float (&sum)[LANE_COLUMNS]) {

@@ -68,6 +68,7 @@ __device__ inline void produce(SharedMemory& shared, const AttentionParams& para
     TileProducer values(shared.value, shared.value_turns);
     shared.query.load_async(maps.query, shared.query_full, tile.first_row, tile.head, tile.batch,
                             Keep::BRIEFLY);
+    // UNNOTICED: the first load of a ring finds its stage empty.
     keys.load(maps.key, (key_tiles - 1) * TILE_KEYS, head_kv, tile.batch, Keep::LONG);
 #pragma unroll 1
     for (int key_tile = key_tiles - 1; key_tile >= 0; --key_tile) {
@@ -77,8 +78,8 @@ __device__ inline void produce(SharedMemory& shared, const AttentionParams& para
     }
 }
 
-// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and values
-// in shared memory.
+// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and
+// values in shared memory.
 class WarpgroupRows {
     // [j][half][i]: column 8·j + 2·(lane % 4) + i of the row 8·half + lane / 4 of the warp's 16.
     float score[TILE_KEYS / 2];
@@ -115,8 +116,7 @@ public:
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < HEAD_DIM / 16; ++step) {
-            Wgmma<TILE_KEYS>::multiply_shared(score,
-                                              query.advanced(QueryBoxes::column_step(step)),
+            Wgmma<TILE_KEYS>::multiply_shared(score, query.advanced(QueryBoxes::column_step(step)),
                                               key.advanced(keys.column_step(step)), step != 0);
         }
         wgmma_commit();
@@ -286,8 +286,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const Descriptor query = shared.query.along_columns(warpgroup_row);
 
         // The first row sees the fewest keys: up to there no tile needs a mask.
-        const int unmasked_tiles =
-            visible_keys(params, tile.first_row + warpgroup_row) / TILE_KEYS;
+        const int unmasked_tiles = visible_keys(params, tile.first_row + warpgroup_row) / TILE_KEYS;
         const auto softmax = [&](int key_tile, auto masked) {
             if constexpr (masked.value) {
                 rows.mask_scores(params, tile.first_row + warp_row, key_tile * TILE_KEYS);
@@ -313,7 +312,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             keys.wait();
             values.wait();
             rows.begin_products();
+            // UNNOTICED: its products, uncommitted, join the group that
+            // multiply_keys commits, and both are waited for at once.
             rows.multiply_values(values.tile());
+            // UNNOTICED: begin_products has fenced the same registers, and nothing
+            // touches them in between.
             rows.multiply_keys(query, keys.tile());
             rows.end_products();
             values.release(lane);
@@ -328,12 +331,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
         values.wait();
         rows.begin_products();
+        // UNNOTICED: its products, uncommitted, join the group that multiply_keys
+        // commits, and both are waited for at once.
         rows.multiply_values(values.tile());
         rows.end_products();
     }
 
     // Every warp of the warpgroup is done with Q, whose rows the output takes. (That a warp's part
     // of a product reads only the warp's own rows is nowhere promised.)
+    // UNNOTICED: PTX allows a product to read all rows of its warpgroup; hardware and
+    // interpreter read a warp's own rows.
     warpgroup_sync(warpgroup);
     rows.finish(params, tile, tile.first_row + warp_row, shared.query, warp_row);
     fence_for_async_proxy();

@@ -75,6 +75,7 @@ __device__ inline void produce(SharedMemory& shared, const AttentionParams& para
     TileProducer values(shared.value, shared.value_turns);
     shared.query.load_async(maps.query, shared.query_full, tile.first_row, tile.head, tile.batch,
                             Keep::BRIEFLY);
+    // UNNOTICED: the first load of a ring finds its stage empty.
     keys.load(maps.key, (key_tiles - 1) * TILE_KEYS, head_kv, tile.batch, Keep::LONG);
 #pragma unroll 1
     for (int key_tile = key_tiles - 1; key_tile >= 0; --key_tile) {
@@ -84,8 +85,8 @@ __device__ inline void produce(SharedMemory& shared, const AttentionParams& para
     }
 }
 
-// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and values
-// in shared memory.
+// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and
+// values in shared memory.
 class WarpgroupRows {
     // [j][half][i]: column 8·j + 2·(lane % 4) + i of the row 8·half + lane / 4 of the warp's 16.
     float score[TILE_KEYS / 2];
@@ -132,8 +133,7 @@ public:
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < HEAD_DIM / 16; ++step) {
-            Wgmma<TILE_KEYS>::multiply_shared(score,
-                                              query.advanced(QueryBoxes::column_step(step)),
+            Wgmma<TILE_KEYS>::multiply_shared(score, query.advanced(QueryBoxes::column_step(step)),
                                               key.advanced(keys.column_step(step)), step != 0);
         }
         wgmma_commit();
@@ -167,8 +167,8 @@ public:
         }
     }
 
-    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls `meanwhile`
-    // when EIGHTHS_BEFORE_WAIT of the exponentials are done.
+    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls
+    // `meanwhile` when EIGHTHS_BEFORE_WAIT of the exponentials are done.
     template <typename Meanwhile>
     __device__ void softmax(Meanwhile meanwhile) {
         float subtrahend[LANE_ROWS];
@@ -220,8 +220,8 @@ public:
     }
 
 private:
-    // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by no
-    // more than SLACK (as a power of two) stays what it is.
+    // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by
+    // no more than SLACK (as a power of two) stays what it is.
     __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
         float maximum[LANE_ROWS];
 #pragma unroll
@@ -314,8 +314,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const Descriptor query = shared.query.along_columns(warpgroup_row);
 
         // The first row sees the fewest keys: up to there no tile needs a mask.
-        const int unmasked_tiles =
-            visible_keys(params, tile.first_row + warpgroup_row) / TILE_KEYS;
+        const int unmasked_tiles = visible_keys(params, tile.first_row + warpgroup_row) / TILE_KEYS;
         const auto softmax = [&](int key_tile, auto masked, auto meanwhile) {
             if constexpr (masked.value) {
                 rows.mask_scores(params, tile.first_row + warp_row, key_tile * TILE_KEYS);
@@ -337,12 +336,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         }
         rows.round_weights();
 
-        // FIX: v3 waits for both products and lets the tensor cores rest while it takes exponentials.
+        // FIX: v3 waits for both products and lets the tensor cores rest while it takes
+        // exponentials.
         const auto attend = [&](auto masked) {
             keys.wait();
             rows.begin_products();
             rows.multiply_keys(query, keys.tile());
             values.wait();
+            // UNNOTICED: begin_products has fenced the same registers, and nothing
+            // touches them in between.
             rows.multiply_values(values.tile());
             rows.await_scores();
             keys.release(lane);
@@ -360,11 +362,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
         values.wait();
         rows.begin_products();
+        // UNNOTICED: begin_products has fenced the same registers, and nothing touches
+        // them in between.
         rows.multiply_values(values.tile());
         rows.end_products();
     }
 
     // Every warp of the warpgroup is done with its rows of Q, whose place the output takes.
+    // UNNOTICED: PTX allows a product to read all rows of its warpgroup; hardware and
+    // interpreter read a warp's own rows.
     warpgroup_sync(warpgroup);
     rows.finish(params, tile, tile.first_row + warp_row, shared.query, warp_row);
     fence_for_async_proxy();

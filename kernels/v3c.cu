@@ -185,8 +185,8 @@ __device__ inline void produce(SharedMemory& shared, const AttentionParams& para
     announce(Work::none());
 }
 
-// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and values
-// in shared memory.
+// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and
+// values in shared memory.
 class WarpgroupRows {
     // [j][half][i]: column 8·j + 2·(lane % 4) + i of the row 8·half + lane / 4 of the warp's 16.
     float score[TILE_KEYS / 2];
@@ -241,8 +241,7 @@ public:
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < HEAD_DIM / 16; ++step) {
-            Wgmma<TILE_KEYS>::multiply_shared(score,
-                                              query.advanced(QueryBoxes::column_step(step)),
+            Wgmma<TILE_KEYS>::multiply_shared(score, query.advanced(QueryBoxes::column_step(step)),
                                               key.advanced(keys.column_step(step)), step != 0);
         }
         wgmma_commit();
@@ -276,8 +275,8 @@ public:
         }
     }
 
-    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls `meanwhile`
-    // when EIGHTHS_BEFORE_WAIT of the exponentials are done.
+    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls
+    // `meanwhile` when EIGHTHS_BEFORE_WAIT of the exponentials are done.
     template <typename Meanwhile>
     __device__ void softmax(Meanwhile meanwhile) {
         float subtrahend[LANE_ROWS];
@@ -354,17 +353,17 @@ public:
             }
         }
         const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
-        attend_exactly_to_rows(params, tile, first_row, maxima, true,
-                               [&](int row, int column, const float (&columns)[4]) {
-                                   store_from_float(
-                                       tensor + (first_row + row) * params.output.row_stride + column,
-                                       columns);
-                               });
+        attend_exactly_to_rows(
+            params, tile, first_row, maxima, true,
+            [&](int row, int column, const float (&columns)[4]) {
+                store_from_float(tensor + (first_row + row) * params.output.row_stride + column,
+                                 columns);
+            });
     }
 
 private:
-    // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by no
-    // more than SLACK (as a power of two) stays what it is.
+    // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by
+    // no more than SLACK (as a power of two) stays what it is.
     __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
         float maximum[LANE_ROWS];
 #pragma unroll
@@ -463,16 +462,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         // The warpgroup's last row sees the most keys, its first the fewest: up to there no tile
         // needs a mask.
         const int warpgroup_first_row = work.first_row + warpgroup_row;
-        const int warpgroup_tiles = max(
-            1, min(work.key_tiles,
-                   key_tile_count(params, warpgroup_first_row, WARPGROUP_ROWS, TILE_KEYS)));
+        const int warpgroup_tiles =
+            max(1, min(work.key_tiles,
+                       key_tile_count(params, warpgroup_first_row, WARPGROUP_ROWS, TILE_KEYS)));
         const int unmasked_tiles = visible_keys(params, warpgroup_first_row) / TILE_KEYS;
 
         // FIX: v3b multiplies its way through tiles that only other warpgroups' rows see.
 #pragma unroll 1
         for (int key_tile = work.key_tiles; key_tile > warpgroup_tiles; --key_tile) {
+            // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
+            // no schedule tried lets the others lag so far.
             keys.wait();
             keys.release(lane);
+            // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
+            // no schedule tried lets the others lag so far.
             values.wait();
             values.release(lane);
             turn.pass_unused();
@@ -514,6 +517,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             rows.begin_products();
             rows.multiply_keys(query, keys.tile());
             values.wait();
+            // UNNOTICED: begin_products has fenced the same registers, and nothing
+            // touches them in between.
             rows.multiply_values(values.tile());
             turn.pass();
             rows.await_scores();
@@ -533,6 +538,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         queries.release(lane);  // the next tile's may come
         values.wait();
         rows.begin_products();
+        // UNNOTICED: begin_products has fenced the same registers, and nothing touches
+        // them in between.
         rows.multiply_values(values.tile());
         rows.end_products();
         values.release(lane);
@@ -544,8 +551,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const int first_row = work.first_row + warp_row;
 
 #if STAGED_OUTPUT
-        // INSIGHT: the copy engine stores while the warps go on. Where shared memory has no room for
-        // the output beside the next Q, storing from registers costs less than waiting with that Q.
+        // INSIGHT: the copy engine stores while the warps go on. Where shared memory has no room
+        // for the output beside the next Q, storing from registers costs less than waiting with
+        // that Q.
         const bool leader = threadIdx.x % WARPGROUP_SIZE == 0;
         if (leader) wait_until_stores_have_read();
         warpgroup_sync(warpgroup);

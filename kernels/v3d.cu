@@ -1,5 +1,5 @@
-// V3d: causal tiles in even shares. Of the tile on the diagonal a warpgroup leaves out the keys that
-// none of its rows sees, and warpgroups trade rows from tile to tile.
+// V3d: causal tiles in even shares. Of the tile on the diagonal a warpgroup leaves out the keys
+// that none of its rows sees, and warpgroups trade rows from tile to tile.
 //
 // parent: v3c
 // idea:   under a causal mask a tile's first rows see the fewest keys and its last the most. With a
@@ -38,7 +38,8 @@ constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : CONSUMERS == 3 ? 160 :
 // Powers of two that a maximum may lag behind. Weights up to 2^8 are as exact as those up to 1.
 constexpr int SLACK = 8;
 
-// A warpgroup's rows end on the diagonal: of a tile of more keys than that they may see none beyond.
+// A warpgroup's rows end on the diagonal: of a tile of more keys than that they may see none
+// beyond.
 constexpr int NEAR_KEYS = WARPGROUP_ROWS < TILE_KEYS ? WARPGROUP_ROWS : TILE_KEYS;
 
 // Whether warpgroups take turns in issuing their products, so that one multiplies while another
@@ -181,8 +182,8 @@ __device__ inline void produce(SharedMemory& shared, const AttentionParams& para
     announce(Work::none());
 }
 
-// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and values
-// in shared memory.
+// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and
+// values in shared memory.
 class WarpgroupRows {
     // [j][half][i]: column 8·j + 2·(lane % 4) + i of the row 8·half + lane / 4 of the warp's 16.
     float score[TILE_KEYS / 2];
@@ -231,12 +232,12 @@ public:
         pin(output);
     }
 
-    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup. Of the tile's
-    // keys the first COUNT, here and in the steps of the softmax.
+    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup. Of the
+    // tile's keys the first COUNT, here and in the steps of the softmax.
     template <int COUNT = TILE_KEYS>
     __device__ void multiply_keys(Descriptor query, const KeyBoxes& keys) {
         const Descriptor key = keys.along_columns();
-        auto& first_scores = reinterpret_cast<float(&)[COUNT / 2]>(score);
+        auto& first_scores = reinterpret_cast<float (&)[COUNT / 2]>(score);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < HEAD_DIM / 16; ++step) {
@@ -276,8 +277,8 @@ public:
         }
     }
 
-    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls `meanwhile`
-    // when EIGHTHS_BEFORE_WAIT of the exponentials are done.
+    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls
+    // `meanwhile` when EIGHTHS_BEFORE_WAIT of the exponentials are done.
     template <int COUNT = TILE_KEYS, typename Meanwhile>
     __device__ void softmax(Meanwhile meanwhile) {
         float subtrahend[LANE_ROWS];
@@ -301,8 +302,8 @@ public:
         if (EIGHTHS_BEFORE_WAIT == 8) meanwhile();
     }
 
-    // P, rounded to the dtype, once the products that read the last P are done. Keys behind the first
-    // COUNT weigh nothing.
+    // P, rounded to the dtype, once the products that read the last P are done. Keys behind the
+    // first COUNT weigh nothing.
     template <int COUNT = TILE_KEYS>
     __device__ void round_weights() {
 #pragma unroll
@@ -331,8 +332,8 @@ public:
     }
 
 private:
-    // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by no
-    // more than SLACK (as a power of two) stays what it is.
+    // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by
+    // no more than SLACK (as a power of two) stays what it is.
     template <int COUNT>
     __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
         float maximum[LANE_ROWS];
@@ -431,16 +432,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         // The warpgroup's last row sees the most keys, its first the fewest: up to there no tile
         // needs a mask.
         const int warpgroup_first_row = work.first_row + warpgroup_row;
-        const int warpgroup_tiles = max(
-            1, min(work.key_tiles,
-                   key_tile_count(params, warpgroup_first_row, WARPGROUP_ROWS, TILE_KEYS)));
+        const int warpgroup_tiles =
+            max(1, min(work.key_tiles,
+                       key_tile_count(params, warpgroup_first_row, WARPGROUP_ROWS, TILE_KEYS)));
         const int unmasked_tiles = visible_keys(params, warpgroup_first_row) / TILE_KEYS;
 
         // Tiles that only other warpgroups' rows see.
 #pragma unroll 1
         for (int key_tile = work.key_tiles; key_tile > warpgroup_tiles; --key_tile) {
+            // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
+            // no schedule tried lets the others lag so far.
             keys.wait();
             keys.release(lane);
+            // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
+            // no schedule tried lets the others lag so far.
             values.wait();
             values.release(lane);
             turn.pass_unused();
@@ -468,8 +473,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         keys.wait();
         rows.begin_products();
         // FIX: v3c multiplies what lies beyond the diagonal as far as the tile goes.
-        if (NEAR_KEYS < TILE_KEYS && sees_nothing_from(params, warpgroup_first_row, WARPGROUP_ROWS,
-                                                       first_key + NEAR_KEYS)) {
+        if (NEAR_KEYS < TILE_KEYS &&
+            sees_nothing_from(params, warpgroup_first_row, WARPGROUP_ROWS, first_key + NEAR_KEYS)) {
             rows.multiply_keys<NEAR_KEYS>(query, keys.tile());
             rows.end_products();
             keys.release(lane);
@@ -494,6 +499,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             rows.begin_products();
             rows.multiply_keys(query, keys.tile());
             values.wait();
+            // UNNOTICED: begin_products has fenced the same registers, and nothing
+            // touches them in between.
             rows.multiply_values(values.tile());
             turn.pass();
             rows.await_scores();
@@ -513,6 +520,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         queries.release(lane);  // the next tile's may come
         values.wait();
         rows.begin_products();
+        // UNNOTICED: begin_products has fenced the same registers, and nothing touches
+        // them in between.
         rows.multiply_values(values.tile());
         rows.end_products();
         values.release(lane);
@@ -527,9 +536,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (work.key_tiles > 0) attend_to(work, warpgroup_row, warp_row);
         const int first_row = work.first_row + warp_row;
 
-        // INSIGHT: the copy engine stores while the warps go on. Where shared memory has no room for
-        // the output beside the next Q, storing from registers costs less than waiting with that Q.
-        // The place in shared memory is not traded: only this warpgroup's own store reads it.
+        // INSIGHT: the copy engine stores while the warps go on. Where shared memory has no room
+        // for the output beside the next Q, storing from registers costs less than waiting with
+        // that Q. The place in shared memory is not traded: only this warpgroup's own store reads
+        // it.
         const bool leader = threadIdx.x % WARPGROUP_SIZE == 0;
         const int staged_row = warpgroup * WARPGROUP_ROWS;
         if (leader) wait_until_stores_have_read();

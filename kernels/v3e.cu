@@ -53,10 +53,10 @@ static_assert(STRIP_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX
                   TILE_KEYS == LAUNCH_VALUE_BOX_ROWS,
               "what the maps are made for");
 
-// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way is
-// a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the matrices are
-// the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of a depth step;
-// for V two blocks of 8 keys, each with both halves of 16 columns.
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
+// is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
+// matrices are the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of
+// a depth step; for V two blocks of 8 keys, each with both halves of 16 columns.
 struct LaneStart {
     unsigned query;
     unsigned key;
@@ -130,8 +130,8 @@ public:
         }
     }
 
-    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from the
-    // tile's first one on; `row` counts from the warp's first.
+    // -infinity where a row does not see the key. `visible(row)` says how many keys it sees from
+    // the tile's first one on; `row` counts from the warp's first.
     template <typename Visible>
     __device__ static void mask_scores(Scores& score, Visible visible) {
         const int lane = thread_index() % WARP_SIZE;
@@ -169,8 +169,7 @@ public:
                 }
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
-                factor[block][half] =
-                    raise_maximum(
+                factor[block][half] = raise_maximum(
                     statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
@@ -248,8 +247,8 @@ public:
         }
     }
 
-    // INSIGHT: parts are handed over as the products left them, 16 bytes per lane: no bank conflict,
-    // no address to work out, and each group has the columns of one quarter to add up.
+    // INSIGHT: parts are handed over as the products left them, 16 bytes per lane: no bank
+    // conflict, no address to work out, and each group has the columns of one quarter to add up.
     __device__ void hand_over(SharedMemory& shared, int strip, int group) {
         const int lane = threadIdx.x % WARP_SIZE;
         for_each_row([&](int row, const RowStatistics& total, auto) {
@@ -258,7 +257,7 @@ public:
 #pragma unroll
         for (int column = 0; column < COLUMN_BLOCKS; ++column) {
             const int to = column / GROUP_BLOCKS;
-            const float(&both_rows)[4] = output[0][column];
+            const float (&both_rows)[4] = output[0][column];
             shared.part[strip][to][group][column % GROUP_BLOCKS][lane] =
                 make_float4(both_rows[0], both_rows[1], both_rows[2], both_rows[3]);
         }
@@ -416,9 +415,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         // One copy of the products serves tiles of both kinds.
         rows.multiply_keys(score, lane_start);
         if (masked) {
-            rows.mask_scores(score, [&](int row) {
-                return visible_keys(params, first_row + row) - first_key;
-            });
+            rows.mask_scores(
+                score, [&](int row) { return visible_keys(params, first_row + row) - first_key; });
         }
         rows.raise_maxima(score);
         shared.value_full[group].wait(0);

@@ -79,8 +79,7 @@ struct alignas(1024) BoxedTile {
     // Writes 4 columns from `column` on of one row, rounded to the dtype.
     __device__ void store_columns(const float (&columns)[4], int row, int column) {
         const int chunk = (column / 8 % 8) ^ (row & 7);
-        unsigned char* const start =
-            bytes + column / BOX_COLUMNS * BOX_BYTES + row * BOX_ROW_BYTES;
+        unsigned char* const start = bytes + column / BOX_COLUMNS * BOX_BYTES + row * BOX_ROW_BYTES;
         store_from_float(reinterpret_cast<Element*>(start + chunk * 16) + column % 8, columns);
     }
 

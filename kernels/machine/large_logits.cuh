@@ -14,15 +14,16 @@ __device__ inline bool is_large(float maximum) {
     return fabsf(maximum) >= 16777216.0f && maximum != NEGATIVE_INFINITY;
 }
 
-// Attention of one row once more, one key at a time, with differences of scores taken before they are
-// scaled. LANES neighbouring lanes share the row; all lanes of the warp take part unless LANES is 1,
-// those whose row is not `wanted` for its shuffles alone. For each key `add(factor, weight, value)`
-// brings the lane's columns up to date: what they hold shrinks by `factor`, then `weight` times the
-// row at `value` is added. They must be 0 before.
+// Attention of one row once more, one key at a time, with differences of scores taken before they
+// are scaled. LANES neighbouring lanes share the row; all lanes of the warp take part unless LANES
+// is 1, those whose row is not `wanted` for its shuffles alone. For each key `add(factor, weight,
+// value)` brings the lane's columns up to date: what they hold shrinks by `factor`, then `weight`
+// times the row at `value` is added. They must be 0 before.
 template <int LANES, typename Add>
 __device__ inline RowStatistics attend_exactly(const AttentionParams& params, int batch, int head,
                                                int row, bool wanted, Add add) {
-    // Opaque, so that nothing of this is worked out ahead of the kernel's loop and kept for its sake.
+    // Opaque, so that nothing of this is worked out ahead of the kernel's loop and kept for its
+    // sake.
     asm volatile("" : "+r"(batch), "+r"(head), "+r"(row));
     const int lane = thread_index() % LANES;
     const int head_kv = key_head(params, head);
@@ -78,9 +79,10 @@ __device__ inline RowStatistics attend_exactly_to(const AttentionParams& params,
                              });
 }
 
-// The same by a warp, for the rows of its 16 from `first_row` on whose maxima are large, as fragments
-// give them to lanes: [8 · half + lane / 4]. Calls `store(row, column, columns)` for 4 columns of a
-// row, divided by the sum, `row` counting from the first; gives out the log-sum-exp if `with_lse`.
+// The same by a warp, for the rows of its 16 from `first_row` on whose maxima are large, as
+// fragments give them to lanes: [8 · half + lane / 4]. Calls `store(row, column, columns)` for 4
+// columns of a row, divided by the sum, `row` counting from the first; gives out the log-sum-exp if
+// `with_lse`.
 template <typename Store>
 __device__ inline void attend_exactly_to_rows(const AttentionParams& params, const QueryTile& tile,
                                               int first_row, const float (&maxima)[2],
@@ -96,15 +98,16 @@ __device__ inline void attend_exactly_to_rows(const AttentionParams& params, con
 #pragma unroll 1
         for (int column = 4 * (lane % 4); column < HEAD_DIM; column += 16) {
             float sum[4] = {};
-            const RowStatistics total = attend_exactly<4>(
-                params, tile.batch, tile.head, first_row + row, large,
-                [&](float factor, float weight, const Element* value) {
-                    if (column >= params.head_dim) return;
-                    float columns[4];
-                    load_as_float(value + column, columns);
+            const RowStatistics total =
+                attend_exactly<4>(params, tile.batch, tile.head, first_row + row, large,
+                                  [&](float factor, float weight, const Element* value) {
+                                      if (column >= params.head_dim) return;
+                                      float columns[4];
+                                      load_as_float(value + column, columns);
 #pragma unroll
-                    for (int c = 0; c < 4; ++c) sum[c] = fmaf(weight, columns[c], sum[c] * factor);
-                });
+                                      for (int c = 0; c < 4; ++c)
+                                          sum[c] = fmaf(weight, columns[c], sum[c] * factor);
+                                  });
             if (!large) continue;
             if (column < params.head_dim) {
                 const float normalise = normaliser(total.sum);

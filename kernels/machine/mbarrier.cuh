@@ -22,10 +22,10 @@ struct Barrier {
 
     // One arrival that also says how many bytes of copies the phase waits for.
     __device__ void arrive_and_expect(unsigned bytes) {
-        asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                         shared_address(this)),
-                     "r"(bytes)
-                     : "memory");
+        asm volatile(
+            "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(this)),
+            "r"(bytes)
+            : "memory");
     }
 
     // Until the phase with this parity is complete. A fresh barrier counts as having completed a
@@ -45,6 +45,7 @@ struct Barrier {
 
 // Makes initialised barriers visible to the copy engine.
 __device__ inline void publish_barriers() {
+    // UNNOTICED: PTX demands it; the interpreter's copies see barriers at once.
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 

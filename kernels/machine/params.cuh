@@ -1,8 +1,10 @@
-// The one parameter block of every generation: what to attend over, where it lies and how it is masked.
-// Mirrored by `sdpa_core::Params`; a test there reads the FIELD_AT lines below and holds both to the same bytes.
+// The one parameter block of every generation: what to attend over, where it lies and how it is
+// masked. Mirrored by `sdpa_core::Params`; a test there reads the FIELD_AT lines below and holds
+// both to the same bytes.
 #pragma once
 
-// A tensor [batch, heads, length, head_dim] whose last dimension is contiguous; strides count elements.
+// A tensor [batch, heads, length, head_dim] whose last dimension is contiguous; strides count
+// elements.
 struct TensorView {
     void* data;
     long long batch_stride;
@@ -15,8 +17,8 @@ struct AttentionParams {
     TensorView key;     // [batch, heads_kv, len_kv, head_dim]
     TensorView value;   // [batch, heads_kv, len_kv, head_dim]
     TensorView output;  // [batch, heads_q, len_q, head_dim]
-    float* lse;         // [batch, heads_q, len_q], natural logarithm, contiguous; null where nobody asked
-    void* workspace;    // partial results of plans that launch twice; null where the plan needs none
+    float* lse;  // [batch, heads_q, len_q], natural logarithm, contiguous; null where nobody asked
+    void* workspace;  // partial results of plans that launch twice; null where the plan needs none
     int batch;
     int heads_q;
     int heads_kv;  // divides heads_q: query head h reads key head h / (heads_q / heads_kv)
@@ -24,7 +26,8 @@ struct AttentionParams {
     int len_kv;
     int head_dim;       // a multiple of 8; kernels pad it with zeros to their own tile
     float scale;        // multiplies query · key
-    float scale_log2e;  // scale · log2(e): folded into the exponent, since the hardware has exp2 and not exp
+    float scale_log2e;  // scale · log2(e): folded into the exponent, since the hardware has exp2
+                        // and not exp
     int causal;         // 0: every query sees every key; 1: query i sees keys j <= i + diagonal
     int diagonal;       // len_kv - len_q (bottom-right alignment) or 0 (top-left)
     unsigned* tickets;  // from which persistent blocks draw their next tile; null unless the plan

@@ -31,8 +31,8 @@ __device__ inline float raise_maximum(RowStatistics& row, float tile_maximum) {
 }
 
 // What the parts that a row's keys were split into weigh against each other, by what their maxima
-// have to the row's: `statistics(i)` are part i's. Empty parts weigh nothing; NaN and +infinity reach
-// the sum.
+// have to the row's: `statistics(i)` are part i's. Empty parts weigh nothing; NaN and +infinity
+// reach the sum.
 template <int PARTS, typename Statistics>
 __device__ inline RowStatistics weigh_parts(Statistics statistics, float (&factor)[PARTS]) {
     RowStatistics total;

@@ -50,9 +50,7 @@ __device__ inline void store_box(const TensorMap& map, unsigned source, int colu
         : "memory");
 }
 
-__device__ inline void commit_stores() {
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
 // Until this thread's stores have read their shared memory, so that it may be written again.
 __device__ inline void wait_until_stores_have_read() {

@@ -1,5 +1,5 @@
-// Words of the device that blocks count in: 0 before every kernel, and left 0 by every kernel. Blocks
-// draw their next tile from one, or count in one which of them are done.
+// Words of the device that blocks count in: 0 before every kernel, and left 0 by every kernel.
+// Blocks draw their next tile from one, or count in one which of them are done.
 #pragma once
 
 // The next number, from 0 on, of as many as `expected` draws. The last draw leaves the word as it

@@ -27,8 +27,8 @@ public:
         : row_stride(tensor.row_stride), rows_left(length - first_row), head_dim(head_dim) {
         const int thread = thread_index();
         const long long row = first_row + thread / CHUNKS_PER_ROW;
-        source = head_data(tensor, batch, head) + row * row_stride +
-                 thread % CHUNKS_PER_ROW * CHUNK;
+        source =
+            head_data(tensor, batch, head) + row * row_stride + thread % CHUNKS_PER_ROW * CHUNK;
     }
 
     template <int ROWS, int STRIDE>

@@ -15,10 +15,12 @@ __device__ inline int warpgroup_index() {
 // Gives registers back, or takes some that others gave back. The whole warpgroup takes part.
 template <int REGISTERS>
 __device__ inline void shrink_registers() {
+    // UNNOTICED: a kernel that keeps the registers it was launched with computes the same.
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 template <int REGISTERS>
 __device__ inline void grow_registers() {
+    // UNNOTICED: a kernel that keeps the registers it was launched with computes the same.
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
 
@@ -35,7 +37,8 @@ __device__ inline void warpgroup_sync(int warpgroup) {
     named_barrier_sync(1 + warpgroup, WARPGROUP_SIZE);
 }
 
-// Warpgroups that take turns, in a circle: `take` waits until the one before has passed its turn on.
+// Warpgroups that take turns, in a circle: `take` waits until the one before has passed its turn
+// on.
 template <int WARPGROUPS>
 class TurnTaking {
     static constexpr int FIRST_BARRIER = 8;  // behind those of `warpgroup_sync`

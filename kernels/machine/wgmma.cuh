@@ -66,27 +66,29 @@ template <int N>
 struct Wgmma;
 
 // Operands are numbered, accumulators first: WGMMA(N, accumulators, the six numbers after them).
-#define WGMMA(N, COUNT, O0, O1, O2, O3, O4, O5)                                                    \
-    template <>                                                                                    \
-    struct Wgmma<N> {                                                                              \
-        __device__ static void multiply_shared(float (&c)[COUNT], Descriptor left,                 \
-                                               Descriptor right, int accumulate) {                 \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #O2 ", 0;\n"                         \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16." WGMMA_TYPES                 \
-                         " {" NAMES_##COUNT "}, %" #O0 ", %" #O1 ", p, 1, 1, 0, 0;\n}"             \
-                         : REGISTERS_##COUNT(c)                                                    \
-                         : "l"(left.encoded()), "l"(right.encoded()), "r"(accumulate));            \
-        }                                                                                          \
-        __device__ static void multiply_registers(float (&c)[COUNT], const unsigned* left,         \
-                                                  Descriptor right, int accumulate) {              \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #O5 ", 0;\n"                         \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16." WGMMA_TYPES                 \
-                         " {" NAMES_##COUNT "}, {%" #O0 ", %" #O1 ", %" #O2 ", %" #O3 "}, %" #O4   \
-                         ", p, 1, 1, 1;\n}"                                                        \
-                         : REGISTERS_##COUNT(c)                                                    \
-                         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]),                 \
-                           "l"(right.encoded()), "r"(accumulate));                                 \
-        }                                                                                          \
+#define WGMMA(N, COUNT, O0, O1, O2, O3, O4, O5)                                                  \
+    template <>                                                                                  \
+    struct Wgmma<N> {                                                                            \
+        __device__ static void multiply_shared(float (&c)[COUNT], Descriptor left,               \
+                                               Descriptor right, int accumulate) {               \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #O2                                \
+                         ", 0;\n"                                                                \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16." WGMMA_TYPES               \
+                         " {" NAMES_##COUNT "}, %" #O0 ", %" #O1 ", p, 1, 1, 0, 0;\n}"           \
+                         : REGISTERS_##COUNT(c)                                                  \
+                         : "l"(left.encoded()), "l"(right.encoded()), "r"(accumulate));          \
+        }                                                                                        \
+        __device__ static void multiply_registers(float (&c)[COUNT], const unsigned* left,       \
+                                                  Descriptor right, int accumulate) {            \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #O5                                \
+                         ", 0;\n"                                                                \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16." WGMMA_TYPES               \
+                         " {" NAMES_##COUNT "}, {%" #O0 ", %" #O1 ", %" #O2 ", %" #O3 "}, %" #O4 \
+                                            ", p, 1, 1, 1;\n}"                                   \
+                         : REGISTERS_##COUNT(c)                                                  \
+                         : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]),               \
+                           "l"(right.encoded()), "r"(accumulate));                               \
+        }                                                                                        \
     };
 
 #define NAMES_FROM_0 "%0, %1, %2, %3, %4, %5, %6, %7"
@@ -105,8 +107,8 @@ struct Wgmma;
 #define NAMES_FROM_104 "%104, %105, %106, %107, %108, %109, %110, %111"
 #define NAMES_FROM_112 "%112, %113, %114, %115, %116, %117, %118, %119"
 #define NAMES_FROM_120 "%120, %121, %122, %123, %124, %125, %126, %127"
-#define REGISTERS_FROM(c, i)                                                                      \
-    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]),    \
+#define REGISTERS_FROM(c, i)                                                                    \
+    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
         "+f"(c[i + 6]), "+f"(c[i + 7])
 
 #define NAMES_8 NAMES_FROM_0
