@@ -22,6 +22,7 @@ enum Verb {
     Verify(commands::verify::Verify),
     Check(commands::check::Check),
     Counters(commands::counters::Counters),
+    Coverage(commands::coverage::Coverage),
     Mutate(commands::mutate::Mutate),
     Prove(commands::prove::Prove),
     Record(commands::record::RecordGolden),
@@ -32,6 +33,9 @@ enum Verb {
     Resources(commands::resources::Resources),
     BuildPtx(commands::build_ptx::BuildPtx),
     Ptx(commands::ptx::Ptx),
+    Sass(commands::sass::CompareSass),
+    Steps(commands::steps::Steps),
+    Seal(commands::seal::SealGenerations),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Verify(verb) => verb.run(out),
         Verb::Check(verb) => verb.run(out),
         Verb::Counters(verb) => verb.run(out),
+        Verb::Coverage(verb) => verb.run(out),
         Verb::Mutate(verb) => verb.run(out),
         Verb::Prove(verb) => verb.run(out),
         Verb::Record(verb) => verb.run(out),
@@ -53,6 +58,9 @@ fn main() -> ExitCode {
         Verb::Resources(verb) => verb.run(out),
         Verb::BuildPtx(verb) => verb.run(out),
         Verb::Ptx(verb) => verb.run(out),
+        Verb::Sass(verb) => verb.run(out),
+        Verb::Steps(verb) => verb.run(out),
+        Verb::Seal(verb) => verb.run(out),
     };
     result.unwrap_or_else(|error| {
         // `sdpa list | head -1` has got what it wanted.

@@ -3,6 +3,7 @@
 mod coverage;
 mod findings;
 mod fixtures;
+mod foreign;
 mod frames;
 mod fuzz;
 mod hopper;
@@ -14,3 +15,4 @@ mod registers_in_flight;
 mod right_kernels;
 mod seeded_bugs;
 mod sentences;
+mod settled;

@@ -6,34 +6,42 @@ use super::grounds::{GROUNDS, Ground};
 use super::peers;
 use super::standing::Standing;
 use super::table::title_of;
-use super::{Entry, Evidence};
+use super::{Entry, Evidence, EvidenceRecord};
 
 /// The name of the region.
 pub const REGION: &str = "headline";
 
+/// The fastest of ours and the fastest peer on one problem, and the record that has both.
+struct Pair<'a> {
+    record: &'a EvidenceRecord,
+    ours: &'a Entry,
+    theirs: &'a Entry,
+}
+
 /// The text between the markers.
 pub fn render(evidence: &Evidence) -> String {
     let pairs = pairs(evidence);
-    let Some(standing) = Standing::of_pairs(&pairs) else {
+    let standing = |ground: Option<&Ground>| {
+        let on = |pair: &&Pair<'_>| {
+            ground.is_none_or(|ground| Ground::of(&pair.ours.figure, evidence.multiprocessors()) == ground)
+        };
+        let figures: Vec<_> = pairs.iter().filter(on).map(|pair| (pair.ours, pair.theirs)).collect();
+        Standing::of_pairs(&figures)
+    };
+    let Some(all) = standing(None) else {
         return "No record with peers: `sdpa bench --peers --record DIR` makes one on a GPU.\n".to_owned();
     };
-    let names: Vec<&str> = evidence.peers(|_| true).into_iter().map(title_of).collect();
-    let stale = if standing.stale { " Stale: kernels have changed since." } else { "" };
-    let dates: Vec<&str> = evidence.records.iter().filter_map(|record| record.day()).collect();
-    let (first, last) = (dates.iter().min().copied().unwrap_or("undated"), dates.iter().max().copied());
-    let until = last.filter(|last| *last != first).map(|last| format!(" to {last}")).unwrap_or_default();
+    let stale = if all.stale { " Stale: kernels have changed since." } else { "" };
     let mut text = format!(
-        "On an {} ({first}{until}), the fastest generation is **{}** of {} problems, beside the fastest of {} in the same \
-         run.{stale}\n\n",
+        "On an {} ({}), the fastest generation is **{}** of {} problems, beside the fastest of {} in the same run.{stale}\n\n",
         evidence.device(),
-        standing.tally,
-        standing.tally.problems(),
-        names.join(", "),
+        days(&pairs),
+        all.tally,
+        all.tally.problems(),
+        peers_timed(evidence, &pairs),
     );
     for ground in &GROUNDS {
-        let here = pairs.iter().filter(|(ours, _)| Ground::of(&ours.figure, evidence.multiprocessors()) == ground);
-        let here: Vec<(&Entry, &Entry)> = here.copied().collect();
-        if let Some(Standing { tally, mean, .. }) = Standing::of_pairs(&here) {
+        if let Some(Standing { tally, mean, .. }) = standing(Some(ground)) {
             writeln!(text, "- {}: {tally}; mean {mean:.2} ×.", ground.name).expect("a text takes it");
         }
     }
@@ -42,8 +50,32 @@ pub fn render(evidence: &Evidence) -> String {
     text
 }
 
+/// The day or days of the records.
+fn days(pairs: &[Pair<'_>]) -> String {
+    let days = || pairs.iter().filter_map(|pair| pair.record.day());
+    match (days().min(), days().max()) {
+        (Some(first), Some(last)) if first != last => format!("{first} to {last}"),
+        (Some(day), _) => day.to_owned(),
+        (None, _) => "undated".to_owned(),
+    }
+}
+
+/// The peers by name; of one that was not timed everywhere, on how many of the problems it was.
+fn peers_timed(evidence: &Evidence, pairs: &[Pair<'_>]) -> String {
+    let names = evidence.peers(|_| true).into_iter().map(|peer| {
+        let timed = |pair: &&Pair<'_>| {
+            pair.ours.figure.problem().is_some_and(|problem| pair.record.of(peer, &problem).is_some())
+        };
+        match pairs.iter().filter(timed).count() {
+            everywhere if everywhere == pairs.len() => title_of(peer).to_owned(),
+            some => format!("{} (on {some})", title_of(peer)),
+        }
+    });
+    names.collect::<Vec<_>>().join(", ")
+}
+
 /// Of every problem the fastest of ours and the fastest peer, from the record that [`Evidence::pick`] prefers.
-fn pairs(evidence: &Evidence) -> Vec<(&Entry, &Entry)> {
+fn pairs(evidence: &Evidence) -> Vec<Pair<'_>> {
     let mut pairs = Vec::new();
     let mut seen = Vec::new();
     for problem in evidence.records.iter().flat_map(|record| record.problems()) {
@@ -51,8 +83,8 @@ fn pairs(evidence: &Evidence) -> Vec<(&Entry, &Entry)> {
             continue;
         }
         let found = evidence.records.iter().filter_map(|record| {
-            let pair = (record.fastest_of_ours(&problem)?, record.best_peer(&problem)?);
-            Some((pair, (pair.0.stale, std::cmp::Reverse(record.on(&problem).count()))))
+            let (ours, theirs) = (record.fastest_of_ours(&problem)?, record.best_peer(&problem)?);
+            Some((Pair { record, ours, theirs }, (ours.stale, std::cmp::Reverse(record.on(&problem).count()))))
         });
         pairs.extend(found.min_by_key(|(_, worth)| *worth).map(|(pair, _)| pair));
         seen.push(problem);
@@ -73,7 +105,7 @@ mod tests {
         let again = GROUNDS[0].problem();
         evidence.records.push(record("b.json", vec![entry("v9", &again, 1.0), entry("cudnn", &again, 9.0)]));
         insta::assert_snapshot!(render(&evidence), @r"
-        On an NVIDIA H200 (2026-01-31), the fastest generation is **faster on 1, ambiguous on 0, slower on 1** of 2 problems, beside the fastest of FlashAttention-2, cuDNN in the same run.
+        On an NVIDIA H200 (2026-01-31), the fastest generation is **faster on 1, ambiguous on 0, slower on 1** of 2 problems, beside the fastest of FlashAttention-2 (on 1), cuDNN in the same run.
 
         - short: faster on 1, ambiguous on 0, slower on 0; mean 1.72 ×.
         - long: faster on 0, ambiguous on 0, slower on 1; mean 0.06 ×.

@@ -1,7 +1,7 @@
 //! `docs/peers.md`: every problem that peers were timed on, and the fastest of ours beside the fastest of them.
 
 use super::standing::Standing;
-use super::table::{NOTHING, circumstances, line, tflops, time};
+use super::table::{NOTHING, circumstances, line, tflops, time, title_of};
 use super::{Entry, Evidence, EvidenceRecord, Pick};
 use harness::acceptance::shape_of;
 
@@ -16,6 +16,12 @@ pub fn render(evidence: &Evidence) -> String {
                     ours is the faster. Shapes are (batch, query heads/key heads, queries×keys, head dimension). –: not \
                     timed. (stale): the kernel has changed since.\n"
             .to_owned();
+    let names: Vec<String> =
+        evidence.peers(|_| true).iter().map(|peer| format!("{peer} is {}", title_of(peer))).collect();
+    text += &format!(
+        "\nPeers: {}. How they are timed, and what the verdicts mean: [benchmarking.md](benchmarking.md).\n",
+        names.join(", ")
+    );
     for record in &evidence.records {
         let Some(standing) = Standing::of_ours(record) else { continue };
         text += &format!("\n## {}\n\n{}.\n\n- The fastest of ours: {standing}.\n", record.file, circumstances(record));
@@ -89,6 +95,8 @@ mod tests {
         # Beside the peers
 
         Written by `sdpa report` from `results/`; edits are lost. Times are medians in µs; × is the fastest peer's time by that of the fastest of ours, both of the same run, and above 1 ours is the faster. Shapes are (batch, query heads/key heads, queries×keys, head dimension). –: not timed. (stale): the kernel has changed since.
+
+        Peers: flash is FlashAttention-2, cudnn is cuDNN. How they are timed, and what the verdicts mean: [benchmarking.md](benchmarking.md).
 
         ## a.json
 

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod build_ptx;
 pub(crate) mod check;
 pub(crate) mod counters;
+pub(crate) mod coverage;
 pub(crate) mod gate;
 mod judged;
 pub(crate) mod list;
@@ -16,6 +17,9 @@ pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod resources;
 pub(crate) mod run;
+pub(crate) mod sass;
+pub(crate) mod seal;
+pub(crate) mod steps;
 pub(crate) mod verify;
 
 use std::io::Write;
@@ -40,6 +44,10 @@ pub(crate) const FAILED: u8 = 1;
 /// The generation with this id, or an error that lists the known ones and names the nearest.
 pub(crate) fn generation(id: &str) -> Result<&'static dyn Attention, String> {
     generations::find(id).ok_or_else(|| {
+        let unknown = judged::unknown_generations();
+        if unknown.iter().any(|other| other == id) {
+            return judged::older_than(&[id.to_owned()]);
+        }
         let ids = generations::ids();
         let nearest = ids.iter().find(|known| is_near_miss(id, known));
         let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
@@ -58,7 +66,7 @@ pub(crate) fn subject(id: &str) -> Result<&'static dyn Attention, String> {
 /// The generations with these ids, in the order given; all where none is.
 pub(crate) fn generations_or_all(ids: &[String]) -> Result<Vec<&'static dyn Attention>, String> {
     match ids {
-        [] => Ok(generations::ALL.to_vec()),
+        [] => all_generations(),
         ids => ids.iter().map(|id| generation(id)).collect(),
     }
 }
@@ -70,6 +78,15 @@ fn is_near_miss(word: &str, known: &str) -> bool {
         0 => true,
         1 => word.chars().count().max(known.chars().count()) >= 3,
         _ => false,
+    }
+}
+
+/// All generations, or an error if the checkout has one that this program does not know: what is said of all would not be of
+/// all.
+pub(crate) fn all_generations() -> Result<Vec<&'static dyn Attention>, String> {
+    match judged::unknown_generations().as_slice() {
+        [] => Ok(generations::ALL.to_vec()),
+        unknown => Err(judged::older_than(unknown)),
     }
 }
 
