@@ -43,8 +43,13 @@ impl Sandbox {
         let text = |bytes: &[u8]| {
             String::from_utf8_lossy(bytes).replace(&self.folder.path().display().to_string(), "[folder]")
         };
+        // A sandbox is no checkout, which the program says with a path of this machine.
+        let errors: String = text(&output.stderr)
+            .split_inclusive('\n')
+            .filter(|line| !line.starts_with("note: this folder is in no checkout: "))
+            .collect();
         let code = output.status.code().map_or("killed".to_owned(), |code| code.to_string());
-        format!("{}{}exit {code}", text(&output.stdout), text(&output.stderr))
+        format!("{}{errors}exit {code}", text(&output.stdout))
     }
 
     /// What the program says of a file with these tensors.
