@@ -10,3 +10,5 @@ pub mod files;
 pub mod gate;
 pub mod packs;
 pub mod scaffold;
+pub mod sealed;
+pub mod steps;

@@ -295,25 +295,33 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// The two lines that make the crate a dependency and the generation one of the list; and what its kernels cost.
+    /// The lines that make the crate a dependency and a feature, and the generation one of the list; and what its kernels cost.
     fn lines(&self, scaffold: &mut Scaffold) -> Result<()> {
         let id = self.id;
         let unexpected = |path: &str, expected| ScaffoldError::Unexpected { path: path.into(), expected };
 
-        let no_manifest = || unexpected(LIST_MANIFEST, "a manifest with [dependencies]");
+        let no_manifest =
+            || unexpected(LIST_MANIFEST, "a manifest with [dependencies], and `all` among its [features]");
         let mut manifest: DocumentMut = self.read(LIST_MANIFEST)?.parse().map_err(|_| no_manifest())?;
         let dependencies = manifest.get_mut("dependencies").and_then(|item| item.as_table_mut());
         let mut dependency = toml_edit::InlineTable::new();
+        dependency.insert("package", format!("sdpa-{id}").into());
         dependency.insert("path", format!("../sdpa-{id}").into());
         dependency.insert("version", env!("CARGO_PKG_VERSION").into());
-        dependencies.ok_or_else(no_manifest)?.insert(&format!("sdpa-{id}"), value(dependency));
+        dependency.insert("optional", true.into());
+        dependencies.ok_or_else(no_manifest)?.insert(id, value(dependency));
+        let features = manifest.get_mut("features").and_then(|item| item.as_table_mut());
+        let all = features.and_then(|features| features.get_mut("all")).and_then(|all| all.as_array_mut());
+        let mut feature = toml_edit::Value::from(id);
+        feature.decor_mut().set_prefix("\n    ");
+        all.ok_or_else(no_manifest)?.push_formatted(feature);
         scaffold.edited.insert(LIST_MANIFEST.into(), manifest.to_string());
 
         let list = self.read(LIST)?;
-        let is_generation = |line: &str| line.trim_start().starts_with("(v") && line.contains("sdpa_v");
+        let is_generation = |line: &str| line.trim_start().starts_with("(v") && line.ends_with(");");
         let last = list.lines().enumerate().filter(|(_, line)| is_generation(line)).last();
         let (last, _) = last.ok_or_else(|| unexpected(LIST, "the lines of the other generations"))?;
-        let line = format!("            ({id}, sdpa_{id}::{});", capital(id));
+        let line = format!("            ({id}, \"{id}\", {id}::{});", capital(id));
         let mut lines: Vec<&str> = list.lines().collect();
         lines.insert(last + 1, &line);
         scaffold.edited.insert(LIST.into(), lines.join("\n") + "\n");
@@ -352,8 +360,6 @@ fn replace_line(text: &str, start: &str, with: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sdpa_toolchain::Nvrtc;
-
     use super::*;
 
     fn root() -> PathBuf {
@@ -398,35 +404,21 @@ mod tests {
             assert!(own.contains("pub struct V987;") && own.contains("title: \"a \\\"new\\\" idea\","), "{own}");
             assert!(own.contains(&format!("parent: Some(\"{}\")", who.id)) && own.contains("\"v987.cu\""), "{own}");
             assert_eq!(scaffold.pack.1.len(), who.specialisations.len());
-            // Each of the two files that there were gets one line and loses none.
+            // Each of the two files that there were gets its lines and loses none.
             assert_eq!(scaffold.edited.len(), 2);
-            for (path, line) in [
-                (LIST_MANIFEST, "sdpa-v987 = { path = \"../sdpa-v987\", version = \"0.1.0\" }"),
-                (LIST, "            (v987, sdpa_v987::V987);"),
+            const DEPENDENCY: &str =
+                "v987 = { package = \"sdpa-v987\", path = \"../sdpa-v987\", version = \"0.1.0\", optional = true }";
+            for (path, lines) in [
+                (LIST_MANIFEST, [DEPENDENCY, "    \"v987\","].as_slice()),
+                (LIST, &["            (v987, \"v987\", v987::V987);"]),
             ] {
                 let (before, after) =
                     (std::fs::read_to_string(root().join(path)).unwrap(), &scaffold.edited[Path::new(path)]);
-                let without: Vec<&str> = after.lines().filter(|other| *other != line).collect();
+                let without: Vec<&str> = after.lines().filter(|other| !lines.contains(other)).collect();
                 assert_eq!(before.lines().collect::<Vec<_>>(), without, "{path}");
-                assert_eq!(after.lines().count(), without.len() + 1, "{path}");
+                assert_eq!(after.lines().count(), without.len() + lines.len(), "{path}");
             }
         }
-    }
-
-    /// If there is a compiler, it says the same.
-    #[test]
-    fn the_childs_ptx_is_what_the_compiler_makes() {
-        let checkout = Checkout::find().unwrap();
-        let Ok(nvrtc) = Nvrtc::find(&checkout) else {
-            eprintln!("not run: there is no NVRTC; install kernels/requirements.txt");
-            return;
-        };
-        let parent = generations::ALL[0];
-        let scaffold = Scaffold::new(&root(), "v987", parent, "an idea").unwrap();
-        let mut sources = checkout.sources().unwrap();
-        sources.insert("v987.cu", scaffold.new[Path::new("kernels/v987.cu")].clone());
-        let child = Specialisation { source: "v987.cu", ..parent.generation().specialisations[0] };
-        assert_eq!(scaffold.pack.1[0].1, nvrtc.compile(&child, &sources).unwrap());
     }
 
     #[test]

@@ -1,9 +1,40 @@
-//! A kernel that was edited is judged as it is on disk, without a build of Rust.
+//! A kernel that was edited is judged as it is on disk, without a build of Rust. Tests that need a compiler are ignored where
+//! there is none, and say so.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
+use libtest_mimic::{Arguments, Completion, Trial};
+use sdpa::generations;
+use sdpa_cli::scaffold::Scaffold;
+use sdpa_core::Specialisation;
 use sdpa_toolchain::{Checkout, Nvrtc};
+
+fn main() -> ExitCode {
+    type Test = fn(&Checkout, &Nvrtc);
+    let tests: [(&str, Test); 2] = [
+        ("an_edited_kernel_is_compiled_and_judged", an_edited_kernel_is_compiled_and_judged),
+        ("the_ptx_of_a_new_generation_is_what_the_compiler_makes", the_ptx_of_a_new_generation),
+    ];
+    let with_compiler = tests.map(|(name, test)| {
+        Trial::ignorable_test(name, move || {
+            let checkout = Checkout::find().map_err(|error| error.to_string())?;
+            match Nvrtc::find(&checkout) {
+                Ok(nvrtc) => test(&checkout, &nvrtc),
+                Err(error) => return Ok(Completion::ignored_with(error)),
+            }
+            Ok(Completion::Completed)
+        })
+    });
+    let without = Trial::ignorable_test("without_a_compiler_the_gate_says_how_to_install_one", || {
+        Ok(match without_a_compiler_the_gate_says_how_to_install_one() {
+            true => Completion::Completed,
+            false => Completion::ignored_with("the system's loader finds an NVRTC that this test cannot hide"),
+        })
+    });
+    let trials = with_compiler.into_iter().chain([without]).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
 
 /// A checkout of kernels alone, in which v1's was edited.
 fn edited_checkout(from: &Checkout) -> tempfile::TempDir {
@@ -32,14 +63,8 @@ fn sdpa(folder: &Path, toolkit: Option<&Path>, arguments: &[&str]) -> (String, O
     (text, output.status.code())
 }
 
-#[test]
-fn an_edited_kernel_is_compiled_and_judged() {
-    let checkout = Checkout::find().unwrap();
-    let Ok(nvrtc) = Nvrtc::find(&checkout) else {
-        eprintln!("not run: there is no NVRTC; install kernels/requirements.txt");
-        return;
-    };
-    let folder = edited_checkout(&checkout);
+fn an_edited_kernel_is_compiled_and_judged(checkout: &Checkout, nvrtc: &Nvrtc) {
+    let folder = edited_checkout(checkout);
     let (said, code) = sdpa(folder.path(), Some(nvrtc.home()), &["check", "v1", "v2b", "--cases", "1"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(
@@ -53,13 +78,22 @@ fn an_edited_kernel_is_compiled_and_judged() {
     assert!(code == Some(1) && said.contains("1 compiles    FAILED   NVRTC refuses v1/f16_d64"), "{said}");
 }
 
-#[test]
-fn without_a_compiler_the_gate_says_how_to_install_one() {
+/// `sdpa new` makes the child's PTX without a compiler.
+fn the_ptx_of_a_new_generation(checkout: &Checkout, nvrtc: &Nvrtc) {
+    let parent = generations::ALL[0];
+    let scaffold = Scaffold::new(checkout.root(), "v987", parent, "an idea").unwrap();
+    let mut sources = checkout.sources().unwrap();
+    sources.insert("v987.cu", scaffold.new[Path::new("kernels/v987.cu")].clone());
+    let child = Specialisation { source: "v987.cu", ..parent.generation().specialisations[0] };
+    assert_eq!(scaffold.pack.1[0].1, nvrtc.compile(&child, &sources).unwrap());
+}
+
+/// False where there is one that cannot be hidden.
+fn without_a_compiler_the_gate_says_how_to_install_one() -> bool {
     let folder = edited_checkout(&Checkout::find().unwrap());
     let (said, code) = sdpa(folder.path(), None, &["gate", "v1"]);
     if said.contains("kernels compiled") {
-        eprintln!("not run: the system's loader finds NVRTC");
-        return;
+        return false;
     }
     assert_eq!(code, Some(2), "{said}");
     let install = "python3 -m pip install --no-deps --target target/cuda -r kernels/requirements.txt";
@@ -67,4 +101,5 @@ fn without_a_compiler_the_gate_says_how_to_install_one() {
     let (said, code) = sdpa(folder.path(), None, &["check", "v1", "--cases", "1"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("judging the packed PTX") && said.contains(install), "{said}");
+    true
 }

@@ -25,6 +25,12 @@
 //! choice is within 3 % or 0.4 µs of the fastest generation that was measured there.
 //!
 //! A new generation is adopted by a line of the table, once it is measured. [`generations`] lists all of them.
+//!
+//! A program that needs few of them names these as features (`default-features = false, features = ["v2d", "v3c"]`); the others
+//! are not built. The choice is then the fastest of those that are there.
+
+// A build that carries few generations needs few of the conditions.
+#![cfg_attr(not(feature = "all"), allow(dead_code))]
 
 pub mod generations;
 
@@ -51,28 +57,32 @@ impl fmt::Debug for Choice {
     }
 }
 
-/// Everything that is chosen from, the most special first.
-pub static CHOICES: [Choice; 12] = [
-    choice(&sdpa_v2g::V2g, decodes, DECODING),
-    choice(&sdpa_v2f::V2f, decodes, DECODING),
-    choice(&sdpa_v3e::V3e, always, "up to 512 keys on Hopper, where it takes them: one wave, head dimensions up to 64"),
-    choice(
-        &sdpa_v2c::V2c,
-        is_one_tile_of_keys,
-        "keys of up to 8 KB a head and no more 64-row tiles than multiprocessors",
-    ),
-    choice(&sdpa_v2e::V2e, has_keys_to_split, "keys of more than 16 KB a head, where it takes them: few queries"),
-    choice(
-        &sdpa_v2d::V2d,
-        is_one_short_wave,
-        "keys of up to 128 KB a head and no more 64-row tiles than multiprocessors",
-    ),
-    choice(&sdpa_v3d::V3d, always, "head dimensions up to 128 on Hopper, where it takes them: causal masks above all"),
-    choice(&sdpa_v3c::V3c, always, "everything else on Hopper"),
-    choice(&sdpa_v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
-    choice(&sdpa_v2c::V2c, always, "what v2d should decline"),
-    last_resort(&sdpa_v2b::V2b, "what tensor cores do not take"),
-    last_resort(&sdpa_v1::V1, "any strides"),
+/// Everything that is chosen from, the most special first: of the generations that this build carries.
+pub static CHOICES: &[Choice] = &[
+    #[cfg(feature = "v2g")]
+    choice(&v2g::V2g, decodes, DECODING),
+    #[cfg(feature = "v2f")]
+    choice(&v2f::V2f, decodes, DECODING),
+    #[cfg(feature = "v3e")]
+    choice(&v3e::V3e, always, "up to 512 keys on Hopper, where it takes them: one wave, head dimensions up to 64"),
+    #[cfg(feature = "v2c")]
+    choice(&v2c::V2c, is_one_tile_of_keys, "keys of up to 8 KB a head and no more 64-row tiles than multiprocessors"),
+    #[cfg(feature = "v2e")]
+    choice(&v2e::V2e, has_keys_to_split, "keys of more than 16 KB a head, where it takes them: few queries"),
+    #[cfg(feature = "v2d")]
+    choice(&v2d::V2d, is_one_short_wave, "keys of up to 128 KB a head and no more 64-row tiles than multiprocessors"),
+    #[cfg(feature = "v3d")]
+    choice(&v3d::V3d, always, "head dimensions up to 128 on Hopper, where it takes them: causal masks above all"),
+    #[cfg(feature = "v3c")]
+    choice(&v3c::V3c, always, "everything else on Hopper"),
+    #[cfg(feature = "v2d")]
+    choice(&v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
+    #[cfg(feature = "v2c")]
+    choice(&v2c::V2c, always, "what v2d should decline"),
+    #[cfg(feature = "v2b")]
+    last_resort(&v2b::V2b, "what tensor cores do not take"),
+    #[cfg(feature = "v1")]
+    last_resort(&v1::V1, "any strides"),
 ];
 
 const DECODING: &str = "up to 16 queries";
@@ -123,13 +133,22 @@ fn always(_: &Problem, _: &DeviceLimits) -> bool {
     true
 }
 
+/// Generations to ask, the best choice first. A build without those that suit always asks the others, the newest first.
+fn suiting<'a>(
+    problem: &'a Problem,
+    limits: &'a DeviceLimits,
+) -> impl Iterator<Item = &'static dyn Attention> + use<'a> {
+    let suiting = CHOICES.iter().filter(|choice| (choice.suits)(problem, limits)).map(|choice| choice.generation);
+    let others = if cfg!(feature = "all") { &[] } else { generations::ALL };
+    suiting.chain(others.iter().rev().copied())
+}
+
 /// Generations that would compute a problem on a device with these limits, the best choice first. One may be named twice.
 pub fn candidates<'a>(
     problem: &'a Problem,
     limits: &'a DeviceLimits,
 ) -> impl Iterator<Item = &'static dyn Attention> + use<'a> {
-    let suiting = CHOICES.iter().filter(|choice| (choice.suits)(problem, limits));
-    suiting.map(|choice| choice.generation).filter(|generation| generation.plan(problem, limits).is_ok())
+    suiting(problem, limits).filter(|generation| generation.plan(problem, limits).is_ok())
 }
 
 /// The fastest generation for a problem on a device with these limits. Pure: the same answer for the same question.
@@ -149,16 +168,13 @@ pub fn planned(
     limits: &DeviceLimits,
 ) -> std::result::Result<(&'static dyn Attention, LaunchPlan), Unsupported> {
     let mut refusals = Vec::new();
-    for Choice { generation, suits, .. } in &CHOICES {
-        if !suits(problem, limits) {
-            continue;
-        }
+    for generation in suiting(problem, limits) {
         match generation.plan(problem, limits) {
-            Ok(plan) => return Ok((*generation, plan)),
+            Ok(plan) => return Ok((generation, plan)),
             Err(unsupported) => refusals.push(unsupported),
         }
     }
-    Err(nearest(refusals).expect("the last choices suit always"))
+    Err(nearest(refusals).expect("there is a generation, and each is asked"))
 }
 
 /// Why a problem gets one of the last resorts, which are 10 to 100 times slower than the others: the reason of the
@@ -245,6 +261,7 @@ mod tests {
         fastest(&problem.build().unwrap(), limits).unwrap().generation().id
     }
 
+    #[cfg(feature = "all")] // it names the choices
     #[test]
     fn sizes_and_devices_decide() {
         let decoding = Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096);
@@ -300,7 +317,7 @@ mod tests {
     /// What the facade promises, everybody keeps.
     #[test]
     fn its_promises_are_everybodys() {
-        for Choice { generation, .. } in &CHOICES {
+        for Choice { generation, .. } in CHOICES {
             let who = generation.generation();
             assert_eq!(who.accuracy, FASTEST.accuracy, "{}", who.id);
             assert!(who.alignment <= FASTEST.alignment, "{}", who.id);

@@ -12,7 +12,7 @@ use crate::case::Case;
 use crate::execute::POISON;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
-pub use render::render;
+pub use render::{SHOWN, render};
 pub use trials::{Resized, Trial, trials};
 
 /// What a check found.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
+use sdpa_toolchain::file_entry;
 use serde::Serialize;
 
 /// What a mutation does.
@@ -122,6 +123,24 @@ impl Mutation {
     /// The text with this change, every other line where it was.
     pub fn apply(&self, ptx: &str) -> String {
         [&ptx[..self.span.start], &self.replacement, &ptx[self.span.end..]].concat()
+    }
+}
+
+impl Mutation {
+    /// True if both do the same to one statement of the kernel's source, such as `v2b.cu`. Unrolling, inlining and
+    /// specialisation make many copies of a statement.
+    pub fn is_like(&self, other: &Self, source: &str) -> bool {
+        let statement = self.statement_of(source);
+        self.kind == other.kind && statement.is_some() && statement == other.statement_of(source)
+    }
+
+    /// The statement of the kernel's own file that is taken out, and the calls inside of it; all calls if it is of no such file.
+    fn statement_of(&self, source: &str) -> Option<Vec<(&str, u32)>> {
+        let mut calls: Vec<(&str, u32)> = self.origin.as_ref()?.chain().collect();
+        if let Some(own) = calls.iter().position(|(file, _)| file.strip_prefix("kernels/") == Some(source)) {
+            calls.truncate(own + 1);
+        }
+        Some(calls)
     }
 }
 
@@ -286,15 +305,9 @@ fn statements(ptx: &str) -> Vec<Statement<'_>> {
     scanner.found
 }
 
-/// `.file 2 "kernels/machine/mask.cuh"`, wherever in the text it stands.
+/// The table of files, wherever in the text it stands.
 fn files(ptx: &str) -> HashMap<u32, &str> {
-    let file = |line: &'_ str| -> Option<(u32, Range<usize>)> {
-        let rest = line.trim_start().strip_prefix(".file")?;
-        let number = rest.split_whitespace().next()?.parse().ok()?;
-        let start = line.find('"')? + 1;
-        Some((number, start..start + line[start..].find('"')?))
-    };
-    ptx.lines().filter_map(|line| file(line).map(|(number, name)| (number, &line[name]))).collect()
+    ptx.lines().filter_map(|line| file_entry(line).map(|(number, name)| (number, &line[name]))).collect()
 }
 
 struct Scanner<'p> {

@@ -26,11 +26,13 @@ pub struct Options {
     pub kinds: Vec<MutationKind>,
     /// At most so many, spread evenly over the text; all where `None`.
     pub limit: Option<usize>,
+    /// Only mutations that take out the same statements of the source as these; all where `None`.
+    pub like: Option<Vec<Mutation>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kinds: MutationKind::ALL.to_vec(), limit: None }
+        Self { kinds: MutationKind::ALL.to_vec(), limit: None, like: None }
     }
 }
 
@@ -124,6 +126,9 @@ pub fn mutate(
     let (ptx, fingerprint) = (texts.of(kernel)?, texts.fingerprint(kernel)?);
     let mut mutations = mutations(ptx);
     mutations.retain(|mutation| options.kinds.contains(&mutation.kind));
+    if let Some(like) = &options.like {
+        mutations.retain(|mutation| like.iter().any(|other| mutation.is_like(other, kernel.source)));
+    }
     if let Some(limit) = options.limit.filter(|limit| *limit < mutations.len()) {
         mutations = (0..limit).map(|index| mutations[index * mutations.len() / limit].clone()).collect();
     }

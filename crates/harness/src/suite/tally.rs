@@ -159,3 +159,29 @@ pub(super) fn kind_of(reason: &Unsupported) -> String {
         Unsupported::NotBuilt { kernel, .. } => format!("{kernel} not built"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a test whose cases judged these rows says, and what that comes to.
+    fn told(test: &'static str, judged: &[Judged]) -> (String, Report) {
+        let tally = Tally::new(test, false);
+        tally.update(|counts| counts.device = "a device".to_owned());
+        judged.iter().for_each(|judged| tally.ran(*judged));
+        let line = std::fs::read_to_string(&tally.file).unwrap();
+        (line, tally.report())
+    }
+
+    #[test]
+    fn a_share_of_rows_that_went_unjudged_is_said() {
+        let (line, report) = told("tally::all", &[Judged::all(20), Judged::all(0)]);
+        assert_eq!((line.as_str(), report), ("all: 2 cases on a device, 20 rows", Report::Judged));
+        let (line, report) = told("tally::some", &[Judged::all(20), Judged { rows: 20, unjudged: 1 }]);
+        let expected = "some: 2 cases on a device, 40 rows, of which 1 (2.5 %) could not be judged";
+        assert_eq!((line.as_str(), report), (expected, Report::Judged));
+        let (line, report) = told("tally::none", &[Judged::default()]);
+        let expected = "none: 1 cases on a device, 0 rows; nothing was judged";
+        assert_eq!((line.as_str(), report), (expected, Report::JudgedNothing));
+    }
+}

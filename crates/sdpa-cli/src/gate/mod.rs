@@ -4,21 +4,24 @@
 //! | step | asks | without its tool |
 //! |---|---|---|
 //! | compiles | does every specialisation have PTX made from its source? | NVRTC is needed only if a kernel was edited |
-//! | resources | registers, shared memory and spills within the budget? | not run without ptxas or a GPU |
 //! | acceptance | right on the gate's shapes? | shortened on the interpreter |
-//! | properties | does everything hold that must hold of attention? | |
 //! | real input | right on a real model's tensors? | |
+//! | properties | does everything hold that must hold of attention? | |
 //! | races | nothing unordered, out of bounds, uninitialised? | compute-sanitizer where there is a GPU, too |
 //! | mutants | would the harness notice if a barrier or a wait were missing? | |
+//! | resources | registers, shared memory and spills within the budget? | not run without ptxas or a GPU |
 //! | speed | faster than its parent? | not run without a GPU |
+//!
+//! The cheapest question of right and wrong comes first, and cost after all of them.
 
+mod advice;
 mod missed;
 mod record;
 mod speed;
 mod steps;
 mod unnoticed;
 
-pub use missed::mutants;
+pub use missed::{Sample, mutants};
 pub use record::{GateRecord, StepRecord, render_line};
 pub use speed::judge_speed;
 pub use steps::{

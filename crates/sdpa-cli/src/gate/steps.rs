@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRu
 use sdpa_core::{Attention, Device, Dtype, Mask, Problem};
 use sdpa_toolchain::{KernelTexts, ToolchainError, find_tool};
 
-use super::Status;
+use super::{Status, advice};
 use harness::acceptance::{cases as acceptance_cases, decoding_cases, shape_of};
 use harness::case::Case;
 use harness::check::{self, What, trials};
@@ -293,13 +293,17 @@ pub fn races(
             Outcome::passed(&format!("{} runs on the interpreter, {}, nothing found", checked.runs, checked.judged))
         }
         Ok(checked) => {
-            let look_at = match &checked.faults[0].what {
+            let mut look_at = match &checked.faults[0].what {
                 What::Finding(_) => {
                     "the two lines named first: what orders one after the other? Ownership beats synchronisation"
+                        .to_owned()
                 }
-                What::Wrong(failure) => failure.hint(),
+                What::Wrong(failure) => failure.hint().to_owned(),
             };
-            Outcome::failed(&check::render(&checked), look_at)
+            if let Some(lost) = advice::lost_order(generation.generation()) {
+                look_at = format!("{lost}; else {look_at}");
+            }
+            Outcome::failed(&check::render(&checked, check::SHOWN), &look_at)
         }
         Err(failure) => Outcome::not_run(&format!("the interpreter cannot run it: {}", failure.reason)),
     }

@@ -167,17 +167,21 @@ fn a_wrong_kernel_stops_at_the_gate_and_the_record_says_where() {
     );
     std::fs::create_dir(sandbox.path("results")).unwrap();
     let said = sandbox.sdpa(&["gate", "no_scale"]);
-    assert!(said.contains("3 acceptance  FAILED   wrong on (1,2,512,64) full\n"), "{said}");
+    assert!(said.contains("2 acceptance  FAILED   wrong on (1,2,512,64) full\n"), "{said}");
     assert!(said.contains("    look at    ") && said.contains("  repeat     cargo run"), "{said}");
     assert!(said.ends_with("gate no_scale: failed: acceptance (wrote results/gate/no_scale.json)\nexit 1"), "{said}");
     let text = std::fs::read_to_string(sandbox.path("results/gate/no_scale.json")).unwrap();
     let record: sdpa_cli::gate::GateRecord = serde_json::from_str(&text).unwrap();
     let steps: Vec<String> = record.steps.iter().map(|step| format!("{}: {:?}", step.name, step.status)).collect();
     assert_eq!(
-        (steps[0].as_str(), steps[2].as_str(), steps[3].as_str(), steps.last().map(String::as_str)),
-        ("compiles: Passed", "acceptance: Failed", "properties: NotReached", Some("speed: NotReached"))
+        (steps[0].as_str(), steps[1].as_str(), steps[2].as_str(), steps.last().map(String::as_str)),
+        ("compiles: Passed", "acceptance: Failed", "real input: NotReached", Some("speed: NotReached"))
     );
     assert_eq!(record.kernels.len(), 1);
+    // Every step is asked if one wants to know.
+    let said = sandbox.sdpa(&["gate", "no_scale", "--keep-going", "--cases", "2", "--guards", "2", "--accept"]);
+    assert!(said.contains("2 acceptance  FAILED") && said.contains("5 races       FAILED"), "{said}");
+    assert!(said.contains("\nnothing is accepted of a generation that fails\n"), "{said}");
 }
 
 #[test]

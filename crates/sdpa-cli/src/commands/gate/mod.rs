@@ -1,5 +1,8 @@
 //! `sdpa gate`: everything a generation must pass, in order, until the first step that fails.
 
+mod accept;
+mod watch;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,12 +24,12 @@ use super::{
 
 /// Run everything a generation must pass, in order, until the first step that fails
 ///
-/// It compiles; keeps its budget without a spill; is right on the acceptance cases, in random cases of every property and
-/// on a real model's tensors; has no race; would not pass with a barrier missing; and is faster than its parent. The first
+/// It compiles; is right on the acceptance cases, on a real model's tensors and in random cases of every property; has no
+/// race; would not pass with a barrier missing; keeps its budget without a spill; and is faster than its parent. The first
 /// failure ends it with the next thing to look at. Without a GPU the kernels run on the interpreter and speed is not
 /// measured; without ptxas, resources are not.
 ///
-/// A kernel that is newer than its packed PTX is compiled and judged as it is on disk.
+/// A kernel that is newer than its packed PTX is compiled and judged as it is on disk. `--watch` judges it at every save.
 ///
 /// Exits 0 if every step passed, 1 if one failed, 3 if none failed and some could not be run here, 2 on bad input and where
 /// an edited kernel cannot be compiled. What was found is kept in results/gate/ID.json.
@@ -48,18 +51,41 @@ pub(crate) struct Gate {
     /// Random cases for the comparison with the oracle; a quarter of them for each other property
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     cases: u32,
-    /// Which random cases; others in every run by default
+    /// Which random cases, and which kernels are mutated; others in every run by default
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Schedules a shape, under the interpreter's checks
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     schedules: u64,
-    /// Removals of guards to try
+    /// Removals of guards to try in each kernel that is mutated
     #[arg(long, value_name = "N", default_value_t = 32)]
     guards: usize,
+    /// How many of its kernels to mutate, drawn by the seed; or `all`
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count_or_all)]
+    mutated: usize,
+    /// Ask every step, whatever failed before it
+    #[arg(long)]
+    keep_going: bool,
+    /// Run again whenever a kernel's file is saved
+    #[arg(long, conflicts_with = "only")]
+    watch: bool,
+    /// If no step fails: pack the PTX, show how costs, plans and counters differ from those accepted before, and accept them
+    #[arg(long, conflicts_with = "only")]
+    accept: bool,
     /// The folder that gets gate/ID.json
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
+}
+
+/// `all`, or how many.
+fn count_or_all(text: &str) -> Result<usize, String> {
+    match text {
+        "all" => Ok(usize::MAX),
+        number => match number.parse() {
+            Ok(count) if count > 0 => Ok(count),
+            _ => Err("a number from 1 on, or `all`".to_owned()),
+        },
+    }
 }
 
 /// A step that has a table of its own.
@@ -85,6 +111,9 @@ impl Gate {
         let generations = self.generations.iter().map(|id| subject(id)).collect::<Result<Vec<_>, _>>()?;
         if !self.results.is_dir() {
             return Err(files::FileError::NoFolder(self.results.clone()).into());
+        }
+        if self.watch {
+            return watch::watch(out, &generations);
         }
         let device = open(out)?;
         // Speed is asked last: what cannot be asked is told first.
@@ -134,7 +163,10 @@ impl Gate {
         let mut steps: Vec<StepRecord> = Vec::new();
         for (name, question) in self.questions(generation, device, &compiled, texts) {
             let started = Instant::now();
-            let found = match steps.iter().any(|step| step.status == Status::Failed) {
+            let failed = |step: &StepRecord| step.status == Status::Failed;
+            // A kernel that does not compile answers no other question.
+            let is_over = steps.first().is_some_and(failed) || (!self.keep_going && steps.iter().any(failed));
+            let found = match is_over {
                 true => Found { status: Status::NotReached, detail: String::new(), look_at: None },
                 false => {
                     let bar = spinner(name);
@@ -152,7 +184,13 @@ impl Gate {
             }
             steps.push(step);
         }
-        self.conclude(out, generation, device, texts, steps)
+        let verdict = self.conclude(out, generation, device, texts, steps)?;
+        if self.accept && verdict != Verdict::Failed {
+            accept::accept(out, generation, &judged, texts)?;
+        } else if self.accept {
+            writeln!(out, "nothing is accepted of a generation that fails")?;
+        }
+        Ok(verdict)
     }
 
     fn questions<'a>(
@@ -166,23 +204,24 @@ impl Gate {
             self.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
         let mut questions: Vec<(&'static str, Question<'a>)> = vec![
             ("compiles", Box::new(|_| gate::compiles(generation, compiled))),
-            (
-                "resources",
-                Box::new(|progress| {
-                    progress("asking for registers and shared memory".to_owned());
-                    let found = super::resources::measure(&[generation], texts).map_err(|error| error.to_string());
-                    gate::resources(generation, found)
-                }),
-            ),
             ("acceptance", Box::new(|progress| gate::acceptance(device, generation, progress))),
-            ("properties", Box::new(move |progress| gate::properties(device, generation, self.cases, seed, progress))),
             ("real input", Box::new(|_| gate::real_input(device, generation))),
+            ("properties", Box::new(move |progress| gate::properties(device, generation, self.cases, seed, progress))),
             ("races", Box::new(|progress| gate::races(generation, self.schedules, texts, progress))),
         ];
         if device.kind() == DeviceKind::Cuda {
             questions.push(("sanitizer", Box::new(|progress| gate::sanitizer(generation, device, progress))));
         }
-        questions.push(("mutants", Box::new(|progress| gate::mutants(generation, self.guards, texts, progress))));
+        let sample = gate::Sample { kernels: self.mutated, guards: self.guards, seed };
+        questions.push(("mutants", Box::new(move |progress| gate::mutants(generation, sample, texts, progress))));
+        questions.push((
+            "resources",
+            Box::new(|progress| {
+                progress("asking for registers and shared memory".to_owned());
+                let found = super::resources::measure(&[generation], texts).map_err(|error| error.to_string());
+                gate::resources(generation, found)
+            }),
+        ));
         questions.push(("speed", Box::new(|progress| self.speed(device, generation, progress))));
         questions
     }
