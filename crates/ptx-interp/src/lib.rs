@@ -80,7 +80,7 @@ mod turn;
 pub use counters::{Counters, InstructionClass};
 pub use coverage::{BlockCoverage, BranchCoverage, Coverage, InstructionCoverage, LoopCoverage};
 pub use decode::DecodeError;
-pub use diagnostics::{Finding, FindingKind, Place, SourceFrame, SourceLine, ThreadId};
+pub use diagnostics::{Finding, FindingKind, Missing, Place, SourceFrame, SourceLine, ThreadId};
 pub use launch::{LaunchError, Report};
 pub use memory::{Memory, MemoryError};
 pub use module::{Kernel, KernelError, Module};

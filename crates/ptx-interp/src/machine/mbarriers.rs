@@ -85,7 +85,7 @@ impl Machine<'_> {
             return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
         }
         let conflict = cluster.blocks[place.rank as usize].shared.visible_to(&cluster.order, by, place.offset);
-        if let Some(Conflict::ReadAfterWrite { by: writer, pc }) = conflict {
+        if let Some(Conflict::ReadAfterWrite { by: writer, pc, .. }) = conflict {
             self.report(cluster, FindingKind::SharedRace, at.pc, by, Some((pc, writer)), || {
                 format!("uses the mbarrier at {:#x}, and nothing orders that after its initialisation", place.offset)
             });

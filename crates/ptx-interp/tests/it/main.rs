@@ -3,6 +3,7 @@
 mod coverage;
 mod findings;
 mod fixtures;
+mod foreign;
 mod frames;
 mod fuzz;
 mod hopper;
@@ -13,3 +14,4 @@ mod oracle;
 mod registers_in_flight;
 mod right_kernels;
 mod seeded_bugs;
+mod settled;

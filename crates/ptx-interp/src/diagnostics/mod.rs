@@ -1,10 +1,18 @@
 //! What was found, told the way a compiler would: where, what, and which threads.
 
-use std::collections::HashMap;
+mod mangled;
+mod missing;
+mod notebook;
+
+pub use missing::Missing;
+pub(crate) use missing::Mistake;
+pub(crate) use notebook::Findings;
+
 use std::fmt;
 
 use crate::decode::{Origin, Program};
 use crate::parse::Location;
+use mangled::plain_name;
 
 /// The kinds of mistakes that the interpreter finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,8 +164,18 @@ pub struct Place {
 }
 
 impl Place {
-    /// Lines that lead to it, one for each frame, outermost first.
-    fn positions(&self) -> Vec<String> {
+    /// The line of the kernel itself that leads here, not one of a function that was inlined there; the PTX line if
+    /// there is no source.
+    pub fn kernel_line(&self) -> String {
+        match self.source.as_ref().and_then(|source| source.frames.first()) {
+            Some(frame) => frame.to_string(),
+            None => format!("PTX line {}", self.ptx_line),
+        }
+    }
+
+    /// Lines that lead to it, one for each frame of inlining, outermost first: the kernel's own line is the first. The
+    /// last one names the PTX line, too.
+    pub fn positions(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             self.source.iter().flat_map(|source| &source.frames).map(ToString::to_string).collect();
         match lines.last_mut() {
@@ -190,6 +208,8 @@ pub struct Finding {
     pub place: Place,
     /// The other side of a race.
     pub other: Option<Place>,
+    /// What would order the two, as far as can be said.
+    pub missing: Option<Missing>,
     /// Seed of the launch.
     pub seed: u64,
     /// How often the same pair of lines did it in this launch.
@@ -205,6 +225,9 @@ impl fmt::Display for Finding {
             writeln!(formatter, "   = against {}", other.thread)?;
             other.write(formatter, ":::")?;
         }
+        if let Some(missing) = &self.missing {
+            writeln!(formatter, "   = missing: {missing}")?;
+        }
         let times = if self.count == 1 { "once".to_string() } else { format!("{} times", self.count) };
         write!(formatter, "   = seed {}, seen {times}", self.seed)
     }
@@ -217,78 +240,7 @@ pub(crate) struct Site {
     pub thread: ThreadId,
 }
 
-/// Findings of one execution unit, one entry for each kind and pair of lines.
-#[derive(Debug, Default)]
-pub(crate) struct Findings {
-    entries: Vec<Finding>,
-    index: HashMap<(FindingKind, Line, Option<Line>), usize>,
-    limit: usize,
-}
-
-/// What makes two findings the same: their source lines, or their PTX lines where there is no source.
-type Line = (u32, u32, u32);
-
-impl Findings {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, ..Default::default() }
-    }
-
-    fn line(program: &Program, pc: u32) -> Line {
-        let origin = &program.origins[(pc as usize).min(program.origins.len() - 1)];
-        let location = origin.location;
-        if location.line == 0 { (u32::MAX, origin.line, 0) } else { (location.file, location.line, location.call_site) }
-    }
-
-    pub(crate) fn report(
-        &mut self,
-        program: &Program,
-        seed: u64,
-        kind: FindingKind,
-        at: Site,
-        other: Option<Site>,
-        message: impl FnOnce() -> String,
-    ) {
-        let key = (kind, Self::line(program, at.pc), other.map(|other| Self::line(program, other.pc)));
-        if let Some(&known) = self.index.get(&key) {
-            self.entries[known].count += 1;
-            return;
-        }
-        if self.entries.len() >= self.limit {
-            return;
-        }
-        self.index.insert(key, self.entries.len());
-        self.entries.push(Finding {
-            kind,
-            message: message(),
-            place: describe(program, at),
-            other: other.map(|other| describe(program, other)),
-            seed,
-            count: 1,
-        });
-    }
-
-    /// Adds the findings of a later unit.
-    pub(crate) fn absorb(&mut self, later: Findings) {
-        let mut keys: Vec<_> = later.index.into_iter().collect();
-        keys.sort_by_key(|&(_, index)| index);
-        for ((key, _), finding) in keys.into_iter().zip(later.entries) {
-            match self.index.get(&key) {
-                Some(&known) => self.entries[known].count += finding.count,
-                None if self.entries.len() < self.limit => {
-                    self.index.insert(key, self.entries.len());
-                    self.entries.push(finding);
-                }
-                None => {}
-            }
-        }
-    }
-
-    pub(crate) fn into_entries(self) -> Vec<Finding> {
-        self.entries
-    }
-}
-
-fn describe(program: &Program, site: Site) -> Place {
+pub(crate) fn describe(program: &Program, site: Site) -> Place {
     let origin = &program.origins[(site.pc as usize).min(program.origins.len() - 1)];
     Place {
         source: source_line(program, origin.location),
@@ -327,81 +279,4 @@ pub(crate) fn source_line(program: &Program, location: Location) -> Option<Sourc
     frames.reverse();
     let inlined_at = frames.len().checked_sub(2).map(|index| (frames[index].file.clone(), frames[index].line));
     Some(SourceLine { file: file(location.file), line: location.line, inlined_at, frames })
-}
-
-/// The name in a mangled name, without namespaces' versions, template arguments and parameters:
-/// `_ZN3foo3barILi2EEEvi` is `foo::bar`. What is not understood is given as it is.
-fn plain_name(mangled: &str) -> String {
-    let Some(rest) = mangled.strip_prefix("_Z") else { return mangled.to_string() };
-    let nested = rest.starts_with('N');
-    let mut rest = if nested { rest[1..].trim_start_matches(['K', 'V', 'r', 'O', 'R']) } else { rest };
-    let mut parts: Vec<&str> = Vec::new();
-    loop {
-        // Template arguments end the name for a reader, unless more of it follows behind them.
-        let digits = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
-        let Ok(length) = rest[..digits].parse::<usize>() else { break };
-        let Some(part) = rest.get(digits..digits + length) else { break };
-        parts.push(part);
-        rest = &rest[digits + length..];
-        if !nested {
-            break;
-        }
-        if rest.starts_with('I') {
-            rest = behind_arguments(rest);
-        }
-    }
-    if parts.is_empty() { mangled.to_string() } else { parts.join("::") }
-}
-
-/// What follows `I…E`.
-fn behind_arguments(text: &str) -> &str {
-    let mut depth = 0usize;
-    let mut bytes = text.bytes().enumerate();
-    while let Some((index, byte)) = bytes.next() {
-        match byte {
-            b'I' | b'N' | b'L' | b'X' | b'J' => depth += 1,
-            b'E' => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    return &text[index + 1..];
-                }
-            }
-            b'0'..=b'9'
-                if depth > 0
-                    && !text[..index]
-                        .ends_with(|before: char| before.is_ascii_digit() || "ijlmbLn".contains(before)) =>
-            {
-                // A name: its letters mean nothing.
-                let digits = text[index..].bytes().take_while(u8::is_ascii_digit).count();
-                let length = text[index..index + digits].parse().unwrap_or(0);
-                for _ in 1..digits + length {
-                    bytes.next();
-                }
-            }
-            _ => {}
-        }
-    }
-    ""
-}
-
-#[cfg(test)]
-mod tests {
-    use super::plain_name;
-
-    #[test]
-    fn names_lose_what_a_reader_does_not_need() {
-        for (mangled, plain) in [
-            ("_Z6squarei", "square"),
-            ("_Z5fenceILi1EEvv", "fence"),
-            ("_ZN3foo3barILi2EEEvi", "foo::bar"),
-            ("_ZN3foo3BarILj8EE4swapILi2EEEvi", "foo::Bar::swap"),
-            ("_ZNK1A1fEv", "A::f"),
-            ("kernel", "kernel"),
-            ("_Z", "_Z"),
-            ("_ZN", "_ZN"),
-            ("_Z99x", "_Z99x"),
-        ] {
-            assert_eq!(plain_name(mangled), plain);
-        }
-    }
 }
