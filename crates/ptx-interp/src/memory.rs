@@ -3,7 +3,7 @@
 use crate::address_space::{GLOBAL_BASE, GUARD_BYTES};
 
 /// A host access to memory that is not there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes at {address:#x}: {place}")]
 pub struct MemoryError {
     /// First address of the access.

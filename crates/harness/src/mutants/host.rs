@@ -80,7 +80,7 @@ impl Device for HostDevice {
     }
 
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
-        self.allocate_pieces(name, &[0..bytes])
+        self.allocate_pieces(name, std::slice::from_ref(&(0..bytes)))
     }
 
     fn allocate_pieces(&self, _name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {

@@ -35,7 +35,8 @@ pub(super) fn far_is_near(instance: &Instance<'_>) -> Result<Judged, Reason> {
     for operands in apart {
         let far = stretched(&contiguous, operands, distance);
         let found = instance.run(&far, &instance.data(&near(&far)))?;
-        judged += expect_same("tensors with rows far apart give another result", &contiguous, &found, &expected, |_| true)?;
+        judged +=
+            expect_same("tensors with rows far apart give another result", &contiguous, &found, &expected, |_| true)?;
     }
     Ok(judged)
 }

@@ -331,6 +331,16 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_there_is_not_is_an_error_and_no_abort() {
+        let device = Interpreter::new();
+        for bytes in [1 << 60, 1 << 50, usize::MAX] {
+            let error = device.allocate(bytes).map(drop).unwrap_err();
+            assert!(matches!(error, Error::OutOfMemory { bytes: asked, .. } if asked == bytes), "{error}");
+        }
+        assert_eq!(device.allocate(0).unwrap().bytes(), 0);
+    }
+
+    #[test]
     fn tensor_maps_follow_the_block_where_the_specialisation_names_boxes() {
         let device = Interpreter::new();
         let mapped = Specialisation { boxes: Some(TileBoxes { query: 64, key: 64, value: 64, output: 64 }), ..KERNEL };
