@@ -2,7 +2,7 @@
 //!
 //! The kernel is the parent's with other comments: its own at the top, and none of those that tell what the parent mended in
 //! its own parent. So its PTX is the parent's with another file name, other line numbers and another fingerprint, byte for byte
-//! what the compiler would make. The child passes the gate at once, on any machine, and whatever fails later is due to an edit.
+//! what the compiler would make. The child passes the gate at once, on any machine, and what fails later is due to an edit.
 
 mod history;
 
@@ -286,12 +286,12 @@ impl Maker<'_> {
 
         let readme = format!(
             "# {id}: {title}\n\n\
-             **Idea.** So far {parent}'s kernel under another name. Here goes the one thing that is new, and why.\n\n\
-             **Diff from parent.** `diff kernels/{parent}.cu kernels/{}.cu`.\n\n\
-             **Expected.** What it should bring, at which shapes, and the sum that says so: before it is measured.\n\n\
-             **Measured.** Not yet.\n\n\
-             **Did not work.** Nothing tried yet.\n\n\
-             **Next.**\n",
+             ## Idea\n\nSo far the kernel of {parent} under another name. Say the one thing that is new, and why.\n\n\
+             `diff kernels/{parent}.cu kernels/{0}.cu` shows it.\n\n\
+             ## Expected\n\nWhat it should bring, at which shapes, and the sum that says so: before it is measured.\n\n\
+             ## Measured\n\n<!-- measured:begin -->\n<!-- measured:end -->\n\n\
+             ## Did not work\n\nNothing tried yet.\n\n\
+             ## Fixed\n\nNothing yet.\n",
             self.id
         );
         scaffold.new.insert(format!("{to}/README.md").into(), readme);
@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(capital("v2b"), "V2b");
     }
 
-    /// Whatever generation is the parent, old or new.
+    /// Any generation, old or new.
     #[test]
     fn every_generation_can_be_a_parent() {
         for parent in generations::ALL {

@@ -25,7 +25,7 @@ pub use checkout::{Checkout, Sources, source_line, source_text};
 pub use code::{code_lines, without_comments};
 pub use compile::{Nvrtc, file_entry};
 pub use error::{Result, ToolchainError};
-pub use files::{WriteError, write_whole};
+pub use files::{WriteError, check_writable, write_whole};
 pub use fingerprint::Fingerprint;
 pub use packs::{Changed, Mode, Pack, build, pack};
 pub use texts::KernelTexts;

@@ -47,6 +47,8 @@ pub struct Choice {
     pub suits: fn(&Problem, &DeviceLimits) -> bool,
     /// The condition in words.
     pub what_for: &'static str,
+    /// Far slower than all before it, for what they decline; see [`slow_because`].
+    pub last_resort: bool,
 }
 
 impl fmt::Debug for Choice {
@@ -78,9 +80,9 @@ pub static CHOICES: &[Choice] = &[
     #[cfg(feature = "v2c")]
     choice(&v2c::V2c, always, "what v2d should decline"),
     #[cfg(feature = "v2b")]
-    choice(&v2b::V2b, always, "what tensor cores do not take"),
+    last_resort(&v2b::V2b, "what tensor cores do not take"),
     #[cfg(feature = "v1")]
-    choice(&v1::V1, always, "any strides"),
+    last_resort(&v1::V1, "any strides"),
 ];
 
 const DECODING: &str = "up to 16 queries";
@@ -90,7 +92,11 @@ const fn choice(
     suits: fn(&Problem, &DeviceLimits) -> bool,
     what_for: &'static str,
 ) -> Choice {
-    Choice { generation, suits, what_for }
+    Choice { generation, suits, what_for, last_resort: false }
+}
+
+const fn last_resort(generation: &'static dyn Attention, what_for: &'static str) -> Choice {
+    Choice { generation, suits: always, what_for, last_resort: true }
 }
 
 /// Few enough queries for blocks to share a head's keys out instead.
@@ -148,7 +154,7 @@ pub fn candidates<'a>(
 /// The fastest generation for a problem on a device with these limits. Pure: the same answer for the same question.
 ///
 /// # Errors
-/// [`Unsupported`] where none takes it: why the generation that suits best does not.
+/// [`Unsupported`] where none takes it: the reason of the generation that came nearest.
 pub fn fastest(problem: &Problem, limits: &DeviceLimits) -> std::result::Result<&'static dyn Attention, Unsupported> {
     Ok(planned(problem, limits)?.0)
 }
@@ -161,22 +167,56 @@ pub fn planned(
     problem: &Problem,
     limits: &DeviceLimits,
 ) -> std::result::Result<(&'static dyn Attention, LaunchPlan), Unsupported> {
-    let mut refusal = None;
+    let mut refusals = Vec::new();
     for generation in suiting(problem, limits) {
         match generation.plan(problem, limits) {
             Ok(plan) => return Ok((generation, plan)),
-            Err(unsupported) => refusal = refusal.or(Some(unsupported)),
+            Err(unsupported) => refusals.push(unsupported),
         }
     }
-    Err(refusal.expect("there is a generation, and each is asked"))
+    Err(nearest(refusals).expect("there is a generation, and each is asked"))
+}
+
+/// Why a problem gets one of the last resorts, which are 10 to 100 times slower than the others: the reason of the
+/// generation that came nearest to taking it, such as a stride that is no multiple of 8. `None` if a fast generation
+/// takes it, and if none does at all.
+pub fn slow_because(problem: &Problem, limits: &DeviceLimits) -> Option<Unsupported> {
+    let mut refusals = Vec::new();
+    for choice in CHOICES.iter().filter(|choice| (choice.suits)(problem, limits)) {
+        match choice.generation.plan(problem, limits) {
+            Ok(_) if choice.last_resort => return nearest(refusals),
+            Ok(_) => return None,
+            Err(unsupported) if !choice.last_resort => refusals.push(unsupported),
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+/// The reason of the generation that came nearest, the best choice's if several did.
+fn nearest(refusals: Vec<Unsupported>) -> Option<Unsupported> {
+    refusals.into_iter().min_by_key(Unsupported::distance)
 }
 
 /// Attention by [`fastest`]: queues it and returns; [`Device::synchronize`] waits for it.
+///
+/// Right for every finite logit, up to the largest f32: rows whose maximum is 2^24 and more, base-2 logarithms counted, are
+/// computed a second time, far slower, with differences of scores taken before they are scaled. A scale from 2.35e38 on is
+/// no [`Problem`]. What a few strides cost says [`slow_because`].
 ///
 /// # Errors
 /// As [`Attention::forward`].
 pub fn forward(device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) -> Result<()> {
     Fastest.forward(device, problem, tensors)
+}
+
+/// [`forward`] made ready: planned, its kernels loaded and its workspace allocated, so that [`Prepared::forward`] only
+/// launches. For a graph of your own, prepare before its recording begins.
+///
+/// # Errors
+/// As [`Attention::prepare`].
+pub fn prepare<'device>(device: &'device dyn Device, problem: &Problem) -> Result<Prepared<'device>> {
+    Fastest.prepare(device, problem)
 }
 
 /// [`fastest`] where a generation is asked for.
@@ -207,6 +247,10 @@ impl Attention for Fastest {
         let (generation, plan) = planned(problem, device.limits())?;
         generation.forward_planned(device, problem, tensors, &plan)
     }
+
+    fn prepare<'device>(&self, device: &'device dyn Device, problem: &Problem) -> Result<Prepared<'device>> {
+        planned(problem, device.limits())?.0.prepare(device, problem)
+    }
 }
 
 #[cfg(test)]
@@ -234,12 +278,40 @@ mod tests {
     }
 
     #[test]
-    fn whatever_nobody_takes_is_refused_in_the_best_ones_words() {
+    fn whatever_nobody_takes_is_refused_in_the_nearest_ones_words() {
         let turing = DeviceLimits { compute_capability: (7, 5), ..DeviceLimits::A100 };
         let problem = Problem::new(1, 8, 512, 64).build().unwrap();
-        assert!(fastest(&problem, &turing).is_err());
         assert!(Fastest.plan(&problem, &turing).is_err());
         assert_eq!(candidates(&problem, &turing).count(), 0);
+        let said = |problem: &Problem, limits| fastest(problem, limits).map(drop).unwrap_err().to_string();
+        assert!(said(&problem, &turing).ends_with("needs compute capability 8.0; this device has 7.5"));
+        // 256 has kernels, and strides that are no multiples of 8 have some up to 128.
+        let odd = Strides { batch: 16 * 260, head: 16 * 260, row: 260 };
+        let wide = Problem::new(1, 1, 16, 256).strides(Operand::Key, odd).build().unwrap();
+        for limits in [&DeviceLimits::H200, &DeviceLimits::A100] {
+            let said = said(&wide, limits);
+            assert!(said.ends_with("key's row stride is 260 elements and must be a multiple of 8"), "{said}");
+        }
+        let none = DeviceLimits { multiprocessors: 0, ..DeviceLimits::H200 };
+        for generation in generations::ALL {
+            let id = generation.generation().id;
+            assert!(generation.plan(&problem, &none).is_err(), "{id}");
+            let causal = problem.to_builder().mask(Mask::Causal).build().unwrap();
+            assert!(generation.plan(&causal, &none).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_fall_to_a_slow_generation_has_its_reason() {
+        let odd = Strides { batch: 512 * 68, head: 512 * 68, row: 68 };
+        let strided = Problem::new(1, 1, 512, 64).strides(Operand::Query, odd).build().unwrap();
+        assert_eq!(chosen(strided.to_builder(), &DeviceLimits::H200), "v1");
+        let reason = slow_because(&strided, &DeviceLimits::H200).unwrap().to_string();
+        assert!(reason.ends_with("query's row stride is 68 elements and must be a multiple of 8"), "{reason}");
+        let usual = Problem::new(1, 1, 512, 64).build().unwrap();
+        assert_eq!(slow_because(&usual, &DeviceLimits::H200), None);
+        let wide = strided.to_builder().dtype(Dtype::Bf16).build().unwrap();
+        assert_eq!(slow_because(&wide, &DeviceLimits::H200), None, "bf16 of such strides is taken by none");
     }
 
     /// What the facade promises, everybody keeps.

@@ -5,6 +5,7 @@ mod trials;
 
 use rayon::prelude::*;
 use sdpa_core::{Attention, Device, Error, Finding, Operand, Reports, Tensors};
+use sdpa_ref::Judged;
 use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
@@ -21,6 +22,8 @@ pub struct Checked {
     pub generation: &'static str,
     /// Cases run, each schedule counted.
     pub runs: usize,
+    /// Rows of them that were compared with the oracle.
+    pub judged: Judged,
     /// Different faults, in the order of the trials.
     pub faults: Vec<Fault>,
 }
@@ -62,16 +65,17 @@ pub fn check(
         progress();
         outcome
     });
-    let outcomes: Vec<Vec<Fault>> = outcomes.collect::<Result<_, _>>()?;
+    let outcomes: Vec<(Vec<Fault>, Judged)> = outcomes.collect::<Result<_, _>>()?;
+    let judged = outcomes.iter().map(|(_, judged)| *judged).sum();
     let mut faults: Vec<Fault> = Vec::new();
-    for fault in outcomes.into_iter().flatten() {
+    for fault in outcomes.into_iter().flat_map(|(faults, _)| faults) {
         match faults.iter_mut().find(|known| known.is_like(&fault)) {
             Some(known) => known.again += 1 + fault.again,
             None => faults.push(fault),
         }
     }
     let runs = trials.len() * usize::try_from(seeds).unwrap_or(usize::MAX);
-    Ok(Checked { generation: generation.generation().id, runs, faults })
+    Ok(Checked { generation: generation.generation().id, runs, judged, faults })
 }
 
 fn try_trial(
@@ -79,36 +83,38 @@ fn try_trial(
     trial: &Trial,
     seeds: u64,
     texts: &KernelTexts,
-) -> Result<Vec<Fault>, Box<Failure>> {
+) -> Result<(Vec<Fault>, Judged), Box<Failure>> {
     let device = texts.interpreter();
-    let mut faults = Vec::new();
+    let (mut faults, mut judged) = (Vec::new(), Judged::default());
     for seed in 0..seeds {
         // Verifying runs a case under its schedule and under the next.
         let schedule = trial.case.schedule.wrapping_add(2 * seed);
         let trial = Trial { case: Case { schedule, ..trial.case.clone() }, ..trial.clone() };
         let verdict = prove(&device, generation, &trial);
         let Reports { findings, .. } = device.take_reports();
-        if let Err(failure) = verdict {
-            if !failure.is_verdict() {
-                return Err(Box::new(failure));
-            }
-            if findings.is_empty() {
-                faults.push(Fault { what: What::Wrong(Box::new(failure)), trial: trial.clone(), again: 0 });
+        match verdict {
+            Ok(rows) => judged += rows,
+            Err(failure) if !failure.is_verdict() => return Err(Box::new(failure)),
+            Err(failure) => {
+                if findings.is_empty() {
+                    faults.push(Fault { what: What::Wrong(Box::new(failure)), trial: trial.clone(), again: 0 });
+                }
             }
         }
         let found = findings.into_iter().map(|finding| What::Finding(Box::new(finding)));
         faults.extend(found.map(|what| Fault { what, trial: trial.clone(), again: 0 }));
     }
-    Ok(faults)
+    Ok((faults, judged))
 }
 
-/// Verifies a trial; where it has few rows, also runs it for a caller who does not want the log-sum-exp.
+/// Verifies a trial: of how many rows. Where it has few rows, also runs it for a caller who does not want the log-sum-exp.
 ///
 /// # Errors
 /// [`Failure`], as [`verify`] has it.
-pub fn prove(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<(), Failure> {
-    verify(device, &trial.subject(generation), &trial.case)?;
-    prove_without_lse(device, generation, trial)
+pub fn prove(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<Judged, Failure> {
+    let measured = verify(device, &trial.subject(generation), &trial.case)?;
+    prove_without_lse(device, generation, trial)?;
+    Ok(measured.judged)
 }
 
 /// [`prove`], without drawing and computing anew what many kernels are asked.

@@ -18,13 +18,18 @@ pub fn render(checked: &Checked, most: usize) -> String {
         text += &render_fault(checked.generation, fault);
         text.push('\n');
     }
-    let Checked { generation, runs, faults } = checked;
+    let Checked { generation, runs, judged, faults } = checked;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    let _ = write!(text, "{generation}: {}, {}", plural(*runs, "run"), plural(faults.len(), "finding"));
-    let _ = match faults.len().saturating_sub(most) {
-        0 => writeln!(text),
-        hidden => writeln!(text, ", {hidden} of them not shown: `sdpa check {generation} --all` shows them"),
+    let (runs, findings) = (plural(*runs, "run"), plural(faults.len(), "finding"));
+    let compared = match judged.rows {
+        0 => "no row".to_owned(),
+        _ => judged.to_string(),
     };
+    let hidden = match faults.len().saturating_sub(most) {
+        0 => String::new(),
+        hidden => format!(", {hidden} of them not shown: `sdpa check {generation} --all` shows them"),
+    };
+    let _ = writeln!(text, "{generation}: {runs}, {findings}{hidden}; compared with the oracle: {compared}");
     text
 }
 

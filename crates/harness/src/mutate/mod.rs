@@ -210,6 +210,8 @@ fn kill(
                 Some(finding) => finding.kind.name(),
                 None => "a block that does not end",
             },
+            // No verdict is no kill.
+            Reason::Unjudged { .. } => continue,
             Reason::Memory(_) => "memory around the result",
             Reason::Differs { .. } => "two runs that differ",
             Reason::Mismatch(_) | Reason::Row { .. } | Reason::Reference(_) => "a wrong result",

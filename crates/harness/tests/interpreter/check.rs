@@ -13,7 +13,10 @@ fn checked(generation: &'static dyn Attention, cases: usize, seeds: u64) -> Chec
 fn generations_are_clean() {
     for generation in generations::ALL {
         let checked = checked(*generation, 2, 2);
-        assert_eq!(render(&checked, SHOWN), format!("{}: 4 runs, 0 findings\n", checked.generation));
+        let Checked { generation, judged, .. } = checked;
+        assert!(judged.rows > 0 && judged.unjudged == 0, "{generation}: {judged}");
+        let expected = format!("{generation}: 4 runs, 0 findings; compared with the oracle: {judged}\n");
+        assert_eq!(render(&checked, SHOWN), expected);
     }
 }
 
@@ -39,7 +42,7 @@ fn a_race_is_shown_with_both_lines_of_source_and_the_command_that_repeats_it() {
            = case: b1 h1 L200 d64 f16 full normal seed=1
            = repeat: cargo run --release -- check shared_statistics_race --case "b1 h1 L200 d64 f16 full normal seed=1" --seeds 1
 
-    shared_statistics_race: 1 run, 1 finding
+    shared_statistics_race: 1 run, 1 finding; compared with the oracle: no row
     "#);
 }
 
@@ -68,7 +71,7 @@ fn a_wrong_value_is_shown_where_nothing_is_found() {
     assert!(matches!(fault.what, What::Wrong(_)) && fault.again == 1, "{fault:?}");
     let text = render(&checked, SHOWN);
     assert!(
-        text.starts_with("no_scale: error: ") && text.contains("--seeds 1") && text.ends_with("2 runs, 1 finding\n"),
+        text.starts_with("no_scale: error: ") && text.contains("--seeds 1") && text.contains("2 runs, 1 finding; "),
         "{text}"
     );
 }

@@ -2,4 +2,5 @@
 
 mod check;
 mod counters;
+mod large_logits;
 mod mutate;

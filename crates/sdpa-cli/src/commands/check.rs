@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::{FAILED, Outcome, all_generations, bar, kernel_texts_or_packed, subject};
 
-/// Look for races, reads of what nobody wrote, accesses out of bounds, missing waits, deadlocks and wrong values
+/// Look for races, uninitialised reads, accesses out of bounds, missing waits, deadlocks and wrong values
 ///
 /// Runs on the interpreter, under all of its checks, each shape under several schedules. Prints findings with their line of
-/// source as a compiler would, and exits 1 where there is one. Mutants can be checked by name, too: `sdpa check
+/// source as a compiler would, and exits 1 if there is one. Mutants can be checked by name, too: `sdpa check
 /// missing_syncthreads`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Check {
@@ -24,7 +24,7 @@ pub(crate) struct Check {
     /// Only the first N shapes that a generation takes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cases: Option<u64>,
-    /// Schedules a shape
+    /// Schedules per shape
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// This case instead of the shapes, from its own schedule on
@@ -45,6 +45,8 @@ pub(crate) struct Check {
 struct CheckJson {
     generation: &'static str,
     runs: usize,
+    judged_rows: usize,
+    unjudged_rows: usize,
     findings: Vec<Entry>,
 }
 
@@ -150,5 +152,7 @@ fn report(checked: &Checked) -> CheckJson {
         Entry { kind, message, places, case: fault.trial.to_string(), again: fault.again, repeat }
     };
     let findings = checked.faults.iter().map(entry).collect();
-    CheckJson { generation: checked.generation, runs: checked.runs, findings }
+    let Checked { generation, runs, judged, .. } = *checked;
+    let judged_rows = judged.rows - judged.unjudged;
+    CheckJson { generation, runs, judged_rows, unjudged_rows: judged.unjudged, findings }
 }

@@ -14,7 +14,7 @@ use super::{FAILED, Outcome, bar, generations_or_all, kernel_texts_or_packed};
 
 /// Show registers, spills, shared memory and resident blocks of every kernel, and what is over budget
 ///
-/// Figures come from ptxas for sm_80, sm_89 and sm_90a, or from the driver where there is a GPU and no ptxas. Exits 1 where
+/// Figures come from ptxas for sm_80, sm_89 and sm_90a, or from the driver if there is a GPU and no ptxas. Exits 1 if
 /// a kernel is over its generation's budget.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Resources {

@@ -15,8 +15,9 @@ use harness::properties::{self, Property};
 use harness::real_model;
 use harness::strategies::{Size, cases};
 use harness::suite::remembered;
-use harness::verify::{Failure, MATCHES_REFERENCE, verify};
+use harness::verify::{Failure, MATCHES_REFERENCE, Reason, verify};
 use sdpa_bench::timing::Shape;
+use sdpa_ref::Judged;
 use sdpa_toolchain::resources::{self, Cost};
 
 /// Hears what is being done.
@@ -114,7 +115,7 @@ pub fn resources(generation: &dyn Attention, found: Result<(String, Vec<Cost>), 
 
 /// Right on the gate's shapes; a generation that takes none of them is one for decoding, and asked that.
 pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Progress<'_>) -> Outcome {
-    let (mut passed, mut declined, mut worst) = (0, 0, 0.0_f64);
+    let (mut passed, mut declined, mut judged, mut worst) = (0, 0, Judged::default(), 0.0_f64);
     let takes = |case: &Case| generation.plan(&case.problem, device.limits()).is_ok();
     let mut cases: Vec<Case> = acceptance_cases(device.kind()).into_iter().map(|case| case.case).collect();
     if !cases.iter().any(takes) {
@@ -126,6 +127,7 @@ pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Pro
         match verify(device, generation, case) {
             Ok(measured) => {
                 passed += 1;
+                judged += measured.judged;
                 worst = worst.max(measured.worst_ratio);
             }
             Err(failure) if failure.unsupported().is_some() => declined += 1,
@@ -137,8 +139,10 @@ pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Pro
     }
     match (passed, declined) {
         (0, _) => Outcome::not_run("declines every acceptance shape, and those of decoding"),
-        (_, 0) => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound")),
-        _ => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound; {declined} declined")),
+        (_, 0) => Outcome::passed(&format!("{passed} cases, {judged}, largest error {worst:.2} of its bound")),
+        _ => Outcome::passed(&format!(
+            "{passed} cases, {judged}, largest error {worst:.2} of its bound; {declined} declined"
+        )),
     }
 }
 
@@ -151,11 +155,14 @@ pub fn properties(
     seed: u64,
     progress: Progress<'_>,
 ) -> Outcome {
-    let (mut ran, mut declined) = (0, 0);
+    let (mut ran, mut declined, mut judged) = (0, 0, Judged::default());
     for (property, case) in remembered(generation.generation().id) {
         progress(format!("remembered case of {}", property.name));
         match property.check(device, generation, &case) {
-            Ok(()) => ran += 1,
+            Ok(rows) => {
+                ran += 1;
+                judged += rows;
+            }
             Err(failure) if failure.unsupported().is_some() => declined += 1,
             Err(failure) => return Outcome::of_failure("a case that failed before fails", &failure),
         }
@@ -164,18 +171,27 @@ pub fn properties(
     for property in properties::ALL {
         let count = if property.name == MATCHES_REFERENCE { count } else { count.div_ceil(4) };
         match random_cases(device, generation, property, count, seed, progress) {
-            Ok(not_taken) => declined += not_taken,
+            Ok((not_taken, rows)) => {
+                declined += not_taken;
+                judged += rows;
+            }
             Err(outcome) => return outcome,
         }
         ran += count;
     }
     let asked = properties::ALL.len();
+    if judged.rows == judged.unjudged {
+        let line = format!("{ran} cases of {asked} properties judged no row");
+        return Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems with rows");
+    }
     Outcome::passed(&format!(
-        "{ran} cases of {asked} properties ({remembered} remembered, the others random, seed {seed}); {declined} declined"
+        "{ran} cases of {asked} properties ({remembered} remembered, the others random, seed {seed}), {judged}; {declined} \
+         declined"
     ))
 }
 
-/// As many random cases as told hold; how many were declined on the way.
+/// As many random cases as told hold; how many were declined on the way, and of how many rows they hold. A case of which no
+/// row can be judged counts as declined.
 fn random_cases(
     device: &dyn Device,
     generation: &dyn Attention,
@@ -183,8 +199,8 @@ fn random_cases(
     count: u32,
     seed: u64,
     progress: Progress<'_>,
-) -> Result<u32, Outcome> {
-    let (held, declined) = (Cell::new(0_u32), Cell::new(0_u32));
+) -> Result<(u32, Judged), Outcome> {
+    let (held, declined, judged) = (Cell::new(0_u32), Cell::new(0_u32), Cell::new(Judged::default()));
     // The last one is the smallest: proptest shrinks from failure to failure.
     let found: RefCell<Option<Failure>> = RefCell::new(None);
     let outcome = runner(seed, property, count).run(&cases(Size::of(device.kind())), |case| {
@@ -198,9 +214,14 @@ fn random_cases(
             false => format!("{}: {} of {count} random cases", property.name, held.get()),
         });
         match property.check(device, generation, &case) {
-            Ok(()) => {
+            Ok(rows) => {
                 held.set(held.get() + 1);
+                judged.set(judged.get() + rows);
                 Ok(())
+            }
+            Err(failure) if matches!(*failure.reason, Reason::Unjudged { .. }) => {
+                declined.set(declined.get() + 1);
+                Err(TestCaseError::reject(failure.reason.to_string()))
             }
             Err(failure) => match failure.unsupported() {
                 Some(reason) => {
@@ -216,7 +237,7 @@ fn random_cases(
         }
     });
     match (outcome, found.into_inner()) {
-        (Ok(()), _) => Ok(declined.get()),
+        (Ok(()), _) => Ok((declined.get(), judged.get())),
         (Err(_), Some(failure)) => Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure)),
         (Err(_), None) => {
             let declined = declined.get();
@@ -269,7 +290,7 @@ pub fn races(
     });
     match checked {
         Ok(checked) if checked.faults.is_empty() => {
-            Outcome::passed(&format!("{} runs on the interpreter, nothing found", checked.runs))
+            Outcome::passed(&format!("{} runs on the interpreter, {}, nothing found", checked.runs, checked.judged))
         }
         Ok(checked) => {
             let mut look_at = match &checked.faults[0].what {

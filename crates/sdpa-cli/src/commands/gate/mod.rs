@@ -116,6 +116,13 @@ impl Gate {
             return watch::watch(out, &generations);
         }
         let device = open(out)?;
+        // Speed is asked last: what cannot be asked is told first.
+        for generation in generations.iter().filter(|_| !self.shapes.is_empty()) {
+            if gate::speed_shapes(&*device, *generation, &self.shapes).is_empty() {
+                let id = generation.generation().id;
+                return Err(format!("{id} takes none of the shapes of --shape on this device").into());
+            }
+        }
         let mut verdicts = Vec::new();
         for generation in generations {
             verdicts.push(self.judge(out, generation, &*device)?);

@@ -1,88 +1,18 @@
 //! The program as its users see it: what it prints and how it exits.
 
+#[cfg(target_os = "linux")]
+mod driver;
+mod sandbox;
+#[cfg(unix)]
+mod user_files;
+mod verdicts;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use half::{bf16, f16};
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-/// A folder of a test's own, and the program run in it.
-struct Sandbox {
-    folder: tempfile::TempDir,
-}
-
-impl Sandbox {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("a temporary folder") }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Runs `sdpa` on the interpreter and shows everything that a user would see, without the machine's own paths.
-    fn sdpa(&self, arguments: &[&str]) -> String {
-        self.sdpa_on("interpreter", arguments)
-    }
-
-    fn sdpa_on(&self, device: &str, arguments: &[&str]) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_sdpa"))
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("SDPA_DEVICE", device)
-            .output()
-            .expect("the program starts");
-        let text = |bytes: &[u8]| {
-            String::from_utf8_lossy(bytes).replace(&self.folder.path().display().to_string(), "[folder]")
-        };
-        let code = output.status.code().map_or("killed".to_owned(), |code| code.to_string());
-        format!("{}{}exit {code}", text(&output.stdout), text(&output.stderr))
-    }
-
-    /// What the program says of a file with these tensors.
-    fn run_on(&self, tensors: &[Tensor]) -> String {
-        self.write("in.safetensors", tensors);
-        let said = self.sdpa(&["run", "in.safetensors", "-o", "out.safetensors"]);
-        assert!(!self.path("out.safetensors").exists(), "an output was written all the same: {said}");
-        said
-    }
-
-    fn write(&self, name: &str, tensors: &[Tensor]) {
-        let views = tensors.iter().map(|tensor| {
-            let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes).expect("bytes fit the shape");
-            (tensor.name, view)
-        });
-        std::fs::write(self.path(name), safetensors::serialize(views, None).expect("serialises")).expect("writes");
-    }
-}
-
-struct Tensor {
-    name: &'static str,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
-/// A tensor of small numbers that differ.
-fn tensor(name: &'static str, dtype: Dtype, shape: &[usize]) -> Tensor {
-    let value =
-        |index: usize| ((index * 37 + name.len() * 11 + usize::from(name.as_bytes()[0])) % 101) as f32 / 50.0 - 1.0;
-    let count: usize = shape.iter().product();
-    let bytes = (0..count)
-        .flat_map(|index| match dtype {
-            Dtype::F16 => f16::from_f32(value(index)).to_le_bytes().to_vec(),
-            Dtype::BF16 => bf16::from_f32(value(index)).to_le_bytes().to_vec(),
-            Dtype::F32 => value(index).to_le_bytes().to_vec(),
-            other => panic!("no test needs {other:?}"),
-        })
-        .collect();
-    Tensor { name, dtype, shape: shape.to_vec(), bytes }
-}
-
-fn qkv(dtype: Dtype, query: &[usize], key: &[usize], value: &[usize]) -> [Tensor; 3] {
-    [tensor("q", dtype, query), tensor("k", dtype, key), tensor("v", dtype, value)]
-}
+use sandbox::{Sandbox, qkv, tensor};
 
 const SHAPE: [usize; 4] = [1, 2, 16, 64];
 
@@ -365,7 +295,7 @@ fn fewer_heads_and_another_length_are_taken() {
 fn a_case_is_verified_again() {
     let said = Sandbox::new().sdpa(&["verify", "v1", "b1 h2 q17 kv33 d40 causal peaked seed=7", "--repeat", "2"]);
     assert!(said.contains("\ncase: b1 h2 q17 kv33 d40 f16 causal peaked seed=7\n"), "{said}");
-    assert!(said.contains("\nok: relative Frobenius error ") && said.ends_with("exit 0"), "{said}");
+    assert!(said.contains("\nok: judged 34 rows; relative Frobenius error ") && said.ends_with("exit 0"), "{said}");
 }
 
 #[test]
@@ -373,7 +303,7 @@ fn a_property_is_verified_by_its_name() {
     let sandbox = Sandbox::new();
     let verify = |property: &str| sandbox.sdpa(&["verify", "v1", "q5 kv9 d16 causal seed=1", "--property", property]);
     let said = verify("causal_prefix");
-    assert!(said.ends_with("ok: causal_prefix holds\nexit 0"), "{said}");
+    assert!(said.contains("ok: judged ") && said.ends_with(" rows; causal_prefix holds\nexit 0"), "{said}");
     let said = verify("beauty");
     assert!(
         said.starts_with("error: no property `beauty`: there are matches_reference, ") && said.ends_with("exit 2"),

@@ -1,21 +1,31 @@
 //! A GPU, through cudarc. The driver is loaded at run time; a machine without one gets a typed error.
 
+mod answer;
+mod library;
+mod memory;
+mod recording;
+mod tensor_map;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUevent_flags, CUfunction_attribute, CUresult};
-use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
-    result, sys,
-};
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg, result, sys};
 use cudarc::nvrtc::Ptx;
 use ptx_interp::TENSOR_MAP_BYTES;
 
+pub use answer::DriverAnswer;
+pub use library::driver_present;
+
+use self::memory::{Allocation, Pool};
+use self::recording::Graph;
 use super::tensor_maps::TensorMaps;
-use super::{Buffer, Device, DeviceKind, MOST_TICKETS, Recording, Resources};
+use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
+
+/// The CUDA of the kernels' PTX version, 9.0: older drivers do not compile it. NVIDIA's driver 580 is the first for it.
+const LEAST_CUDA: (u32, u32) = (13, 0);
 
 // SAFETY: `Params` is `repr(C)` plain data whose layout a test holds to the kernels' own parameter block.
 unsafe impl cudarc::driver::DeviceRepr for Params {}
@@ -31,23 +41,27 @@ struct TensorMap([u8; TENSOR_MAP_BYTES]);
 // SAFETY: plain data, as large and as aligned as the driver's own tensor map.
 unsafe impl cudarc::driver::DeviceRepr for TensorMap {}
 
-/// True if a CUDA driver is installed. Loads the library and calls nothing in it, so that a process may ask and still
-/// fork.
+/// A CUDA device and the one stream that its work is queued on. It wants NVIDIA's driver 580 or newer, the first that
+/// compiles the kernels' PTX.
 ///
-/// cudarc has a probe of its own under one of its linking modes; which mode it is, the program decides and not this crate.
-pub fn driver_present() -> bool {
-    const NAMES: [&str; 3] = ["libcuda.so.1", "libcuda.so", "nvcuda.dll"];
-    // SAFETY: the driver's initialisers have no preconditions, and nothing in the library is called here.
-    NAMES.into_iter().any(|name| unsafe { libloading::Library::new(name) }.is_ok())
-}
-
-/// A CUDA device and the one stream that its work is queued on.
+/// Every call makes the device's context the thread's current one, so that any thread may call it after any other use of
+/// CUDA there.
+///
+/// # Graphs of your own
+/// Work may be recorded into a graph by [`Self::from_stream`]'s stream. What is no work cannot be: the device is made and a
+/// kernel is loaded before the recording starts. [`Attention::prepare`](crate::Attention::prepare) does all of it, and
+/// [`Prepared::forward`](crate::Prepared::forward) then only launches. Anything else is refused with [`Error::Capturing`]
+/// before the driver is asked, so that the recording goes on. Buffers that are dropped meanwhile are freed after it.
+///
+/// Graphs of one device, and what it queues itself, must run one after the other: they share [the device's
+/// tickets](Device::tickets), and the workspace of their `Prepared`, which must outlive them.
 pub struct Cuda {
     stream: Arc<CudaStream>,
     limits: DeviceLimits,
+    pool: Arc<Pool>,
     /// Allocated when the device is opened: a graph that is being recorded could neither allocate them nor clear them
     /// once.
-    tickets: CudaSlice<u32>,
+    tickets: Allocation,
     kernels: Mutex<HashMap<Specialisation, CudaFunction>>,
     /// Kernels that others replaced: a recorded graph may still launch them.
     replaced: Mutex<Vec<CudaFunction>>,
@@ -57,26 +71,35 @@ impl Cuda {
     /// Opens the device with this ordinal and makes a stream for it.
     ///
     /// # Errors
-    /// [`Error::NoDriver`] or [`Error::NoDevice`] where there is none.
+    /// [`Error::NoDriver`] or [`Error::NoDevice`] where there is none. [`Error::DriverLibrary`],
+    /// [`Error::DriverFunction`] or [`Error::UnusableDevice`] where there is one that cannot be used.
     pub fn new(ordinal: usize) -> Result<Self> {
-        if !driver_present() {
-            return Err(Error::NoDriver);
-        }
-        let no_device = |error: DriverError| Error::NoDevice { reason: reason(error) };
-        let context = CudaContext::new(ordinal).map_err(no_device)?;
+        library::start(ordinal)?;
+        let unusable = |error: DriverError| library::unusable(ordinal)(error.into());
+        let context = CudaContext::new(ordinal).map_err(unusable)?;
         // SAFETY: this device allocates, frees and launches on one stream only, so there is nothing to order between
         // streams; tracking would add an event record and wait to every launch, and break graph capture.
         unsafe { context.disable_event_tracking() };
-        Self::from_stream(context.new_stream().map_err(no_device)?)
+        Self::from_stream(context.new_stream().map_err(unusable)?)
     }
 
     /// Uses a stream of your own program: work is queued behind what you queued there. It must not be recording a graph
     /// yet.
     ///
+    /// Whether the stream's context tracks events does not matter: this device has no slices of cudarc's, and neither
+    /// records an event nor waits for one. What you queue on other streams is yours to order.
+    ///
     /// # Errors
-    /// The driver's, where it does not say what the device can hold.
+    /// [`Error::Capturing`] if the stream is recording a graph; the driver's, where it does not say what the device can
+    /// hold or has no memory.
     pub fn from_stream(stream: Arc<CudaStream>) -> Result<Self> {
+        library::require(library::DEVICE)?;
         let context = stream.context();
+        if context.has_async_alloc() {
+            library::require(library::POOLS)?;
+        }
+        let pool = Arc::new(Pool::new(Arc::clone(&stream)));
+        refuse_capture(&pool, "opening a device on a stream that is recording a graph")?;
         let attribute = |attribute| {
             context.attribute(attribute).map(|value| value as u32).map_err(driver("asking for the device's limits"))
         };
@@ -92,8 +115,24 @@ impl Cuda {
             )?,
             registers_per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
         };
-        let tickets = stream.alloc_zeros(MOST_TICKETS).map_err(driver("allocating the words of tickets"))?;
-        Ok(Self { stream, limits, tickets, kernels: Mutex::default(), replaced: Mutex::default() })
+        let tickets = allocate(&pool, "the words of tickets", size_of::<u32>() * MOST_TICKETS)?;
+        // SAFETY: the memory was just allocated, is as long as this, and is used behind this on the one stream.
+        unsafe { result::memset_d8_async(tickets.address, 0, size_of::<u32>() * MOST_TICKETS, stream.cu_stream()) }
+            .map_err(driver("clearing the words of tickets"))?;
+        Ok(Self { stream, limits, pool, tickets, kernels: Mutex::default(), replaced: Mutex::default() })
+    }
+
+    /// Makes the device's context the thread's current one.
+    fn bind(&self) -> Result<()> {
+        // An error in a destructor would otherwise be blamed on this innocent call.
+        self.stream.context().check_err().map_err(driver("releasing device memory"))?;
+        self.stream.context().bind_to_thread().map_err(driver("binding the context"))
+    }
+
+    /// Refuses what would end the recording of a graph; makes the context current for what would not.
+    fn refuse_capture(&self, doing: &'static str) -> Result<()> {
+        self.bind()?;
+        refuse_capture(&self.pool, doing)
     }
 
     /// Loads any PTX text, launches its kernel `entry` once without dynamic shared memory, and waits for it. The kernel
@@ -115,9 +154,7 @@ impl Cuda {
         scalars: &[u32],
         map: Option<[u8; TENSOR_MAP_BYTES]>,
     ) -> Result<()> {
-        let load = |error: DriverError| Error::Load { kernel: entry.to_owned(), reason: reason(error) };
-        let module = self.stream.context().load_module(Ptx::from_src(ptx)).map_err(load)?;
-        let function = module.load_function(entry).map_err(load)?;
+        let function = self.compile(entry, ptx, entry)?;
         let addresses: Vec<u64> = buffers.iter().map(|buffer| buffer.address()).collect();
         let mut call = self.stream.launch_builder(&function);
         for address in &addresses {
@@ -150,6 +187,7 @@ impl Cuda {
     /// # Errors
     /// The driver's.
     pub fn driver_version(&self) -> Result<(u32, u32)> {
+        library::require(library::VERSION)?;
         let mut version = 0;
         // SAFETY: the driver was loaded to make `self`, and writes one integer.
         unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(driver("asking for the driver's version"))?;
@@ -162,19 +200,41 @@ impl Cuda {
         if let Some(function) = kernels.get(kernel) {
             return Ok(function.clone());
         }
-        let function = self.load(kernel, kernel.packed_ptx()?)?;
+        let function = self.specialise(kernel, kernel.packed_ptx()?)?;
         kernels.insert(*kernel, function.clone());
         Ok(function)
     }
 
-    /// Has the driver compile PTX for the device.
-    fn load(&self, kernel: &Specialisation, ptx: &str) -> Result<CudaFunction> {
-        let load = |error: DriverError| Error::Load { kernel: kernel.to_string(), reason: reason(error) };
-        let module = self.stream.context().load_module(Ptx::from_src(ptx)).map_err(load)?;
-        let function = module.load_function(Specialisation::ENTRY).map_err(load)?;
+    /// Has the driver compile a specialisation's PTX for the device.
+    fn specialise(&self, kernel: &Specialisation, ptx: &str) -> Result<CudaFunction> {
+        let name = kernel.to_string();
+        if kernel.boxes.is_some() {
+            library::require(library::TENSOR_MAPS)?;
+        }
+        let function = self.compile(&name, ptx, Specialisation::ENTRY)?;
         let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        function.set_attribute(limit, kernel.shared_bytes as i32).map_err(load)?;
+        function
+            .set_attribute(limit, kernel.shared_bytes as i32)
+            .map_err(|error| Error::Load { kernel: name, reason: DriverAnswer::from(error).to_string() })?;
         Ok(function)
+    }
+
+    /// Has the driver compile PTX for the device; `kernel` is what errors call it.
+    fn compile(&self, kernel: &str, ptx: &str, entry: &str) -> Result<CudaFunction> {
+        self.refuse_capture("loading a kernel")?;
+        if ptx.contains('\0') {
+            return Err(Error::Load { kernel: kernel.to_owned(), reason: "its PTX holds a byte 0".to_owned() });
+        }
+        let load = |error: DriverError| {
+            let (kernel, driver) = (kernel.to_owned(), self.driver_version().ok());
+            let is_old = driver.is_some_and(|found| found < LEAST_CUDA);
+            match is_old || error.0 == CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION {
+                true => Error::OldDriver { kernel, found: driver, answer: error.into() },
+                false => Error::Load { kernel, reason: DriverAnswer::from(error).to_string() },
+            }
+        };
+        let module = self.stream.context().load_module(Ptx::from_src(ptx)).map_err(load)?;
+        module.load_function(entry).map_err(load)
     }
 }
 
@@ -193,28 +253,30 @@ impl Device for Cuda {
         &self.limits
     }
 
-    fn tickets(&self) -> u64 {
-        use cudarc::driver::DevicePtr as _;
-        self.tickets.device_ptr(&self.stream).0
+    fn memory(&self) -> MemoryId {
+        MemoryId::of_context(self.stream.context().cu_ctx() as usize)
     }
 
-    fn allocate_named(&self, _name: &str, bytes: usize) -> Result<Buffer> {
-        // The driver allocates no empty memory, and an empty tensor still wants an address.
-        // SAFETY: the contents are documented as undefined, and bytes have no invalid values.
-        let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(driver("allocating device memory"))?;
-        let address = {
-            use cudarc::driver::DevicePtr as _;
-            slice.device_ptr(&self.stream).0
-        };
-        Ok(Buffer::new(address, bytes, Arc::new(slice)))
+    fn tickets(&self) -> u64 {
+        self.tickets.address
+    }
+
+    fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
+        self.bind()?;
+        if !self.stream.context().has_async_alloc() {
+            self.refuse_capture("allocating memory on a device without memory pools")?;
+        }
+        let allocation = allocate(&self.pool, name, bytes)?;
+        Ok(Buffer::new(allocation.address, bytes, self.memory(), Arc::new(allocation)))
     }
 
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
-        let address = buffer.check_range(offset, bytes.len())?;
+        let address = buffer.check_range(self.memory(), offset, bytes.len())?;
         if bytes.is_empty() {
             return Ok(());
         }
-        self.stream.context().bind_to_thread().map_err(driver("binding the context"))?;
+        // A graph would read `bytes` when it is replayed.
+        self.refuse_capture("copying from the host's memory")?;
         // SAFETY: the range lies inside the buffer; the driver stages pageable host memory before it returns, so
         // `bytes` need not outlive this call.
         unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
@@ -222,7 +284,7 @@ impl Device for Cuda {
     }
 
     fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        let address = buffer.check_range(offset, bytes.len())?;
+        let address = buffer.check_range(self.memory(), offset, bytes.len())?;
         self.synchronize()?;
         if bytes.is_empty() {
             return Ok(());
@@ -233,10 +295,14 @@ impl Device for Cuda {
         self.synchronize()
     }
 
+    fn load(&self, kernel: &Specialisation) -> Result<()> {
+        self.kernel(kernel).map(drop)
+    }
+
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
         let function = self.kernel(&launch.kernel)?;
-        let maps =
-            TensorMaps::new(launch, params, |map| self.encode_tensor_map(map).map_err(|error| error.to_string()))?;
+        self.bind()?;
+        let maps = TensorMaps::new(launch, params, |map| tensor_map::encode(map).map_err(|error| error.to_string()))?;
         let [x, y, z] = launch.grid;
         let [threads_x, threads_y, threads_z] = launch.block;
         let mut call = self.stream.launch_builder(&function);
@@ -260,36 +326,19 @@ impl Device for Cuda {
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.refuse_capture("waiting for the device")?;
         self.stream.synchronize().map_err(driver("waiting for the device"))?;
         // An error in a destructor would otherwise be blamed on the next innocent call.
         self.stream.context().check_err().map_err(driver("releasing device memory"))
     }
 
     fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording + '_>> {
-        let event = || {
-            let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
-            self.stream.context().new_event(timed).map_err(driver("making an event"))
-        };
-        let (start, end) = (event()?, event()?);
-        self.stream
-            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-            .map_err(driver("starting to record a graph"))?;
-        let worked = work();
-        // Ended whatever happened, or the stream would stay in capture.
-        let graph = self
-            .stream
-            .end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH)
-            .map_err(driver("ending the recording of a graph"));
-        worked?;
-        let graph = graph?.ok_or(Error::Driver {
-            doing: "recording a graph",
-            reason: "the work to record queued nothing".to_owned(),
-        })?;
-        Ok(Box::new(Graph { graph, start, end, stream: &self.stream }))
+        self.refuse_capture("recording another graph")?;
+        Ok(Box::new(Graph::record(&self.stream, work)?))
     }
 
     fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
-        let function = self.load(kernel, ptx)?;
+        let function = self.specialise(kernel, ptx)?;
         let replaced = self.kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(*kernel, function);
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(replaced);
         Ok(())
@@ -308,65 +357,44 @@ impl Device for Cuda {
     }
 }
 
-/// A captured graph between two timing events.
-struct Graph<'a> {
-    graph: CudaGraph,
-    start: CudaEvent,
-    end: CudaEvent,
-    stream: &'a CudaStream,
+/// Memory for what is called `name`.
+fn allocate(pool: &Arc<Pool>, name: &str, bytes: usize) -> Result<Allocation> {
+    pool.allocate(bytes).map_err(|error| match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::OutOfMemory { name: name.to_owned(), bytes, reason: DriverAnswer::from(error).to_string() }
+        }
+        _ => driver("allocating device memory")(error),
+    })
 }
 
-impl Recording for Graph<'_> {
-    fn replay(&self, times: u32) -> Result<Duration> {
-        self.start.record(self.stream).map_err(driver("recording an event"))?;
-        for _ in 0..times {
-            self.graph.launch().map_err(driver("replaying a graph"))?;
-        }
-        self.end.record(self.stream).map_err(driver("recording an event"))?;
-        let milliseconds = self.start.elapsed_ms(&self.end).map_err(driver("reading an event"))?;
-        Ok(Duration::from_secs_f64(f64::from(milliseconds) * 1e-3))
+/// Refuses what would end the recording of a graph on the pool's stream.
+fn refuse_capture(pool: &Pool, doing: &'static str) -> Result<()> {
+    match pool.is_capturing().map_err(driver("asking whether a graph is being recorded"))? {
+        true => Err(Error::Capturing { doing }),
+        false => Ok(()),
     }
 }
 
 /// Turns a driver's refusal into an error that says what was being done.
-pub(super) fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
-    move |error| match sticky(error) {
-        true => Error::Sticky { reason: reason(error) },
-        false => Error::Driver { doing, reason: reason(error) },
+fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| {
+        let answer = DriverAnswer::from(error);
+        match answer.is_sticky() {
+            true => Error::Sticky { reason: answer.to_string() },
+            false => Error::Driver { doing, answer },
+        }
     }
 }
 
 /// Turns the refusal of a launch, or an older kernel's failure that it met, into an error.
 fn refused(launch: impl Display) -> impl FnOnce(DriverError) -> Error {
-    move |error| match sticky(error) {
-        true => Error::Sticky { reason: reason(error) },
-        false => Error::Launch { launch: launch.to_string(), reason: reason(error), hint: hint(error) },
+    move |error| {
+        let answer = DriverAnswer::from(error);
+        match answer.is_sticky() {
+            true => Error::Sticky { reason: answer.to_string() },
+            false => Error::Launch { launch: launch.to_string(), reason: answer.to_string(), hint: hint(error) },
+        }
     }
-}
-
-fn reason(error: DriverError) -> String {
-    let name = error.error_name().map(|name| name.to_string_lossy().into_owned());
-    let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
-    match (name, text) {
-        (Ok(name), Ok(text)) => format!("{name}, {text}"),
-        _ => format!("{:?}", error.0),
-    }
-}
-
-/// Errors that a kernel raised while it ran; they poison the context.
-fn sticky(DriverError(code): DriverError) -> bool {
-    matches!(
-        code,
-        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
-            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
-            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
-            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
-            | CUresult::CUDA_ERROR_INVALID_PC
-            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
-            | CUresult::CUDA_ERROR_LAUNCH_FAILED
-            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
-            | CUresult::CUDA_ERROR_ASSERT
-    )
 }
 
 /// What to look at first when a launch is refused.
@@ -377,9 +405,6 @@ fn hint(DriverError(code): DriverError) -> &'static str {
         }
         CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => {
             "registers × threads exceed the multiprocessor, see `sdpa resources`"
-        }
-        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU | CUresult::CUDA_ERROR_INVALID_PTX => {
-            "the PTX is not for this GPU or newer than its driver"
         }
         _ => "see the CUDA driver's documentation for this code",
     }
