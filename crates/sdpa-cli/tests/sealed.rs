@@ -1,6 +1,7 @@
 //! Sealed generations stay as they are, `kernels/machine/` is vocabulary, and the table of steps is what the kernels say.
 
 use sdpa::generations;
+use sdpa_bench::report::markers;
 use sdpa_cli::sealed::{Seals, not_vocabulary};
 use sdpa_cli::steps;
 use sdpa_toolchain::{Checkout, Sources};
@@ -87,11 +88,8 @@ fn the_table_of_steps_is_what_the_kernels_say() {
     let checkout = checkout();
     let page = std::fs::read_to_string(checkout.root().join("ARCHITECTURE.md")).unwrap();
     let table = steps::render_markdown(&steps::steps(&checkout.sources().unwrap()).unwrap());
-    assert_eq!(
-        steps::replace_table(&page, &table).as_deref(),
-        Some(page.as_str()),
-        "to write it: `sdpa steps --write`"
-    );
+    let expected = markers::splice(&page, steps::REGION, &table).unwrap_or_else(|error| panic!("{error}"));
+    assert!(page == expected, "out of date: `sdpa steps --write` writes it");
 }
 
 /// Options in a kernel's file that every specialisation sets alike: text that nothing compiles.
