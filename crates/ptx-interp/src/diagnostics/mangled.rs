@@ -4,6 +4,10 @@
 /// `_ZN3foo3barILi2EEEvi` is `foo::bar`. What is not understood is given as it is.
 pub(super) fn plain_name(mangled: &str) -> String {
     let Some(rest) = mangled.strip_prefix("_Z") else { return mangled.to_string() };
+    // Something local to a function: a lambda is all that compilers inline there.
+    if let Some((function, _)) = rest.strip_prefix('Z').and_then(|rest| rest.split_once("Ul")) {
+        return format!("{}::(lambda)", plain_name(&format!("_Z{}", function.trim_end_matches("NK"))));
+    }
     let nested = rest.starts_with('N');
     let mut rest = if nested { rest[1..].trim_start_matches(['K', 'V', 'r', 'O', 'R']) } else { rest };
     let mut parts: Vec<&str> = Vec::new();
@@ -67,6 +71,8 @@ mod tests {
             ("_ZN3foo3barILi2EEEvi", "foo::bar"),
             ("_ZN3foo3BarILj8EE4swapILi2EEEvi", "foo::Bar::swap"),
             ("_ZNK1A1fEv", "A::f"),
+            ("_ZZ9attentionENKUliE_clEi", "attention::(lambda)"),
+            ("_ZZN3foo3barILi2EEEviENKUlvE0_clEv", "foo::bar::(lambda)"),
             ("kernel", "kernel"),
             ("_Z", "_Z"),
             ("_ZN", "_ZN"),

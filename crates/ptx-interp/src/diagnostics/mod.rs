@@ -37,7 +37,7 @@ pub enum FindingKind {
     MissingProxyFence,
     /// A wgmma takes registers that were touched since the last `wgmma.fence`.
     MissingMatrixFence,
-    /// Threads of a warp do not reach a barrier together.
+    /// Threads of a warp do not reach a barrier together, or warps of a warpgroup not the same `setmaxnreg`.
     DivergentBarrier,
     /// A shuffle or vote names or reads lanes that do not take part in it.
     DivergentShuffle,
@@ -47,7 +47,8 @@ pub enum FindingKind {
     Livelock,
     /// A copy that the device would refuse: size, alignment, tensor map.
     BadAsyncCopy,
-    /// An mbarrier is used before it is initialised, or gets more arrivals than it expects.
+    /// An mbarrier is used before it is initialised, twice initialised, overwritten, used by a block that it does not
+    /// belong to, or gets more arrivals or bytes than it expects.
     BadMbarrier,
     /// A matrix instruction got something that the device does not accept.
     BadMatrixOperation,

@@ -10,6 +10,7 @@ mod hopper;
 mod kernels;
 mod layers;
 mod layouts;
+mod mbarriers;
 mod oracle;
 mod registers_in_flight;
 mod right_kernels;
