@@ -125,16 +125,17 @@ fn shuffles_order_nothing_and_warp_barriers_do() {
     assert!(run(&body("bar.warp.sync -1;"), 1, 32).is_clean());
 }
 
-/// Most pairs of these threads are of one warp, and two are not: a barrier of the warp would not be enough.
+/// Each thread writes what its neighbour may not have read yet. Most pairs are of one warp, and two are not: a barrier of
+/// the warp would not be enough.
 #[test]
 fn the_widest_barrier_is_the_one_that_is_missing() {
-    let neighbours = "shl.b32 %r3, %r1, 2;\nadd.u32 %r4, %r2, %r3;\nst.shared.u32 [%r4], %r1;\nadd.u32 %r3, %r3, 4;\n\
-                      and.b32 %r3, %r3, 255;\nadd.u32 %r4, %r2, %r3;\nld.shared.u32 %r5, [%r4];";
+    let neighbours = "shl.b32 %r3, %r1, 2;\nadd.u32 %r4, %r2, %r3;\nst.shared.u32 [%r4], %r1;\nbar.sync 0;\n\
+                      add.u32 %r3, %r3, 4;\nand.b32 %r3, %r3, 255;\nadd.u32 %r3, %r2, %r3;\n\
+                      ld.shared.u32 %r5, [%r3];\nst.shared.u32 [%r4], %r5;";
     let missing = |threads: u32, mask: &str| {
         let report = run(&neighbours.replace("255", mask), 1, threads);
-        // Reads that come after the write; the other direction is a finding of its own.
-        let reads = report.findings.iter().find(|finding| finding.place.ptx.starts_with("ld.shared"));
-        reads.expect("a race").missing
+        let writes = report.findings.iter().find(|finding| finding.place.ptx.starts_with("st.shared"));
+        writes.expect("a race").missing
     };
     assert_eq!(missing(64, "255"), Some(Missing::Barrier));
     assert_eq!(missing(32, "127"), Some(Missing::WarpBarrier));
