@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use sdpa_core::{Dtype, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
 
+use crate::far::near;
 use crate::regime::{Data, Regime, UnknownRegime};
 
 /// A problem, the numbers in it, and the order in which the interpreter runs it.
@@ -30,9 +31,9 @@ impl Case {
         Self { problem, regime: Regime::Normal, seed: 0, schedule: 0 }
     }
 
-    /// The numbers.
+    /// The numbers, as they lie in [`near`]'s problem.
     pub fn data(&self) -> Data {
-        self.regime.generate(&self.problem, self.seed)
+        self.regime.generate(&near(&self.problem), self.seed)
     }
 
     /// The command that repeats this case for a generation.

@@ -1,11 +1,13 @@
 //! Runs a generation once, and watches every byte that it must not touch.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use sdpa_core::{Attention, Buffer, Device, Error, Operand, Problem, Tensors, View};
 
+use crate::far::{near, pieces, row_bytes, row_starts};
 use crate::regime::Data;
 
 /// Bits of an output element before the kernel runs: a quiet NaN in f16 and bf16, and twice over in f32, with a payload
@@ -19,7 +21,7 @@ pub const GUARD: usize = 512;
 /// What a generation wrote.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// Element bits, strided as the problem's output; [`POISON`] between rows.
+    /// Element bits, strided as the output of [`near`]'s problem; [`POISON`] between rows.
     pub out: Vec<u16>,
     /// Natural-log sum of exp, `[batch, heads_q, len_q]`.
     pub lse: Vec<f32>,
@@ -125,6 +127,7 @@ impl fmt::Display for Position {
 }
 
 /// Uploads the inputs, runs the generation once, waits, and checks all memory around and between what it should write.
+/// Numbers and result are those of [`near`]'s problem.
 ///
 /// # Errors
 /// [`RunError::Device`] with what the device or the plan said; [`RunError::Memory`] where the kernel wrote what it must
@@ -160,17 +163,34 @@ impl<'d> Stage<'d> {
         data: &Data,
         surroundings: Surroundings,
     ) -> Result<Self, Error> {
-        let place = |name, elements: &[u16]| Placed::new(device, name, to_bytes(elements), surroundings);
-        let inputs = [place("query", &data.query)?, place("key", &data.key)?, place("value", &data.value)?];
+        let place =
+            |operand, elements: &[u16]| Placed::operand(device, problem, operand, to_bytes(elements), surroundings);
+        let inputs =
+            [place(Operand::Query, &data.query)?, place(Operand::Key, &data.key)?, place(Operand::Value, &data.value)?];
         Ok(Self { device, problem, surroundings, inputs })
+    }
+
+    /// Runs a generation once for a caller who does not want the log-sum-exp, and looks at nothing but what the device
+    /// says.
+    pub(crate) fn run_without_lse(&self, generation: &dyn Attention) -> Result<(), Error> {
+        let &Self { device, problem, inputs: [ref query, ref key, ref value], .. } = self;
+        let output = self.place_output()?;
+        let tensors = Tensors::new(query.view(), key.view(), value.view(), output.view());
+        generation.forward(device, problem, &tensors)?;
+        device.synchronize()
+    }
+
+    fn place_output(&self) -> Result<Placed, Error> {
+        let &Self { device, problem, surroundings, .. } = self;
+        let bytes = near(problem).span(Operand::Output) * problem.dtype().bytes();
+        Placed::operand(device, problem, Operand::Output, poison(bytes), surroundings)
     }
 
     /// Runs a generation once, into an output of its own full of poison, and waits for it.
     pub(crate) fn run(&self, generation: &dyn Attention) -> Result<Ran, Error> {
         let &Self { device, problem, surroundings, inputs: [ref query, ref key, ref value] } = self;
-        let place = |name, bytes: usize| Placed::new(device, name, poison(bytes), surroundings);
-        let output = place("output", problem.span(Operand::Output) * problem.dtype().bytes())?;
-        let lse = place("lse", problem.lse_len() * size_of::<f32>())?;
+        let output = self.place_output()?;
+        let lse = Placed::new(device, "lse", poison(problem.lse_len() * size_of::<f32>()), surroundings)?;
         let tensors = Tensors::new(query.view(), key.view(), value.view(), output.view()).with_lse(lse.view());
         device.synchronize()?;
         let started = Instant::now();
@@ -209,7 +229,7 @@ impl Ran {
         let lse = self.lse.read(device)?;
         let lse = lse.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
         let found = Output { out, lse };
-        check_written(problem, &found)?;
+        check_written(&near(problem), &found)?;
         Ok(found)
     }
 }
@@ -226,9 +246,31 @@ struct Placed {
     guard: usize,
     /// The tensor's bytes before the kernel ran.
     before: Vec<u8>,
+    /// Where each row starts, if the rows lie far apart; else the tensor is in one piece.
+    far: Option<Vec<usize>>,
 }
 
 impl Placed {
+    /// An operand with these bytes, which are those of [`near`]'s problem.
+    fn operand(
+        device: &dyn Device,
+        problem: &Problem,
+        operand: Operand,
+        bytes: Vec<u8>,
+        surroundings: Surroundings,
+    ) -> Result<Self, Error> {
+        let name = operand.name();
+        if matches!(near(problem), Cow::Borrowed(_)) {
+            return Self::new(device, name, bytes, surroundings);
+        }
+        let starts = row_starts(problem, operand);
+        let buffer = device.allocate_pieces(name, &pieces(&starts, row_bytes(problem)))?;
+        for (start, row) in starts.iter().zip(bytes.chunks_exact(row_bytes(problem))) {
+            device.write(&buffer, *start, row)?;
+        }
+        Ok(Self { name, buffer, guard: 0, before: bytes, far: Some(starts) })
+    }
+
     fn new(device: &dyn Device, name: &'static str, bytes: Vec<u8>, surroundings: Surroundings) -> Result<Self, Error> {
         let guard = match surroundings {
             Surroundings::Guarded => GUARD,
@@ -240,7 +282,7 @@ impl Placed {
             device.write(&buffer, 0, &poison(guard))?;
             device.write(&buffer, guard + bytes.len(), &poison(guard))?;
         }
-        Ok(Self { name, buffer, guard, before: bytes })
+        Ok(Self { name, buffer, guard, before: bytes, far: None })
     }
 
     fn view(&self) -> View<'_> {
@@ -251,6 +293,13 @@ impl Placed {
     fn read(&self, device: &dyn Device) -> Result<Vec<u8>, RunError> {
         let [mut below, mut tensor, mut above] =
             [self.guard, self.before.len(), self.guard].map(|bytes| vec![0; bytes]);
+        if let Some(starts) = &self.far {
+            let row = tensor.len() / starts.len().max(1);
+            for (start, row) in starts.iter().zip(tensor.chunks_exact_mut(row.max(1))) {
+                device.read(&self.buffer, *start, row)?;
+            }
+            return Ok(tensor);
+        }
         device.read(&self.buffer, self.guard, &mut tensor)?;
         if self.guard > 0 {
             device.read(&self.buffer, 0, &mut below)?;

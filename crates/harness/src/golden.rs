@@ -34,7 +34,7 @@ pub const LSE: f64 = 1.0 / 131_072.0;
 /// The cases that a generation takes.
 pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
     let cases = CASES.iter().map(|text| text.parse::<Case>().expect("the list holds valid cases"));
-    let trials = cases.map(|case| Trial { case, multiprocessors: Some(MULTIPROCESSORS) });
+    let trials = cases.map(|case| Trial { multiprocessors: Some(MULTIPROCESSORS), ..Trial::new(case) });
     trials.filter(|trial| trial.kernels(generation).is_ok()).collect()
 }
 

@@ -98,26 +98,130 @@ pub fn cases(size: Size) -> impl Strategy<Value = Case> {
     )
 }
 
+/// Ordinary shapes, and one in six beyond them.
 fn shape(size: Size) -> impl Strategy<Value = Shape> {
+    Shapes(
+        prop_oneof![15 => ordinary_shape(size), 1 => many_sequences(), 1 => odd_groups(size), 1 => many_keys()].boxed(),
+    )
+}
+
+fn ordinary_shape(size: Size) -> impl Strategy<Value = Shape> {
     let batch = prop_oneof![5 => Just(1_usize), 2 => Just(2), 1 => Just(3)];
     let heads_kv = prop_oneof![4 => Just(1_usize), 3 => Just(2), 1 => Just(3)];
     let group = prop_oneof![4 => Just(1_usize), 2 => Just(2), 1 => Just(4)];
-    // The two specialised dimensions first and most often, then those that are padded to them; few
-    // generations take more than 128.
-    let head_dim = prop_oneof![
-        4 => Just(64_usize),
-        4 => Just(128),
-        3 => prop::sample::select(vec![8_usize, 16, 24, 40, 72, 96, 120]),
-        1 => prop::sample::select(vec![136_usize, 192, 256]),
-    ];
     // Self-attention as often as everything else together.
     let same_length = prop::bool::ANY;
-    (batch, heads_kv, group, length(size, false), length(size, true), same_length, head_dim).prop_map(
+    (batch, heads_kv, group, length(size, false), length(size, true), same_length, head_dim()).prop_map(
         move |(batch, heads_kv, group, len_q, len_kv, same_length, head_dim)| {
             let len_q = if same_length { len_kv } else { len_q };
             size.fit(Shape { batch, heads_kv, group, len_q, len_kv, head_dim })
         },
     )
+}
+
+/// The two specialised dimensions first and most often, then those that are padded to them; few generations take more
+/// than 128.
+fn head_dim() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        4 => Just(64_usize),
+        4 => Just(128),
+        3 => prop::sample::select(vec![8_usize, 16, 24, 40, 72, 96, 120]),
+        1 => prop::sample::select(vec![136_usize, 192, 256]),
+    ]
+}
+
+/// Query heads to a key head that are no power of two: models have 3, 5, 6, 7 and 12 of them.
+const GROUPS: [usize; 5] = [3, 5, 6, 7, 12];
+
+/// More sequences than a kernel for one, two or three of them gets away with.
+fn many_sequences() -> impl Strategy<Value = Shape> {
+    let (len_q, len_kv) = (1..=3_usize, 1..=70_usize);
+    (4..=70_usize, len_q, len_kv).prop_map(|(batch, len_q, len_kv)| Shape {
+        batch,
+        heads_kv: if batch < 8 { 2 } else { 1 },
+        group: 1,
+        len_q,
+        len_kv,
+        head_dim: 64,
+    })
+}
+
+/// Groups of query heads that no shift divides by, few rows or many.
+fn odd_groups(size: Size) -> impl Strategy<Value = Shape> {
+    let len_q = prop_oneof![2 => 1..=17_usize, 1 => 60..=70_usize];
+    let len_kv = prop_oneof![2 => 1..=130_usize, 1 => 500..=800_usize];
+    (prop::sample::select(GROUPS.to_vec()), 1..=2_usize, len_q, len_kv, head_dim()).prop_map(
+        move |(group, heads_kv, len_q, len_kv, head_dim)| {
+            let few = if size == Size::Small && len_kv > 130 { len_q.min(17) } else { len_q };
+            let heads_kv = if size == Size::Small && group > 6 { 1 } else { heads_kv };
+            Shape { batch: 1, heads_kv, group, len_q: few, len_kv, head_dim }
+        },
+    )
+}
+
+/// More keys than any ring, tile or part holds, asked by few rows.
+fn many_keys() -> impl Strategy<Value = Shape> {
+    let len_kv = prop_oneof![3 => 4097..=4500_usize, 1 => 8200..=9000_usize];
+    (1..=2_usize, len_kv, prop::sample::select(vec![64_usize, 128])).prop_map(|(len_q, len_kv, head_dim)| Shape {
+        batch: 1,
+        heads_kv: 1,
+        group: 1,
+        len_q,
+        len_kv,
+        head_dim,
+    })
+}
+
+/// Shapes that shrink as the plain numbers they are made of: a choice of kinds would shrink within its kind only.
+#[derive(Debug)]
+struct Shapes(BoxedStrategy<Shape>);
+
+/// The numbers of a [`Shape`] in their order, the head dimension in steps of 8.
+type ShapeTree = [num::usize::BinarySearch; 6];
+
+struct ShapeValue(ShapeTree, usize);
+
+impl Strategy for Shapes {
+    type Tree = ShapeValue;
+    type Value = Shape;
+
+    fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
+        let Shape { batch, heads_kv, group, len_q, len_kv, head_dim } = self.0.new_tree(runner)?.current();
+        // What is at least 1 counts from there.
+        let numbers = [batch - 1, heads_kv - 1, group - 1, len_q, len_kv, head_dim / 8 - 1];
+        Ok(ShapeValue(numbers.map(num::usize::BinarySearch::new), 0))
+    }
+}
+
+impl prop::strategy::ValueTree for ShapeValue {
+    type Value = Shape;
+
+    fn current(&self) -> Shape {
+        let [batch, heads_kv, group, len_q, len_kv, head_dim] = self.0.map(|number| number.current());
+        let from_1 = |number| number + 1;
+        Shape {
+            batch: from_1(batch),
+            heads_kv: from_1(heads_kv),
+            group: from_1(group),
+            len_q,
+            len_kv,
+            head_dim: 8 * from_1(head_dim),
+        }
+    }
+
+    fn simplify(&mut self) -> bool {
+        while let Some(number) = self.0.get_mut(self.1) {
+            if number.simplify() {
+                return true;
+            }
+            self.1 += 1;
+        }
+        false
+    }
+
+    fn complicate(&mut self) -> bool {
+        self.0.get_mut(self.1).is_some_and(prop::strategy::ValueTree::complicate)
+    }
 }
 
 /// Lengths that are likely to sit at the edge of a tile, or to need three tiles and a ragged one; of keys, now and then,
@@ -259,6 +363,9 @@ mod tests {
                     ("several query tiles", len_q > 64),
                     ("grouped queries", problem.heads_q() > problem.heads_kv()),
                     ("several sequences", problem.batch() > 1),
+                    ("many sequences", problem.batch() > 3),
+                    ("groups that are no power of two", !(problem.heads_q() / problem.heads_kv()).is_power_of_two()),
+                    ("more than 4096 keys", len_kv > 4096),
                     ("wide", problem.head_dim() == 128),
                     ("bf16", problem.dtype() == Dtype::Bf16),
                     ("causal", problem.mask() == Mask::Causal),
@@ -276,8 +383,8 @@ mod tests {
     fn small_cases_are_small() {
         for Case { problem, .. } in sample(Size::Small, 1000) {
             let rows = problem.batch() * problem.heads_q() * problem.len_q();
-            // One tile there always is, however wide.
-            assert!(rows * problem.len_kv() * problem.head_dim() <= 2 * Size::Small.products(), "{problem}");
+            // One tile there always is, however wide; and shapes beyond the ordinary have few rows of it.
+            assert!(rows * problem.len_kv() * problem.head_dim() <= 6 * Size::Small.products(), "{problem}");
         }
     }
 

@@ -9,6 +9,7 @@ use sdpa_ref::{Check, Found, Judged, Measured, Mismatch, Reference, ReferenceErr
 
 use crate::case::Case;
 use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, rows};
+use crate::far::near;
 use crate::random::Random;
 use crate::regime::Data;
 
@@ -273,11 +274,12 @@ pub fn verify_thoroughly(
 /// The numbers, the tensors on an interpreter and what it must leave unchanged have room in the host's memory.
 fn check_memory(problem: &Problem) -> Result<(), Error> {
     const COPIES: usize = 3;
-    let elements = Operand::ALL.map(|operand| problem.span(operand)).into_iter().fold(0, usize::saturating_add);
+    let near = near(problem);
+    let elements = Operand::ALL.map(|operand| near.span(operand)).into_iter().fold(0, usize::saturating_add);
     check_host_memory("the case's tensors", elements.saturating_mul(COPIES * problem.dtype().bytes()))
 }
 
-/// [`verify`] on numbers of your own.
+/// [`verify`] on numbers of your own, which lie as [`near`]'s problem says.
 ///
 /// # Errors
 /// [`Reason`].
@@ -329,7 +331,7 @@ fn run_repeatedly(
         let ran = run(false)?;
         took = ran.took;
         let again = ran.output(device, problem)?;
-        if let Some(difference) = difference(problem, &again, &output, |_| true) {
+        if let Some(difference) = difference(&near(problem), &again, &output, |_| true) {
             return Err(Reason::Differs { what: "a second run of the same input differs", difference });
         }
     }
@@ -339,7 +341,7 @@ fn run_repeatedly(
 /// The oracle's answer, as thoroughly as told.
 fn reference(problem: &Problem, data: &Data, thoroughness: Thoroughness) -> Result<Reference, ReferenceError> {
     let rows = thoroughness.rows.map(|count| sample_rows(problem, count));
-    Reference::compute(problem, &data.inputs(), rows.as_ref())
+    Reference::compute(&near(problem), &data.inputs(), rows.as_ref())
 }
 
 /// A case with its numbers and the oracle's answer, made once for all the generations that are asked.

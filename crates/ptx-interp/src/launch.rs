@@ -15,7 +15,7 @@ use crate::schedule::{Unit, UnitOutcome};
 use crate::settings::Launch;
 
 /// Why a launch was refused; nothing ran.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
     /// The parameter block has the wrong size.

@@ -87,3 +87,16 @@ pub use module::{Kernel, KernelError, Module};
 pub use parse::{Parameter, ParseError};
 pub use settings::{Checks, Launch, Limits};
 pub use tensor_map::{ElementType, OutOfBoundsFill, Swizzle, TENSOR_MAP_BYTES, TensorMapDescription, TensorMapError};
+
+/// Errors are printed as their sentence by `{:?}`, too: that is how a `main` that returns one prints it.
+macro_rules! debug_is_the_sentence {
+    ($($error:ident)*) => {
+        $(impl std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        })*
+    };
+}
+
+debug_is_the_sentence!(DecodeError KernelError LaunchError MemoryError ParseError TensorMapError);

@@ -3,7 +3,7 @@
 use crate::address_space::{GLOBAL_BASE, GUARD_BYTES};
 
 /// A host access to memory that is not there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes at {address:#x}: {place}")]
 pub struct MemoryError {
     /// First address of the access.
@@ -31,6 +31,8 @@ pub(crate) struct Buffer {
     pub freed: bool,
     /// Length before it was freed.
     pub length: usize,
+    /// End of the allocation that it is a piece of: its own end if it is all of it.
+    pub allocation_end: u64,
 }
 
 impl Buffer {
@@ -84,9 +86,39 @@ impl Memory {
     /// A new buffer of `bytes` bytes whose address is a multiple of `align` (a power of two; at least 16 is used).
     /// Its contents count as uninitialised until they are written.
     pub fn allocate(&mut self, name: &str, bytes: usize, align: usize) -> u64 {
+        let base = self.next_address(align);
+        self.push(name, base, bytes, base + bytes as u64);
+        base
+    }
+
+    /// As [`allocate`](Self::allocate), but of the bytes from the address given back only `pieces` are there, which must be
+    /// in ascending order, apart, and the first at 0. An access between two of them is one out of bounds. Tensors with rows
+    /// gigabytes apart take no more memory than their rows. Each piece is freed by its own address.
+    ///
+    /// ```
+    /// use ptx_interp::Memory;
+    /// let mut memory = Memory::new();
+    /// let rows = memory.allocate_pieces("rows", &[0..16, 1 << 33..(1 << 33) + 16], 256);
+    /// memory.write(rows + (1 << 33), &[1; 16]).unwrap();
+    /// assert!(memory.write(rows + 16, &[1]).is_err());
+    /// assert!(memory.allocate("others", 16, 256) > rows + (1 << 33) + 16);
+    /// ```
+    pub fn allocate_pieces(&mut self, name: &str, pieces: &[std::ops::Range<usize>], align: usize) -> u64 {
+        let base = self.next_address(align);
+        let end = base + pieces.last().map_or(0, |last| last.end) as u64;
+        for piece in pieces {
+            self.push(name, base + piece.start as u64, piece.len(), end);
+        }
+        base
+    }
+
+    fn next_address(&self, align: usize) -> u64 {
         let align = (align.max(16) as u64).next_power_of_two();
         let after = self.buffers.last().map_or(GLOBAL_BASE, |last| last.end() + GUARD_BYTES);
-        let base = after.next_multiple_of(align);
+        after.next_multiple_of(align)
+    }
+
+    fn push(&mut self, name: &str, base: u64, bytes: usize, allocation_end: u64) {
         self.buffers.push(Buffer {
             name: name.to_string(),
             base,
@@ -95,8 +127,8 @@ impl Memory {
             written: Written::Some(vec![0; bytes.div_ceil(64)]),
             freed: false,
             length: bytes,
+            allocation_end,
         });
-        base
     }
 
     /// Gives a buffer back; later accesses to it are findings that name it. False if no buffer starts here.
@@ -171,6 +203,15 @@ impl Memory {
         let buffer = &self.buffers[index];
         let offset = (address - buffer.base) as usize;
         (!buffer.freed && offset.checked_add(bytes)? <= buffer.length).then_some((index, offset))
+    }
+
+    /// The piece that holds an address, and the offset in it, if `bytes` from there on reach into later pieces of the same
+    /// allocation, and not past its end.
+    pub(crate) fn resolve_across_pieces(&self, address: u64, bytes: u64) -> Option<(usize, usize)> {
+        let (index, offset) = self.resolve(address, 1)?;
+        let buffer = &self.buffers[index];
+        let end = address.checked_add(bytes)?;
+        (buffer.end() < end && end <= buffer.allocation_end).then_some((index, offset))
     }
 
     /// Where an address is, relative to the nearest buffer, in words.

@@ -1,8 +1,10 @@
 //! A new generation from its parent: crate, kernel, PTX, and the lines that make it one of the list.
 //!
-//! The kernel is the parent's with another comment at its top, of as many lines, so its PTX is the parent's with another
-//! file name and fingerprint, byte for byte what the compiler would make. So the child passes the gate at once, on any
-//! machine, and what fails later is due to an edit.
+//! The kernel is the parent's with other comments: its own at the top, and none of those that tell what the parent mended in
+//! its own parent. So its PTX is the parent's with another file name, other line numbers and another fingerprint, byte for byte
+//! what the compiler would make. The child passes the gate at once, on any machine, and what fails later is due to an edit.
+
+mod history;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -183,7 +185,7 @@ impl Maker<'_> {
     /// `kernels/<id>.cu` and its PTX.
     fn kernel(&self, kernels: &'static [Specialisation], mut sources: Sources, scaffold: &mut Scaffold) -> Result<()> {
         let source = format!("{}.cu", self.parent);
-        let text = self.header(&self.read(&format!("kernels/{source}"))?)?;
+        let (text, lines) = history::without_fixes(&self.header(&self.read(&format!("kernels/{source}"))?)?);
         if !KernelTexts::stale(kernels, &sources)?.is_empty() {
             return Err(ScaffoldError::Stale(self.parent));
         }
@@ -195,6 +197,7 @@ impl Maker<'_> {
             let ptx = kernel.packed_ptx()?;
             let own = Fingerprint::of_sources(kernel, &sources)?;
             let body = ptx.strip_prefix(&own.header(kernel)).ok_or(ScaffoldError::Stale(self.parent))?;
+            let body = history::move_lines(body, &format!("kernels/{source}"), &lines);
             let body = body.replace(&format!("\"kernels/{source}\""), &format!("\"kernels/{name}\""));
             packed.push((kernel.packed_name(), *kernel, body));
         }
@@ -360,6 +363,8 @@ fn replace_line(text: &str, start: &str, with: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sdpa_toolchain::code_lines;
+
     use super::*;
 
     fn root() -> PathBuf {
@@ -396,10 +401,8 @@ mod tests {
                 kernel.starts_with("// V987: a \"new\" idea\n")
                     && kernel.contains(&format!("\n// parent: {}\n", who.id))
             );
-            assert_eq!(kernel.lines().count(), parents.lines().count());
-            let code =
-                |text: &str| text.lines().filter(|line| !line.starts_with("//")).map(str::to_owned).collect::<Vec<_>>();
-            assert_eq!(code(kernel), code(&parents));
+            assert_eq!(code_lines(kernel), code_lines(&parents));
+            assert!(!kernel.contains("FIX:"), "{kernel}");
             let own = text("crates/sdpa-v987/src/lib.rs");
             assert!(own.contains("pub struct V987;") && own.contains("title: \"a \\\"new\\\" idea\","), "{own}");
             assert!(own.contains(&format!("parent: Some(\"{}\")", who.id)) && own.contains("\"v987.cu\""), "{own}");

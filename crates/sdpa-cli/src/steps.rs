@@ -7,11 +7,8 @@ use sdpa_toolchain::{Sources, ToolchainError, code_lines};
 use serde::Serialize;
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-/// The line before the table in ARCHITECTURE.md.
-pub const BEGIN: &str = "<!-- steps:begin -->";
-
-/// The line after it.
-pub const END: &str = "<!-- steps:end -->";
+/// The region of ARCHITECTURE.md that holds the table, between markers of this name.
+pub const REGION: &str = "steps";
 
 /// From a parent to its child, in lines of code: comments and blanks aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -89,15 +86,6 @@ pub fn render_markdown(steps: &[EvolutionStep]) -> String {
     text
 }
 
-/// Puts the table between its markers in ARCHITECTURE.md; none where a marker is missing.
-pub fn replace_table(page: &str, table: &str) -> Option<String> {
-    let (before, rest) = page.split_once(&format!("\n{BEGIN}\n"))?;
-    // The end may follow at once.
-    let rest = format!("\n{rest}");
-    let (_, after) = rest.split_once(&format!("\n{END}\n"))?;
-    Some(format!("{before}\n{BEGIN}\n\n{}\n\n{END}\n{after}", table.trim_end()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,12 +109,6 @@ mod tests {
             kept,
             new: 3,
         };
-        let page = format!("a\n{BEGIN}\nold\n{END}\nb\n");
-        let once = replace_table(&page, "new\n").unwrap();
-        assert_eq!(once, format!("a\n{BEGIN}\n\nnew\n\n{END}\nb\n"));
-        assert_eq!(replace_table(&once, "new\n"), Some(once.clone()));
-        assert_eq!(replace_table(&page.replace("old\n", ""), "new\n"), Some(once));
-        assert_eq!(replace_table("no markers", "new"), None);
         assert_eq!([799, 800].map(|kept| step(kept).percent_kept()), [79, 80]);
         insta::assert_snapshot!(render_markdown(&[step(799)]), @r"
         | step | idea | parent's lines kept | new lines |

@@ -1,6 +1,7 @@
 //! Sealed generations stay as they are, `kernels/machine/` is vocabulary, and the table of steps is what the kernels say.
 
 use sdpa::generations;
+use sdpa_bench::report::markers;
 use sdpa_cli::sealed::{Seals, not_vocabulary};
 use sdpa_cli::steps;
 use sdpa_toolchain::{Checkout, Sources};
@@ -87,9 +88,37 @@ fn the_table_of_steps_is_what_the_kernels_say() {
     let checkout = checkout();
     let page = std::fs::read_to_string(checkout.root().join("ARCHITECTURE.md")).unwrap();
     let table = steps::render_markdown(&steps::steps(&checkout.sources().unwrap()).unwrap());
-    assert_eq!(
-        steps::replace_table(&page, &table).as_deref(),
-        Some(page.as_str()),
-        "to write it: `sdpa steps --write`"
-    );
+    let expected = markers::splice(&page, steps::REGION, &table).unwrap_or_else(|error| panic!("{error}"));
+    assert!(page == expected, "out of date: `sdpa steps --write` writes it");
+}
+
+/// Options in a kernel's file that every specialisation sets alike: text that nothing compiles.
+fn idle_options(source: &str, defines: &[&[&str]]) -> Vec<String> {
+    let directive = |line: &str| {
+        let mut words = line.trim().strip_prefix('#')?.split_whitespace();
+        matches!(words.next()?, "if" | "ifdef" | "ifndef").then(|| words.next().map(str::to_owned))?
+    };
+    let is_set = |define: &&str, name: &str| {
+        let (key, value) = define.split_once('=').unwrap_or((define, "1"));
+        key == name && value != "0"
+    };
+    let mut names: Vec<String> = source.lines().filter_map(directive).collect();
+    names.retain(|name| {
+        let set = defines.iter().filter(|kernel| kernel.iter().any(|define| is_set(define, name))).count();
+        set == 0 || set == defines.len()
+    });
+    names
+}
+
+#[test]
+fn every_option_of_a_kernel_is_used_and_left_out_by_some_specialisation() {
+    let sources = checkout().sources().unwrap();
+    for who in generations::ALL.iter().map(|generation| generation.generation()) {
+        let defines: Vec<&[&str]> = who.specialisations.iter().map(|kernel| kernel.defines).collect();
+        let idle = idle_options(sources.get(&format!("{}.cu", who.id)).unwrap(), &defines);
+        assert_eq!(idle, [""; 0], "kernels/{}.cu", who.id);
+    }
+    let source = "#ifdef A\n#endif\n  #if B\n#ifndef C\n#include \"x\"\n";
+    assert_eq!(idle_options(source, &[&["A", "B=1"], &["B=0", "C"]]), [""; 0]);
+    assert_eq!(idle_options(source, &[&["A", "B=0"], &["A", "C"]]), ["A", "B"]);
 }

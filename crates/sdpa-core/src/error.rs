@@ -1,5 +1,7 @@
 //! What can go wrong, typed, and worded for the person who has to act on it.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use crate::{DriverAnswer, Operand, ProblemError, Unsupported};
@@ -8,7 +10,7 @@ use crate::{DriverAnswer, Operand, ProblemError, Unsupported};
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What can go wrong between a problem and its output. Only [`Error::Unsupported`] may skip a test case.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The problem itself is invalid.
@@ -233,6 +235,13 @@ fn version(found: Option<(u32, u32)>) -> String {
     found.map_or("this driver does not compile it".to_owned(), |(major, minor)| {
         format!("this driver's newest is CUDA {major}.{minor}")
     })
+}
+
+/// The same sentence as by `{}`: a `main` that returns an error prints it so.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

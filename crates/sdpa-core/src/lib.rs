@@ -56,6 +56,6 @@ pub use prepared::Prepared;
 pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
 pub use ptx::PackedPtx;
 /// What the interpreter counts and finds, as data.
-pub use ptx_interp::{Counters, Finding};
+pub use ptx_interp::{Counters, Coverage, Finding, SourceLine};
 pub use specialisation::{Architecture, Specialisation, TileBoxes};
 pub use tensors::{Tensors, View};

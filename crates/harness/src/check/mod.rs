@@ -4,15 +4,16 @@ mod render;
 mod trials;
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Device, Error, Finding, Operand, Reports, Tensors};
+use sdpa_core::{Attention, Device, Error, Finding, Reports};
 use sdpa_ref::Judged;
 use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
-use crate::execute::POISON;
+use crate::execute::{Stage, Surroundings};
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
 pub use render::{SHOWN, render};
+pub(crate) use trials::beyond;
 pub use trials::{Resized, Trial, trials};
 
 /// What a check found.
@@ -131,10 +132,11 @@ pub fn prove_question(
     prove_without_lse(device, generation, trial)
 }
 
+/// A whole warp's rows, and no more: whether a pointer is looked at does not depend on the tile.
+pub(crate) const FEW_ROWS: usize = 40;
+
 fn prove_without_lse(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<(), Failure> {
-    /// A whole warp's rows, and no more: whether a pointer is looked at does not depend on the tile.
-    const FEW: usize = 40;
-    if trial.case.problem.len_q() > FEW {
+    if trial.case.problem.len_q() > FEW_ROWS {
         return Ok(());
     }
     device.set_schedule(trial.case.schedule);
@@ -145,15 +147,7 @@ fn prove_without_lse(device: &dyn Device, generation: &dyn Attention, trial: &Tr
 
 /// Only what the device finds counts: the values are those that [`verify`] has seen.
 fn run_without_lse(device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<(), Error> {
-    let (problem, data) = (&case.problem, case.data());
-    let upload = |elements: &[u16]| {
-        let bytes: Vec<u8> = elements.iter().flat_map(|bits| bits.to_le_bytes()).collect();
-        device.upload(&bytes)
-    };
-    let (query, key, value) = (upload(&data.query)?, upload(&data.key)?, upload(&data.value)?);
-    let output = upload(&vec![POISON; problem.span(Operand::Output)])?;
-    generation.forward(device, problem, &Tensors::new(&query, &key, &value, &output))?;
-    device.synchronize()
+    Stage::new(device, &case.problem, &case.data(), Surroundings::Exact)?.run_without_lse(generation)
 }
 
 impl Fault {

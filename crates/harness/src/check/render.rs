@@ -64,8 +64,11 @@ fn render_finding(finding: &Finding) -> String {
             // Writing to a string cannot fail.
             let _ = match (depth, function) {
                 (0, _) => writeln!(text, "{file}:{line}: {what}"),
-                (_, Some(function)) => writeln!(text, "{MARGIN}= in `{function}` at {file}:{line}"),
-                (_, None) => writeln!(text, "{MARGIN}= at {file}:{line}"),
+                // Lambdas have mangled names, which say less than their line.
+                (_, Some(function)) if !function.starts_with("_Z") => {
+                    writeln!(text, "{MARGIN}= in `{function}` at {file}:{line}")
+                }
+                _ => writeln!(text, "{MARGIN}= at {file}:{line}"),
             };
             quote(&mut text, file, *line);
         }

@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, Problem, Specialisation, Unsupported};
+use sdpa_core::{
+    Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, Operand, Problem, Specialisation, Unsupported,
+};
 
 use crate::case::Case;
+use crate::far::{near, stretched};
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
 const GEOMETRIES: [&str; 16] = [
@@ -63,6 +66,40 @@ const WIDTHS: [&str; 14] = [
 /// that some guard of some column is for.
 const EVERY_WIDTH: &str = "L33 full normal seed=12";
 
+/// Sizes beyond those above, each with what a kernel that fails it has not thought of; and the multiprocessors that it is
+/// planned for, if it is about persistent blocks. Few rows, so that many keys, heads and sequences stay fast.
+const BEYOND: [(&str, &str, Option<u32>); 17] = [
+    ("groups that are no power of two", "h6/2 L65 d64 f16 full normal seed=20", None),
+    ("groups that are no power of two", "h5/1 q9 kv129 d64 bf16 causal normal seed=21", None),
+    ("groups that are no power of two", "h3/1 q5 kv700 d64 f16 full normal seed=22", None),
+    ("groups that are no power of two", "h14/2 q3 kv577 d128 f16 causal normal seed=23", None),
+    ("groups that are no power of two", "h12/1 q16 kv70 d64 f16 causal-top-left normal seed=24", None),
+    ("more than four sequences", "b5 h2 L65 d64 f16 full blhd normal seed=25", None),
+    ("more than four sequences", "b70 h2 q1 kv5 d64 f16 causal normal seed=26", None),
+    // More parts, too, than any kernel merges at once.
+    ("more than 4096 keys", "q1 kv4300 d64 f16 full normal seed=27", None),
+    ("more than 4096 keys", "h2/1 q2 kv8711 d64 f16 causal normal seed=28", None),
+    ("more than 4096 keys", "q1 kv4200 d128 f16 full normal seed=29", None),
+    // Long tiles, then short ones, and the other way round, for one block or for several.
+    ("tiles in another order", "h2 q384 kv256 d64 f16 causal normal seed=30", Some(1)),
+    ("tiles in another order", "h3 q400 kv300 d64 f16 causal-top-left normal seed=31", Some(2)),
+    ("tiles in another order", "h2 q260 kv200 d64 f16 causal normal seed=32", Some(3)),
+    ("tiles in another order", "h2 q384 kv256 d128 f16 causal normal seed=33", Some(1)),
+    ("tiles in another order", "h2 q300 kv70 d64 f16 full scale=-0.125 normal seed=34", Some(1)),
+    ("tiles in another order", "h3 q128 kv0 d64 f16 full normal seed=35", Some(2)),
+    ("tiles in another order", "b2 h2 q130 kv129 d64 bf16 causal normal seed=36", Some(1)),
+];
+
+/// Cases whose tensors are stretched until their last row lies this many elements behind the first.
+const FAR: [(&str, i64); 6] = [
+    ("b2 h2 q9 kv70 d64 f16 causal normal seed=40", 1 << 32),
+    ("h2 q9 kv70 d64 f16 full normal seed=41", 1 << 31),
+    ("h2/1 q9 kv70 d64 f16 full normal seed=42", 1 << 32),
+    ("q9 kv70 d64 f16 causal normal seed=43", 1 << 31),
+    ("b3 h2 q20 kv300 d64 f16 causal normal seed=44", 1 << 31),
+    ("q5 kv600 d64 f16 full normal seed=45", 1 << 32),
+];
+
 /// A case, and the device that it is planned for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trial {
@@ -71,12 +108,24 @@ pub struct Trial {
     /// Plans as for a device with so many multiprocessors: some kernels are only taken where a problem fills the
     /// device, and a problem that fills an H200 takes long to interpret. `None` plans for the device as it is.
     pub multiprocessors: Option<u32>,
+    /// What is unusual about its sizes.
+    pub size: Option<&'static str>,
 }
 
 impl Trial {
+    /// A case of ordinary sizes, planned for the device as it is.
+    pub fn new(case: Case) -> Self {
+        Self { case, multiprocessors: None, size: None }
+    }
+
     /// The generation as this trial plans with it.
     pub fn subject<'g>(&self, generation: &'g dyn Attention) -> Resized<'g> {
         Resized { generation, multiprocessors: self.multiprocessors }
+    }
+
+    /// True if its tensors' rows lie gigabytes apart.
+    pub fn is_far(&self) -> bool {
+        near(&self.case.problem).as_ref() != &self.case.problem
     }
 
     /// The kernels that a generation takes for this trial.
@@ -97,24 +146,27 @@ impl Trial {
 
 impl fmt::Display for Trial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let planned = self.multiprocessors.map(|count| match count {
+            1 => "planned for one multiprocessor".to_owned(),
+            _ => format!("planned for {count} multiprocessors"),
+        });
+        let notes: Vec<&str> = self.size.into_iter().chain(planned.as_deref()).collect();
         write!(f, "{}", self.case)?;
-        match self.multiprocessors {
-            None => Ok(()),
-            Some(1) => f.write_str(" (planned for one multiprocessor)"),
-            Some(count) => write!(f, " (planned for {count} multiprocessors)"),
-        }
+        if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join(", ")) }
     }
 }
 
 /// Every shape that a generation takes, planned for the device as it is; and for a single multiprocessor, where that
-/// makes it take other kernels, or makes a kernel's blocks draw tickets: twice with a mask and twice without one.
+/// makes it take other kernels, or makes a kernel's blocks draw tickets: twice with a mask and twice without one. Then sizes
+/// that few callers have.
 pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
     let shapes = GEOMETRIES.iter().flat_map(|geometry| WIDTHS.iter().map(move |width| format!("{geometry} {width}")));
     let every_width = (1..=MAX_HEAD_DIM / 8).map(|width| format!("{EVERY_WIDTH} d{} f16", 8 * width));
     let (mut trials, mut drawing) = (Vec::new(), HashMap::<_, usize>::new());
     for line in shapes.chain(every_width) {
         let case: Case = line.parse().expect("the lists make valid cases");
-        let [as_it_is, small] = [None, Some(1)].map(|multiprocessors| Trial { case: case.clone(), multiprocessors });
+        let [as_it_is, small] =
+            [None, Some(1)].map(|multiprocessors| Trial { multiprocessors, ..Trial::new(case.clone()) });
         let (kernels, others) = (as_it_is.kernels(generation), small.kernels(generation));
         let plan = |trial: &Trial| trial.subject(generation).plan(&case.problem, &DeviceLimits::H200).ok();
         let draws = plan(&small).is_some_and(|plan| plan.tickets > 0) && plan(&small) != plan(&as_it_is);
@@ -128,7 +180,36 @@ pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
             trials.push(small);
         }
     }
+    trials.extend(beyond().into_iter().filter_map(|trial| taken(generation, trial)));
     trials
+}
+
+/// The trials of unusual sizes.
+pub(crate) fn beyond() -> Vec<Trial> {
+    let case = |line: &str| -> Case { line.parse().expect("the lists make valid cases") };
+    let sizes = BEYOND.iter().map(|(size, line, multiprocessors)| Trial {
+        case: case(line),
+        multiprocessors: *multiprocessors,
+        size: Some(size),
+    });
+    let far = FAR.iter().map(|(line, distance)| {
+        let case = case(line);
+        let size = if *distance > 1 << 31 { "offsets beyond 2^32 elements" } else { "offsets beyond 2^31 elements" };
+        let problem = stretched(&case.problem, &Operand::ALL, *distance);
+        Trial { size: Some(size), ..Trial::new(Case { problem, ..case }) }
+    });
+    sizes.chain(far).collect()
+}
+
+/// The trial as a generation takes it: planned for one multiprocessor where it declines it on the device as it is, and
+/// none where the number of multiprocessors that it is about changes nothing.
+fn taken(generation: &dyn Attention, trial: Trial) -> Option<Trial> {
+    let plan = |trial: &Trial| trial.subject(generation).plan(&trial.case.problem, &DeviceLimits::H200).ok();
+    let other = |multiprocessors| Trial { multiprocessors, ..trial.clone() };
+    match trial.multiprocessors {
+        Some(_) => plan(&trial).is_some_and(|own| plan(&other(None)) != Some(own)).then_some(trial),
+        None => [None, Some(1)].map(other).into_iter().find(|trial| plan(trial).is_some()),
+    }
 }
 
 /// A generation that plans as though its device had another number of multiprocessors.
@@ -170,7 +251,7 @@ mod tests {
     #[test]
     fn a_trial_repeats_itself_in_one_line() {
         let case = "q3 kv2113 d64 f16 full normal seed=10 schedule=4".parse().unwrap();
-        let trial = Trial { case, multiprocessors: Some(1) };
+        let trial = Trial { multiprocessors: Some(1), ..Trial::new(case) };
         assert_eq!(
             trial.repeat_command("v2d"),
             "cargo run --release -- check v2d --case \"b1 h1 q3 kv2113 d64 f16 full normal seed=10 schedule=4\" \

@@ -79,12 +79,20 @@ impl Device for HostDevice {
         0
     }
 
-    fn allocate_named(&self, _name: &str, bytes: usize) -> Result<Buffer> {
+    fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
+        self.allocate_pieces(name, std::slice::from_ref(&(0..bytes)))
+    }
+
+    fn allocate_pieces(&self, _name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {
         /// Far more than any buffer here, so that two never touch.
-        const APART: u64 = 1 << 32;
+        const APART: u64 = 1 << 40;
+        let bytes = pieces.last().map_or(0, |last| last.end);
         let address = self.with_memory(|memory| {
-            let address = APART * (1 + memory.buffers.len() as u64);
-            memory.buffers.insert(address, vec![0; bytes]);
+            let last = memory.buffers.last_key_value().map_or(0, |(address, _)| *address);
+            let address = (last / APART + 1) * APART;
+            for piece in pieces {
+                memory.buffers.insert(address + piece.start as u64, vec![0; piece.len()]);
+            }
             address
         });
         // SAFETY: the address is a key of this device's map, which keeps the buffer for as long as the device lives;

@@ -16,7 +16,7 @@ use sdpa_core::{
 pub use faults::Fault;
 pub use host::{HostDevice, HostGeneration};
 
-use crate::case::Case;
+use crate::check::{self, Trial};
 use sdpa::generations;
 
 /// Calls `$callback!` once with one `name, parent, [specialisations], who sees it, what is wrong;` per mutant.
@@ -48,6 +48,15 @@ macro_rules! for_each_mutant {
             missing_wgmma_wait, "v3", ["f16_d64"], Interpreter, "no wait for the products";
             far_half_dropped, "v3d", ["f16_d64_m128"], Everywhere, "the last tile's far half is never attended to";
             missing_proxy_fence, "v3", ["f16_d64"], Interpreter, "the copy engine may not see what was written";
+            sequences_capped, "v2d", ["f16_d64_m128", "f16_d64_m64"], Everywhere, "sequences from the fifth on are taken for the fourth";
+            keys_capped, "v2d", ["f16_d64_m64"], Everywhere, "keys beyond the first 4096 are not attended to";
+            group_rounded, "v2d", ["f16_d64_m64"], Everywhere, "groups of query heads are taken for powers of two";
+            packed_group_rounded, "v2g", ["f16_d64_g8"], Everywhere, "groups that share a tile are taken for powers of two";
+            narrow_offset, "v2d", ["f16_d64_m64"], Interpreter, "a head's offset is computed in 32 bits";
+            block_scope_arrival, "v2g", ["f16_d64_g8"], Interpreter, "an arrival orders nothing beyond its block";
+            relaxed_wait, "v3", ["f16_d64"], Interpreter, "waits on barriers acquire nothing";
+            early_query_release, "v3c", ["f16_d64_m192", "f16_d64_m256"], Interpreter, "queries are given back before they are read";
+            too_many_registers, "v3c", ["f16_d64_m128", "f16_d64_m192", "f16_d64_m256"], Interpreter, "more registers are asked for than there are";
         }
     };
 }
@@ -141,9 +150,9 @@ impl Attention for Mutant {
     }
 }
 
-/// Cases of which at least one must show each mutant's fault: ragged, with several tiles of keys and of queries, more
-/// and fewer queries than keys.
-pub fn cases(device: DeviceKind) -> Vec<Case> {
+/// Trials of which at least one must show each mutant's fault: ragged, with several tiles of keys and of queries, more
+/// and fewer queries than keys; then the sizes that few callers have.
+pub fn trials(device: DeviceKind) -> Vec<Trial> {
     const ANYWHERE: &[&str] = &[
         "L200 d64 f16 full normal seed=1",
         "q70 kv200 d64 f16 causal normal seed=2 schedule=1",
@@ -160,7 +169,10 @@ pub fn cases(device: DeviceKind) -> Vec<Case> {
         "b4 h16 L1000 d64 f16 full outliers seed=7",
     ];
     let more = if device == DeviceKind::Cuda { GPU } else { &[] };
-    ANYWHERE.iter().chain(more).map(|line| line.parse().expect("the list holds valid cases")).collect()
+    let case = |line: &&str| Trial::new(line.parse().expect("the list holds valid cases"));
+    // What is far apart takes a GPU gigabytes; there property `far_is_near` asks for it.
+    let beyond = check::beyond().into_iter().filter(|trial| device == DeviceKind::Interpreter || !trial.is_far());
+    ANYWHERE.iter().chain(more).map(case).chain(beyond).collect()
 }
 
 /// How often each case is run again, looking for other bits.

@@ -1,9 +1,10 @@
 //! Properties of problems that are the same problem written in another way.
 
-use sdpa_core::{Layout, Mask, Operand, Problem, Strides};
+use sdpa_core::{DeviceKind, Layout, Mask, Operand, Problem, Strides};
 use sdpa_ref::Judged;
 
 use super::{Extents, Instance, expect_same, no_difference, operand_rows, valid};
+use crate::far::{near, stretched};
 use crate::verify::{Reason, difference_between};
 
 /// Strides say where the numbers lie, not what they are.
@@ -17,6 +18,27 @@ pub(super) fn strided_is_contiguous(instance: &Instance<'_>) -> Result<Judged, R
     let expected = instance.run(&contiguous, &instance.data(&contiguous))?;
     let what = "strided tensors give another result than contiguous ones";
     no_difference(what, strided.lse_len(), difference_between((&strided, &found), (&contiguous, &expected), Some))
+}
+
+/// Offsets beyond 2³¹ and 2³² elements say where the numbers lie, and lose no bit on the way there.
+pub(super) fn far_is_near(instance: &Instance<'_>) -> Result<Judged, Reason> {
+    let contiguous = valid(instance.case.problem.to_builder().layout(Layout::Bhld).build());
+    let expected = instance.run(&contiguous, &instance.data(&contiguous))?;
+    // The outermost dimension in use is stretched: in turn sequences, heads, and rows.
+    let distance = if instance.case.seed.is_multiple_of(2) { 1 << 31 } else { 1 << 32 };
+    // A GPU has to hold what lies between, so there one tensor at a time is far.
+    let apart: &[&[Operand]] = match instance.device.kind() {
+        DeviceKind::Cuda => &[&[Operand::Query], &[Operand::Key], &[Operand::Value], &[Operand::Output]],
+        DeviceKind::Interpreter => &[&Operand::ALL],
+    };
+    let mut judged = Judged::default();
+    for operands in apart {
+        let far = stretched(&contiguous, operands, distance);
+        let found = instance.run(&far, &instance.data(&near(&far)))?;
+        judged +=
+            expect_same("tensors with rows far apart give another result", &contiguous, &found, &expected, |_| true)?;
+    }
+    Ok(judged)
 }
 
 /// A problem with room behind every row, head and sequence, another one for each operand.

@@ -103,8 +103,8 @@ fn reject_on(device: &dyn Device, mutant: &mutants::Mutant) -> Result<String, St
     let kind = device.kind();
     let thoroughness = Thoroughness { repetitions: mutants::repetitions(kind), ..Thoroughness::default() };
     let (mut accepted, mut declined) = (0, Vec::new());
-    for case in mutants::cases(kind) {
-        let Err(failure) = verify_thoroughly(device, mutant, &case, thoroughness) else {
+    for trial in mutants::trials(kind) {
+        let Err(failure) = verify_thoroughly(device, &trial.subject(mutant), &trial.case, thoroughness) else {
             accepted += 1;
             continue;
         };
@@ -113,7 +113,9 @@ fn reject_on(device: &dyn Device, mutant: &mutants::Mutant) -> Result<String, St
         } else if failure.is_verdict() {
             let reason = failure.reason.to_string();
             let headline = reason.lines().take(2).map(str::trim).collect::<Vec<_>>().join(" ");
-            return Ok(format!("rejected in case {}: {headline}", accepted + declined.len() + 1));
+            let number = accepted + declined.len() + 1;
+            let size = trial.size.map(|size| format!(" ({size})")).unwrap_or_default();
+            return Ok(format!("rejected in case {number}{size}: {headline}"));
         } else {
             return Err(format!("the mutant could not be judged:\n{failure}"));
         }

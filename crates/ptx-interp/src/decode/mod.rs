@@ -28,7 +28,7 @@ use crate::parse::{
 };
 
 /// Why a kernel cannot be executed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {message}: `{text}`")]
 pub struct DecodeError {
     /// Line in the PTX text, from 1.

@@ -10,6 +10,8 @@ use crate::order::Participant;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Piece {
     pub shared: u32,
+    /// The buffer of global memory.
+    pub buffer: usize,
     /// Offset in the buffer of the first byte that exists.
     pub global: usize,
     pub start: u8,
@@ -22,13 +24,13 @@ pub(crate) type Target = (u32, (u32, u32));
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Global to shared memory of some blocks.
-    Load { buffer: usize, pieces: Vec<Piece>, fill: [u8; 16], targets: Vec<Target>, bytes: u32 },
+    Load { pieces: Vec<Piece>, fill: [u8; 16], targets: Vec<Target>, bytes: u32 },
     /// Bytes known when it was issued.
     Deliver { place: SharedPlace, data: Vec<u8>, mbarrier: (u32, u32) },
     /// Shared memory to shared memory of another block.
     Forward { from: SharedPlace, to: SharedPlace, bytes: u32, mbarrier: (u32, u32) },
     /// Shared to global memory.
-    Store { rank: u32, buffer: usize, pieces: Vec<Piece>, reduction: Option<(AtomicKind, Scalar)> },
+    Store { rank: u32, pieces: Vec<Piece>, reduction: Option<(AtomicKind, Scalar)> },
 }
 
 /// A copy under way.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 pub(crate) use module::parse_module;
 
 /// Why a text is not PTX that this crate reads.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {message}{}", quoted(text))]
 pub struct ParseError {
     /// Line in the PTX text, from 1.

@@ -15,4 +15,5 @@ mod oracle;
 mod registers_in_flight;
 mod right_kernels;
 mod seeded_bugs;
+mod sentences;
 mod settled;

@@ -322,7 +322,7 @@ impl EvidenceRecord {
     /// Day, commit and driver, as far as it says.
     pub fn origin(&self) -> String {
         let fact = |key: &str| self.environment.get(key).and_then(|value| value.as_str());
-        let commit = fact("commit").map(|commit| format!(", commit {commit}"));
+        let commit = fact("commit").map(|commit| format!(", commit {}", short_commit(commit)));
         let driver = fact("driver_version").map(|driver| format!(", driver {driver}"));
         format!(
             "{}{}{}",
@@ -347,6 +347,12 @@ impl EvidenceRecord {
     fn peers(&self) -> Vec<&str> {
         peers_among(self.entries.iter(), |_| true)
     }
+}
+
+/// The first digits of a commit, and whether files had changed since: `c0ffee1-dirty`.
+pub(crate) fn short_commit(commit: &str) -> String {
+    let (hash, dirty) = commit.strip_suffix("-dirty").map_or((commit, ""), |hash| (hash, "-dirty"));
+    format!("{}{dirty}", hash.get(..7).unwrap_or(hash))
 }
 
 fn rung(
@@ -448,6 +454,14 @@ pub(crate) mod tests {
             evidence.records[0].entries[0].stale
         };
         assert_eq!([now, Some("c0ffee".to_owned()), None].map(stale), [false, true, true]);
+    }
+
+    #[test]
+    fn commits_are_short() {
+        assert_eq!(
+            ["0123456789ab-dirty", "0123456789ab", "c0ffee-dirty"].map(short_commit),
+            ["0123456-dirty", "0123456", "c0ffee-dirty"]
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use sdpa_core::Problem;
 use serde_json::{Map, Value};
 
 use super::grounds::GROUNDS;
-use super::{Entry, Evidence, EvidenceRecord, Pick, Rung};
+use super::{Entry, Evidence, EvidenceRecord, Pick, Rung, short_commit};
 use crate::timing::Ceiling;
 use harness::acceptance::shape_of;
 use harness::table::microseconds;
@@ -145,6 +145,7 @@ pub(super) fn circumstances(record: &EvidenceRecord) -> String {
     let mut facts = Vec::new();
     let mut fact = |map: &Map<String, Value>, key: &str, name: &str| {
         let text = match map.get(key) {
+            Some(Value::String(text)) if key == "commit" => short_commit(text),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) => number.to_string(),
             _ => return,

@@ -116,7 +116,7 @@ impl Check {
     fn trials(&self, generation: &dyn Attention) -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
         if let Some(text) = &self.case {
             let case: Case = text.parse()?;
-            let trial = Trial { case, multiprocessors: self.multiprocessors };
+            let trial = Trial { multiprocessors: self.multiprocessors, ..Trial::new(case) };
             trial.kernels(generation)?;
             return Ok(vec![trial]);
         }

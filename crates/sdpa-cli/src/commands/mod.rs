@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod build_ptx;
 pub(crate) mod check;
 pub(crate) mod counters;
+pub(crate) mod coverage;
 pub(crate) mod gate;
 mod judged;
 pub(crate) mod list;

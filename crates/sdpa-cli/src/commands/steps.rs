@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use harness::table::{Align, Table};
+use sdpa_bench::report::markers;
 use sdpa_cli::steps::{self, EvolutionStep};
 use sdpa_toolchain::{Checkout, write_whole};
 
@@ -31,9 +32,8 @@ impl Steps {
         } else if self.write {
             let path = checkout.root().join("ARCHITECTURE.md");
             let page = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let page = steps::replace_table(&page, &steps::render_markdown(&steps)).ok_or_else(|| {
-                format!("{}: a line `{}` or `{}` is missing", path.display(), steps::BEGIN, steps::END)
-            })?;
+            let page = markers::splice(&page, steps::REGION, &steps::render_markdown(&steps))
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             write_whole(&path, page.as_bytes())?;
             writeln!(out, "wrote {}", path.display())?;
         } else {

@@ -16,8 +16,11 @@ use harness::verify::{Failure, Thoroughness, verify_thoroughly};
 /// On the interpreter, which sees every fault; a GPU's context would not survive some of them.
 fn is_rejected(mutant: &mutants::Mutant, texts: &KernelTexts) -> Result<bool, Box<Failure>> {
     let device = texts.interpreter();
-    for case in mutants::cases(DeviceKind::Interpreter) {
-        let Err(failure) = verify_thoroughly(&device, mutant, &case, Thoroughness::default()) else { continue };
+    for trial in mutants::trials(DeviceKind::Interpreter) {
+        let Err(failure) = verify_thoroughly(&device, &trial.subject(mutant), &trial.case, Thoroughness::default())
+        else {
+            continue;
+        };
         match failure.unsupported() {
             None if failure.is_verdict() => return Ok(true),
             None => return Err(Box::new(failure)),

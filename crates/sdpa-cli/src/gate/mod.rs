@@ -17,15 +17,18 @@
 mod advice;
 mod missed;
 mod record;
+mod sanitizer;
 mod speed;
 mod steps;
 mod unnoticed;
 
+pub use advice::what_changed;
 pub use missed::{Sample, mutants};
 pub use record::{GateRecord, StepRecord, render_line};
+pub use sanitizer::sanitizer;
 pub use speed::judge_speed;
 pub use steps::{
-    Outcome, Progress, acceptance, compiles, properties, races, real_input, resources, sanitizer, speed_shapes,
+    Explain, Outcome, Progress, acceptance, compiles, findings, properties, races, real_input, resources, speed_shapes,
 };
 
 use serde::{Deserialize, Serialize};

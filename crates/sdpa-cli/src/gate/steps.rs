@@ -1,13 +1,12 @@
 //! The questions of the gate, each an [`Outcome`].
 
 use std::cell::{Cell, RefCell};
-use std::process::Command;
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-use sdpa_core::{Attention, Device, Dtype, Mask, Problem};
-use sdpa_toolchain::{KernelTexts, ToolchainError, find_tool};
+use sdpa_core::{Attention, Device, Dtype, Error, Mask, Problem};
+use sdpa_toolchain::{KernelTexts, ToolchainError};
 
-use super::{Status, advice};
+use super::Status;
 use harness::acceptance::{cases as acceptance_cases, decoding_cases, shape_of};
 use harness::case::Case;
 use harness::check::{self, What, trials};
@@ -113,8 +112,24 @@ pub fn resources(generation: &dyn Attention, found: Result<(String, Vec<Cost>), 
     Outcome::passed(&text)
 }
 
-/// Right on the gate's shapes; a generation that takes none of them is one for decoding, and asked that.
-pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Progress<'_>) -> Outcome {
+/// Shows what the interpreter finds in a case; nothing if that is nothing.
+pub type Explain<'a> = &'a dyn Fn(&Case) -> Option<String>;
+
+/// What the interpreter finds in a case, as `sdpa check` shows it; none if it finds nothing.
+pub fn findings(generation: &'static dyn Attention, case: &Case, texts: &KernelTexts) -> Option<String> {
+    let trial = check::Trial { case: case.clone(), multiprocessors: None };
+    let checked = check::check(generation, &[trial], 1, texts, || ()).ok()?;
+    (!checked.faults.is_empty()).then(|| check::render(&checked, check::SHOWN))
+}
+
+/// Right on the gate's shapes; a generation that takes none of them is one for decoding, and asked that. A case that the
+/// interpreter finds something in is told by `explain`.
+pub fn acceptance(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    explain: Explain<'_>,
+    progress: Progress<'_>,
+) -> Outcome {
     let (mut passed, mut declined, mut judged, mut worst) = (0, 0, Judged::default(), 0.0_f64);
     let takes = |case: &Case| generation.plan(&case.problem, device.limits()).is_ok();
     let mut cases: Vec<Case> = acceptance_cases(device.kind()).into_iter().map(|case| case.case).collect();
@@ -133,7 +148,11 @@ pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Pro
             Err(failure) if failure.unsupported().is_some() => declined += 1,
             Err(failure) => {
                 let headline = format!("wrong on {} {}", shape_of(problem), problem.mask().name());
-                return Outcome::of_failure(&headline, &failure);
+                let has_findings = matches!(*failure.reason, Reason::Device(Error::Findings { .. }));
+                return match has_findings.then(|| explain(case)).flatten() {
+                    Some(found) => Outcome::failed(&format!("{headline}\n{}", found.trim_end()), failure.hint()),
+                    None => Outcome::of_failure(&headline, &failure),
+                };
             }
         }
     }
@@ -293,91 +312,15 @@ pub fn races(
             Outcome::passed(&format!("{} runs on the interpreter, {}, nothing found", checked.runs, checked.judged))
         }
         Ok(checked) => {
-            let mut look_at = match &checked.faults[0].what {
+            let look_at = match &checked.faults[0].what {
                 What::Finding(_) => {
                     "the two lines named first: what orders one after the other? Ownership beats synchronisation"
-                        .to_owned()
                 }
-                What::Wrong(failure) => failure.hint().to_owned(),
+                What::Wrong(failure) => failure.hint(),
             };
-            if let Some(lost) = advice::lost_order(generation.generation()) {
-                look_at = format!("{lost}; else {look_at}");
-            }
-            Outcome::failed(&check::render(&checked, check::SHOWN), &look_at)
+            Outcome::failed(&check::render(&checked, check::SHOWN), look_at)
         }
         Err(failure) => Outcome::not_run(&format!("the interpreter cannot run it: {}", failure.reason)),
-    }
-}
-
-/// compute-sanitizer finds nothing in this program's own `verify`, where the tool is on PATH.
-pub fn sanitizer(generation: &dyn Attention, device: &dyn Device, progress: Progress<'_>) -> Outcome {
-    let Some(tool) = find_tool("compute-sanitizer") else {
-        return Outcome::not_run("no compute-sanitizer on PATH, so the GPU's own view of races was not asked for");
-    };
-    let Ok(program) = std::env::current_exe() else {
-        return Outcome::not_run("this program does not know where it is");
-    };
-    let id = generation.generation().id;
-    let takes = |trial: &check::Trial| {
-        trial.multiprocessors.is_none() && generation.plan(&trial.case.problem, device.limits()).is_ok()
-    };
-    let cases: Vec<Case> = trials(generation).into_iter().filter(takes).map(|trial| trial.case).collect();
-    // Of the ragged shapes the first, and some from all over the list: head dimensions, masks, element types.
-    let chosen: Vec<&Case> = cases.iter().step_by(cases.len().div_ceil(4).max(1)).collect();
-    if chosen.is_empty() {
-        return Outcome::not_run("it takes none of the shapes of `sdpa check` on this device");
-    }
-    let mut runs = 0;
-    for check in ["memcheck", "racecheck", "synccheck", "initcheck"] {
-        for case in &chosen {
-            progress(format!("compute-sanitizer --tool {check}, {case}"));
-            let line = case.to_string();
-            let output = Command::new(&tool)
-                .args(["--tool", check, "--error-exitcode", &COMPLAINT.to_string()])
-                .arg(&program)
-                .args(["verify", id, &line])
-                .env("SDPA_DEVICE", "cuda")
-                .output();
-            let output = match output {
-                Ok(output) => output,
-                Err(error) => return Outcome::not_run(&format!("{}: {error}", tool.display())),
-            };
-            runs += 1;
-            let said =
-                [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("\n");
-            if let Some(outcome) = judge_sanitizer(output.status.code(), &said, &format!("{check}, {id} on {line}")) {
-                return outcome;
-            }
-        }
-    }
-    Outcome::passed(&format!("{runs} runs under compute-sanitizer, no complaint"))
-}
-
-/// What compute-sanitizer is told to exit with where it complains; no exit code of `sdpa verify`.
-const COMPLAINT: i32 = 99;
-
-/// What a run under compute-sanitizer means; nothing where it went well.
-fn judge_sanitizer(code: Option<i32>, said: &str, what: &str) -> Option<Outcome> {
-    let tools: Vec<&str> = said.lines().filter(|line| line.starts_with("=========")).collect();
-    let programs: Vec<&str> = said.lines().filter(|line| !line.starts_with("=========") && !line.is_empty()).collect();
-    // Whoever never ran the program has said nothing of it: a tool that this driver or GPU does not suit.
-    let ran = programs.iter().any(|line| line.starts_with("device: "));
-    let story = |lines: &[&str]| lines.iter().take(24).copied().collect::<Vec<_>>().join("\n");
-    match code {
-        Some(0) if ran => None,
-        Some(COMPLAINT) if ran => Some(Outcome::failed(
-            &format!("compute-sanitizer complains: {what}\n{}", story(&tools)),
-            "the first hazard or invalid access above: the kernel's PTX carries line numbers",
-        )),
-        Some(code @ 1) if ran => Some(Outcome::failed(
-            &format!("wrong under compute-sanitizer (exit code {code}): {what}\n{}", story(&programs)),
-            "the tool slows warps down unevenly: an order that usually holds and that nothing enforces",
-        )),
-        code => {
-            let code = code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
-            let said = story(&[tools, programs].concat());
-            Some(Outcome::not_run(&format!("compute-sanitizer did not get through ({code}): {what}\n{said}")))
-        }
     }
 }
 
@@ -465,24 +408,6 @@ mod tests {
         assert_eq!(resources(generation, Err("no ptxas".to_owned())).status, Status::NotRun);
     }
 
-    #[test]
-    fn a_tool_that_complains_is_told_from_one_that_did_not_run() {
-        let ran = "========= COMPUTE-SANITIZER\ndevice: some GPU\n========= Invalid __global__ write\nok: right\n";
-        let status = |code, said: &str| judge_sanitizer(code, said, "memcheck").map(|outcome| outcome.status);
-        assert_eq!(status(Some(0), ran), None);
-        assert_eq!(status(Some(99), ran), Some(Status::Failed));
-        assert_eq!(status(Some(1), ran), Some(Status::Failed));
-        assert_eq!(status(Some(2), ran), Some(Status::NotRun));
-        assert_eq!(status(None, ran), Some(Status::NotRun));
-        let refused = "========= Error: Target application terminated before first instrumented API call\n";
-        assert_eq!([status(Some(99), refused), status(Some(0), refused)], [Some(Status::NotRun); 2]);
-        let complaint = judge_sanitizer(Some(99), ran, "memcheck, v9 on L1").unwrap().detail;
-        assert!(
-            complaint.starts_with("compute-sanitizer complains: memcheck, v9 on L1\n=====")
-                && !complaint.contains("ok:")
-        );
-    }
-
     /// Takes nothing but single queries.
     struct Decoder(HostGeneration);
 
@@ -500,11 +425,22 @@ mod tests {
 
     #[test]
     fn whoever_takes_no_acceptance_shape_is_asked_to_decode() {
-        let found = |fault| acceptance(&HostDevice::default(), &Decoder(HostGeneration::new(fault)), &quiet);
+        let found = |fault| acceptance(&HostDevice::default(), &Decoder(HostGeneration::new(fault)), &|_| None, &quiet);
         let right = found(Fault::None);
         assert!(right.status == Status::Passed && right.detail.starts_with("3 cases"), "{right:?}");
         assert_eq!(found(Fault::NoScale).status, Status::Failed);
         assert_eq!(found(Fault::DeclinesAll).status, Status::NotRun);
+    }
+
+    #[test]
+    fn what_the_interpreter_finds_in_an_accepted_shape_is_shown_with_its_lines() {
+        let mutant = mutants::find("missing_syncthreads").unwrap();
+        let texts = KernelTexts::packed();
+        let found = acceptance(&texts.interpreter(), mutant, &|case| findings(mutant, case, &texts), &quiet);
+        assert!(found.detail.starts_with("wrong on (1,2,512,64) full\nkernels/"), "{}", found.detail);
+        assert!(found.detail.contains(" | ") && found.detail.contains("note: the other access"), "{}", found.detail);
+        let case = "L17 d64".parse().unwrap();
+        assert_eq!(findings(generations::ALL[0], &case, &texts), None);
     }
 
     #[test]

@@ -37,14 +37,18 @@ impl Sandbox {
         command
     }
 
-    /// Runs a command and shows all that it says, and how it ends.
+    /// Runs a command and shows all that it says, and how it ends. The note that the folder is in no checkout is left out: it is
+    /// true of every test, and names the machine's own path.
     pub(crate) fn said_by(&self, command: &mut Command) -> String {
         let output = command.output().expect("the program starts");
         let text = |bytes: &[u8]| {
             String::from_utf8_lossy(bytes).replace(&self.folder.path().display().to_string(), "[folder]")
         };
         let code = output.status.code().map_or("killed".to_owned(), |code| code.to_string());
-        format!("{}{}exit {code}", text(&output.stdout), text(&output.stderr))
+        let errors = text(&output.stderr);
+        let errors =
+            errors.split_inclusive('\n').filter(|line| !line.starts_with("note: this folder is in no checkout"));
+        format!("{}{}exit {code}", text(&output.stdout), errors.collect::<String>())
     }
 
     /// What the program says of a file with these tensors.

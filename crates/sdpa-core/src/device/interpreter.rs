@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ptx_interp::{Counters, Finding, Kernel, Memory, Module};
+use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
 
 use super::host_memory::check_host_memory;
 use super::tensor_maps::TensorMaps;
@@ -31,6 +31,8 @@ pub struct Interpreter {
     schedule: AtomicU64,
     /// Warp instructions a block may take; 0 leaves the interpreter's own limit.
     instruction_limit: AtomicU64,
+    /// Whether launches note what of a kernel they execute.
+    covers: AtomicBool,
     reports: Mutex<Reports>,
 }
 
@@ -47,6 +49,18 @@ pub struct Reports {
     pub counters: Counters,
     /// Everything they did wrong.
     pub findings: Vec<Finding>,
+    /// What of each kernel they executed, if [`Interpreter::cover`] asked for it.
+    pub coverage: Vec<(Specialisation, Coverage)>,
+}
+
+impl Reports {
+    fn cover(&mut self, kernel: Specialisation, covered: Coverage) {
+        let known = self.coverage.iter_mut().find(|(known, _)| *known == kernel);
+        // Another text of the kernel begins anew.
+        if !known.is_some_and(|(_, all)| all.merge(&covered)) {
+            self.coverage.push((kernel, covered));
+        }
+    }
 }
 
 impl Interpreter {
@@ -64,6 +78,7 @@ impl Interpreter {
             substitutes: Mutex::default(),
             schedule: AtomicU64::default(),
             instruction_limit: AtomicU64::default(),
+            covers: AtomicBool::default(),
             reports: Mutex::default(),
         }
     }
@@ -76,6 +91,11 @@ impl Interpreter {
     /// Ends later launches whose blocks take more warp instructions than this: loops that mutations made endless.
     pub fn limit_instructions(&self, most: u64) {
         self.instruction_limit.store(most.max(1), Ordering::Relaxed);
+    }
+
+    /// Makes later launches note what of their kernels they execute: see [`Reports::coverage`].
+    pub fn cover(&self, covers: bool) {
+        self.covers.store(covers, Ordering::Relaxed);
     }
 
     fn kernel(&self, kernel: &Specialisation) -> Result<Kernel> {
@@ -118,12 +138,16 @@ fn load(kernel: &Specialisation, ptx: &str) -> Result<Kernel> {
 /// Frees an allocation when its last buffer is gone.
 struct Allocation {
     memory: Arc<Mutex<Memory>>,
-    address: u64,
+    /// Of each piece.
+    addresses: Vec<u64>,
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        lock(&self.memory).free(self.address);
+        let mut memory = lock(&self.memory);
+        for address in &self.addresses {
+            memory.free(*address);
+        }
     }
 }
 
@@ -154,7 +178,15 @@ impl Device for Interpreter {
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
         check_host_memory(name, bytes)?;
         let address = lock(&self.memory).allocate(name, bytes, ALIGNMENT);
-        Ok(Buffer::new(address, bytes, self.id, Arc::new(Allocation { memory: Arc::clone(&self.memory), address })))
+        let allocation = Allocation { memory: Arc::clone(&self.memory), addresses: vec![address] };
+        Ok(Buffer::new(address, bytes, self.id, Arc::new(allocation)))
+    }
+
+    fn allocate_pieces(&self, name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {
+        let address = lock(&self.memory).allocate_pieces(name, pieces, ALIGNMENT);
+        let addresses = pieces.iter().map(|piece| address + piece.start as u64).collect();
+        let bytes = pieces.last().map_or(0, |last| last.end);
+        Ok(Buffer::new(address, bytes, self.id, Arc::new(Allocation { memory: Arc::clone(&self.memory), addresses })))
     }
 
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
@@ -183,6 +215,7 @@ impl Device for Interpreter {
         let encode = |map: &ptx_interp::TensorMapDescription| map.encode().map_err(|error| error.to_string());
         run.params.extend(TensorMaps::new(launch, params, encode)?.iter().flat_map(TensorMaps::bytes));
         run.seed = self.schedule.load(Ordering::Relaxed);
+        run.coverage = self.covers.load(Ordering::Relaxed);
         match self.instruction_limit.load(Ordering::Relaxed) {
             0 => {}
             most => run.limits.instructions = most,
@@ -197,6 +230,9 @@ impl Device for Interpreter {
         let mut reports = lock(&self.reports);
         reports.counters += &report.counters;
         reports.findings.extend(report.findings.iter().cloned());
+        if let Some(covered) = &report.coverage {
+            reports.cover(launch.kernel, covered.clone());
+        }
         if report.is_clean() {
             return match tickets {
                 None => Ok(()),
@@ -292,6 +328,16 @@ mod tests {
         assert!(matches!(error, Error::Tickets { word: 5, found: 3, .. }), "{error}");
         // And the fault stays where it was made.
         run(&device, BLOCK, &right, KERNEL).unwrap();
+    }
+
+    #[test]
+    fn memory_that_there_is_not_is_an_error_and_no_abort() {
+        let device = Interpreter::new();
+        for bytes in [1 << 60, 1 << 50, usize::MAX] {
+            let error = device.allocate(bytes).map(drop).unwrap_err();
+            assert!(matches!(error, Error::OutOfMemory { bytes: asked, .. } if asked == bytes), "{error}");
+        }
+        assert_eq!(device.allocate(0).unwrap().bytes(), 0);
     }
 
     #[test]

@@ -64,6 +64,16 @@ pub trait Device: Send + Sync {
         self.allocate_named("buffer", bytes)
     }
 
+    /// Allocates a buffer of which only `pieces` will be used: ranges of bytes in ascending order, apart, the first from 0
+    /// and the last to the end. The interpreter has nothing between them, so that an access there is found; a GPU allocates
+    /// all of it.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    fn allocate_pieces(&self, name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {
+        self.allocate_named(name, pieces.last().map_or(0, |last| last.end))
+    }
+
     /// Copies bytes into a buffer, `offset` bytes after its start.
     ///
     /// # Errors

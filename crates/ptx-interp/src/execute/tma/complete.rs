@@ -12,14 +12,14 @@ impl Machine<'_> {
     pub(crate) fn complete_transfer(&mut self, cluster: &mut Cluster, which: usize) -> Result<(), Stopped> {
         let Transfer { pc, action, .. } = cluster.transfers.swap_remove(which);
         match action {
-            Action::Load { buffer, pieces, fill, targets, bytes } => {
+            Action::Load { pieces, fill, targets, bytes } => {
                 let start = pieces.iter().map(|piece| piece.shared).min().unwrap_or(0);
                 let ranges = ranges_of(&pieces, start, bytes);
                 for (rank, mbarrier) in targets {
                     for piece in &pieces {
                         let mut data = fill;
                         let (from, to) = (usize::from(piece.start), usize::from(piece.start + piece.length));
-                        self.global.read(buffer, piece.global, &mut data[from..to]);
+                        self.global.read(piece.buffer, piece.global, &mut data[from..to]);
                         write_bytes(cluster, rank, piece.shared, &data);
                     }
                     for (start, bytes) in &ranges {
@@ -40,7 +40,7 @@ impl Machine<'_> {
                 finish_delivery(cluster, pc, to.rank, to.offset, bytes, mbarrier);
                 self.deliver_bytes(cluster, mbarrier, bytes);
             }
-            Action::Store { rank, buffer, pieces, reduction } => {
+            Action::Store { rank, pieces, reduction } => {
                 for piece in pieces.iter().filter(|piece| piece.length > 0) {
                     let start = (piece.shared + u32::from(piece.start)) as usize;
                     let length = usize::from(piece.length);
@@ -48,10 +48,10 @@ impl Machine<'_> {
                     data[..length].copy_from_slice(&cluster.blocks[rank as usize].shared.bytes[start..start + length]);
                     if let Some((kind, scalar)) = reduction {
                         let mut old = [0; 16];
-                        self.global.read(buffer, piece.global, &mut old[..length]);
+                        self.global.read(piece.buffer, piece.global, &mut old[..length]);
                         reduce(kind, scalar, &old[..length], &mut data[..length]);
                     }
-                    self.global.write(buffer, piece.global, &data[..length]);
+                    self.global.write(piece.buffer, piece.global, &data[..length]);
                 }
                 for warp in cluster.blocks.iter_mut().flat_map(|block| &mut block.warps) {
                     warp.wake(|wait| wait == Wait::Bulk);

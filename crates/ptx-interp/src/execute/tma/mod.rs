@@ -205,9 +205,19 @@ impl Machine<'_> {
             if box_bytes > u64::from(self.context.shared_end) {
                 return Err(self.bad_copy(cluster, at, lane, || format!("a box of {box_bytes} bytes")));
             }
-            let (buffer, base_offset) = self.global_place(cluster, at, lane, map.address, extent as usize, 16)?;
+            let in_pieces = self.global.memory.resolve_across_pieces(map.address, extent);
+            let (buffer, base_offset) = match in_pieces {
+                Some(found) => found,
+                None => self.global_place(cluster, at, lane, map.address, extent as usize, 16)?,
+            };
             let base = map.address - base_offset as u64;
-            let (pieces, bytes) = pieces_of(&map, &coordinates, offset, base, &copy.completion);
+            let (mut pieces, bytes) = pieces_of(&map, &coordinates, offset, (buffer, base), &copy.completion);
+            if in_pieces.is_some() {
+                for piece in pieces.iter_mut().filter(|piece| piece.length > 0) {
+                    let (address, bytes) = (base + piece.global as u64, usize::from(piece.length));
+                    (piece.buffer, piece.global) = self.global_place(cluster, at, lane, address, bytes, 1)?;
+                }
+            }
             let ranges = ranges_of(&pieces, offset, bytes);
             let end = ranges.iter().map(|(start, bytes)| u64::from(*start) + u64::from(*bytes)).max().unwrap_or(0);
             if rank as usize >= cluster.blocks.len() || end > u64::from(self.context.shared_end) {
@@ -230,10 +240,10 @@ impl Machine<'_> {
                         }
                     }
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
-                        self.note_copy_read(cluster, at, lane, (buffer, piece.global), usize::from(piece.length));
+                        self.note_copy_read(cluster, at, lane, (piece.buffer, piece.global), usize::from(piece.length));
                     }
                     let fill = fill_of(&map);
-                    self.start(cluster, at, lane, Action::Load { buffer, pieces, fill, targets, bytes });
+                    self.start(cluster, at, lane, Action::Load { pieces, fill, targets, bytes });
                 }
                 BulkCompletion::Group => {
                     let reader = groups_of(cluster, at.participant(lane)).participant;
@@ -242,18 +252,19 @@ impl Machine<'_> {
                     }
                     cluster.order.tick();
                     // The last piece of a line may lie outside of the tensor, but never of its buffer.
-                    let ragged = !(map.dims[0] * element as u64).is_multiple_of(u64::from(PIECE_BYTES));
+                    let ragged =
+                        in_pieces.is_none() && !(map.dims[0] * element as u64).is_multiple_of(u64::from(PIECE_BYTES));
                     for piece in pieces.iter().filter(|piece| ragged && piece.length > 0) {
                         let place = base + piece.global as u64;
                         self.global_place(cluster, at, lane, place, usize::from(piece.length), 1)?;
                     }
                     let manner = manner_of(copy.reduction.is_some());
                     for piece in pieces.iter().filter(|piece| piece.length > 0) {
-                        let place = (buffer, piece.global);
+                        let place = (piece.buffer, piece.global);
                         self.note_global_write(cluster, at, lane, place, usize::from(piece.length), manner, false);
                     }
                     let reduction = copy.reduction.map(|kind| (kind, scalar_of(map.element)));
-                    self.start(cluster, at, lane, Action::Store { rank, buffer, pieces, reduction });
+                    self.start(cluster, at, lane, Action::Store { rank, pieces, reduction });
                 }
             }
         });
@@ -289,20 +300,20 @@ impl Machine<'_> {
             let place = self.bulk_shared(cluster, at, lane, shared_address, bytes)?;
             match copy.completion {
                 BulkCompletion::Group => {
-                    let (buffer, offset) = self.global_place(cluster, at, lane, destination, bytes as usize, 16)?;
+                    let target = self.global_place(cluster, at, lane, destination, bytes as usize, 16)?;
                     let reader = groups_of(cluster, at.participant(lane)).participant;
                     self.read_by_copy(cluster, at, lane, reader, place.rank, place.offset, bytes);
                     cluster.order.tick();
-                    let pieces = plain_pieces(place.offset, offset, bytes);
+                    let pieces = plain_pieces(place.offset, target, bytes);
                     for piece in &pieces {
                         let manner = manner_of(copy.reduction.is_some());
-                        self.note_global_write(cluster, at, lane, (buffer, piece.global), 16, manner, false);
+                        self.note_global_write(cluster, at, lane, (piece.buffer, piece.global), 16, manner, false);
                     }
                     self.start(
                         cluster,
                         at,
                         lane,
-                        Action::Store { rank: place.rank, buffer, pieces, reduction: copy.reduction },
+                        Action::Store { rank: place.rank, pieces, reduction: copy.reduction },
                     );
                 }
                 BulkCompletion::Mbarrier(address) => {
@@ -310,17 +321,17 @@ impl Machine<'_> {
                     let mbarrier = self.mbarrier_place(cluster, at, lane, mbarriers[lane], Space::SharedCluster)?;
                     self.check_mbarrier(cluster, at, lane, mbarrier)?;
                     if copy.source_space == Space::Global {
-                        let (buffer, offset) = self.global_place(cluster, at, lane, source, bytes as usize, 16)?;
+                        let origin = self.global_place(cluster, at, lane, source, bytes as usize, 16)?;
                         let multicast = copy.multicast.map(|register| warp.registers.word(register)[lane] & 0xffff);
                         let targets = self.targets(cluster, at, lane, place, mbarrier, multicast)?;
                         for (rank, _) in &targets {
                             self.begin_delivery(cluster, at, lane, *rank, place.offset, bytes);
                         }
-                        let pieces = plain_pieces(place.offset, offset, bytes);
+                        let pieces = plain_pieces(place.offset, origin, bytes);
                         for piece in &pieces {
-                            self.note_copy_read(cluster, at, lane, (buffer, piece.global), 16);
+                            self.note_copy_read(cluster, at, lane, (piece.buffer, piece.global), 16);
                         }
-                        self.start(cluster, at, lane, Action::Load { buffer, pieces, fill: [0; 16], targets, bytes });
+                        self.start(cluster, at, lane, Action::Load { pieces, fill: [0; 16], targets, bytes });
                     } else {
                         let from = self.bulk_shared(cluster, at, lane, source, bytes)?;
                         let reader = cluster

@@ -15,7 +15,7 @@ pub(crate) fn pieces_of(
     map: &TensorMapDescription,
     coordinates: &[i32],
     shared: u32,
-    buffer_base: u64,
+    (buffer, buffer_base): (usize, u64),
     completion: &BulkCompletion,
 ) -> (Vec<Piece>, u32) {
     let element = i64::from(map.element.bytes());
@@ -53,7 +53,7 @@ pub(crate) fn pieces_of(
                 (0, 0)
             };
             let global = if length == 0 { 0 } else { offset.wrapping_add(begin * element) as usize };
-            pieces.push(Piece { shared: place, global, start, length });
+            pieces.push(Piece { shared: place, buffer, global, start, length });
         }
     }
     (pieces, lines * inner_bytes)
@@ -83,10 +83,11 @@ pub(crate) fn stored_ranges_of(pieces: &[Piece]) -> Vec<(u32, u32)> {
     runs.map(|run| (run[0], run.len() as u32 * PIECE_BYTES)).collect()
 }
 
-pub(crate) fn plain_pieces(shared: u32, global: usize, bytes: u32) -> Vec<Piece> {
+pub(crate) fn plain_pieces(shared: u32, (buffer, global): (usize, usize), bytes: u32) -> Vec<Piece> {
     (0..bytes / PIECE_BYTES)
         .map(|piece| Piece {
             shared: shared + piece * PIECE_BYTES,
+            buffer,
             global: global + (piece * PIECE_BYTES) as usize,
             start: 0,
             length: PIECE_BYTES as u8,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use harness::case::Case;
 use harness::mutants;
 use sdpa::generations;
 use sdpa_bench::timing::{self, Grid, Options, Record, Shape};
@@ -175,7 +176,13 @@ impl Gate {
                     found
                 }
             };
-            let Found { status, detail, look_at } = found;
+            let Found { status, detail, mut look_at } = found;
+            if status == Status::Failed
+                && let Some(places) = gate::what_changed(who)
+            {
+                // An author looks at the last edit first.
+                look_at = Some([Some(places), look_at].into_iter().flatten().collect::<Vec<_>>().join("\n"));
+            }
             let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
             let step = StepRecord { name: name.to_owned(), status, detail, look_at, seconds };
             if status != Status::NotReached {
@@ -204,7 +211,13 @@ impl Gate {
             self.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
         let mut questions: Vec<(&'static str, Question<'a>)> = vec![
             ("compiles", Box::new(|_| gate::compiles(generation, compiled))),
-            ("acceptance", Box::new(|progress| gate::acceptance(device, generation, progress))),
+            (
+                "acceptance",
+                Box::new(|progress| {
+                    let explain = |case: &Case| gate::findings(generation, case, texts);
+                    gate::acceptance(device, generation, &explain, progress)
+                }),
+            ),
             ("real input", Box::new(|_| gate::real_input(device, generation))),
             ("properties", Box::new(move |progress| gate::properties(device, generation, self.cases, seed, progress))),
             ("races", Box::new(|progress| gate::races(generation, self.schedules, texts, progress))),

@@ -20,7 +20,12 @@ const QUIET: Duration = Duration::from_millis(200);
 pub(super) fn watch(out: &mut dyn Write, generations: &[&'static dyn Attention]) -> Outcome {
     let checkout = Checkout::find()?;
     let (sender, events) = channel();
-    let mut watcher = notify::recommended_watcher(sender)?;
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading is no saving, and this program reads. Nobody listens any more once the watch ends.
+        if !event.as_ref().is_ok_and(|event| event.kind.is_access()) {
+            let _ = sender.send(event);
+        }
+    })?;
     watcher.watch(&checkout.root().join("kernels"), RecursiveMode::Recursive)?;
     let mut judged = texts(&checkout, generations)?;
     loop {

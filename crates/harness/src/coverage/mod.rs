@@ -1,0 +1,160 @@
+//! What of a generation's kernels the trials never execute: places of the source, directions of their conditions, and
+//! features of plans.
+//!
+//! A *place* is a line of the source with the calls that it was inlined through. Unrolling and inlining make several copies of
+//! it in a kernel; a place is reached if one of them is. A comment `// UNREACHED: reason` in or above a line, or in or above a
+//! call that it was inlined through, says why nothing can reach it.
+
+mod place;
+mod plans;
+mod render;
+
+use rayon::prelude::*;
+use sdpa_core::{Attention, Coverage, Device as _, Specialisation};
+use sdpa_toolchain::KernelTexts;
+use serde::Serialize;
+
+use crate::check::Trial;
+use crate::execute::{Stage, Surroundings};
+use crate::verify::{Failure, MATCHES_REFERENCE};
+
+pub use place::{Missed, Place};
+pub use plans::{PlanFeature, plan_features};
+pub use render::render;
+
+/// What trials executed of a kernel.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// The kernel.
+    pub kernel: Specialisation,
+    /// What was executed of it.
+    pub coverage: Coverage,
+}
+
+/// How much of one kernel the trials reach.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelCoverage {
+    /// `v2b/f16_d64_s2`.
+    pub kernel: String,
+    /// What the kernel was made of.
+    pub fingerprint: String,
+    /// Places of the source, and directions of their conditions.
+    pub places: usize,
+    /// Those that a trial reaches.
+    pub reached: usize,
+    /// Those that a comment says nothing can reach.
+    pub explained: usize,
+    /// Loops that turned never, once, twice, and more often, of how many.
+    pub loops: [usize; 5],
+    /// Those that no trial reaches, with the reason if there is one.
+    pub missed: Vec<Missed>,
+}
+
+impl KernelCoverage {
+    /// Those that no trial reaches and no comment explains.
+    pub fn unexplained(&self) -> impl Iterator<Item = &Missed> {
+        self.missed.iter().filter(|missed| missed.reason.is_none())
+    }
+}
+
+/// How much of a generation the trials reach.
+#[derive(Clone, Debug, Serialize)]
+pub struct GenerationCoverage {
+    /// Which.
+    pub generation: &'static str,
+    /// Its kernels.
+    pub kernels: Vec<KernelCoverage>,
+    /// What its plans can have.
+    pub plans: Vec<PlanFeature>,
+}
+
+impl GenerationCoverage {
+    /// Of what the trials executed.
+    ///
+    /// # Errors
+    /// [`sdpa_core::Error`] if a kernel has no PTX.
+    pub fn new(
+        generation: &'static dyn Attention,
+        trials: &[Trial],
+        executed: &[Executed],
+        texts: &KernelTexts,
+    ) -> sdpa_core::Result<Self> {
+        let who = generation.generation();
+        let kernels = who.specialisations.iter().map(|kernel| {
+            let fingerprint = texts.fingerprint(kernel)?;
+            let found = executed.iter().find(|executed| executed.kernel == *kernel);
+            Ok(place::judge(kernel.to_string(), fingerprint, found.map(|found| &found.coverage)))
+        });
+        Ok(Self {
+            generation: who.id,
+            kernels: kernels.collect::<sdpa_core::Result<_>>()?,
+            plans: plan_features(generation, trials),
+        })
+    }
+
+    /// `(reached, explained, all)` of all kernels together.
+    pub fn totals(&self) -> (usize, usize, usize) {
+        self.kernels.iter().fold((0, 0, 0), |(reached, explained, all), kernel| {
+            (reached + kernel.reached, explained + kernel.explained, all + kernel.places)
+        })
+    }
+
+    /// True if trials reach all that no comment explains.
+    pub fn is_complete(&self) -> bool {
+        self.kernels.iter().all(|kernel| kernel.unexplained().next().is_none())
+            && self.plans.iter().all(|feature| feature.seen)
+    }
+}
+
+/// Runs each trial once on an interpreter of its own, side by side, and puts together what they executed.
+///
+/// # Errors
+/// [`Failure`] of the first trial that does not run to its end.
+pub fn execute(
+    generation: &'static dyn Attention,
+    trials: &[Trial],
+    texts: &KernelTexts,
+    progress: impl Fn() + Sync,
+) -> Result<Vec<Executed>, Box<Failure>> {
+    let each = trials.par_iter().map(|trial| {
+        let executed = execute_one(generation, trial, texts);
+        progress();
+        executed
+    });
+    let mut all = Vec::new();
+    for executed in each.collect::<Result<Vec<_>, _>>()? {
+        add(&mut all, executed);
+    }
+    Ok(all)
+}
+
+/// What one trial executes, with and without a log-sum-exp.
+pub(crate) fn execute_one(
+    generation: &'static dyn Attention,
+    trial: &Trial,
+    texts: &KernelTexts,
+) -> Result<Vec<Executed>, Box<Failure>> {
+    let device = texts.interpreter();
+    device.cover(true);
+    device.set_schedule(trial.case.schedule);
+    let subject = trial.subject(generation);
+    let (problem, data) = (&trial.case.problem, trial.case.data());
+    let run = || {
+        let stage = Stage::new(&device, problem, &data, Surroundings::Exact)?;
+        stage.run(&subject)?;
+        if problem.len_q() <= crate::check::FEW_ROWS { stage.run_without_lse(&subject) } else { Ok(()) }
+    };
+    run().map_err(|error| Box::new(Failure::new(&device, generation, &trial.case, MATCHES_REFERENCE, error)))?;
+    let covered = device.take_reports().coverage;
+    Ok(covered.into_iter().map(|(kernel, coverage)| Executed { kernel, coverage }).collect())
+}
+
+/// Adds what one trial executed to what others did.
+pub(crate) fn add(all: &mut Vec<Executed>, executed: Vec<Executed>) {
+    for one in executed {
+        let known = all.iter_mut().find(|known| known.kernel == one.kernel);
+        if !known.is_some_and(|known| known.coverage.merge(&one.coverage)) {
+            all.push(one);
+        }
+    }
+}
