@@ -19,7 +19,7 @@ const REQUIRE: &str = "SDPA_REQUIRE_PTXAS";
 fn main() -> ExitCode {
     let generations = generations::ALL.iter().map(|generation| generation.generation());
     let costs = generations.map(|who| (format!("{}_costs_no_more_than_accepted", who.id), Test::Costs(who)));
-    let others: [(&str, fn(&Path)); 3] = [
+    let others: [(&str, Plain); 3] = [
         ("products_that_ptxas_makes_wait_for_one_another_are_over_every_budget", serialised_products),
         ("the_mutant_that_does_not_wait_for_its_products_is_over_budget", unawaited_products),
         ("machine_code_is_compared_instruction_by_instruction", machine_code),
@@ -29,10 +29,13 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
+/// A test that is given ptxas.
+type Plain = fn(&Path);
+
 /// A test that needs ptxas.
 enum Test {
     Costs(&'static Generation),
-    Plain(fn(&Path)),
+    Plain(Plain),
 }
 
 impl Test {
