@@ -117,7 +117,7 @@ pub type Explain<'a> = &'a dyn Fn(&Case) -> Option<String>;
 
 /// What the interpreter finds in a case, as `sdpa check` shows it; none if it finds nothing.
 pub fn findings(generation: &'static dyn Attention, case: &Case, texts: &KernelTexts) -> Option<String> {
-    let trial = check::Trial { case: case.clone(), multiprocessors: None };
+    let trial = check::Trial::new(case.clone());
     let checked = check::check(generation, &[trial], 1, texts, || ()).ok()?;
     (!checked.faults.is_empty()).then(|| check::render(&checked, check::SHOWN))
 }
