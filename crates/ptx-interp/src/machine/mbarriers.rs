@@ -95,7 +95,14 @@ impl Machine<'_> {
     }
 
     /// Makes an mbarrier; one that is there already must have been invalidated.
-    pub(crate) fn begin_mbarrier(&mut self, cluster: &mut Cluster, at: At, lane: usize, place: SharedPlace, count: u32) {
+    pub(crate) fn begin_mbarrier(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        place: SharedPlace,
+        count: u32,
+    ) {
         let key = (place.rank, place.offset);
         if cluster.mbarriers.remove(&key).is_some() {
             self.report(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), None, || {
@@ -143,7 +150,8 @@ impl Machine<'_> {
         if place.rank == at.rank {
             return Ok(());
         }
-        let message = || format!("{does} an mbarrier of block {} of the cluster, which only that block may", place.rank);
+        let message =
+            || format!("{does} an mbarrier of block {} of the cluster, which only that block may", place.rank);
         Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), message))
     }
 
@@ -161,9 +169,8 @@ impl Machine<'_> {
         if i64::from(bytes).max(awaited) <= i64::from(MAX_COUNT) {
             return Ok(());
         }
-        let message = || {
-            format!("announces {bytes} bytes, and {awaited} are awaited then: an mbarrier counts up to {MAX_COUNT}")
-        };
+        let message =
+            || format!("announces {bytes} bytes, and {awaited} are awaited then: an mbarrier counts up to {MAX_COUNT}");
         Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), message))
     }
 
