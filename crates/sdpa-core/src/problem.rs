@@ -1,8 +1,10 @@
 //! What to attend over: shapes, strides, mask and scale, validated once.
 
+mod error;
+
 use std::fmt;
 
-use thiserror::Error;
+pub use error::ProblemError;
 
 use crate::Dtype;
 
@@ -100,69 +102,6 @@ impl fmt::Display for Operand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
-}
-
-/// Why a problem cannot exist.
-#[derive(Clone, Debug, PartialEq, Error)]
-pub enum ProblemError {
-    /// Attention without a head is nobody's question.
-    #[error("{what} is 0: there must be at least one head")]
-    NoHeads {
-        /// `heads_q` or `heads_kv`.
-        what: &'static str,
-    },
-    /// Grouped-query attention shares each key head between equally many query heads.
-    #[error("heads_q is {heads_q} and heads_kv is {heads_kv}: the query heads must be a multiple of the key heads")]
-    Heads {
-        /// Query heads asked for.
-        heads_q: usize,
-        /// Key and value heads asked for.
-        heads_kv: usize,
-    },
-    /// Rows are read 16 bytes at a time.
-    #[error("head_dim is {0}: it must be a multiple of 8 between 8 and {MAX_HEAD_DIM}")]
-    HeadDim(usize),
-    /// Softmax of a NaN or an infinity is nothing.
-    #[error(
-        "scale is {0:e}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too"
-    )]
-    Scale(f32),
-    /// Kernels count positions and heads in 32 bits.
-    #[error("{what} is {found}: at most {MAX_EXTENT} fit the kernels' 32-bit indices")]
-    TooLarge {
-        /// The offending dimension.
-        what: &'static str,
-        /// Its value.
-        found: usize,
-    },
-    /// Walking backwards through memory is not supported.
-    #[error("{operand}'s {dimension} stride is {found}: strides must not be negative")]
-    NegativeStride {
-        /// Which tensor.
-        operand: Operand,
-        /// `batch`, `head` or `row`.
-        dimension: &'static str,
-        /// The stride found.
-        found: i64,
-    },
-    /// Two elements of the output would share memory.
-    #[error(
-        "output's {dimension} stride is {found}, but {needed} elements lie below it: two of its elements would share memory"
-    )]
-    OverlappingOutput {
-        /// `batch`, `head` or `row`.
-        dimension: &'static str,
-        /// The stride found.
-        found: i64,
-        /// The least stride that keeps the elements apart.
-        needed: i64,
-    },
-    /// The tensor is longer than an address space.
-    #[error("{operand} spans more elements than 64 bits count: make it smaller, or check its strides")]
-    SpanOverflow {
-        /// Which tensor.
-        operand: Operand,
-    },
 }
 
 /// Largest head dimension that any generation may be asked for.
@@ -527,104 +466,4 @@ impl Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bottom_right_and_top_left_differ_only_in_their_diagonal() {
-        let build = |mask| Problem::new(1, 1, 3, 8).len_kv(5).mask(mask).build().unwrap();
-        let visible = |mask| (0..3).map(|query| build(mask).visible_keys(query)).collect::<Vec<_>>();
-        assert_eq!(visible(Mask::Full), [5, 5, 5]);
-        assert_eq!(visible(Mask::Causal), [3, 4, 5]);
-        assert_eq!(visible(Mask::CausalTopLeft), [1, 2, 3]);
-    }
-
-    #[test]
-    fn more_queries_than_keys_leave_the_first_rows_empty() {
-        let problem = Problem::new(1, 1, 5, 8).len_kv(2).mask(Mask::Causal).build().unwrap();
-        assert_eq!((0..5).map(|query| problem.visible_keys(query)).collect::<Vec<_>>(), [0, 0, 0, 1, 2]);
-    }
-
-    #[test]
-    fn layouts_are_only_strides() {
-        let problem = Problem::new(2, 3, 5, 8).layout(Layout::Blhd).build().unwrap();
-        assert_eq!(problem.strides(Operand::Query), Strides { batch: 120, head: 8, row: 24 });
-        assert_eq!(problem.span(Operand::Query), 240);
-        assert_eq!(problem.row_offset(Operand::Query, 1, 2, 3), 120 + 16 + 72);
-    }
-
-    #[test]
-    fn empty_problems_span_nothing() {
-        let problem = Problem::new(1, 2, 0, 64).build().unwrap();
-        assert_eq!(Operand::ALL.map(|operand| problem.span(operand)), [0; 4]);
-    }
-
-    #[test]
-    fn errors_say_what_was_found_and_expected() {
-        let text = |builder: ProblemBuilder| builder.build().unwrap_err().to_string();
-        let rows = |row| Strides { batch: 0, head: 0, row };
-        insta::assert_snapshot!(
-            [
-                text(Problem::new(1, 8, 4, 64).heads_kv(3)),
-                text(Problem::new(1, 8, 4, 64).heads_kv(0)),
-                text(Problem::new(1, 0, 4, 64)),
-                text(Problem::new(1, 8, 4, 60)),
-                text(Problem::new(1, 8, 4, 264)),
-                text(Problem::new(1, 8, 4, 64).scale(f32::NAN)),
-                text(Problem::new(1, 8, 4, 64).scale(-2.4e38)),
-                text(Problem::new(1, 8, usize::MAX, 64)),
-                text(Problem::new(1, 1, 4, 64).strides(Operand::Key, rows(-64))),
-                text(Problem::new(1, 1, 4, 64).strides(Operand::Output, rows(32))),
-                text(Problem::new(1, 1, 4, 64).strides(Operand::Value, rows(i64::MAX / 4))),
-            ]
-            .join("\n"),
-            @r"
-        heads_q is 8 and heads_kv is 3: the query heads must be a multiple of the key heads
-        heads_kv is 0: there must be at least one head
-        heads_q is 0: there must be at least one head
-        head_dim is 60: it must be a multiple of 8 between 8 and 256
-        head_dim is 264: it must be a multiple of 8 between 8 and 256
-        scale is NaN: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
-        scale is -2.4e38: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
-        len_q is 18446744073709551615: at most 2147482623 fit the kernels' 32-bit indices
-        key's row stride is -64: strides must not be negative
-        output's row stride is 32, but 64 elements lie below it: two of its elements would share memory
-        value spans more elements than 64 bits count: make it smaller, or check its strides
-        "
-        );
-    }
-
-    #[test]
-    fn the_limits_in_the_texts_are_those_that_are_kept() {
-        let length = |length| Problem::new(0, 1, length, 8).build();
-        assert!(length(MAX_EXTENT).is_ok());
-        assert_eq!(length(MAX_EXTENT + 1), Err(ProblemError::TooLarge { what: "len_q", found: MAX_EXTENT + 1 }));
-        let scale = |scale| Problem::new(1, 1, 4, 8).scale(scale).build();
-        for largest in [2.35e38, -2.35e38] {
-            assert!(scale(largest).is_ok());
-            assert!(scale(1.01 * largest).is_err());
-        }
-    }
-
-    #[test]
-    fn nothing_of_huge_things_is_a_problem_or_an_error_and_no_panic() {
-        for layout in [Layout::Bhld, Layout::Blhd] {
-            for (batch, heads, length) in
-                [(0, MAX_EXTENT, MAX_EXTENT), (MAX_EXTENT, MAX_EXTENT, 0), (0, 1 << 20, 1 << 20)]
-            {
-                let built = Problem::new(batch, heads, length, 256).layout(layout).build();
-                match built {
-                    Ok(problem) => assert_eq!(problem.span(Operand::Key), 0),
-                    Err(error) => assert!(matches!(error, ProblemError::SpanOverflow { .. }), "{error}"),
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn inputs_may_repeat_themselves_with_a_stride_of_zero() {
-        let repeated = Strides { batch: 0, head: 0, row: 8 };
-        let problem = Problem::new(4, 2, 3, 8).strides(Operand::Key, repeated).build().unwrap();
-        assert_eq!(problem.span(Operand::Key), 24);
-    }
-}
+mod tests;

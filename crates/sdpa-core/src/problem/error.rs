@@ -1,0 +1,68 @@
+//! Why a problem cannot exist, for people.
+
+use thiserror::Error;
+
+use super::{MAX_EXTENT, MAX_HEAD_DIM, Operand};
+
+/// Why a problem cannot exist.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum ProblemError {
+    /// Attention without a head is nobody's question.
+    #[error("{what} is 0: there must be at least one head")]
+    NoHeads {
+        /// `heads_q` or `heads_kv`.
+        what: &'static str,
+    },
+    /// Grouped-query attention shares each key head between equally many query heads.
+    #[error("heads_q is {heads_q} and heads_kv is {heads_kv}: the query heads must be a multiple of the key heads")]
+    Heads {
+        /// Query heads asked for.
+        heads_q: usize,
+        /// Key and value heads asked for.
+        heads_kv: usize,
+    },
+    /// Rows are read 16 bytes at a time.
+    #[error("head_dim is {0}: it must be a multiple of 8 between 8 and {MAX_HEAD_DIM}")]
+    HeadDim(usize),
+    /// Softmax of a NaN or an infinity is nothing.
+    #[error(
+        "scale is {0:e}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too"
+    )]
+    Scale(f32),
+    /// Kernels count positions and heads in 32 bits.
+    #[error("{what} is {found}: at most {MAX_EXTENT} fit the kernels' 32-bit indices")]
+    TooLarge {
+        /// The offending dimension.
+        what: &'static str,
+        /// Its value.
+        found: usize,
+    },
+    /// Walking backwards through memory is not supported.
+    #[error("{operand}'s {dimension} stride is {found}: strides must not be negative")]
+    NegativeStride {
+        /// Which tensor.
+        operand: Operand,
+        /// `batch`, `head` or `row`.
+        dimension: &'static str,
+        /// The stride found.
+        found: i64,
+    },
+    /// Two elements of the output would share memory.
+    #[error(
+        "output's {dimension} stride is {found}, but {needed} elements lie below it: two of its elements would share memory"
+    )]
+    OverlappingOutput {
+        /// `batch`, `head` or `row`.
+        dimension: &'static str,
+        /// The stride found.
+        found: i64,
+        /// The least stride that keeps the elements apart.
+        needed: i64,
+    },
+    /// The tensor is longer than an address space.
+    #[error("{operand} spans more elements than 64 bits count: make it smaller, or check its strides")]
+    SpanOverflow {
+        /// Which tensor.
+        operand: Operand,
+    },
+}
