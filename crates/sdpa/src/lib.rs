@@ -17,7 +17,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `examples/own_program.rs` shows layouts, grouped heads and the log-sum-exp.
+//! `examples/own_program.rs` shows layouts, grouped heads, the log-sum-exp and how results are read back;
+//! `examples/decode_steps.rs` prepares a problem once and runs it step after step.
 //!
 //! The table [`CHOICES`] decides which generation runs, from the most special to the most general: the first whose condition
 //! holds and which takes the problem. Conditions are about sizes and the device and nothing else, so the same problem is

@@ -36,7 +36,7 @@ fn every_generation_is_right_on_both_sides_of_the_edge() {
                         row.fill(0);
                         // Two keys lead in every row that sees both, and share it; for a negative score all others do.
                         row[0] = dtype.encode(match operand {
-                            Operand::Query => ROWS[position],
+                            Operand::Query => *ROWS.get(position).expect("as many queries as rows"),
                             _ if [3, 50].contains(&position) => sign.signum(),
                             _ => sign.signum() * 0.5,
                         });

@@ -11,6 +11,7 @@
 mod arguments;
 mod outcome;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use arguments::{Argument, Placed, number, sides};
@@ -153,10 +154,15 @@ impl Request {
             let shown = memory.read_vec(*address, self.show.min(*count) * kind.bytes());
             let shown = shown.map_err(|error| error.to_string())?;
             let shown: Vec<_> = shown.chunks_exact(kind.bytes()).map(|bytes| kind.show(bytes)).collect();
-            println!("{name}: {}", shown.join(" "));
+            say(format_args!("{name}: {}", shown.join(" ")));
         }
         Ok(())
     }
+}
+
+/// Prints without a panic where a pipe's reader has gone: nothing is lost that anybody would have read.
+fn say(text: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// A parameter's size, and which options give so many bytes.
@@ -171,7 +177,7 @@ fn advice(bytes: usize) -> String {
 
 fn run(words: impl Iterator<Item = String>) -> Result<bool, String> {
     let Some(request) = Request::parse(words)? else {
-        println!("{USAGE}");
+        say(USAGE);
         return Ok(true);
     };
     let kernel = request.kernel()?;
@@ -182,14 +188,17 @@ fn run(words: impl Iterator<Item = String>) -> Result<bool, String> {
     for seed in request.seed..request.seed.saturating_add(request.seeds) {
         request.launch(&kernel, seed, &mut outcome)?;
     }
-    print!("{}", outcome.findings());
+    let findings = outcome.findings();
+    if !findings.is_empty() {
+        say(findings);
+    }
     let gaps = outcome.gaps();
     if request.coverage {
-        gaps.iter().for_each(|gap| println!("{gap}"));
+        gaps.iter().for_each(say);
     } else if !gaps.is_empty() {
-        println!("note: no thread has executed {} of the instructions; --coverage names them", gaps.len());
+        say(format_args!("note: no thread has executed {} of the instructions; --coverage names them", gaps.len()));
     }
-    println!("{}", outcome.summary(kernel.name()));
+    say(outcome.summary(kernel.name()));
     Ok(outcome.is_clean())
 }
 

@@ -69,6 +69,10 @@ impl Outcome {
             }
             text.push('\n');
         }
+        text.truncate(text.trim_end_matches('\n').len());
+        if !text.is_empty() {
+            text.push('\n');
+        }
         text
     }
 

@@ -30,7 +30,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Barrier => "a barrier between the two, such as `__syncthreads()`",
-            Self::WarpBarrier => "a barrier of the warp between the two, such as `__syncwarp()`",
+            Self::WarpBarrier => "a barrier of the warp between the two, such as `__syncwarp()`, or of the block if other warps touch it, too",
             Self::Wait => "a wait that covers the asynchronous work",
             Self::ProxyFence => "`fence.proxy.async` between the two",
             Self::MatrixFence => "`wgmma.fence` before the multiplication",

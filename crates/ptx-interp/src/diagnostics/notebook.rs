@@ -93,6 +93,7 @@ impl Findings {
         self.index.insert(seemed, same);
         if let Some(known) = self.entries[same].finding.as_mut().filter(|_| same != number) {
             known.count += finding.count;
+            known.missing = wider(known.missing, mistake.missing);
             return;
         }
         (finding.kind, finding.missing, finding.message) = (mistake.kind, mistake.missing, message);
