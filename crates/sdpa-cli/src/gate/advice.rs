@@ -15,7 +15,7 @@ pub fn what_changed(generation: &Generation) -> Option<String> {
     let source = format!("kernels/{}", generation.specialisations.first()?.source);
     let now = source_text(&source)?;
     let (before, name) = match committed(&source) {
-        Some(text) => (text, "the commit before".to_owned()),
+        Some(text) => (text, "the last commit".to_owned()),
         None => {
             let parent = format!("kernels/{}.cu", generation.parent?);
             (source_text(&parent)?.to_owned(), parent)
