@@ -276,6 +276,27 @@ pub fn assemble_ptx(
     ptx: &str,
     arch: &Multiprocessor,
 ) -> Result<Assembled, ResourceError> {
+    let (log, _) = run_ptxas(ptxas, kernel, ptx, arch)?;
+    parse_ptxas(&log).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
+}
+
+/// The machine code that ptxas makes of a PTX text, which stands for `kernel`, for the first architecture that runs it. Equal
+/// texts give equal bytes.
+///
+/// # Errors
+/// [`ResourceError`] where ptxas cannot be run or refuses the text.
+pub fn machine_code(ptxas: &Path, kernel: &Specialisation, ptx: &str) -> Result<Vec<u8>, ResourceError> {
+    let arch = ARCHITECTURES.iter().find(|arch| arch.runs(kernel.architecture)).unwrap_or(&ARCHITECTURES[0]);
+    Ok(run_ptxas(ptxas, kernel, ptx, arch)?.1)
+}
+
+/// What ptxas says of a text, and what it makes of it.
+fn run_ptxas(
+    ptxas: &Path,
+    kernel: &Specialisation,
+    ptx: &str,
+    arch: &Multiprocessor,
+) -> Result<(String, Vec<u8>), ResourceError> {
     let system = |path: &Path| {
         let path = path.to_owned();
         move |source| ResourceError::System { path, source }
@@ -294,7 +315,8 @@ pub fn assemble_ptx(
         let log = log.lines().find(|line| !line.trim().is_empty()).unwrap_or("no word of why").trim().to_owned();
         return Err(ResourceError::Refused { kernel: kernel.to_string(), architecture: arch.name, log });
     }
-    parse_ptxas(&log).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
+    let code = std::fs::read(&cubin).map_err(system(&cubin))?;
+    Ok((log, code))
 }
 
 /// Asks the device's own compiler; `None` where the device has none or is no architecture of the table.

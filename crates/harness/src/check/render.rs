@@ -14,7 +14,7 @@ pub fn render(checked: &Checked) -> String {
         text += &render_fault(checked.generation, fault);
         text.push('\n');
     }
-    let Checked { generation, runs, faults } = checked;
+    let Checked { generation, runs, faults, .. } = checked;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let _ = writeln!(text, "{generation}: {}, {}", plural(*runs, "run"), plural(faults.len(), "finding"));
     text

@@ -11,7 +11,7 @@ use crate::case::Case;
 use crate::far::{near, stretched};
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 16] = [
+const GEOMETRIES: [&str; 20] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Key tiles that only the lower half of a query tile sees, and several tiles for a block that stays.
@@ -42,6 +42,12 @@ const GEOMETRIES: [&str; 16] = [
     // Long enough for the kernels with a third stage, and few queries, since somebody waits. The last row alone sees
     // the last key.
     "q33 kv2113 causal normal seed=10",
+    // Logits so large that rows are computed once more, exactly: some rows see no key, several heads and sequences, a
+    // negative scale, and parts of the keys that are merged.
+    "b2 h2/1 q5 kv3 causal vast-logits seed=16",
+    "h3 q2 kv5 full scale=-0.5 vast-logits seed=17",
+    "h2/1 q1 kv513 full vast-logits seed=18",
+    "q0 kv5 full normal seed=19",
 ];
 
 /// Head dimensions that fill a kernel's width and that do not, for each kernel that there is so far.

@@ -9,6 +9,8 @@ mod place;
 mod plans;
 mod render;
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 use sdpa_core::{Attention, Coverage, Device as _, Specialisation};
 use sdpa_toolchain::KernelTexts;
@@ -29,6 +31,13 @@ pub struct Executed {
     pub kernel: Specialisation,
     /// What was executed of it.
     pub coverage: Coverage,
+}
+
+impl Executed {
+    /// As a device reports it.
+    pub(crate) fn all(covered: Vec<(Specialisation, Coverage)>) -> Vec<Self> {
+        covered.into_iter().map(|(kernel, coverage)| Self { kernel, coverage }).collect()
+    }
 }
 
 /// How much of one kernel the trials reach.
@@ -116,16 +125,15 @@ pub fn execute(
     texts: &KernelTexts,
     progress: impl Fn() + Sync,
 ) -> Result<Vec<Executed>, Box<Failure>> {
-    let each = trials.par_iter().map(|trial| {
-        let executed = execute_one(generation, trial, texts);
+    // Put together at once: what a trial executed holds on to its kernels' programs.
+    let all = Mutex::new(Vec::new());
+    trials.par_iter().try_for_each(|trial| {
+        let executed = execute_one(generation, trial, texts)?;
+        add(&mut all.lock().unwrap_or_else(PoisonError::into_inner), executed);
         progress();
-        executed
-    });
-    let mut all = Vec::new();
-    for executed in each.collect::<Result<Vec<_>, _>>()? {
-        add(&mut all, executed);
-    }
-    Ok(all)
+        Ok::<(), Box<Failure>>(())
+    })?;
+    Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// What one trial executes, with and without a log-sum-exp.
@@ -145,8 +153,7 @@ pub(crate) fn execute_one(
         if problem.len_q() <= crate::check::FEW_ROWS { stage.run_without_lse(&subject) } else { Ok(()) }
     };
     run().map_err(|error| Box::new(Failure::new(&device, generation, &trial.case, MATCHES_REFERENCE, error)))?;
-    let covered = device.take_reports().coverage;
-    Ok(covered.into_iter().map(|(kernel, coverage)| Executed { kernel, coverage }).collect())
+    Ok(Executed::all(device.take_reports().coverage))
 }
 
 /// Adds what one trial executed to what others did.

@@ -81,13 +81,17 @@ mod tests {
         let score = |kernel: &str, fingerprint: String, killed: usize| {
             let found = mutations(".entry k() { bar.sync 0; bar.warp.sync -1; ret; }").into_iter().enumerate();
             let kill = || Kill { by: "race in shared memory".into(), case: "L1".into() };
-            let mutants = found.map(|(index, mutation)| Mutant { mutation, killed: (index < killed).then(kill) });
-            Score { kernel: kernel.into(), fingerprint, mutants: mutants.collect() }
+            let mutants = found.map(|(index, mutation)| Mutant {
+                mutation,
+                killed: (index < killed).then(kill),
+                equivalent: None,
+            });
+            Score { kernel: kernel.into(), fingerprint, possible: 2, mutants: mutants.collect() }
         };
         let kernels = &generation.specialisations[..2];
         let scores = [score("a", fingerprint(&kernels[0]), 2), score("b", fingerprint(&kernels[1]), 1)];
         let folder = tempfile::tempdir().unwrap();
-        let text = serde_json::to_string(&MutationRecord::new(generation.id, &scores).unwrap()).unwrap();
+        let text = serde_json::to_string(&MutationRecord::new(generation.id, &scores, None).unwrap()).unwrap();
         std::fs::write(folder.path().join("x.json"), text).unwrap();
         let read = read_scores(folder.path()).unwrap();
         assert_eq!((read[0].killed, read[0].total, read[0].generation.as_str()), (3, 4, generation.id));

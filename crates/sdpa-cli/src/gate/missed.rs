@@ -6,7 +6,7 @@ use sdpa_toolchain::KernelTexts;
 use super::steps::{Outcome, Progress};
 use super::unnoticed;
 use harness::mutants;
-use harness::mutate::{self, Mutation, MutationKind, Score};
+use harness::mutate::{self, Choice, Mutation, MutationKind, Score};
 use harness::verify::{Failure, Thoroughness, verify_thoroughly};
 
 /// On the interpreter, which sees every fault; a GPU's context would not survive some of them.
@@ -54,12 +54,13 @@ pub fn mutants(
     }
     let Some(kernel) = who.specialisations.first() else { return Outcome::not_run("it has no kernel") };
     let is_guard = |kind: &MutationKind| matches!(kind, MutationKind::Guard | MutationKind::CopyGuard);
-    let (guard_kinds, order_kinds): (Vec<_>, Vec<_>) = MutationKind::ALL.into_iter().partition(is_guard);
+    let (guard_kinds, order_kinds): (Vec<_>, Vec<_>) = MutationKind::REMOVALS.into_iter().partition(is_guard);
     let mut scores = Vec::new();
-    for (kinds, limit) in [(order_kinds, None), (guard_kinds, Some(guards))] {
+    for (kinds, choice) in [(order_kinds, Choice::All), (guard_kinds, Choice::Spread(guards))] {
         let (total, done) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
         let order = std::sync::atomic::Ordering::Relaxed;
-        let score = mutate::mutate(generation, kernel, &mutate::Options { kinds, limit }, texts, |step| match step {
+        let options = mutate::Options { kinds, choice, ..mutate::Options::default() };
+        let score = mutate::mutate(generation, kernel, &options, texts, |step| match step {
             mutate::Step::Mutations(count) => total.store(count, order),
             mutate::Step::Done => {
                 let done = done.fetch_add(1, order) + 1;
@@ -161,12 +162,17 @@ mod tests {
         let ptx = "bar.sync 0;\n".repeat(total);
         let mutants = mutate::mutations(&format!(".visible .entry attention()\n{{\n{ptx}ret;\n}}\n")).into_iter();
         let mutants = mutants.enumerate().map(|(index, mutation)| mutant(mutation, index < killed));
-        Score { kernel: "v9/f16_d64".to_owned(), fingerprint: String::new(), mutants: mutants.collect() }
+        Score {
+            kernel: "v9/f16_d64".to_owned(),
+            fingerprint: String::new(),
+            possible: total,
+            mutants: mutants.collect(),
+        }
     }
 
     fn mutant(mutation: Mutation, is_killed: bool) -> Mutant {
         let kill = || Kill { by: "race".to_owned(), case: "L1".to_owned() };
-        Mutant { mutation, killed: is_killed.then(kill) }
+        Mutant { mutation, killed: is_killed.then(kill), equivalent: None }
     }
 
     #[test]

@@ -9,16 +9,22 @@
 //! | properties | does everything hold that must hold of attention? | |
 //! | real input | right on a real model's tensors? | |
 //! | races | nothing unordered, out of bounds, uninitialised? | compute-sanitizer where there is a GPU, too |
+//! | coverage | do the trials reach all of the kernels and of the plans? | |
 //! | mutants | would the harness notice if a barrier or a wait were missing? | |
+//! | mutation | would it notice if the kernel computed or ordered otherwise? a sample | |
 //! | speed | faster than its parent? | not run without a GPU |
 
+mod coverage;
 mod missed;
+mod mutation;
 mod record;
 mod speed;
 mod steps;
 mod unnoticed;
 
+pub use coverage::coverage;
 pub use missed::mutants;
+pub use mutation::mutation;
 pub use record::{GateRecord, StepRecord, render_line};
 pub use speed::judge_speed;
 pub use steps::{
