@@ -8,7 +8,7 @@ use sdpa_toolchain::source_line;
 
 use super::{Mutation, MutationKind};
 
-/// Why survivors that people looked at change nothing: a line of source, kinds, and the reason.
+/// Why survivors that people looked at change nothing: a line of source or a statement, kinds, and the reason.
 const LIST: &str = include_str!("equivalent.txt");
 
 struct Entry {
@@ -40,7 +40,7 @@ pub(super) fn listed(mutation: &Mutation) -> Option<&'static str> {
         .collect();
     let fits = |entry: &Entry| {
         (entry.kinds == ["*"] || entry.kinds.contains(&mutation.kind.name()))
-            && lines.iter().any(|line| line.contains(entry.text))
+            && (mutation.statement.contains(entry.text) || lines.iter().any(|line| line.contains(entry.text)))
     };
     entries().find(fits).map(|entry| entry.reason)
 }

@@ -19,6 +19,9 @@ pub struct Mutation {
     pub statement: String,
     /// Where it comes from, where the PTX says so.
     pub origin: Option<Origin>,
+    /// Which of the changes of its kind to the statement it is.
+    #[serde(skip)]
+    variant: usize,
     #[serde(skip)]
     span: Range<usize>,
     #[serde(skip)]
@@ -26,6 +29,19 @@ pub struct Mutation {
 }
 
 impl Mutation {
+    /// True if both do the same to two copies that unrolling or inlining made of one statement of the source.
+    pub(super) fn is_copy_of(&self, other: &Self) -> bool {
+        let opcode = |mutation: &Self| {
+            let words = mutation.statement.split_whitespace().map(str::to_owned);
+            words.skip_while(|word| word.starts_with('@')).next()
+        };
+        self.kind == other.kind
+            && self.variant == other.variant
+            && self.origin.is_some()
+            && self.origin == other.origin
+            && opcode(self) == opcode(other)
+    }
+
     /// The text with this change, every other line where it was.
     pub fn apply(&self, ptx: &str) -> String {
         [&ptx[..self.span.start], &self.replacement, &ptx[self.span.end..]].concat()
@@ -39,8 +55,9 @@ pub fn mutations(ptx: &str) -> Vec<Mutation> {
     for (index, statement) in statements.iter().enumerate() {
         let removals = removals(statement, &statements[index + 1..]);
         let changes = removals.into_iter().chain(values::changes(statement)).chain(semantics::changes(statement));
-        found.extend(changes.map(|(kind, replacement)| Mutation {
+        found.extend(changes.enumerate().map(|(variant, (kind, replacement))| Mutation {
             kind,
+            variant,
             ptx_line: statement.line,
             statement: statement.text.split_whitespace().collect::<Vec<_>>().join(" "),
             origin: statement.origin.clone(),

@@ -13,7 +13,7 @@ mod tried;
 mod values;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -163,7 +163,7 @@ pub fn mutate(
     let (ptx, fingerprint) = (texts.of(kernel)?, texts.fingerprint(kernel)?);
     let mut mutations = mutations(ptx);
     mutations.retain(|mutation| options.kinds.contains(&mutation.kind));
-    let possible = mutations.len();
+    let all = mutations.clone();
     let mutations = options.choice.of(mutations);
     progress(Step::Mutations(mutations.len()));
 
@@ -177,7 +177,16 @@ pub fn mutate(
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(mutation) = mutations.get(index).filter(|_| !late()) else { return Ok(mutants) };
-            let mutant = judge(generation, kernel, mutation, options, (texts, ptx), &tried)?;
+            let subject = Subject { generation, kernel, texts, ptx, trials: &tried, ptxas: options.ptxas.as_deref() };
+            let mut mutant = subject.judge(mutation)?;
+            // Someone who makes this change to the source makes it to all copies: one that is noticed suffices.
+            let copies = all.iter().filter(|other| mutation.is_copy_of(other) && *other != mutation);
+            for copy in copies.take(MOST_COPIES) {
+                if mutant.killed.is_some() || mutant.equivalent.is_some() {
+                    break;
+                }
+                mutant.killed = subject.judge(copy)?.killed;
+            }
             mutants.push((index, mutant));
             progress(Step::Done);
         }
@@ -186,8 +195,11 @@ pub fn mutate(
     let mut found: Vec<(usize, Mutant)> = found.into_iter().flatten().collect();
     found.sort_by_key(|(_, mutant)| mutant.mutation.ptx_line);
     let mutants = found.into_iter().map(|(_, mutant)| mutant).collect();
-    Ok(Score { kernel: kernel.to_string(), fingerprint, possible, mutants })
+    Ok(Score { kernel: kernel.to_string(), fingerprint, possible: all.len(), mutants })
 }
+
+/// Copies of a statement that are tried besides the one that was drawn.
+const MOST_COPIES: usize = 4;
 
 /// What [`mutate`] tells of its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,45 +210,48 @@ pub enum Step {
     Done,
 }
 
-/// Tries one mutation.
-fn judge(
+/// What is mutated, and what it is tried on.
+struct Subject<'s> {
     generation: &'static dyn Attention,
-    kernel: &Specialisation,
-    mutation: &Mutation,
-    options: &Options,
-    (texts, ptx): (&KernelTexts, &str),
-    trials: &[Tried],
-) -> Result<Mutant, MutateError> {
-    let mutant = |killed, equivalent: Option<&str>| Mutant {
-        mutation: mutation.clone(),
-        killed,
-        equivalent: equivalent.map(str::to_owned),
-    };
-    if equivalent::is_dead(mutation, ptx) {
-        return Ok(mutant(None, Some("nothing reads what the statement writes")));
-    }
-    let mutated = mutation.apply(ptx);
-    let device = texts.interpreter();
-    device.substitute(kernel, &mutated)?;
-    match kill(&device, generation, mutation, trials) {
-        // What a compiler would refuse is no kernel that anything could notice.
-        Err(MutateError::Device(Error::Load { .. })) if MutationKind::CHANGES.contains(&mutation.kind) => {
-            return Ok(mutant(None, Some("no valid PTX")));
+    kernel: &'s Specialisation,
+    texts: &'s KernelTexts,
+    ptx: &'s str,
+    trials: &'s [Tried],
+    ptxas: Option<&'s Path>,
+}
+
+impl Subject<'_> {
+    /// Tries one mutation.
+    fn judge(&self, mutation: &Mutation) -> Result<Mutant, MutateError> {
+        let &Self { generation, kernel, texts, ptx, trials, ptxas } = self;
+        let mutant = |killed, equivalent: Option<&str>| {
+            Ok(Mutant { mutation: mutation.clone(), killed, equivalent: equivalent.map(str::to_owned) })
+        };
+        if equivalent::is_dead(mutation, ptx) {
+            return mutant(None, Some("nothing reads what the statement writes"));
         }
-        Err(error) => return Err(error),
-        Ok(Some(kill)) => return Ok(mutant(Some(kill), None)),
-        Ok(None) => {}
+        let mutated = mutation.apply(ptx);
+        let device = texts.interpreter();
+        device.substitute(kernel, &mutated)?;
+        match kill(&device, generation, mutation, trials) {
+            // What a compiler would refuse is no kernel that anything could notice.
+            Err(MutateError::Device(Error::Load { .. })) if MutationKind::CHANGES.contains(&mutation.kind) => {
+                return mutant(None, Some("no valid PTX"));
+            }
+            Err(error) => return Err(error),
+            Ok(Some(kill)) => return mutant(Some(kill), None),
+            Ok(None) => {}
+        }
+        if let Some(reason) = equivalent::listed(mutation) {
+            return mutant(None, Some(reason));
+        }
+        let executed = trials.iter().any(|trial| trial.executes(mutation));
+        if mutation.kind == MutationKind::NonCoherent && executed {
+            return mutant(None, Some("the kernel writes nothing that the load reads"));
+        }
+        let same = ptxas.is_some_and(|ptxas| equivalent::assembles_alike(ptxas, kernel, ptx, &mutated));
+        mutant(None, same.then_some("ptxas makes the same machine code of it"))
     }
-    if let Some(reason) = equivalent::listed(mutation) {
-        return Ok(mutant(None, Some(reason)));
-    }
-    let executed = trials.iter().any(|trial| trial.executes(mutation));
-    if mutation.kind == MutationKind::NonCoherent && executed {
-        return Ok(mutant(None, Some("the kernel writes nothing that the load reads")));
-    }
-    let same = |ptxas: &PathBuf| equivalent::assembles_alike(ptxas, kernel, ptx, &mutated);
-    let same = options.ptxas.as_ref().is_some_and(same);
-    Ok(mutant(None, same.then_some("ptxas makes the same machine code of it")))
 }
 
 /// What notices the kernel that the device now runs in place of the generation's.

@@ -3,6 +3,7 @@
 //! [`Evidence`] is what was measured, each figure with whether its kernel has changed since; [`table`], [`peers`] and
 //! [`plot`] are pure functions over it, so the same records give the same bytes on every machine, with or without a GPU.
 
+pub mod blind;
 pub mod peers;
 pub mod plot;
 mod scores;
