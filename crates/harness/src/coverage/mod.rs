@@ -9,6 +9,7 @@ mod place;
 mod plans;
 mod render;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -20,7 +21,7 @@ use crate::check::Trial;
 use crate::execute::{Stage, Surroundings};
 use crate::verify::{Failure, MATCHES_REFERENCE};
 
-pub use place::{Missed, Place};
+pub use place::{Event, Missed, Place};
 pub use plans::{PlanFeature, plan_features};
 pub use render::render;
 
@@ -57,13 +58,9 @@ pub struct KernelCoverage {
     pub loops: [usize; 5],
     /// Those that no trial reaches, with the reason if there is one.
     pub missed: Vec<Missed>,
-}
-
-impl KernelCoverage {
-    /// Those that no trial reaches and no comment explains.
-    pub fn unexplained(&self) -> impl Iterator<Item = &Missed> {
-        self.missed.iter().filter(|missed| missed.reason.is_none())
-    }
+    /// Those that a trial reaches.
+    #[serde(skip)]
+    seen: BTreeSet<(Place, Event)>,
 }
 
 /// How much of a generation the trials reach.
@@ -73,6 +70,9 @@ pub struct GenerationCoverage {
     pub generation: &'static str,
     /// Its kernels.
     pub kernels: Vec<KernelCoverage>,
+    /// Places that no trial reaches in any of the kernels: those that are missed in some and reached in others differ in
+    /// their sizes only.
+    pub nowhere: Vec<Missed>,
     /// What its plans can have.
     pub plans: Vec<PlanFeature>,
 }
@@ -94,11 +94,9 @@ impl GenerationCoverage {
             let found = executed.iter().find(|executed| executed.kernel == *kernel);
             Ok(place::judge(kernel.to_string(), fingerprint, found.map(|found| &found.coverage)))
         });
-        Ok(Self {
-            generation: who.id,
-            kernels: kernels.collect::<sdpa_core::Result<_>>()?,
-            plans: plan_features(generation, trials),
-        })
+        let kernels: Vec<KernelCoverage> = kernels.collect::<sdpa_core::Result<_>>()?;
+        let nowhere = nowhere(&kernels);
+        Ok(Self { generation: who.id, kernels, nowhere, plans: plan_features(generation, trials) })
     }
 
     /// `(reached, explained, all)` of all kernels together.
@@ -108,11 +106,23 @@ impl GenerationCoverage {
         })
     }
 
-    /// True if trials reach all that no comment explains.
+    /// True if trials reach in some kernel all that no comment explains, and all features of plans.
     pub fn is_complete(&self) -> bool {
-        self.kernels.iter().all(|kernel| kernel.unexplained().next().is_none())
-            && self.plans.iter().all(|feature| feature.seen)
+        self.nowhere.iter().all(|missed| missed.reason.is_some()) && self.plans.iter().all(|feature| feature.seen)
     }
+}
+
+/// What is missed in every kernel that has it, once.
+fn nowhere(kernels: &[KernelCoverage]) -> Vec<Missed> {
+    let seen: BTreeSet<&(Place, Event)> = kernels.iter().flat_map(|kernel| &kernel.seen).collect();
+    let mut found: BTreeMap<(Place, Event), Missed> = BTreeMap::new();
+    for missed in kernels.iter().flat_map(|kernel| &kernel.missed) {
+        let event = (missed.place.clone(), missed.event);
+        if !seen.contains(&event) {
+            found.entry(event).or_insert_with(|| missed.clone());
+        }
+    }
+    found.into_values().collect()
 }
 
 /// Runs each trial once on an interpreter of its own, side by side, and puts together what they executed.

@@ -277,3 +277,81 @@ fn narrowed(parts: &Parts<'_>) -> Changes {
     };
     is_wide.then(|| (Narrowed, narrow(parts.operands[0]))).into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::mutate::{MutationKind, mutations};
+
+    /// What becomes of one statement, and by which kind of change.
+    fn changed(statement: &str) -> Vec<(MutationKind, String)> {
+        let ptx = format!(".entry k() {{\n{statement}\nret;\n}}\n");
+        let found = mutations(&ptx).into_iter().filter(|mutation| MutationKind::CHANGES.contains(&mutation.kind));
+        found.map(|one| (one.kind, one.apply(&ptx).lines().nth(1).unwrap_or("").to_owned())).collect()
+    }
+
+    fn texts(statement: &str) -> Vec<String> {
+        changed(statement).into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn constants_become_their_neighbours() {
+        assert_eq!(texts("shl.b32 %r1, %r2, 4;")[..2], ["shl.b32 %r1, %r2, 5;", "shl.b32 %r1, %r2, 3;"]);
+        assert_eq!(texts("mov.f32 %f1, 0f3F800000;"), ["mov.f32 %f1, 0f40000000;", "mov.f32 %f1, 0f00000000;"]);
+        // An infinity stays one, an address is no constant, and a table of lop3 has 256 values.
+        assert_eq!(texts("mov.f32 %f1, 0fFF800000;"), [] as [&str; 0]);
+        assert_eq!(texts("st.global.u32 [%rd1+16], %r1;"), [] as [&str; 0]);
+        assert_eq!(texts("lop3.b32 %r1, %r2, %r3, %r4, 255;"), ["lop3.b32 %r1, %r2, %r3, %r4, 254;"]);
+    }
+
+    #[test]
+    fn comparisons_are_flipped_and_their_edges_moved() {
+        assert_eq!(texts("setp.lt.s32 %p1, %r1, %r2;"), ["setp.ge.s32 %p1, %r1, %r2;", "setp.le.s32 %p1, %r1, %r2;"]);
+        assert_eq!(texts("setp.neu.f32 %p1, %f1, %f2;"), ["setp.equ.f32 %p1, %f1, %f2;"]);
+        assert_eq!(texts("max.f32 %f1, %f2, %f3;"), ["min.f32 %f1, %f2, %f3;"]);
+    }
+
+    #[test]
+    fn operands_are_left_out_swapped_and_cut_off() {
+        let sub = ["mov.s32 %r1, %r2;", "mov.s32 %r1, %r3;", "sub.s32 %r1, %r3, %r2;", "add.s32 %r1, %r2, %r3;"];
+        assert_eq!(texts("sub.s32 %r1, %r2, %r3;"), sub);
+        let fma = ["add.f32 %f1, %f2, %f4;", "mul.f32 %f1, %f2, %f3;", "fma.rn.f32 %f1, %f2, %f4, %f3;"];
+        assert_eq!(texts("fma.rn.f32 %f1, %f2, %f3, %f4;"), fma);
+        assert_eq!(texts("selp.b32 %r1, %r2, %r3, %p1;"), ["selp.b32 %r1, %r3, %r2, %p1;"]);
+        let wide = texts("mul.wide.s32 %rd1, %r1, %r2;");
+        assert_eq!(
+            wide,
+            ["{ .reg .b32 narrow; mul.wide.s32 %rd1, %r1, %r2; cvt.u32.u64 narrow, %rd1; cvt.s64.s32 %rd1, narrow; }"]
+        );
+        let product = texts("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1}, {%r1, %r2}, {%r3, %r4}, {%f1};");
+        assert!(product.len() == 1 && product[0].contains("{%r1, %r2}, {%r4, %r3}, {%f1}"), "{product:?}");
+    }
+
+    #[test]
+    fn conditions_are_negated_and_left_out() {
+        assert_eq!(texts("@%p1 bra END;"), ["@!%p1 bra END;", "bra END;"]);
+        // Leaving out the guard of an access is a kind of its own.
+        assert_eq!(texts("@!%p1 st.global.u32 [%rd1], %r1;"), ["@%p1 st.global.u32 [%rd1], %r1;"]);
+    }
+
+    #[test]
+    fn order_is_weakened() {
+        use MutationKind::{Count, FencedSpace, NonCoherent, Parity, Scope, Semantics};
+        let all = |statement: &str| changed(statement);
+        assert_eq!(
+            all("atom.acq_rel.gpu.global.inc.u32 %r1, [%rd1], %r2;"),
+            [
+                (Semantics, "atom.relaxed.gpu.global.inc.u32 %r1, [%rd1], %r2;".to_owned()),
+                (Scope, "atom.acq_rel.cta.global.inc.u32 %r1, [%rd1], %r2;".to_owned()),
+            ]
+        );
+        assert_eq!(all("ld.global.f32 %f1, [%rd1];"), [(NonCoherent, "ld.global.nc.f32 %f1, [%rd1];".to_owned())]);
+        let fences = all("fence.proxy.async.shared::cta;");
+        assert_eq!(fences.len(), 1);
+        assert!(fences[0].0 == FencedSpace && fences[0].1.starts_with("fence.proxy.async.global"), "{fences:?}");
+        let kinds = |statement: &str| all(statement).into_iter().map(|(kind, _)| kind).collect::<Vec<_>>();
+        assert_eq!(kinds("mbarrier.try_wait.parity.shared::cta.b64 done, [%r1], %r2;"), [Semantics, Parity]);
+        assert_eq!(kinds("mbarrier.init.shared::cta.b64 [%r1], 4;"), [Count, Count]);
+        assert_eq!(kinds("bar.sync 1, 128;"), [Count, Count]);
+        assert_eq!(kinds("bar.sync 0;"), []);
+    }
+}

@@ -7,8 +7,8 @@ use sdpa_toolchain::KernelTexts;
 
 use super::steps::Outcome;
 
-/// Every line, every direction of a condition and every feature of plans is reached by what the step `races` ran, or a comment
-/// beside it says why it cannot be.
+/// Every line, every direction of a condition and every feature of plans is reached, in some kernel of the generation, by what
+/// the step `races` ran, or a comment beside it says why it cannot be.
 pub fn coverage(generation: &'static dyn Attention, executed: &[Executed], texts: &KernelTexts) -> Outcome {
     match GenerationCoverage::new(generation, &trials(generation), executed, texts) {
         Ok(coverage) => judge(&coverage),
@@ -20,8 +20,9 @@ fn judge(coverage: &GenerationCoverage) -> Outcome {
     let (reached, explained, all) = coverage.totals();
     let features = coverage.plans.len();
     let text = format!(
-        "{reached} of {all} places of {} kernels reached, {explained} explained; {features} features of plans",
-        coverage.kernels.len()
+        "{reached} of {all} places of {} kernels reached, {explained} explained, {} in no kernel; {features} features of plans",
+        coverage.kernels.len(),
+        coverage.nowhere.len()
     );
     if coverage.is_complete() {
         return Outcome::passed(&text);
@@ -31,11 +32,13 @@ fn judge(coverage: &GenerationCoverage) -> Outcome {
     Outcome::failed(&format!("{text}\n{}", render(&unexplained(coverage))), look_at)
 }
 
-/// The same without what is explained, which nobody needs to look at.
+/// The same without what is explained, or reached in another kernel, which nobody needs to look at.
 fn unexplained(coverage: &GenerationCoverage) -> GenerationCoverage {
     let mut coverage = coverage.clone();
+    coverage.nowhere.retain(|missed| missed.reason.is_none());
+    let nowhere = &coverage.nowhere;
     for kernel in &mut coverage.kernels {
-        kernel.missed.retain(|missed| missed.reason.is_none());
+        kernel.missed.retain(|one| nowhere.iter().any(|missed| missed.place == one.place && missed.event == one.event));
     }
     coverage.kernels.retain(|kernel| !kernel.missed.is_empty());
     coverage

@@ -60,7 +60,7 @@ pub(super) fn source_lines(mutation: &Mutation) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harness::mutate::mutations;
+    use harness::mutate::{MutationKind, mutations};
 
     #[test]
     fn the_list_reads_and_is_of_generations_that_there_are() {
@@ -74,7 +74,8 @@ mod tests {
     fn a_reason_is_for_the_statement_and_for_whoever_inherits_it() {
         let v3 = generations::find("v3").expect("v3 is a generation").generation();
         let ptx = v3.specialisations[0].packed_ptx().unwrap();
-        let found = mutations(ptx);
+        let mut found = mutations(ptx);
+        found.retain(|mutation| MutationKind::REMOVALS.contains(&mutation.kind));
         let reason_of = |id, what: &str| {
             let mutation = found.iter().find(|mutation| mutation.statement.contains(what)).unwrap();
             reason(id, mutation).is_some()
