@@ -74,7 +74,7 @@ const EVERY_WIDTH: &str = "L33 full normal seed=12";
 
 /// Sizes beyond those above, each with what a kernel that fails it has not thought of; and the multiprocessors that it is
 /// planned for, if it is about persistent blocks. Few rows, so that many keys, heads and sequences stay fast.
-const BEYOND: [(&str, &str, Option<u32>); 17] = [
+const BEYOND: [(&str, &str, Option<u32>); 22] = [
     ("groups that are no power of two", "h6/2 L65 d64 f16 full normal seed=20", None),
     ("groups that are no power of two", "h5/1 q9 kv129 d64 bf16 causal normal seed=21", None),
     ("groups that are no power of two", "h3/1 q5 kv700 d64 f16 full normal seed=22", None),
@@ -86,6 +86,12 @@ const BEYOND: [(&str, &str, Option<u32>); 17] = [
     ("more than 4096 keys", "q1 kv4300 d64 f16 full normal seed=27", None),
     ("more than 4096 keys", "h2/1 q2 kv8711 d64 f16 causal normal seed=28", None),
     ("more than 4096 keys", "q1 kv4200 d128 f16 full normal seed=29", None),
+    // In kernels that only longer rows take.
+    ("logits beyond 2^24", "b2 h2/1 q3 kv300 d64 bf16 causal vast-logits seed=46", None),
+    ("logits beyond 2^24", "h2 q3 kv300 d64 f16 full scale=-0.5 vast-logits seed=47", None),
+    ("logits beyond 2^24", "q1 kv2113 d64 f16 full vast-logits seed=48", None),
+    ("logits beyond 2^24", "q1 kv2113 d128 f16 causal vast-logits seed=49", None),
+    ("logits beyond 2^24", "q17 kv1030 d64 f16 full vast-logits seed=50", None),
     // Long tiles, then short ones, and the other way round, for one block or for several.
     ("tiles in another order", "h2 q384 kv256 d64 f16 causal normal seed=30", Some(1)),
     ("tiles in another order", "h3 q400 kv300 d64 f16 causal-top-left normal seed=31", Some(2)),
