@@ -6,12 +6,12 @@ fn has_driver() -> bool {
     unsafe { cudarc::driver::sys::is_culib_present() }
 }
 
-#[cfg(feature = "all")]
+#[cfg(any(feature = "all", feature = "two"))]
 use sdpa as attention;
-#[cfg(all(feature = "one", not(feature = "all")))]
+#[cfg(all(feature = "one", not(any(feature = "all", feature = "two"))))]
 use sdpa_core as attention;
 
-#[cfg(any(feature = "all", feature = "one"))]
+#[cfg(any(feature = "all", feature = "two", feature = "one"))]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     use attention::{Attention, Cuda, Device, Operand, Problem, Tensors};
 
@@ -30,9 +30,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (query, key, value) = (device.upload(&ones)?, device.upload(&ones)?, device.upload(&ones)?);
     let output = device.allocate(ones.len())?;
     let tensors = Tensors::new(&query, &key, &value, &output);
-    #[cfg(feature = "all")]
+    #[cfg(all(feature = "two", not(feature = "all")))]
+    assert_eq!(sdpa::generations::ids(), ["v2d", "v3c"]);
+    #[cfg(any(feature = "all", feature = "two"))]
     sdpa::Fastest.forward(&*device, &problem, &tensors)?;
-    #[cfg(not(feature = "all"))]
+    #[cfg(not(any(feature = "all", feature = "two")))]
     sdpa_v2d::V2d.forward(&*device, &problem, &tensors)?;
     let mut found = vec![0; ones.len()];
     device.read(&output, 0, &mut found)?;
@@ -42,19 +44,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// With `all` the program runs anywhere; with `one` it wants a GPU, and carries no interpreter.
-#[cfg(feature = "all")]
+/// With `all` and `two` the program runs anywhere; with `one` it wants a GPU, and carries no interpreter.
+#[cfg(any(feature = "all", feature = "two"))]
 fn without_gpu() -> Option<Box<dyn sdpa::Device>> {
     Some(Box::new(sdpa::Interpreter::new()))
 }
 
-#[cfg(all(feature = "one", not(feature = "all")))]
+#[cfg(all(feature = "one", not(any(feature = "all", feature = "two"))))]
 fn without_gpu() -> Option<Box<dyn sdpa_core::Device>> {
     println!("no GPU here");
     None
 }
 
-#[cfg(not(any(feature = "all", feature = "one")))]
+#[cfg(not(any(feature = "all", feature = "two", feature = "one")))]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     if has_driver() {
         let stream = cudarc::driver::CudaContext::new(0)?.new_stream()?;

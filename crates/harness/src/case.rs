@@ -101,6 +101,16 @@ pub enum CaseError {
         /// The word.
         word: String,
     },
+    /// Two words that say the same thing, perhaps differently: which one counts is not for us to guess.
+    #[error("{first:?} and {second:?} both say the {what}: leave one out; a case looks like: {EXAMPLE}")]
+    Twice {
+        /// What they say.
+        what: &'static str,
+        /// The first word.
+        first: String,
+        /// The second.
+        second: String,
+    },
     /// A case without lengths or head dimension.
     #[error("the case has no {what}; a case looks like: {EXAMPLE}")]
     Missing {
@@ -130,6 +140,8 @@ impl FromStr for Case {
 /// What has been read so far.
 #[derive(Default)]
 struct Parts {
+    /// What has been said, and by which word.
+    said: Vec<(&'static str, String)>,
     batch: Option<usize>,
     heads: Option<(usize, usize)>,
     len_q: Option<usize>,
@@ -146,6 +158,15 @@ struct Parts {
 }
 
 impl Parts {
+    /// Notes that `word` says `what`, which no word before it has.
+    fn say(&mut self, what: &'static str, word: &str) -> Result<(), CaseError> {
+        if let Some((_, first)) = self.said.iter().find(|(said, _)| *said == what) {
+            return Err(CaseError::Twice { what, first: first.clone(), second: word.to_owned() });
+        }
+        self.said.push((what, word.to_owned()));
+        Ok(())
+    }
+
     fn read(&mut self, word: &str) -> Result<(), CaseError> {
         if let Some((key, value)) = word.split_once('=') {
             return self.read_assignment(word, key, value);
@@ -163,14 +184,29 @@ impl Parts {
                 Err(UnknownRegime { .. }) => return self.read_size(word),
             },
         }
-        Ok(())
+        let what = match word {
+            "f16" | "bf16" => "element type",
+            "full" | "causal" | "causal-top-left" => "mask",
+            "bhld" | "blhd" => "layout",
+            _ => "kind of numbers",
+        };
+        self.say(what, word)
     }
 
     fn read_assignment(&mut self, word: &str, key: &str, value: &str) -> Result<(), CaseError> {
-        match key {
-            "scale" => self.scale = Some(number(word, value)?),
-            "seed" => self.seed = number(word, value)?,
-            "schedule" => self.schedule = number(word, value)?,
+        let what = match key {
+            "scale" => {
+                self.scale = Some(number(word, value)?);
+                "scale"
+            }
+            "seed" => {
+                self.seed = number(word, value)?;
+                "seed"
+            }
+            "schedule" => {
+                self.schedule = number(word, value)?;
+                "schedule"
+            }
             _ => {
                 let operand = Operand::ALL.into_iter().find(|operand| operand.name() == key);
                 let operand = operand.ok_or_else(|| CaseError::Word { word: word.to_owned() })?;
@@ -180,31 +216,46 @@ impl Parts {
                     _ => return Err(CaseError::Number { word: word.to_owned() }),
                 };
                 self.strides[operand as usize] = Some(strides);
+                operand.name()
             }
-        }
-        Ok(())
+        };
+        self.say(what, word)
     }
 
     fn read_size(&mut self, word: &str) -> Result<(), CaseError> {
         let unknown = || CaseError::Word { word: word.to_owned() };
         let digits = word.find(|c: char| c.is_ascii_digit()).ok_or_else(unknown)?;
         let (name, value) = word.split_at(digits);
-        match name {
-            "b" => self.batch = Some(number(word, value)?),
+        let said: &[&'static str] = match name {
+            "b" => {
+                self.batch = Some(number(word, value)?);
+                &["batch"]
+            }
             "h" => {
                 let (query, key) = value.split_once('/').unwrap_or((value, value));
                 self.heads = Some((number(word, query)?, number(word, key)?));
+                &["heads"]
             }
             "L" => {
                 self.len_q = Some(number(word, value)?);
                 self.len_kv = self.len_q;
+                &["number of queries", "number of keys"]
             }
-            "q" => self.len_q = Some(number(word, value)?),
-            "kv" => self.len_kv = Some(number(word, value)?),
-            "d" => self.head_dim = Some(number(word, value)?),
+            "q" => {
+                self.len_q = Some(number(word, value)?);
+                &["number of queries"]
+            }
+            "kv" => {
+                self.len_kv = Some(number(word, value)?);
+                &["number of keys"]
+            }
+            "d" => {
+                self.head_dim = Some(number(word, value)?);
+                &["head dimension"]
+            }
             _ => return Err(unknown()),
-        }
-        Ok(())
+        };
+        said.iter().try_for_each(|what| self.say(what, word))
     }
 
     fn build(self) -> Result<Case, CaseError> {
@@ -265,6 +316,12 @@ mod tests {
                 error("L16 d64 seed=-1"),
                 error("L16 d64 key=1,2"),
                 error("L16 d64 h4/3"),
+                error("L4 L5 d64"),
+                error("L4 d64 kv5"),
+                error("L4 d64 causal full"),
+                error("L4 d64 key=1,2,3 key=1,2,3"),
+                error("L4 d64 seed=1 seed=1"),
+                error("L4 d64 h0"),
             ]
             .join("\n"),
             @r#"
@@ -273,6 +330,12 @@ mod tests {
         "seed=-1" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         "key=1,2" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         heads_q is 4 and heads_kv is 3: the query heads must be a multiple of the key heads
+        "L4" and "L5" both say the number of queries: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "L4" and "kv5" both say the number of keys: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "causal" and "full" both say the mask: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "key=1,2,3" and "key=1,2,3" both say the key: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "seed=1" and "seed=1" both say the seed: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        heads_q is 0: there must be at least one head
         "#
         );
     }

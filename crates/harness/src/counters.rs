@@ -10,7 +10,7 @@ use crate::case::Case;
 use crate::execute::{RunError, Surroundings, execute};
 use crate::table::{Align, Cell, Table};
 
-/// What is counted where nobody asks for another problem: three tiles of 64 keys and a ragged fourth, two heads; and one
+/// What is counted by default: three tiles of 64 keys and a ragged fourth, two heads; and one
 /// query a head over more keys.
 pub const CASES: [&str; 3] = [
     "h2 L193 d64 f16 full normal seed=0",
@@ -84,7 +84,7 @@ pub fn figures(counters: &Counters) -> Vec<Figure> {
 
 const INSTRUCTIONS: &str = "warp instructions";
 
-/// One column a generation, one row a figure; rows in which nobody has anything are left out.
+/// One column per generation, one row per figure; rows without any count are left out.
 pub fn render(counted: &[Counted]) -> String {
     let columns = counted.iter().map(|counted| (counted.generation, Align::Right));
     let columns: Vec<(&'static str, Align)> = std::iter::once(("", Align::Left)).chain(columns).collect();
@@ -100,7 +100,7 @@ pub fn render(counted: &[Counted]) -> String {
     table.render()
 }
 
-/// The names of all figures: instructions of every class that somebody has, among them.
+/// The names of all figures: instructions of every class that one of them uses, among them.
 fn names(figures: &[Vec<Figure>]) -> Vec<String> {
     let is_class = |name: &&Figure, after: &Figure| after.name == INSTRUCTIONS && name.name.starts_with("  ");
     let mut classes: Vec<&str> = Vec::new();

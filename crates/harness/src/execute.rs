@@ -199,7 +199,7 @@ impl<'d> Stage<'d> {
         Ok(Ran { output, lse, took: started.elapsed() })
     }
 
-    /// Nobody has changed the inputs, or written around them.
+    /// The inputs are unchanged, and nothing is written around them.
     pub(crate) fn check_inputs(&self) -> Result<(), RunError> {
         for input in &self.inputs {
             let found = input.read(self.device)?;

@@ -18,6 +18,7 @@ pub mod properties;
 pub mod random;
 pub mod real_model;
 pub mod regime;
+pub mod snapshots;
 pub mod strategies;
 pub mod suite;
 pub mod table;

@@ -2,6 +2,7 @@
 
 use safetensors::SafeTensors;
 use sdpa_core::{Attention, Device, Mask, Problem};
+use sdpa_ref::Judged;
 
 use crate::regime::Data;
 use crate::verify::{Reason, Thoroughness, verify_data};
@@ -31,7 +32,7 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
             .collect(),
         ..data.clone()
     };
-    let (mut lines, mut ran) = (Vec::new(), 0);
+    let (mut lines, mut judged) = (Vec::new(), Judged::default());
     for (what, mask, len_q, data) in [
         ("full", Mask::Full, length, &data),
         ("causal", Mask::Causal, length, &data),
@@ -41,7 +42,7 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
         let problem = problem.map_err(|error| error.to_string())?;
         match verify_data(device, generation, &problem, data, 0, Thoroughness::default()) {
             Ok(measured) => {
-                ran += 1;
+                judged += measured.judged;
                 lines.push(format!("{what} {:.2} × ideal", measured.rel_fro / measured.ideal_fro));
             }
             Err(Reason::Device(error)) if error.is_unsupported() => lines.push(format!("{what} declined")),
@@ -51,8 +52,8 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
             }
         }
     }
-    match ran {
+    match judged.rows {
         0 => Err(format!("MiniLM's first layer: {}", lines.join(", "))),
-        _ => Ok(format!("MiniLM's first layer, error {}", lines.join(", "))),
+        _ => Ok(format!("MiniLM's first layer, {judged}, error {}", lines.join(", "))),
     }
 }

@@ -39,7 +39,7 @@ impl Size {
     /// The same shape, made small enough: fewer sequences, then fewer heads, then fewer queries. Keys stay, since
     /// bugs of a pipeline need several tiles of them.
     fn fit(self, mut shape: Shape) -> Shape {
-        /// Query tile of the tiled kernels, of which they compute the whole whatever its rows are.
+        /// Query tile of the tiled kernels, which compute whole tiles however few rows there are.
         const TILE: usize = 64;
         let width = shape.head_dim.next_power_of_two().max(64);
         let tile = TILE * shape.len_kv.next_multiple_of(TILE).max(TILE) * width;
@@ -273,7 +273,7 @@ fn memory() -> impl Strategy<Value = Memory> {
     ]
 }
 
-/// The default scale mostly; else flat, negative, tiny and large ones.
+/// Mostly the default scale; otherwise 0, negative, tiny and large ones.
 fn scale() -> impl Strategy<Value = Option<f32>> {
     prop_oneof![
         6 => Just(None),

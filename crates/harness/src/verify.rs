@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Device, Error, Problem, Unsupported};
-use sdpa_ref::{Check, Found, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
+use sdpa_core::{Attention, Device, Error, Operand, Problem, Unsupported, check_host_memory};
+use sdpa_ref::{Check, Found, Judged, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
 
 use crate::case::Case;
 use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, execute, rows};
@@ -16,7 +16,7 @@ use crate::regime::Data;
 /// How thoroughly to verify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thoroughness {
-    /// Query rows a head to compare with the oracle, which is slow in f64; `None` compares all. Memory and repetition
+    /// Query rows per head to compare with the oracle, which is slow in f64; `None` compares all. Memory and repetition
     /// are checked everywhere, always.
     pub rows: Option<usize>,
     /// Runs after the first, each of which must give the same bits.
@@ -30,7 +30,7 @@ impl Default for Thoroughness {
 }
 
 impl Thoroughness {
-    /// Every row of problems whose oracle takes less than about a second, 256 rows a head of larger ones.
+    /// Every row of problems whose oracle takes less than about a second, 256 rows per head of larger ones.
     pub fn for_problem(problem: &Problem) -> Self {
         /// 4·b·h·q·kv·d: (1, 8, 512, 64) is 0.5 G and takes the oracle a few tenths of a second.
         const ORACLE_OPERATIONS: f64 = 1e9;
@@ -80,6 +80,15 @@ pub enum Reason {
     /// The oracle could not be asked.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Nothing was judged: a verdict on no row is none.
+    #[error(
+        "none of the {rows} rows could be judged, because f32 may overflow in each: their scores, or these over the \
+         scale, reach a quarter of the largest f32; choose a smaller scale or smaller numbers"
+    )]
+    Unjudged {
+        /// Rows that were looked at.
+        rows: usize,
+    },
     /// Two results that must be the same bits are not.
     #[error("{what}: {difference}")]
     Differs {
@@ -157,18 +166,18 @@ impl Failure {
         }
     }
 
-    /// True where every later CUDA call of this process will fail, too.
+    /// True if every later CUDA call of this process will fail, too.
     pub fn is_sticky(&self) -> bool {
         matches!(&*self.reason, Reason::Device(error) if error.is_sticky())
     }
 
-    /// True where the kernel ran and was found wrong; false where it could not be run or judged at all.
+    /// True if the kernel ran and was found wrong; false if it could not be run or judged at all.
     pub fn is_verdict(&self) -> bool {
         match &*self.reason {
             Reason::Device(error) => {
                 matches!(error, Error::Sticky { .. } | Error::Findings { .. } | Error::Tickets { .. })
             }
-            Reason::Reference(_) => false,
+            Reason::Reference(_) | Reason::Unjudged { .. } => false,
             Reason::Memory(_) | Reason::Mismatch(_) | Reason::Differs { .. } | Reason::Row { .. } => true,
         }
     }
@@ -185,8 +194,9 @@ impl Failure {
                 "who puts the word back to 0: is the last draw or arrival the one that the kernel takes for it?"
             }
             Reason::Device(_) | Reason::Reference(_) => "the kernel did not run: see the error",
+            Reason::Unjudged { .. } => "the case: its scale and its numbers",
             Reason::Memory(MemoryFault::Unwritten { .. }) => {
-                "who owns these rows: is every row and column stored by somebody?"
+                "which warp owns these rows: is every row and column stored?"
             }
             Reason::Memory(_) => "the bounds of the last tile's stores, and strides",
             Reason::Differs { .. } => "ownership of rows: a race, or a read of what is not this row's",
@@ -254,9 +264,19 @@ pub fn verify_thoroughly(
     // Declined before the numbers are made.
     generation
         .plan(&case.problem, device.limits())
-        .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, Error::from(reason)))?;
+        .map_err(Error::from)
+        .and_then(|_| check_memory(&case.problem))
+        .map_err(|error| Failure::new(device, generation, case, MATCHES_REFERENCE, error))?;
     verify_data(device, generation, &case.problem, &case.data(), case.schedule, thoroughness)
         .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
+}
+
+/// The numbers, the tensors on an interpreter and what it must leave unchanged have room in the host's memory.
+fn check_memory(problem: &Problem) -> Result<(), Error> {
+    const COPIES: usize = 3;
+    let near = near(problem);
+    let elements = Operand::ALL.map(|operand| near.span(operand)).into_iter().fold(0, usize::saturating_add);
+    check_host_memory("the case's tensors", elements.saturating_mul(COPIES * problem.dtype().bytes()))
 }
 
 /// [`verify`] on numbers of your own, which lie as [`near`]'s problem says.
@@ -272,7 +292,7 @@ pub fn verify_data(
     thoroughness: Thoroughness,
 ) -> Result<Measured, Reason> {
     let (output, _) = run_alone(device, generation, problem, data, schedule, thoroughness.repetitions)?;
-    Ok(judge(&reference(problem, data, thoroughness)?, &output, generation)?)
+    judge(&reference(problem, data, thoroughness)?, &output, generation)
 }
 
 /// Runs once, with guards around the tensors, and then again and again with nothing around them: always the same bits.
@@ -366,7 +386,7 @@ impl Question {
         let alone = |generation: &&dyn Attention| self.ask(device, *generation);
         let stage = |surroundings| Stage::new(device, &case.problem, data, surroundings);
         let (Ok(guarded), Ok(exact)) = (stage(Surroundings::Guarded), stage(Surroundings::Exact)) else {
-            // Whatever there is not enough of: each says so for itself, or gets along alone.
+            // If memory is short, run them one by one, so that each reports its own error.
             return generations.iter().map(alone).collect();
         };
         let run = |generation: &&dyn Attention| {
@@ -376,7 +396,7 @@ impl Question {
         };
         let ran: Vec<Result<(Output, Duration), Reason>> = generations.iter().map(run).collect();
         if guarded.check_inputs().and_then(|()| exact.check_inputs()).is_err() {
-            // Somebody wrote what all read, so that nobody's answer counts; alone, each answers for itself.
+            // One of them wrote to the shared inputs, so no answer counts. Run alone, each is judged by what it did.
             return generations.iter().map(alone).collect();
         }
         let judged = generations.par_iter().zip(ran).map(|(generation, ran)| {
@@ -427,14 +447,14 @@ pub struct Answer {
     pub took: Duration,
 }
 
-/// The oracle's verdict on an output, by what the generation promises.
-pub(crate) fn judge(
-    reference: &Reference,
-    output: &Output,
-    generation: &dyn Attention,
-) -> Result<Measured, Box<Mismatch>> {
+/// The oracle's verdict on an output, by what the generation promises; no verdict at all where no row could be judged.
+pub(crate) fn judge(reference: &Reference, output: &Output, generation: &dyn Attention) -> Result<Measured, Reason> {
     let tolerance = Tolerance { factor: generation.generation().accuracy.factor(), ..Tolerance::default() };
-    reference.judge(&Found { out: &output.out, lse: Some(&output.lse) }, &tolerance)
+    let measured = reference.judge(&Found { out: &output.out, lse: Some(&output.lse) }, &tolerance)?;
+    match measured.judged {
+        Judged { rows, .. } if measured.judged.is_nothing() => Err(Reason::Unjudged { rows }),
+        _ => Ok(measured),
+    }
 }
 
 /// About `count` query positions of every head: the first and the last quarter of them (64 at most), where tiles begin

@@ -151,14 +151,28 @@ impl Executions {
     }
 
     pub(crate) fn classify(&self, program: &Program, counters: &mut Counters) {
+        // Neighbours are often of one class: the maps are asked once for each run of them.
+        let mut run: Option<(InstructionClass, u64, u64)> = None;
+        let mut add = |(class, warps, threads): (InstructionClass, u64, u64)| {
+            *counters.warp_instructions.entry(class).or_default() += warps;
+            *counters.thread_instructions.entry(class).or_default() += threads;
+        };
         for (pc, instruction) in program.instructions.iter().enumerate() {
             // Lanes of a warp may exit together or one by one, as the schedule has it: that is no work of the kernel's.
             if self.warps[pc] > 0 && !matches!(instruction.operation, Operation::Exit) {
-                let class = class(&instruction.operation);
-                *counters.warp_instructions.entry(class).or_default() += self.warps[pc];
-                *counters.thread_instructions.entry(class).or_default() += self.threads[pc];
+                let (class, warps, threads) = (class(&instruction.operation), self.warps[pc], self.threads[pc]);
+                run = match run {
+                    Some((known, more_warps, more_threads)) if known == class => {
+                        Some((class, warps + more_warps, threads + more_threads))
+                    }
+                    other => {
+                        other.into_iter().for_each(&mut add);
+                        Some((class, warps, threads))
+                    }
+                };
             }
         }
+        run.into_iter().for_each(add);
     }
 }
 
@@ -308,6 +322,20 @@ pub(crate) fn wavefronts(addresses: &[u32; 32], mask: u32, bytes: u32) -> (u64, 
 }
 
 fn group_passes(addresses: &[u32; 32], active: u32, first_lane: u32, words_per_lane: u32) -> (u64, u64) {
+    // Rows of a fragment usually cover each four banks once.
+    if words_per_lane == 4 {
+        let (mut quads, mut low_bits, mut rest) = (0u32, 0, active);
+        while rest != 0 {
+            let address = addresses[(first_lane + rest.trailing_zeros()) as usize & 31];
+            rest &= rest - 1;
+            quads |= 1 << (address >> 4 & 7);
+            low_bits |= address & 15;
+        }
+        let lanes = active.count_ones();
+        if low_bits == 0 && quads.count_ones() == lanes {
+            return (1, u64::from(lanes * words_per_lane));
+        }
+    }
     let start = addresses[(first_lane + active.trailing_zeros()) as usize & 31] >> 2;
     // The two usual cases: consecutive words, and one word for all.
     let (mut consecutive, mut same) = (true, true);

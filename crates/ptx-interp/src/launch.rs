@@ -6,7 +6,7 @@ use crate::address_space::SHARED_BASE;
 use crate::counters::Counters;
 use crate::coverage::{Coverage, CoverageCounts};
 use crate::decode::Program;
-use crate::diagnostics::{Finding, FindingKind, Findings};
+use crate::diagnostics::{Finding, FindingKind, Findings, Missing};
 use crate::machine::{LaunchContext, load_variables};
 use crate::memory::Memory;
 use crate::module::Kernel;
@@ -15,7 +15,7 @@ use crate::schedule::{Unit, UnitOutcome};
 use crate::settings::Launch;
 
 /// Why a launch was refused; nothing ran.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
     /// The parameter block has the wrong size.
@@ -140,7 +140,8 @@ impl Launch {
                     let name = memory.buffers()[race.buffer].name.clone();
                     let site = |record: Record| context.site(record.cluster - 1, record.participant, record.pc());
                     let (at, with) = (site(race.at), Some(site(race.with)));
-                    findings.report(program, self.seed, FindingKind::GlobalRace, at, with, || {
+                    let mistake = (FindingKind::GlobalRace, Missing::ReleaseAcquire);
+                    findings.report(program, self.seed, mistake, at, with, || {
                         format!(
                             "blocks run at the same time, and one {} byte {} of `{name}` that another {}",
                             if race.at_is_write { "writes" } else { "reads" },

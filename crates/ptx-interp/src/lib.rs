@@ -80,10 +80,23 @@ mod turn;
 pub use counters::{Counters, InstructionClass};
 pub use coverage::{BlockCoverage, BranchCoverage, Coverage, InstructionCoverage, LoopCoverage};
 pub use decode::DecodeError;
-pub use diagnostics::{Finding, FindingKind, Place, SourceFrame, SourceLine, ThreadId};
+pub use diagnostics::{Finding, FindingKind, Missing, Place, SourceFrame, SourceLine, ThreadId};
 pub use launch::{LaunchError, Report};
 pub use memory::{Memory, MemoryError};
 pub use module::{Kernel, KernelError, Module};
 pub use parse::{Parameter, ParseError};
 pub use settings::{Checks, Launch, Limits};
 pub use tensor_map::{ElementType, OutOfBoundsFill, Swizzle, TENSOR_MAP_BYTES, TensorMapDescription, TensorMapError};
+
+/// Errors are printed as their sentence by `{:?}`, too: that is how a `main` that returns one prints it.
+macro_rules! debug_is_the_sentence {
+    ($($error:ident)*) => {
+        $(impl std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        })*
+    };
+}
+
+debug_is_the_sentence!(DecodeError KernelError LaunchError MemoryError ParseError TensorMapError);

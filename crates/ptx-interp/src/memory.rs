@@ -3,7 +3,7 @@
 use crate::address_space::{GLOBAL_BASE, GUARD_BYTES};
 
 /// A host access to memory that is not there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{bytes} bytes at {address:#x}: {place}")]
 pub struct MemoryError {
     /// First address of the access.
@@ -233,7 +233,8 @@ impl Memory {
             }
             let past = offset - buffer.length as u64;
             if above.is_none_or(|above| past <= above.base - address) {
-                return format!("{past} bytes past the end of `{}` ({} bytes)", buffer.name, buffer.length);
+                let far = if past == 0 { "just".to_string() } else { format!("{past} bytes") };
+                return format!("{far} past the end of `{}` ({} bytes)", buffer.name, buffer.length);
             }
         }
         match above {

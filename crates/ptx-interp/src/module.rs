@@ -11,7 +11,7 @@ use crate::parse::{Parameter, ParseError, ParsedModule, parse_module};
 use crate::spelling::spelling;
 
 /// Why a module has no such kernel to launch.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     /// No kernel has this name.
     #[error("no kernel `{name}` in the module; it has {}", .available.join(", "))]

@@ -108,7 +108,7 @@ pub struct TensorMapDescription {
 }
 
 /// Why the device would refuse a tensor map.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid tensor map: {0}")]
 pub struct TensorMapError(String);
 

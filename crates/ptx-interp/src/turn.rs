@@ -77,7 +77,9 @@ impl Machine<'_> {
                     mask &= warp.registers.holds(guard);
                 }
                 self.executions.warps[pc as usize] += 1;
-                self.executions.threads[pc as usize] += u64::from(mask.count_ones());
+                // Without the instruction for it, counting bits is slow.
+                let lanes = if mask == u32::MAX { LANES as u32 } else { mask.count_ones() };
+                self.executions.threads[pc as usize] += u64::from(lanes);
                 warp.clock += 1;
                 if let Some(coverage) = &mut self.coverage {
                     coverage.note(program, &mut warp.turns, pc, current.mask, mask);
@@ -94,7 +96,9 @@ impl Machine<'_> {
                     self.touch_registers(cluster, warp, At { rank, warp: global_warp, pc }, mask);
                 }
                 if instruction.lane_wise {
-                    (self.execute_lanes)(&instruction.operation, &mut warp.registers, mask);
+                    if !instruction.settled {
+                        (self.execute_lanes)(&instruction.operation, &mut warp.registers, mask);
+                    }
                     current.pc += 1;
                     if !warp.splits.is_empty() && behind(&warp.splits, current.pc) {
                         warp.splits.push(current);

@@ -85,7 +85,7 @@ fn prepare<'d>(
     or_end(Prepared::new(device, verified, sets, &Options::default()))
 }
 
-/// The value, or the end: criterion would take whatever a failed benchmark returns for a time.
+/// The value, or the end of the run: criterion would take the result of a failed benchmark for a time.
 fn or_end<T, E: std::fmt::Display>(result: Result<T, E>) -> T {
     result.unwrap_or_else(|error| {
         eprintln!("error: {error}");

@@ -1,4 +1,4 @@
-//! The crate `sdpa` chooses well: as fast as anything measured, everything that anybody takes, and right.
+//! The crate `sdpa` chooses well: as fast as anything measured, for every problem that a generation takes, and right.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn takes(contender: &str, problem: &Problem) -> bool {
     generations::find(contender).is_some_and(|found| found.plan(problem, &DeviceLimits::H200).is_ok())
 }
 
-/// Of the generations with a figure of this problem, the choice and the fastest. Whoever was not measured there yet is
+/// Of the generations with a figure of this problem, the choice and the fastest. A generation that was not measured there yet is
 /// passed over: the record says nothing of it.
 fn choice_and_fastest<'r>(record: &'r Record, problem: &Problem) -> Option<(&'r Figure, &'r Figure)> {
     let figures = record.figures.iter().filter(|figure| figure.is_of(problem) && takes(&figure.contender, problem));
@@ -65,7 +65,7 @@ fn on_every_recorded_problem_the_choice_is_within_three_percent_of_the_fastest()
     assert!(records >= 4, "acceptance, targets, short, decode: only {records} found");
 }
 
-/// The test above would notice: a record in which somebody else is 4 % and half a microsecond faster.
+/// The test above would notice: a record in which another generation is 4 % and half a microsecond faster.
 #[test]
 fn a_slow_choice_is_noticed() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../results/nvidia-h200-short-f16.json");

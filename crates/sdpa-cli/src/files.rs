@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensorError, SafeTensors};
-use sdpa_core::{Dtype, Mask, Operand, Problem, ProblemError};
-use sdpa_toolchain::{WriteError, write_whole};
+use sdpa_core::{Dtype, Layout, Mask, Operand, Problem, ProblemError};
+use sdpa_toolchain::{WriteError, check_writable, write_whole};
 use thiserror::Error;
 
 /// Why a file cannot be used, in one line.
@@ -42,8 +42,10 @@ pub enum FileError {
         found: String,
     },
     /// Not four dimensions.
-    #[error("tensor `{name}` has shape {found:?}: expected [batch, heads, length, head_dim]")]
+    #[error("tensor `{name}` has shape {found:?}: expected {}", axes(*layout))]
     Rank {
+        /// The order of its dimensions.
+        layout: Layout,
         /// Which tensor.
         name: &'static str,
         /// Its shape.
@@ -70,8 +72,13 @@ pub enum FileError {
         expected: String,
     },
     /// Shapes that fit one another and still are no attention problem.
-    #[error(transparent)]
-    Problem(#[from] ProblemError),
+    #[error("{error}{}", transposed.as_ref().map(|note| format!("; {note}")).unwrap_or_default())]
+    Problem {
+        /// Why not.
+        error: ProblemError,
+        /// Which other layout the shapes look like.
+        transposed: Option<String>,
+    },
     /// The output's folder.
     #[error("{}: no such folder to write the output into", .0.display())]
     NoFolder(PathBuf),
@@ -83,14 +90,47 @@ pub enum FileError {
     OutputIsInput(PathBuf),
 }
 
+/// The names of a layout's dimensions, outermost first.
+fn axes(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Bhld => "[batch, heads, length, head_dim]",
+        Layout::Blhd => "[batch, length, heads, head_dim]",
+    }
+}
+
+/// `[batch, heads, length, head_dim]` of a shape that has them in a layout's order, and the other way round.
+fn swapped([batch, one, other, head_dim]: [usize; 4], layout: Layout) -> [usize; 4] {
+    match layout {
+        Layout::Bhld => [batch, one, other, head_dim],
+        Layout::Blhd => [batch, other, one, head_dim],
+    }
+}
+
+/// A note if the keys, or several queries, have more heads than positions: few models do, and many files have their
+/// dimensions in another order.
+fn transposed(layout: Layout, query: [usize; 4], key: [usize; 4]) -> Option<String> {
+    let (flag, other) = match layout {
+        Layout::Bhld => ("blhd", Layout::Blhd),
+        Layout::Blhd => ("bhld", Layout::Bhld),
+    };
+    let looks_so = |[_, heads, length, _]: [usize; 4]| heads > length && length > 1;
+    let tensors = [("k", key), ("q", query)];
+    let (name, [_, heads, length, _]) = tensors.into_iter().find(|(_, shape)| looks_so(*shape))?;
+    Some(format!(
+        "read as {}, `{name}` has {heads} heads and only {length} positions: if it is {}, say --layout {flag}",
+        axes(layout),
+        axes(other)
+    ))
+}
+
 /// An attention problem from a user's file, contiguous.
 #[derive(Clone, Debug)]
 pub struct UserTensors {
     /// The problem that the shapes describe.
     pub problem: Problem,
-    /// Element bits of `q`, `[batch, heads_q, len_q, head_dim]`.
+    /// Element bits of `q`, in the problem's layout.
     pub query: Vec<u16>,
-    /// Element bits of `k`, `[batch, heads_kv, len_kv, head_dim]`.
+    /// Element bits of `k`, in the problem's layout.
     pub key: Vec<u16>,
     /// Element bits of `v`, as `k`.
     pub value: Vec<u16>,
@@ -98,6 +138,8 @@ pub struct UserTensors {
     pub expected: Option<Expected>,
     /// Why a reference in the file is not compared with, where there is one and it is not.
     pub not_compared: Option<String>,
+    /// Which other layout the shapes look like.
+    pub transposed: Option<String>,
 }
 
 /// A reference output that came with the inputs.
@@ -111,35 +153,46 @@ pub struct Expected {
     pub roundoff: f64,
 }
 
-/// Reads `q`, `k` and `v` and the reference that fits the mask.
+/// Reads `q`, `k` and `v`, whose dimensions are in the order of `layout`, and the reference that fits the mask.
 ///
 /// # Errors
 /// A [`FileError`] that names the first thing found wrong.
-pub fn read(path: &Path, mask: Mask, scale: Option<f32>) -> Result<UserTensors, FileError> {
+pub fn read(path: &Path, mask: Mask, scale: Option<f32>, layout: Layout) -> Result<UserTensors, FileError> {
     let bytes = std::fs::read(path).map_err(|source| FileError::System { path: path.to_owned(), source })?;
     let file =
         SafeTensors::deserialize(&bytes).map_err(|source| FileError::Format { path: path.to_owned(), source })?;
 
-    let (query_view, query_shape, dtype) = operand(path, &file, "q", None)?;
-    let (key_view, key_shape, _) = operand(path, &file, "k", Some(dtype))?;
-    let (value_view, value_shape, _) = operand(path, &file, "v", Some(dtype))?;
-    let [batch, heads, len_q, head_dim] = query_shape;
+    let (query_view, query_shape, dtype) = operand(path, &file, "q", layout, None)?;
+    let (key_view, key_shape, _) = operand(path, &file, "k", layout, Some(dtype))?;
+    let (value_view, value_shape, _) = operand(path, &file, "v", layout, Some(dtype))?;
+    let [batch, heads, len_q, head_dim] = swapped(query_shape, layout);
     if key_shape[0] != batch || key_shape[3] != head_dim {
-        let expected =
-            format!("[{batch}, heads, length, {head_dim}], with the batch and head_dim of `q` {query_shape:?}");
+        let inner = axes(layout).trim_start_matches("[batch, ").trim_end_matches(", head_dim]");
+        let expected = format!("[{batch}, {inner}, {head_dim}], with the batch and head_dim of `q` {query_shape:?}");
         return Err(FileError::Shape { name: "k", found: key_shape, expected });
     }
     if value_shape != key_shape {
         let expected = format!("{key_shape:?}, the shape of `k`");
         return Err(FileError::Shape { name: "v", found: value_shape, expected });
     }
-    let mut builder =
-        Problem::new(batch, heads, len_q, head_dim).heads_kv(key_shape[1]).len_kv(key_shape[2]).dtype(dtype).mask(mask);
+    let [_, heads_kv, len_kv, _] = swapped(key_shape, layout);
+    let transposed = transposed(layout, swapped(query_shape, layout), swapped(key_shape, layout));
+    let mut builder = Problem::new(batch, heads, len_q, head_dim)
+        .heads_kv(heads_kv)
+        .len_kv(len_kv)
+        .dtype(dtype)
+        .mask(mask)
+        .layout(layout);
     if let Some(scale) = scale {
         builder = builder.scale(scale);
     }
-    let problem = builder.build()?;
-    let (expected, not_compared) = expected(&file, &problem);
+    let problem = match builder.build() {
+        Ok(problem) => problem,
+        // A scale has no dimensions.
+        Err(error @ ProblemError::Scale(_)) => return Err(FileError::Problem { error, transposed: None }),
+        Err(error) => return Err(FileError::Problem { error, transposed }),
+    };
+    let (expected, not_compared) = expected(&file, &problem, layout);
     Ok(UserTensors {
         query: half_bits(&query_view),
         key: half_bits(&key_view),
@@ -147,6 +200,7 @@ pub fn read(path: &Path, mask: Mask, scale: Option<f32>) -> Result<UserTensors, 
         problem,
         expected,
         not_compared,
+        transposed,
     })
 }
 
@@ -154,6 +208,7 @@ fn operand<'a>(
     path: &Path,
     file: &SafeTensors<'a>,
     name: &'static str,
+    layout: Layout,
     like: Option<Dtype>,
 ) -> Result<(TensorView<'a>, [usize; 4], Dtype), FileError> {
     let view = file.tensor(name).map_err(|_| {
@@ -176,12 +231,12 @@ fn operand<'a>(
         (_, Some(Dtype::F16)) => return Err(wrong_dtype("f16, as `q` is")),
         (_, Some(Dtype::Bf16)) => return Err(wrong_dtype("bf16, as `q` is")),
     };
-    let shape = view.shape().try_into().map_err(|_| FileError::Rank { name, found: view.shape().to_vec() })?;
+    let shape = view.shape().try_into().map_err(|_| FileError::Rank { layout, name, found: view.shape().to_vec() })?;
     Ok((view, shape, dtype))
 }
 
 /// The reference that fits the mask, or why there is one that cannot be used.
-fn expected(file: &SafeTensors<'_>, problem: &Problem) -> (Option<Expected>, Option<String>) {
+fn expected(file: &SafeTensors<'_>, problem: &Problem, layout: Layout) -> (Option<Expected>, Option<String>) {
     let name = match problem.mask() {
         Mask::Full => "out",
         // One reference serves both alignments only where they are the same.
@@ -192,7 +247,7 @@ fn expected(file: &SafeTensors<'_>, problem: &Problem) -> (Option<Expected>, Opt
         Mask::Causal | Mask::CausalTopLeft => "out_causal",
     };
     let Ok(view) = file.tensor(name) else { return (None, None) };
-    let shape = problem.shape(Operand::Output);
+    let shape = swapped(problem.shape(Operand::Output), layout);
     if view.shape() != shape {
         return (
             None,
@@ -227,7 +282,8 @@ fn half_bits(view: &TensorView<'_>) -> Vec<u16> {
 /// Checks that an output could be written beside this input, before any work is done.
 ///
 /// # Errors
-/// [`FileError::NoFolder`], [`FileError::IsFolder`] or [`FileError::OutputIsInput`].
+/// [`FileError::NoFolder`], [`FileError::IsFolder`] or [`FileError::OutputIsInput`]; [`FileError::Write`] where the system
+/// would not let it be written.
 pub fn check_output(input: &Path, output: &Path) -> Result<(), FileError> {
     let folder = folder_of(output);
     if !folder.is_dir() {
@@ -238,24 +294,24 @@ pub fn check_output(input: &Path, output: &Path) -> Result<(), FileError> {
     }
     match (input.canonicalize(), output.canonicalize()) {
         (Ok(input), Ok(found)) if input == found => Err(FileError::OutputIsInput(output.to_owned())),
-        _ => Ok(()),
+        _ => Ok(check_writable(output)?),
     }
 }
 
-/// Writes `out` in the problem's element type and `lse` in f32, whole or not at all.
+/// Writes `out` in the problem's element type and layout and `lse`, [batch, heads, length] in f32, whole or not at all.
 ///
 /// # Errors
 /// [`FileError::System`], or [`FileError::Format`] where the format cannot hold the tensors.
-pub fn write(path: &Path, problem: &Problem, out: &[u16], lse: &[f32]) -> Result<(), FileError> {
+pub fn write(path: &Path, problem: &Problem, layout: Layout, out: &[u16], lse: &[f32]) -> Result<(), FileError> {
     let out: Vec<u8> = out.iter().flat_map(|bits| bits.to_le_bytes()).collect();
     let lse: Vec<u8> = lse.iter().flat_map(|value| value.to_le_bytes()).collect();
     let dtype = match problem.dtype() {
         Dtype::F16 => FileDtype::F16,
         Dtype::Bf16 => FileDtype::BF16,
     };
-    let shape = problem.shape(Operand::Output).to_vec();
+    let rows = problem.shape(Operand::Output)[..3].to_vec();
+    let shape = swapped(problem.shape(Operand::Output), layout).to_vec();
     let serialise = || {
-        let rows = shape[..3].to_vec();
         let tensors =
             [("out", TensorView::new(dtype, shape, &out)?), ("lse", TensorView::new(FileDtype::F32, rows, &lse)?)];
         safetensors::serialize(tensors, None)

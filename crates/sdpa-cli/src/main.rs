@@ -33,6 +33,9 @@ enum Verb {
     Resources(commands::resources::Resources),
     BuildPtx(commands::build_ptx::BuildPtx),
     Ptx(commands::ptx::Ptx),
+    Sass(commands::sass::CompareSass),
+    Steps(commands::steps::Steps),
+    Seal(commands::seal::SealGenerations),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,9 @@ fn main() -> ExitCode {
         Verb::Resources(verb) => verb.run(out),
         Verb::BuildPtx(verb) => verb.run(out),
         Verb::Ptx(verb) => verb.run(out),
+        Verb::Sass(verb) => verb.run(out),
+        Verb::Steps(verb) => verb.run(out),
+        Verb::Seal(verb) => verb.run(out),
     };
     result.unwrap_or_else(|error| {
         // `sdpa list | head -1` has got what it wanted.

@@ -1,8 +1,10 @@
 //! A new generation from its parent: crate, kernel, PTX, and the lines that make it one of the list.
 //!
-//! The kernel is the parent's with another comment at its top, of as many lines, so its PTX is the parent's with another
-//! file name and fingerprint, byte for byte what the compiler would make. So the child passes the gate at once, on any
-//! machine, and whatever fails later is due to an edit.
+//! The kernel is the parent's with other comments: its own at the top, and none of those that tell what the parent mended in
+//! its own parent. So its PTX is the parent's with another file name, other line numbers and another fingerprint, byte for byte
+//! what the compiler would make. The child passes the gate at once, on any machine, and what fails later is due to an edit.
+
+mod history;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -183,7 +185,7 @@ impl Maker<'_> {
     /// `kernels/<id>.cu` and its PTX.
     fn kernel(&self, kernels: &'static [Specialisation], mut sources: Sources, scaffold: &mut Scaffold) -> Result<()> {
         let source = format!("{}.cu", self.parent);
-        let text = self.header(&self.read(&format!("kernels/{source}"))?)?;
+        let (text, lines) = history::without_fixes(&self.header(&self.read(&format!("kernels/{source}"))?)?);
         if !KernelTexts::stale(kernels, &sources)?.is_empty() {
             return Err(ScaffoldError::Stale(self.parent));
         }
@@ -195,6 +197,7 @@ impl Maker<'_> {
             let ptx = kernel.packed_ptx()?;
             let own = Fingerprint::of_sources(kernel, &sources)?;
             let body = ptx.strip_prefix(&own.header(kernel)).ok_or(ScaffoldError::Stale(self.parent))?;
+            let body = history::move_lines(body, &format!("kernels/{source}"), &lines);
             let body = body.replace(&format!("\"kernels/{source}\""), &format!("\"kernels/{name}\""));
             packed.push((kernel.packed_name(), *kernel, body));
         }
@@ -283,37 +286,45 @@ impl Maker<'_> {
 
         let readme = format!(
             "# {id}: {title}\n\n\
-             **Idea.** So far {parent}'s kernel under another name. Here goes the one thing that is new, and why.\n\n\
-             **Diff from parent.** `diff kernels/{parent}.cu kernels/{}.cu`.\n\n\
-             **Expected.** What it should bring, at which shapes, and the sum that says so: before it is measured.\n\n\
-             **Measured.** Not yet.\n\n\
-             **Did not work.** Nothing tried yet.\n\n\
-             **Next.**\n",
+             ## Idea\n\nSo far the kernel of {parent} under another name. Say the one thing that is new, and why.\n\n\
+             `diff kernels/{parent}.cu kernels/{0}.cu` shows it.\n\n\
+             ## Expected\n\nWhat it should bring, at which shapes, and the sum that says so: before it is measured.\n\n\
+             ## Measured\n\n<!-- measured:begin -->\n<!-- measured:end -->\n\n\
+             ## Did not work\n\nNothing tried yet.\n\n\
+             ## Fixed\n\nNothing yet.\n",
             self.id
         );
         scaffold.new.insert(format!("{to}/README.md").into(), readme);
         Ok(())
     }
 
-    /// The two lines that make the crate a dependency and the generation one of the list; and what its kernels cost.
+    /// The lines that make the crate a dependency and a feature, and the generation one of the list; and what its kernels cost.
     fn lines(&self, scaffold: &mut Scaffold) -> Result<()> {
         let id = self.id;
         let unexpected = |path: &str, expected| ScaffoldError::Unexpected { path: path.into(), expected };
 
-        let no_manifest = || unexpected(LIST_MANIFEST, "a manifest with [dependencies]");
+        let no_manifest =
+            || unexpected(LIST_MANIFEST, "a manifest with [dependencies], and `all` among its [features]");
         let mut manifest: DocumentMut = self.read(LIST_MANIFEST)?.parse().map_err(|_| no_manifest())?;
         let dependencies = manifest.get_mut("dependencies").and_then(|item| item.as_table_mut());
         let mut dependency = toml_edit::InlineTable::new();
+        dependency.insert("package", format!("sdpa-{id}").into());
         dependency.insert("path", format!("../sdpa-{id}").into());
         dependency.insert("version", env!("CARGO_PKG_VERSION").into());
-        dependencies.ok_or_else(no_manifest)?.insert(&format!("sdpa-{id}"), value(dependency));
+        dependency.insert("optional", true.into());
+        dependencies.ok_or_else(no_manifest)?.insert(id, value(dependency));
+        let features = manifest.get_mut("features").and_then(|item| item.as_table_mut());
+        let all = features.and_then(|features| features.get_mut("all")).and_then(|all| all.as_array_mut());
+        let mut feature = toml_edit::Value::from(id);
+        feature.decor_mut().set_prefix("\n    ");
+        all.ok_or_else(no_manifest)?.push_formatted(feature);
         scaffold.edited.insert(LIST_MANIFEST.into(), manifest.to_string());
 
         let list = self.read(LIST)?;
-        let is_generation = |line: &str| line.trim_start().starts_with("(v") && line.contains("sdpa_v");
+        let is_generation = |line: &str| line.trim_start().starts_with("(v") && line.ends_with(");");
         let last = list.lines().enumerate().filter(|(_, line)| is_generation(line)).last();
         let (last, _) = last.ok_or_else(|| unexpected(LIST, "the lines of the other generations"))?;
-        let line = format!("            ({id}, sdpa_{id}::{});", capital(id));
+        let line = format!("            ({id}, \"{id}\", {id}::{});", capital(id));
         let mut lines: Vec<&str> = list.lines().collect();
         lines.insert(last + 1, &line);
         scaffold.edited.insert(LIST.into(), lines.join("\n") + "\n");
@@ -352,7 +363,7 @@ fn replace_line(text: &str, start: &str, with: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sdpa_toolchain::Nvrtc;
+    use sdpa_toolchain::code_lines;
 
     use super::*;
 
@@ -377,7 +388,7 @@ mod tests {
         assert_eq!(capital("v2b"), "V2b");
     }
 
-    /// Whatever generation is the parent, old or new.
+    /// Any generation, old or new.
     #[test]
     fn every_generation_can_be_a_parent() {
         for parent in generations::ALL {
@@ -390,43 +401,27 @@ mod tests {
                 kernel.starts_with("// V987: a \"new\" idea\n")
                     && kernel.contains(&format!("\n// parent: {}\n", who.id))
             );
-            assert_eq!(kernel.lines().count(), parents.lines().count());
-            let code =
-                |text: &str| text.lines().filter(|line| !line.starts_with("//")).map(str::to_owned).collect::<Vec<_>>();
-            assert_eq!(code(kernel), code(&parents));
+            assert_eq!(code_lines(kernel), code_lines(&parents));
+            assert!(!kernel.contains("FIX:"), "{kernel}");
             let own = text("crates/sdpa-v987/src/lib.rs");
             assert!(own.contains("pub struct V987;") && own.contains("title: \"a \\\"new\\\" idea\","), "{own}");
             assert!(own.contains(&format!("parent: Some(\"{}\")", who.id)) && own.contains("\"v987.cu\""), "{own}");
             assert_eq!(scaffold.pack.1.len(), who.specialisations.len());
-            // Each of the two files that there were gets one line and loses none.
+            // Each of the two files that there were gets its lines and loses none.
             assert_eq!(scaffold.edited.len(), 2);
-            for (path, line) in [
-                (LIST_MANIFEST, "sdpa-v987 = { path = \"../sdpa-v987\", version = \"0.1.0\" }"),
-                (LIST, "            (v987, sdpa_v987::V987);"),
+            const DEPENDENCY: &str =
+                "v987 = { package = \"sdpa-v987\", path = \"../sdpa-v987\", version = \"0.1.0\", optional = true }";
+            for (path, lines) in [
+                (LIST_MANIFEST, [DEPENDENCY, "    \"v987\","].as_slice()),
+                (LIST, &["            (v987, \"v987\", v987::V987);"]),
             ] {
                 let (before, after) =
                     (std::fs::read_to_string(root().join(path)).unwrap(), &scaffold.edited[Path::new(path)]);
-                let without: Vec<&str> = after.lines().filter(|other| *other != line).collect();
+                let without: Vec<&str> = after.lines().filter(|other| !lines.contains(other)).collect();
                 assert_eq!(before.lines().collect::<Vec<_>>(), without, "{path}");
-                assert_eq!(after.lines().count(), without.len() + 1, "{path}");
+                assert_eq!(after.lines().count(), without.len() + lines.len(), "{path}");
             }
         }
-    }
-
-    /// If there is a compiler, it says the same.
-    #[test]
-    fn the_childs_ptx_is_what_the_compiler_makes() {
-        let checkout = Checkout::find().unwrap();
-        let Ok(nvrtc) = Nvrtc::find(&checkout) else {
-            eprintln!("not run: there is no NVRTC; install kernels/requirements.txt");
-            return;
-        };
-        let parent = generations::ALL[0];
-        let scaffold = Scaffold::new(&root(), "v987", parent, "an idea").unwrap();
-        let mut sources = checkout.sources().unwrap();
-        sources.insert("v987.cu", scaffold.new[Path::new("kernels/v987.cu")].clone());
-        let child = Specialisation { source: "v987.cu", ..parent.generation().specialisations[0] };
-        assert_eq!(scaffold.pack.1[0].1, nvrtc.compile(&child, &sources).unwrap());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What a workspace is made of; whatever is not built or downloaded.
+/// What a workspace is made of: all that is neither built nor downloaded.
 const WORKSPACE: [&str; 8] =
     ["Cargo.toml", "Cargo.lock", "README.md", "LICENSE-APACHE", "LICENSE-MIT", "rustfmt.toml", "crates", "kernels"];
 
@@ -20,7 +20,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// Files of other people's crates, which do not depend on where the workspace is, under the same paths: cargo finds them
-/// built. Linked, for they are large and nobody writes them again.
+/// built. Linked, because they are large and not written again.
 fn link_dependencies(from: &Path, to: &Path) {
     let is_ours = |name: &str| {
         let name = name.strip_prefix("lib").unwrap_or(name);

@@ -21,7 +21,7 @@ const SUITE_TITLE: &str = "`SDPA_DEVICE=cuda";
 const SDPA: &str = r#"
 [ "$SDPA_DEVICE" = cuda ] || { echo "error: asked to run on ${SDPA_DEVICE:-anything}" >&2; exit 2; }
 again=1; [ "$5" = --repeat ] && again=$6
-say() { echo "{\"generation\":\"$1\",\"case\":\"$2\",\"device\":\"H200\",\"outcome\":\"$3\",\"said\":\"$4\",\"same_runs\":$5}"; }
+say() { echo "{\"generation\":\"$1\",\"case\":\"$2\",\"device\":\"H200\",\"outcome\":\"$3\",\"said\":\"$4\",\"same_runs\":$5,\"judged_rows\":600,\"unjudged_rows\":0}"; }
 @BEFORE@
 case "$2 $3" in
     v1*d256*) say "$2" "$3" declined "v1 takes head_dim up to 128; this problem has 256" 0; exit 2 ;;
@@ -139,7 +139,9 @@ fn a_clean_proof_says_what_every_tool_said() {
     proof.has(&format!("\n## compute-sanitizer: {ALL} of {ALL} runs clean\n"));
     proof.has(&format!("\nv1 | memcheck | {RAGGED} | exit 0 | ERROR SUMMARY: 0 errors\n"));
     proof.has(&format!("\nv2d | racecheck | {WIDE} | exit 0 | RACECHECK SUMMARY: 0 hazards displayed (0 err"));
-    proof.has(&format!("\nv2d | {LONG} | exit 0 | ok: relative Frobenius error 2.00e-4; the same bits in 101 runs\n"));
+    proof.has(&format!(
+        "\nv2d | {LONG} | exit 0 | ok: judged 600 rows; relative Frobenius error 2.00e-4; the same bits in 101 runs\n"
+    ));
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn what_is_missing_is_named() {
     ");
     std::fs::write(path("README.md"), "# No table\n").unwrap();
     insta::assert_snapshot!(report(&[]), @r"
-    error: README.md: expected one line `<!-- results:begin -->` and after it one line `<!-- results:end -->`
+    error: README.md: expected one line `<!-- headline:begin -->` and after it one line `<!-- headline:end -->`
     exit 2
     ");
     assert!(!path("docs/ladder.svg").exists(), "something was written all the same");
@@ -70,8 +70,9 @@ fn a_report_is_written_once_and_checked_ever_after() {
     std::fs::write(path("results/record.json"), RECORD).unwrap();
     std::fs::write(path("results/other.json"), r#"{ "score": 1 }"#).unwrap();
     std::fs::write(path("docs/speed-d64-full.svg"), "from records that are gone").unwrap();
-    let before = "# Title\n\n<!-- results:begin -->\nold\n<!-- results:end -->\n\nafter\n";
-    std::fs::write(path("README.md"), before).unwrap();
+    let region = |name: &str| format!("<!-- {name}:begin -->\nold\n<!-- {name}:end -->\n\n");
+    let before = format!("# Title\n\n{}{}{}after\n", region("headline"), region("tree"), region("results"));
+    std::fs::write(path("README.md"), &before).unwrap();
 
     insta::assert_snapshot!(report(&["--check"]), @r"
     README.md: out of date
@@ -89,9 +90,10 @@ fn a_report_is_written_once_and_checked_ever_after() {
     exit 0
     ");
     let after = std::fs::read_to_string(path("README.md")).unwrap();
-    assert!(after.contains("| 170 (stale) | – | 0.05 (cudnn) (stale) | 3.2 (stale) |"), "{after}");
-    assert!(after.contains("geometric mean 0.053 × over 1 problems, ahead in 0, at least 0.053 × (stale)"), "{after}");
-    assert!(after.ends_with("<!-- results:end -->\n\nafter\n"), "{after}");
+    assert!(after.contains("|**v1**||170\\*||declines||declines||\n"), "{after}");
+    assert!(after.contains("**faster on 0, ambiguous on 0, slower on 1** of 1 problems"), "{after}");
+    assert!(after.contains("Stale: kernels have changed since.") && after.contains("├─ v2e"), "{after}");
+    assert!(!after.contains("old\n") && after.ends_with("<!-- results:end -->\n\nafter\n"), "{after}");
     insta::assert_snapshot!(report(&["--check"]), @r"
     up to date
     exit 0
@@ -99,5 +101,41 @@ fn a_report_is_written_once_and_checked_ever_after() {
     insta::assert_snapshot!(report(&[]), @r"
     up to date
     exit 0
+    ");
+}
+
+#[test]
+fn every_generation_has_its_figures_in_its_own_readme() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("results")).unwrap();
+    std::fs::write(path("results/record.json"), RECORD).unwrap();
+    let regions = ["headline", "tree", "results"].map(|name| format!("<!-- {name}:begin -->\n<!-- {name}:end -->\n"));
+    std::fs::write(path("README.md"), regions.concat()).unwrap();
+    let ids = sdpa::generations::ids();
+    for id in &ids {
+        std::fs::create_dir_all(path(&format!("crates/sdpa-{id}"))).unwrap();
+        std::fs::write(
+            path(&format!("crates/sdpa-{id}/README.md")),
+            "<!-- measured:begin -->\n<!-- measured:end -->\n",
+        )
+        .unwrap();
+    }
+    report(folder.path(), &[]);
+    let page = |id: &str| std::fs::read_to_string(path(&format!("crates/sdpa-{id}/README.md"))).unwrap();
+    assert!(
+        page("v1").contains("|short: (1,8,512,64) f16 full|170 (stale)||0.05 × cudnn, slower (stale)|"),
+        "{}",
+        page("v1")
+    );
+    assert!(ids[1..].iter().all(|id| page(id).contains("Not timed yet.")));
+
+    // A page that someone edited between the markers is out of date; one without markers is an error.
+    std::fs::write(path("crates/sdpa-v1/README.md"), page("v1").replace("170", "17")).unwrap();
+    assert_eq!(report(folder.path(), &["--check"]), "crates/sdpa-v1/README.md: out of date\nexit 1");
+    std::fs::write(path("crates/sdpa-v1/README.md"), "# V1\n").unwrap();
+    insta::assert_snapshot!(report(folder.path(), &[]), @r"
+    error: crates/sdpa-v1/README.md: expected one line `<!-- measured:begin -->` and after it one line `<!-- measured:end -->`
+    exit 2
     ");
 }

@@ -1,68 +1,74 @@
-//! Holds what the kernels cost to a committed record, which may only improve.
+//! Holds what the kernels cost to a committed record, which may only improve. Without ptxas these tests are ignored, and say
+//! why; `SDPA_REQUIRE_PTXAS=1` makes them fail instead.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::ExitCode;
 
 use harness::mutants;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sdpa::generations;
 use sdpa_cli::cost_table::render_costs;
 use sdpa_core::{Attention, Generation, Specialisation};
 use sdpa_toolchain::resources::{self, Cost};
-use sdpa_toolchain::{KernelTexts, find_tool, write_whole};
-
-/// Makes the record anew from what the kernels cost now.
-const ACCEPT: &str = "SDPA_ACCEPT_RESOURCES";
+use sdpa_toolchain::sass::{Comparison, MachineCode};
+use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 
 /// Where ptxas must be there, because nobody else would notice that this test did not run.
 const REQUIRE: &str = "SDPA_REQUIRE_PTXAS";
 
-/// The record of a generation.
-fn record(id: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/resources/{id}.json"))
+fn main() -> ExitCode {
+    let generations = generations::ALL.iter().map(|generation| generation.generation());
+    let costs = generations.map(|who| (format!("{}_costs_no_more_than_accepted", who.id), Test::Costs(who)));
+    let others: [(&str, Plain); 3] = [
+        ("products_that_ptxas_makes_wait_for_one_another_are_over_every_budget", serialised_products),
+        ("the_mutant_that_does_not_wait_for_its_products_is_over_budget", unawaited_products),
+        ("machine_code_is_compared_instruction_by_instruction", machine_code),
+    ];
+    let tests = costs.chain(others.map(|(name, test)| (name.to_owned(), Test::Plain(test))));
+    let trials = tests.map(|(name, test)| Trial::ignorable_test(name, move || test.run())).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn is_set(name: &str) -> bool {
-    std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0")
+/// A test that is given ptxas.
+type Plain = fn(&Path);
+
+/// A test that needs ptxas.
+enum Test {
+    Costs(&'static Generation),
+    Plain(Plain),
 }
 
-/// ptxas; none where nobody demands it.
-fn ptxas() -> Option<PathBuf> {
-    let found = find_tool("ptxas");
-    if found.is_none() {
-        assert!(!is_set(REQUIRE), "{REQUIRE} is set and there is no ptxas: install kernels/requirements.txt");
-        eprintln!("not run: there is no ptxas; install kernels/requirements.txt");
+impl Test {
+    fn run(self) -> Result<Completion, Failed> {
+        let is_set = std::env::var_os(REQUIRE).is_some_and(|value| !value.is_empty() && value != "0");
+        match (find_tool("ptxas"), self) {
+            (Some(ptxas), Self::Costs(generation)) => costs_no_more_than_accepted(&ptxas, generation),
+            (Some(ptxas), Self::Plain(test)) => test(&ptxas),
+            (None, _) if is_set => {
+                return Err(format!("{REQUIRE} is set and there is no ptxas: install kernels/requirements.txt").into());
+            }
+            (None, _) => return Ok(Completion::ignored_with("there is no ptxas: install kernels/requirements.txt")),
+        }
+        Ok(Completion::Completed)
     }
-    found
 }
 
-#[test]
-fn kernels_cost_no_more_than_recorded_and_keep_their_budgets() {
-    let Some(ptxas) = ptxas() else { return };
-    let generations: Vec<&Generation> = generations::ALL.iter().map(|generation| generation.generation()).collect();
-    let now = resources::assemble(&ptxas, &generations, &KernelTexts::packed(), |_| {})
+/// And keeps its budget.
+fn costs_no_more_than_accepted(ptxas: &Path, generation: &'static Generation) {
+    let now = resources::assemble(ptxas, &[generation], &KernelTexts::packed(), |_| {})
         .unwrap_or_else(|error| panic!("{error}"));
-    let over = resources::over_budget(&generations, &now);
+    let over = resources::over_budget(&[generation], &now);
     assert!(over.is_empty(), "over budget:\n  {}", over.join("\n  "));
 
-    let how = format!("to accept: {ACCEPT}=1 cargo test -p sdpa-cli --test resources");
-    for generation in generations {
-        let path = record(generation.id);
-        let now: Vec<Cost> =
-            now.iter().filter(|cost| resources::budget_of(&[generation], cost).is_some()).cloned().collect();
-        if is_set(ACCEPT) {
-            let text = serde_json::to_string_pretty(&now).expect("costs serialise") + "\n";
-            write_whole(&path, text.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
-            continue;
-        }
-        let failed = |error: String| -> String { panic!("{}: {error}; {how}", path.display()) };
-        let recorded = std::fs::read_to_string(&path).unwrap_or_else(|error| failed(error.to_string()));
-        let before: Vec<Cost> =
-            serde_json::from_str(&recorded).unwrap_or_else(|error| panic!("{}: {error}; {how}", path.display()));
-        let drift = resources::drift(&before, &now);
-        assert!(drift.worse.is_empty(), "kernels cost more than recorded:\n  {}\n{how}", drift.worse.join("\n  "));
-        // Or a kernel could improve, and get worse again, and no test would notice.
-        let table = || render_costs(&[generation], &now, false);
-        assert!(!drift.outdated, "kernels improved, came or went; {how}\n{}", table());
-    }
+    let how = format!("to accept: sdpa resources {} --accept", generation.id);
+    let before = Checkout::find().and_then(|checkout| accepted::read(&checkout, generation.id));
+    let before = before.unwrap_or_else(|error| panic!("{error}; {how}"));
+    let before = before.unwrap_or_else(|| panic!("what its kernels may cost was never accepted; {how}"));
+    let drift = resources::drift(&before, &now);
+    assert!(drift.worse.is_empty(), "kernels cost more than accepted:\n  {}\n{how}", drift.worse.join("\n  "));
+    // Or a kernel could improve, and get worse again, and no test would notice.
+    let table = || render_costs(&[generation], &now, false);
+    assert!(!drift.outdated, "kernels improved, came or went; {how}\n{}", table());
 }
 
 /// Two products of a warpgroup, with `touch` between them and `wait` before the accumulators are stored.
@@ -82,13 +88,11 @@ fn wgmma_kernel(touch: &str, wait: &str) -> String {
     )
 }
 
-#[test]
-fn products_that_ptxas_makes_wait_for_one_another_are_over_every_budget() {
-    let Some(ptxas) = ptxas() else { return };
+fn serialised_products(ptxas: &Path) {
     let generation = generations::find("v3").expect("v3 is a generation").generation();
     let (kernel, arch) = (&generation.specialisations[0], resources::ARCHITECTURES[2]);
     let over = |ptx: &str| {
-        let found = resources::assemble_ptx(&ptxas, kernel, ptx, &arch).unwrap_or_else(|error| panic!("{error}"));
+        let found = resources::assemble_ptx(ptxas, kernel, ptx, &arch).unwrap_or_else(|error| panic!("{error}"));
         Cost::new(kernel, &arch, found).over(&generation.budget).join("; ")
     };
     const WAIT: &str = "wgmma.wait_group.sync.aligned 0;";
@@ -99,13 +103,24 @@ fn products_that_ptxas_makes_wait_for_one_another_are_over_every_budget() {
     assert!(unawaited.contains("warpgroup.wait is injected"), "{unawaited:?}");
 }
 
-#[test]
-fn the_mutant_that_does_not_wait_for_its_products_is_over_budget() {
-    let Some(ptxas) = ptxas() else { return };
+fn unawaited_products(ptxas: &Path) {
     let mutant = mutants::find("missing_wgmma_wait").expect("it is on the list").generation();
     let kernel: &Specialisation = &mutant.specialisations[0];
     let costs =
-        resources::assemble_one(&ptxas, kernel, &KernelTexts::packed()).unwrap_or_else(|error| panic!("{error}"));
+        resources::assemble_one(ptxas, kernel, &KernelTexts::packed()).unwrap_or_else(|error| panic!("{error}"));
     let over = resources::over_budget(&[mutant], &costs).join("; ");
     assert!(over.contains("warpgroup.wait is injected"), "{over:?}");
+}
+
+/// What `sdpa sass` compares.
+fn machine_code(ptxas: &Path) {
+    let generation = generations::find("v1").expect("v1 is a generation").generation();
+    let (kernel, arch) = (&generation.specialisations[0], resources::ARCHITECTURES[0]);
+    let ptx = kernel.packed_ptx().unwrap_or_else(|error| panic!("{error}"));
+    let code = |ptx: &str| MachineCode::assemble(ptxas, kernel, ptx, &arch).unwrap_or_else(|error| panic!("{error}"));
+    let before = code(ptx);
+    assert_eq!(before.compare(&code(&format!("// reworded\n{ptx}"))), Comparison::Same);
+    let edited = ptx.replacen("ex2.approx.ftz.f32", "rcp.approx.ftz.f32", 1);
+    let Comparison::Differs { changed, of } = before.compare(&code(&edited)) else { panic!("the edit is not seen") };
+    assert!((1..of).contains(&changed) && of >= before.len(), "{changed} of {of}");
 }

@@ -1,14 +1,16 @@
 //! What can go wrong, typed, and worded for the person who has to act on it.
 
+use std::fmt;
+
 use thiserror::Error;
 
-use crate::{Operand, ProblemError, Unsupported};
+use crate::{DriverAnswer, Operand, ProblemError, Unsupported};
 
 /// Result of anything a [`Device`](crate::Device) does.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What can go wrong between a problem and its output. Only [`Error::Unsupported`] may skip a test case.
-#[derive(Debug, Error)]
+#[derive(Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The problem itself is invalid.
@@ -20,11 +22,66 @@ pub enum Error {
     /// No CUDA driver on this machine.
     #[error("no CUDA driver: libcuda could not be loaded; install NVIDIA's driver, or set SDPA_DEVICE=interpreter")]
     NoDriver,
-    /// A driver, but no GPU it can use.
-    #[error("no CUDA device: {reason}; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set SDPA_DEVICE=interpreter")]
+    /// A driver's library that the system cannot load.
+    #[error(
+        "a CUDA driver is installed and its library does not load: {reason}; install NVIDIA's driver 580 or newer anew, or set SDPA_DEVICE=interpreter"
+    )]
+    DriverLibrary {
+        /// The loader's words.
+        reason: String,
+    },
+    /// A driver's library without a function that is called here.
+    #[error(
+        "the CUDA driver's library has no function {function}: it is too old, or not NVIDIA's; install NVIDIA's driver 580 or newer, or set SDPA_DEVICE=interpreter"
+    )]
+    DriverFunction {
+        /// The function's name.
+        function: &'static str,
+    },
+    /// A driver that sees no GPU.
+    #[error("no CUDA device: {answer}; check nvidia-smi and CUDA_VISIBLE_DEVICES, or set SDPA_DEVICE=interpreter")]
     NoDevice {
         /// The driver's words.
+        answer: DriverAnswer,
+    },
+    /// A GPU or a driver that fails when it is opened. It is no reason to go on without a GPU.
+    #[error("GPU {ordinal} cannot be opened: {answer}; set SDPA_DEVICE=interpreter to go on without it")]
+    UnusableDevice {
+        /// Which device was asked for.
+        ordinal: usize,
+        /// The driver's words.
+        answer: DriverAnswer,
+    },
+    /// A driver that is older than the kernels' PTX.
+    #[error(
+        "{kernel} does not load: its PTX 9.0 is for CUDA 13.0, and {}; install NVIDIA's driver 580 or newer ({answer})",
+        version(*found)
+    )]
+    OldDriver {
+        /// Which specialisation.
+        kernel: String,
+        /// The newest CUDA that the driver knows, if it says so.
+        found: Option<(u32, u32)>,
+        /// The driver's words.
+        answer: DriverAnswer,
+    },
+    /// More memory than there is.
+    #[error("no memory for {name}, {bytes} bytes: {reason}")]
+    OutOfMemory {
+        /// What it was for.
+        name: String,
+        /// Bytes asked for.
+        bytes: usize,
+        /// The device's words.
         reason: String,
+    },
+    /// What cannot be recorded into a graph was asked for while the stream records one. The recording goes on.
+    #[error(
+        "{doing} is not possible while the stream records a graph: do it before, for a forward pass by `Attention::prepare`; the recording is unharmed"
+    )]
+    Capturing {
+        /// What was asked for.
+        doing: &'static str,
     },
     /// `SDPA_DEVICE` holds something else than a device.
     #[error("SDPA_DEVICE is {found:?}: it must be auto, cuda or interpreter")]
@@ -42,15 +99,31 @@ pub enum Error {
         /// Bytes there are.
         found: usize,
     },
-    /// A tensor starts at an address that 16-byte copies cannot read.
+    /// A tensor starts at an address that the kernel's copies cannot read or write.
     #[error("{operand} starts at address {address:#x}: it must be a multiple of {alignment} bytes")]
     Misaligned {
-        /// Which tensor.
-        operand: Operand,
+        /// Which tensor: an operand's name, or `lse`.
+        operand: &'static str,
         /// Its device address.
         address: u64,
         /// What it must be a multiple of.
         alignment: u64,
+    },
+    /// A tensor that is written shares memory with another one.
+    #[error(
+        "{written} overlaps {other}: blocks read {other} after others have written; give {written} memory of its own"
+    )]
+    Overlap {
+        /// What is written: `output` or `lse`.
+        written: &'static str,
+        /// What it shares memory with.
+        other: &'static str,
+    },
+    /// A buffer of another device.
+    #[error("{tensor} lies in another device's memory: allocate it on the device that it is used with")]
+    OtherMemory {
+        /// Which tensor, or that it is a buffer.
+        tensor: &'static str,
     },
     /// A read or write outside of a buffer.
     #[error("bytes {start}..{end} lie outside a buffer of {length} bytes")]
@@ -117,11 +190,19 @@ pub enum Error {
         reason: String,
     },
     /// Any other refusal of the driver.
-    #[error("{doing}: {reason}")]
+    #[error("{doing}: {answer}")]
     Driver {
         /// What was being done.
         doing: &'static str,
         /// The driver's words.
+        answer: DriverAnswer,
+    },
+    /// The interpreter's memory has no such bytes.
+    #[error("{doing}: {reason}")]
+    Memory {
+        /// What was being done.
+        doing: &'static str,
+        /// The interpreter's words.
         reason: String,
     },
     /// The interpreter ran the kernel and found it wrong: races, reads out of bounds, deadlocks, …
@@ -148,6 +229,19 @@ pub enum Error {
         /// Which device.
         device: String,
     },
+}
+
+fn version(found: Option<(u32, u32)>) -> String {
+    found.map_or("this driver does not compile it".to_owned(), |(major, minor)| {
+        format!("this driver's newest is CUDA {major}.{minor}")
+    })
+}
+
+/// The same sentence as by `{}`: a `main` that returns an error prints it so.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

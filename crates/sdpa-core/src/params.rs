@@ -28,9 +28,9 @@ pub struct Params {
     pub value: TensorParams,
     /// `[batch, heads_q, len_q, head_dim]`.
     pub output: TensorParams,
-    /// `[batch, heads_q, len_q]` f32, contiguous; 0 where nobody asked for it.
+    /// `[batch, heads_q, len_q]` f32, contiguous; 0 if it is not wanted.
     pub lse: u64,
-    /// Partial results of a plan with several launches; 0 where the plan needs none.
+    /// Partial results of a plan with several launches; 0 if the plan needs none.
     pub workspace: u64,
     /// Independent sequences.
     pub batch: i32,

@@ -133,6 +133,12 @@ pub enum Unsupported {
         /// Bytes the device allows.
         limit: u32,
     },
+    /// A device without a multiprocessor, which none is.
+    #[error("{generation} needs a multiprocessor; the limits of this device say that it has none")]
+    NoMultiprocessors {
+        /// Which generation declines.
+        generation: &'static str,
+    },
     /// More blocks than a launch may have.
     #[error("{generation} would launch {blocks} blocks; a grid holds at most {limit}: split the batch")]
     Grid {
@@ -163,6 +169,24 @@ pub enum Unsupported {
         /// Which specialisation the problem would need.
         kernel: &'static str,
     },
+}
+
+impl Unsupported {
+    /// How far the generation is from taking the problem, to compare reasons with. Strides are changed the most easily.
+    /// What the device lacks is asked last, by a generation that has a kernel for the problem. A size that a generation
+    /// declines with a reason is for its parent, whose own reason counts more.
+    pub fn distance(&self) -> impl Ord + Copy + use<> {
+        let (kind, needed) = match self {
+            Self::Stride { .. } | Self::LongStride { .. } => (0, (0, 0)),
+            Self::Grid { .. } | Self::Tickets { .. } => (1, (0, 0)),
+            Self::SharedMemory { .. } => (2, (0, 0)),
+            Self::NoMultiprocessors { .. } => (3, (0, 0)),
+            Self::ComputeCapability { needed, .. } => (3, *needed),
+            Self::Size { reason: "", .. } | Self::Dtype { .. } | Self::NotBuilt { .. } => (4, (0, 0)),
+            Self::Size { .. } => (5, (0, 0)),
+        };
+        (kind, needed)
+    }
 }
 
 /// The sizes that a generation takes.
@@ -226,7 +250,7 @@ pub struct Budget {
     pub registers: u32,
     /// Bytes of shared memory a block, static and dynamic.
     pub shared_bytes: u32,
-    /// Bytes a thread spills; 0 wherever somebody cares.
+    /// Bytes that a thread spills; 0 for every generation so far.
     pub spill_bytes: u32,
 }
 
@@ -261,6 +285,9 @@ impl Launch {
         let (needed, found) = (kernel.architecture.compute_capability(), limits.compute_capability);
         if !kernel.architecture.runs_on(found) {
             return Err(Unsupported::ComputeCapability { generation, needed, found });
+        }
+        if limits.multiprocessors == 0 {
+            return Err(Unsupported::NoMultiprocessors { generation });
         }
         if kernel.shared_bytes > limits.shared_bytes_per_block {
             return Err(Unsupported::SharedMemory {
@@ -417,6 +444,22 @@ mod tests {
         assert_eq!(drawing.to_string(), format!("{} workspace 256 tickets", plan(7)));
         assert_eq!(plan(0).drawing_tickets().to_string(), "nothing to launch");
         assert_eq!(plan(7).counting_arrivals("v0", 3).unwrap().to_string(), format!("{} tickets 3", plan(7)));
+    }
+
+    #[test]
+    fn nothing_is_launched_without_a_multiprocessor() {
+        let limits = DeviceLimits { multiprocessors: 0, ..DeviceLimits::H200 };
+        let kernel = Specialisation {
+            source: "v0.cu",
+            ptx: &PTX,
+            name: "f16_d64",
+            architecture: Architecture::Compute80,
+            defines: &[],
+            threads: 128,
+            shared_bytes: 0,
+            boxes: None,
+        };
+        assert_eq!(Launch::new("v0", kernel, 1, &limits), Err(Unsupported::NoMultiprocessors { generation: "v0" }));
     }
 
     #[test]

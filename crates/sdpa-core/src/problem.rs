@@ -59,10 +59,11 @@ impl Layout {
     /// Strides of a contiguous tensor of this order.
     pub fn strides(self, heads: usize, length: usize, head_dim: usize) -> Strides {
         let (heads, length, head_dim) = (heads as i64, length as i64, head_dim as i64);
-        let batch = heads * length * head_dim;
+        // What is too large for the type is too large for a tensor, which building the problem finds.
+        let batch = heads.saturating_mul(length).saturating_mul(head_dim);
         match self {
-            Self::Bhld => Strides { batch, head: length * head_dim, row: head_dim },
-            Self::Blhd => Strides { batch, head: head_dim, row: heads * head_dim },
+            Self::Bhld => Strides { batch, head: length.saturating_mul(head_dim), row: head_dim },
+            Self::Blhd => Strides { batch, head: head_dim, row: heads.saturating_mul(head_dim) },
         }
     }
 }
@@ -104,6 +105,12 @@ impl fmt::Display for Operand {
 /// Why a problem cannot exist.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum ProblemError {
+    /// Attention without a head is nobody's question.
+    #[error("{what} is 0: there must be at least one head")]
+    NoHeads {
+        /// `heads_q` or `heads_kv`.
+        what: &'static str,
+    },
     /// Grouped-query attention shares each key head between equally many query heads.
     #[error("heads_q is {heads_q} and heads_kv is {heads_kv}: the query heads must be a multiple of the key heads")]
     Heads {
@@ -117,11 +124,11 @@ pub enum ProblemError {
     HeadDim(usize),
     /// Softmax of a NaN or an infinity is nothing.
     #[error(
-        "scale is {0}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too"
+        "scale is {0:e}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too"
     )]
     Scale(f32),
     /// Kernels count positions and heads in 32 bits.
-    #[error("{what} is {found}: at most {} fit the kernels' 32-bit indices", i32::MAX)]
+    #[error("{what} is {found}: at most {MAX_EXTENT} fit the kernels' 32-bit indices")]
     TooLarge {
         /// The offending dimension.
         what: &'static str,
@@ -151,7 +158,7 @@ pub enum ProblemError {
         needed: i64,
     },
     /// The tensor is longer than an address space.
-    #[error("{operand} spans more elements than 64 bits count: check its strides")]
+    #[error("{operand} spans more elements than 64 bits count: make it smaller, or check its strides")]
     SpanOverflow {
         /// Which tensor.
         operand: Operand,
@@ -160,6 +167,10 @@ pub enum ProblemError {
 
 /// Largest head dimension that any generation may be asked for.
 pub const MAX_HEAD_DIM: usize = 256;
+
+/// Largest length, batch, number of heads and number of query rows: one tile below the largest 32-bit integer, so that a
+/// kernel may round a position up to its tile.
+const MAX_EXTENT: usize = i32::MAX as usize - 1024;
 
 /// One attention problem, `O = softmax(scale · Q Kᵀ, masked) · V`. A `Problem` that exists is valid.
 ///
@@ -436,12 +447,14 @@ impl ProblemBuilder {
             ("len_kv", len_kv),
             ("batch·heads_q·len_q", batch.saturating_mul(heads_q).saturating_mul(len_q)),
         ] {
-            // One tile below the limit, so that a kernel may round a position up to its tile.
-            if found > i32::MAX as usize - 1024 {
+            if found > MAX_EXTENT {
                 return Err(ProblemError::TooLarge { what, found });
             }
         }
-        if heads_q == 0 || heads_kv == 0 || !heads_q.is_multiple_of(heads_kv) {
+        if let Some((what, _)) = [("heads_q", heads_q), ("heads_kv", heads_kv)].iter().find(|(_, heads)| *heads == 0) {
+            return Err(ProblemError::NoHeads { what });
+        }
+        if !heads_q.is_multiple_of(heads_kv) {
             return Err(ProblemError::Heads { heads_q, heads_kv });
         }
         if head_dim == 0 || head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(8) {
@@ -554,6 +567,7 @@ mod tests {
             [
                 text(Problem::new(1, 8, 4, 64).heads_kv(3)),
                 text(Problem::new(1, 8, 4, 64).heads_kv(0)),
+                text(Problem::new(1, 0, 4, 64)),
                 text(Problem::new(1, 8, 4, 60)),
                 text(Problem::new(1, 8, 4, 264)),
                 text(Problem::new(1, 8, 4, 64).scale(f32::NAN)),
@@ -566,17 +580,45 @@ mod tests {
             .join("\n"),
             @r"
         heads_q is 8 and heads_kv is 3: the query heads must be a multiple of the key heads
-        heads_q is 8 and heads_kv is 0: the query heads must be a multiple of the key heads
+        heads_kv is 0: there must be at least one head
+        heads_q is 0: there must be at least one head
         head_dim is 60: it must be a multiple of 8 between 8 and 256
         head_dim is 264: it must be a multiple of 8 between 8 and 256
         scale is NaN: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
-        scale is -240000000000000000000000000000000000000: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
-        len_q is 18446744073709551615: at most 2147483647 fit the kernels' 32-bit indices
+        scale is -2.4e38: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
+        len_q is 18446744073709551615: at most 2147482623 fit the kernels' 32-bit indices
         key's row stride is -64: strides must not be negative
         output's row stride is 32, but 64 elements lie below it: two of its elements would share memory
-        value spans more elements than 64 bits count: check its strides
+        value spans more elements than 64 bits count: make it smaller, or check its strides
         "
         );
+    }
+
+    #[test]
+    fn the_limits_in_the_texts_are_those_that_are_kept() {
+        let length = |length| Problem::new(0, 1, length, 8).build();
+        assert!(length(MAX_EXTENT).is_ok());
+        assert_eq!(length(MAX_EXTENT + 1), Err(ProblemError::TooLarge { what: "len_q", found: MAX_EXTENT + 1 }));
+        let scale = |scale| Problem::new(1, 1, 4, 8).scale(scale).build();
+        for largest in [2.35e38, -2.35e38] {
+            assert!(scale(largest).is_ok());
+            assert!(scale(1.01 * largest).is_err());
+        }
+    }
+
+    #[test]
+    fn nothing_of_huge_things_is_a_problem_or_an_error_and_no_panic() {
+        for layout in [Layout::Bhld, Layout::Blhd] {
+            for (batch, heads, length) in
+                [(0, MAX_EXTENT, MAX_EXTENT), (MAX_EXTENT, MAX_EXTENT, 0), (0, 1 << 20, 1 << 20)]
+            {
+                let built = Problem::new(batch, heads, length, 256).layout(layout).build();
+                match built {
+                    Ok(problem) => assert_eq!(problem.span(Operand::Key), 0),
+                    Err(error) => assert!(matches!(error, ProblemError::SpanOverflow { .. }), "{error}"),
+                }
+            }
+        }
     }
 
     #[test]

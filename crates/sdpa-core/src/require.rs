@@ -60,8 +60,8 @@ pub fn tensor_maps(generation: &'static str, problem: &Problem) -> Result<(), Un
 }
 
 /// Every row of every tensor starts a multiple of `multiple` elements after the tensor does. The strides of one batch or
-/// one head are never multiplied by anything but 0 and may be what they like; that of one row is, because kernels copy
-/// whole tiles and address the rows past the end, too, though they read nothing there.
+/// one head are only ever multiplied by 0, so they may be anything. That of one row is not: kernels copy whole tiles and address
+/// the rows past the end, too, though they read nothing there.
 ///
 /// # Errors
 /// [`Unsupported::Stride`].

@@ -48,7 +48,7 @@ impl Architecture {
 }
 
 /// How a kernel's tensor copies cut each tensor: rows of the boxes that one copy moves. A box has
-/// [`TileBoxes::COLUMNS`] columns, whose 128 bytes a row are permuted in shared memory by the 128-byte swizzle; what lies
+/// [`TileBoxes::COLUMNS`] columns, whose 128 bytes per row are permuted in shared memory by the 128-byte swizzle; what lies
 /// outside of the tensor is read as zeros and never written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TileBoxes {
@@ -101,7 +101,7 @@ pub struct Specialisation {
     pub architecture: Architecture,
     /// Preprocessor definitions, e.g. `HEAD_DIM=64`.
     pub defines: &'static [&'static str],
-    /// Threads a block, as the kernel's `__launch_bounds__` says.
+    /// Threads per block, as the kernel's `__launch_bounds__` says.
     pub threads: u32,
     /// Bytes of dynamic shared memory a block.
     pub shared_bytes: u32,
@@ -109,7 +109,7 @@ pub struct Specialisation {
     pub boxes: Option<TileBoxes>,
 }
 
-/// A table of kernels that exist for both dtypes, f16 first: each line is a name, defines, and whatever else the `const
+/// A table of kernels that exist for both dtypes, f16 first: each line is a name, defines, and the other arguments of the `const
 /// fn` in front of the table takes.
 ///
 /// ```

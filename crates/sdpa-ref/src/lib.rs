@@ -37,4 +37,4 @@ pub use inputs::{Inputs, ReferenceError, Rows};
 pub use oracle::Oracle;
 pub use report::{Check, Count, Mismatch, Place};
 pub use tolerance::Tolerance;
-pub use verdict::{Found, Measured, Reference};
+pub use verdict::{Found, Judged, Measured, Reference};

@@ -27,6 +27,67 @@ pub struct Reference {
     pub ideal: Ideal,
 }
 
+/// How many rows a verdict is about. One that judged none of the rows there are says nothing.
+///
+/// ```
+/// use sdpa_ref::Judged;
+/// let judged = Judged { rows: 128, unjudged: 2 };
+/// assert_eq!(judged.to_string(), "126 of 128 rows, f32 may overflow in the others");
+/// assert!(!judged.is_nothing() && Judged { rows: 5, unjudged: 5 }.is_nothing() && !Judged::default().is_nothing());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Rows looked at.
+    pub rows: usize,
+    /// Those of them that could be anything, because f32 scores may overflow in them.
+    pub unjudged: usize,
+}
+
+impl Judged {
+    /// Every one of so many rows.
+    pub const fn all(rows: usize) -> Self {
+        Self { rows, unjudged: 0 }
+    }
+
+    /// True if there are rows and none could be judged.
+    pub const fn is_nothing(self) -> bool {
+        self.rows > 0 && self.unjudged == self.rows
+    }
+}
+
+impl std::ops::Add for Judged {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, unjudged: self.unjudged + other.unjudged }
+    }
+}
+
+impl std::ops::AddAssign for Judged {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl std::iter::Sum for Judged {
+    fn sum<I: Iterator<Item = Self>>(judged: I) -> Self {
+        judged.fold(Self::default(), |sum, judged| sum + judged)
+    }
+}
+
+/// `128 rows`, `126 of 128 rows, …`, `no row, since there is none`.
+impl std::fmt::Display for Judged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rows, unjudged } = *self;
+        match (rows, unjudged) {
+            (0, _) => f.write_str("no row, since there is none"),
+            (1, 0) => f.write_str("1 row"),
+            (_, 0) => write!(f, "{rows} rows"),
+            _ => write!(f, "{} of {rows} rows, f32 may overflow in the others", rows - unjudged),
+        }
+    }
+}
+
 /// How near a right kernel came.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Measured {
@@ -34,6 +95,8 @@ pub struct Measured {
     pub elements: usize,
     /// Output elements that could be anything, because f32 scores may overflow in their row.
     pub unjudged: usize,
+    /// The same in rows.
+    pub judged: Judged,
     /// ‖out − reference‖ / ‖reference‖, Frobenius.
     pub rel_fro: f64,
     /// The same of the ideal kernel.
@@ -157,6 +220,7 @@ impl<'a> Judge<'a> {
         let [b, h, i] = at;
         let row_expected = oracle.expected_square_error[at];
         let mut row_error = 0.0;
+        let unjudged_before = self.measured.unjudged;
         for (column, bits) in bits.iter().enumerate() {
             let found = dtype.decode(*bits);
             let place = Place { column: Some(column), ..place };
@@ -185,6 +249,8 @@ impl<'a> Judge<'a> {
                 }
             }
         }
+        self.measured.judged.rows += 1;
+        self.measured.judged.unjudged += usize::from(self.measured.unjudged > unjudged_before);
         if row_expected.is_finite() {
             self.squares.error += row_error;
             self.squares.expected += row_expected;

@@ -41,9 +41,7 @@ impl Checkout {
     /// # Errors
     /// [`ToolchainError::System`].
     pub fn sources(&self) -> Result<Sources> {
-        let mut sources = Sources::default();
-        collect(&self.root.join("kernels"), "", &mut sources)?;
-        Ok(sources)
+        Sources::read(&self.root.join("kernels"))
     }
 }
 
@@ -70,6 +68,16 @@ fn collect(folder: &Path, prefix: &str, sources: &mut Sources) -> Result<()> {
 pub struct Sources(BTreeMap<String, String>);
 
 impl Sources {
+    /// Every kernel source below a folder, as it is on disk now.
+    ///
+    /// # Errors
+    /// [`ToolchainError::System`].
+    pub fn read(folder: &Path) -> Result<Self> {
+        let mut sources = Self::default();
+        collect(folder, "", &mut sources)?;
+        Ok(sources)
+    }
+
     /// Adds a file, or replaces it.
     pub fn insert(&mut self, path: impl Into<String>, text: impl Into<String>) {
         self.0.insert(path.into(), text.into());

@@ -1,6 +1,7 @@
 //! NVRTC: from a kernel source to PTX, the same bytes wherever it runs.
 
 use std::ffi::{CStr, CString, c_char, c_int};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 
@@ -253,16 +254,24 @@ impl Drop for Program<'_> {
     }
 }
 
+/// The entry of a line such as `.file 2 "kernels/machine/mask.cuh"` in a PTX text's table of files: the file's number, which
+/// `.loc` lines refer to, and where on the line its name stands.
+pub fn file_entry(line: &str) -> Option<(u32, Range<usize>)> {
+    let rest = line.trim_start().strip_prefix(".file")?;
+    let number = rest.split_whitespace().next()?.parse().ok()?;
+    let start = line.find('"')? + 1;
+    let end = line.rfind('"').filter(|end| *end >= start)?;
+    Some((number, start..end))
+}
+
 /// Makes the `.file` table say `kernels/v2b.cu` and `cuda/mma.h` instead of where they were compiled.
 fn strip_machine_paths(ptx: &str, include: &Path, sources: &Sources) -> String {
     let include = include.display().to_string();
     let mut lines: Vec<String> = Vec::new();
     for line in ptx.lines() {
         let mut line = line.to_owned();
-        if let (true, Some(start), Some(end)) =
-            (line.trim_start().starts_with(".file"), line.find('"'), line.rfind('"'))
-        {
-            let path = line[start + 1..end].replace("/./", "/");
+        if let Some((_, name)) = file_entry(&line) {
+            let path = line[name.clone()].replace("/./", "/");
             let stable = match path.strip_prefix(&include) {
                 Some(rest) => format!("cuda/{}", rest.trim_start_matches('/')),
                 // In-memory files are reported below the working folder, or by their bare name.
@@ -273,7 +282,7 @@ fn strip_machine_paths(ptx: &str, include: &Path, sources: &Sources) -> String {
                     .max_by_key(|name| name.len())
                     .map_or(path.clone(), |name| format!("kernels/{name}")),
             };
-            line.replace_range(start + 1..end, &stable);
+            line.replace_range(name, &stable);
         }
         lines.push(line);
     }
@@ -283,6 +292,15 @@ fn strip_machine_paths(ptx: &str, include: &Path, sources: &Sources) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_of_the_table_of_files_are_read() {
+        let line = "\t.file\t12 \"a b.cuh\"";
+        assert_eq!(file_entry(line).map(|(number, name)| (number, &line[name])), Some((12, "a b.cuh")));
+        for other in ["\t.loc\t1 2 3", ".file", ".file 1", ".file 1 \"", ".file x \"a\"", "// .file 1 \"a\""] {
+            assert_eq!(file_entry(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn file_tables_forget_the_machine() {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use sdpa_core::{Generation, PackedPtx, Specialisation};
 
-use crate::{Checkout, Nvrtc, Result, ToolchainError, write_whole};
+use crate::{Checkout, Nvrtc, Result, Sources, ToolchainError, write_whole};
 
 /// A pack to be made: which kernels, into which file.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct Changed {
     pub kernels: Vec<String>,
 }
 
-/// Compiles the kernels of these packs side by side and makes each file hold its own; `progress` hears each kernel that is
+/// Compiles the kernels of these packs from these sources, side by side, and makes each file of the checkout hold its own; `progress` hears each kernel that is
 /// done. Texts are compared, not compressed bytes, so that another zstd is no difference.
 ///
 /// Files are replaced whole, and only once everything compiled. Returns what changed, or would.
@@ -59,15 +59,15 @@ pub struct Changed {
 /// [`ToolchainError`]; nothing is written if a kernel does not compile.
 pub fn build(
     checkout: &Checkout,
+    sources: &Sources,
     nvrtc: &Nvrtc,
     packs: &[Pack],
     mode: Mode,
     progress: impl Fn(&Specialisation) + Sync,
 ) -> Result<Vec<Changed>> {
-    let sources = checkout.sources()?;
     let kernels: Vec<&Specialisation> = packs.iter().flat_map(|pack| &pack.kernels).collect();
     let compiled = kernels.par_iter().map(|kernel| {
-        let text = nvrtc.compile(kernel, &sources);
+        let text = nvrtc.compile(kernel, sources);
         progress(kernel);
         Ok((kernel.packed_name(), text?))
     });

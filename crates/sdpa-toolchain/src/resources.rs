@@ -1,13 +1,13 @@
 //! What kernels cost: registers, spills and shared memory, and how many blocks a multiprocessor then holds.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rayon::prelude::*;
 use sdpa_core::{Architecture, Budget, Device, Error, Generation, Specialisation};
 use serde::{Deserialize, Serialize};
 
 use crate::KernelTexts;
+pub use crate::ptxas::{Assembled, assemble_ptx, machine_code, parse_ptxas};
 
 /// What one multiprocessor holds: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,48 +72,6 @@ impl Multiprocessor {
         let by_shared = self.shared_bytes / (shared_bytes + RESERVED_SHARED).next_multiple_of(SHARED_UNIT);
         self.blocks.min(by_warps).min(by_registers).min(by_shared)
     }
-}
-
-/// What `ptxas -v` says of one kernel.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Assembled {
-    /// Registers a thread.
-    pub registers: u32,
-    /// Bytes a thread spills: stores or loads, whichever is more.
-    pub spill_bytes: u32,
-    /// Bytes of static shared memory a block.
-    pub static_shared_bytes: u32,
-    /// Warnings, such as serialised wgmma.
-    pub warnings: Vec<String>,
-}
-
-/// Reads what `ptxas -v` wrote; `None` where it says nothing of a kernel's registers.
-pub fn parse_ptxas(output: &str) -> Option<Assembled> {
-    let mut found = Assembled::default();
-    let mut has_registers = false;
-    for line in output.lines() {
-        // `16 bytes spill stores, 24 bytes spill loads` and `Used 40 registers, used 1 barriers, 4352 bytes smem`
-        for part in line.rsplit(": ").next().unwrap_or(line).split(',') {
-            let words: Vec<&str> = part.split_whitespace().collect();
-            match words.as_slice() {
-                ["Used", count, "registers"] => {
-                    found.registers = count.parse().ok()?;
-                    has_registers = true;
-                }
-                [bytes, "bytes", "smem"] => found.static_shared_bytes = bytes.parse().ok()?,
-                [bytes, "bytes", "spill", "stores" | "loads"] => {
-                    found.spill_bytes = found.spill_bytes.max(bytes.parse().ok()?);
-                }
-                _ => {}
-            }
-        }
-        let lower = line.to_lowercase();
-        if lower.contains("(c75") || lower.contains("serialized") || lower.starts_with("ptxas warning") {
-            let text = line.split_once(": ").map_or(line, |(_, text)| text);
-            found.warnings.push(text.trim().to_owned());
-        }
-    }
-    has_registers.then_some(found)
 }
 
 /// True where ptxas says that it could not leave wgmma asynchronous as written: it made products wait for one another
@@ -183,6 +141,22 @@ impl Cost {
         costs.chain(self.warnings.iter().filter(|warning| spoils_wgmma(warning)).cloned()).collect()
     }
 
+    /// What is other than `before`, in words; empty where nothing is.
+    fn changes_from(&self, before: &Self) -> Vec<String> {
+        let numbers = [
+            ("threads", before.threads, self.threads),
+            ("registers", before.registers, self.registers),
+            ("spill bytes", before.spill_bytes, self.spill_bytes),
+            ("bytes of static shared memory", before.static_shared_bytes, self.static_shared_bytes),
+            ("bytes of dynamic shared memory", before.dynamic_shared_bytes, self.dynamic_shared_bytes),
+            ("blocks a multiprocessor", before.blocks_per_multiprocessor, self.blocks_per_multiprocessor),
+        ];
+        let changed = numbers.into_iter().filter(|(_, before, now)| before != now);
+        let changed = changed.map(|(what, before, now)| format!("{what} {before} → {now}"));
+        let warnings = (before.warnings != self.warnings).then(|| "other warnings".to_owned());
+        changed.chain(warnings).collect()
+    }
+
     /// What got worse than `before`, in words; empty where nothing did.
     pub fn worse_than(&self, before: &Self) -> Vec<String> {
         let grew = [
@@ -232,6 +206,14 @@ pub enum ResourceError {
         /// For which architecture.
         architecture: &'static str,
     },
+    /// ptxas wrote something that holds no machine code.
+    #[error("what ptxas made of {kernel} for {architecture} holds no machine code")]
+    NoCode {
+        /// Which specialisation.
+        kernel: String,
+        /// For which architecture.
+        architecture: &'static str,
+    },
 }
 
 /// Runs ptxas over every kernel of these generations for every architecture that runs it, on every core; `progress` hears
@@ -264,59 +246,6 @@ pub fn assemble_one(ptxas: &Path, kernel: &Specialisation, texts: &KernelTexts) 
     let ptx = texts.of(kernel)?;
     let architectures = ARCHITECTURES.iter().filter(|arch| arch.runs(kernel.architecture));
     architectures.map(|arch| Ok(Cost::new(kernel, arch, assemble_ptx(ptxas, kernel, ptx, arch)?))).collect()
-}
-
-/// What ptxas says of a PTX text, which stands for `kernel` in its errors.
-///
-/// # Errors
-/// [`ResourceError`] where ptxas cannot be run, refuses the text, or says nothing of it.
-pub fn assemble_ptx(
-    ptxas: &Path,
-    kernel: &Specialisation,
-    ptx: &str,
-    arch: &Multiprocessor,
-) -> Result<Assembled, ResourceError> {
-    let (log, _) = run_ptxas(ptxas, kernel, ptx, arch)?;
-    parse_ptxas(&log).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
-}
-
-/// The machine code that ptxas makes of a PTX text, which stands for `kernel`, for the first architecture that runs it. Equal
-/// texts give equal bytes.
-///
-/// # Errors
-/// [`ResourceError`] where ptxas cannot be run or refuses the text.
-pub fn machine_code(ptxas: &Path, kernel: &Specialisation, ptx: &str) -> Result<Vec<u8>, ResourceError> {
-    let arch = ARCHITECTURES.iter().find(|arch| arch.runs(kernel.architecture)).unwrap_or(&ARCHITECTURES[0]);
-    Ok(run_ptxas(ptxas, kernel, ptx, arch)?.1)
-}
-
-/// What ptxas says of a text, and what it makes of it.
-fn run_ptxas(
-    ptxas: &Path,
-    kernel: &Specialisation,
-    ptx: &str,
-    arch: &Multiprocessor,
-) -> Result<(String, Vec<u8>), ResourceError> {
-    let system = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ResourceError::System { path, source }
-    };
-    let folder = tempfile::tempdir().map_err(system(&std::env::temp_dir()))?;
-    let (source, cubin) = (folder.path().join("kernel.ptx"), folder.path().join("kernel.cubin"));
-    std::fs::write(&source, ptx).map_err(system(&source))?;
-    let output = Command::new(ptxas)
-        .arg("-v")
-        .arg(format!("-arch={}", arch.name))
-        .args([&source, Path::new("-o"), &cubin])
-        .output()
-        .map_err(system(ptxas))?;
-    let log = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() {
-        let log = log.lines().find(|line| !line.trim().is_empty()).unwrap_or("no word of why").trim().to_owned();
-        return Err(ResourceError::Refused { kernel: kernel.to_string(), architecture: arch.name, log });
-    }
-    let code = std::fs::read(&cubin).map_err(system(&cubin))?;
-    Ok((log, code))
 }
 
 /// Asks the device's own compiler; `None` where the device has none or is no architecture of the table.
@@ -384,46 +313,23 @@ pub fn drift(before: &[Cost], now: &[Cost]) -> Drift {
     Drift { worse, outdated: before != now }
 }
 
+/// What changed between two lists of costs, a line for each kernel on each architecture: better, worse, new or gone.
+pub fn differences(before: &[Cost], now: &[Cost]) -> Vec<String> {
+    let same = |left: &Cost, right: &Cost| left.kernel == right.kernel && left.architecture == right.architecture;
+    let name = |cost: &Cost| format!("{} {}", cost.kernel, cost.architecture);
+    let changed = now.iter().filter_map(|cost| match before.iter().find(|before| same(before, cost)) {
+        None => Some(format!("{}: new, {} registers", name(cost), cost.registers)),
+        Some(before) if before == cost => None,
+        Some(before) => Some(format!("{}: {}", name(cost), cost.changes_from(before).join(", "))),
+    });
+    let gone = before.iter().filter(|before| now.iter().all(|cost| !same(before, cost)));
+    changed.chain(gone.map(|cost| format!("{}: gone", name(cost)))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use sdpa_core::{Accuracy, PackedPtx};
-
-    /// As ptxas 13.0 wrote it.
-    const PLAIN: &str = "\
-ptxas info    : 64 bytes gmem, 128 bytes cmem[4]
-ptxas info    : Compiling entry function 'attention' for 'sm_80'
-ptxas info    : Function properties for attention
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 128 registers, used 1 barriers, 536 bytes cmem[0], 16 bytes cmem[2]
-ptxas info    : Compile time = 121.247 ms
-";
-
-    const SPILLS_AND_WARNS: &str = "\
-ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient register resources for the wgmma pipeline in the function 'attention'
-ptxas info    : 0 bytes gmem
-ptxas info    : Compiling entry function 'attention' for 'sm_90a'
-ptxas info    : Function properties for attention
-    24 bytes stack frame, 20 bytes spill stores, 36 bytes spill loads
-ptxas info    : Used 168 registers, used 9 barriers, 24 bytes cumulative stack size, 33792 bytes smem
-";
-
-    #[test]
-    fn ptxas_output_is_read() {
-        let expected = Assembled { registers: 128, ..Assembled::default() };
-        assert_eq!(parse_ptxas(PLAIN), Some(expected));
-
-        let found = parse_ptxas(SPILLS_AND_WARNS).unwrap();
-        assert_eq!((found.registers, found.spill_bytes, found.static_shared_bytes), (168, 36, 33792));
-        assert!(found.warnings[0].starts_with("(C7510) Potential Performance Loss"), "{:?}", found.warnings);
-    }
-
-    #[test]
-    fn what_is_not_ptxas_output_is_refused() {
-        assert_eq!(parse_ptxas(""), None);
-        assert_eq!(parse_ptxas("ptxas fatal   : Unresolved extern function 'f'"), None);
-        assert_eq!(parse_ptxas("ptxas info    : Used many registers"), None);
-    }
 
     /// Against NVIDIA's occupancy calculator (the spreadsheet that toolkits before 12 carried, and Nsight Compute).
     #[test]
@@ -491,5 +397,16 @@ ptxas info    : Used 168 registers, used 9 barriers, 24 bytes cumulative stack s
         let worse = drift(&[cost(64, 0)], &[cost(168, 4)]);
         assert_eq!(worse.worse, ["v9/f16_d64 sm_89: registers 64 → 168, spill bytes 0 → 4"]);
         assert!(drift(&[], &[cost(72, 0)]).worse.is_empty());
+    }
+
+    #[test]
+    fn every_difference_is_told() {
+        assert!(differences(&[cost(72, 0)], &[cost(72, 0)]).is_empty());
+        assert_eq!(
+            differences(&[cost(72, 0)], &[cost(64, 4)]),
+            ["v9/f16_d64 sm_89: registers 72 → 64, spill bytes 0 → 4"]
+        );
+        assert_eq!(differences(&[], &[cost(72, 0)]), ["v9/f16_d64 sm_89: new, 72 registers"]);
+        assert_eq!(differences(&[cost(72, 0)], &[]), ["v9/f16_d64 sm_89: gone"]);
     }
 }

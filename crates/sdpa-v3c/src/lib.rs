@@ -104,7 +104,8 @@ fn fastest_tile(tiles: &[Tile], problem: &Problem, limits: &DeviceLimits) -> usi
     let causal = problem.mask().is_causal();
     let keys = problem.len_kv() / if causal { 2 } else { 1 };
     let heads = problem.batch() * problem.heads_q();
-    let multiprocessors = limits.multiprocessors as usize;
+    // Without any, `Launch::new` declines.
+    let multiprocessors = limits.multiprocessors.max(1) as usize;
     let cost = |&(rows, percent): &Tile| {
         let tiles = problem.len_q().div_ceil(rows) * heads;
         // In rows. Alike tiles come in waves; unlike ones even out, but the longest takes twice the average.

@@ -32,6 +32,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Plans are made once and run often.
     let (generation, plan) = sdpa::planned(&problem, device.limits())?;
     println!("plan: {plan}");
+    // Odd strides fall to a generation that is far slower, and nothing but this says so.
+    if let Some(reason) = sdpa::slow_because(&problem, device.limits()) {
+        println!("slow, because {reason}");
+    }
     let tensors = Tensors::new(&query, &key, &value, &output).with_lse(&lse);
     generation.forward_planned(&*device, &problem, &tensors, &plan)?;
 

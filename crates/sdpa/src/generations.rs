@@ -2,37 +2,41 @@
 
 use sdpa_core::Attention;
 
-/// Calls `$callback!` once, with one `(id, type);` per generation, oldest first.
+/// Calls `$callback!` once, with one `(id, feature, type);` per generation, oldest first.
 ///
-/// A new generation is one line here and one dependency in this crate's Cargo.toml; `sdpa new` writes both.
+/// A new generation is one line here, and one dependency in this crate's Cargo.toml with its name under `all`; `sdpa new` writes
+/// them.
 #[macro_export]
 macro_rules! for_each_generation {
     ($callback:ident) => {
         $callback! {
-            (v1, sdpa_v1::V1);
-            (v2b, sdpa_v2b::V2b);
-            (v2c, sdpa_v2c::V2c);
-            (v2d, sdpa_v2d::V2d);
-            (v2e, sdpa_v2e::V2e);
-            (v2f, sdpa_v2f::V2f);
-            (v2g, sdpa_v2g::V2g);
-            (v3, sdpa_v3::V3);
-            (v3b, sdpa_v3b::V3b);
-            (v3c, sdpa_v3c::V3c);
-            (v3d, sdpa_v3d::V3d);
-            (v3e, sdpa_v3e::V3e);
+            (v1, "v1", v1::V1);
+            (v2b, "v2b", v2b::V2b);
+            (v2c, "v2c", v2c::V2c);
+            (v2d, "v2d", v2d::V2d);
+            (v2e, "v2e", v2e::V2e);
+            (v2f, "v2f", v2f::V2f);
+            (v2g, "v2g", v2g::V2g);
+            (v3, "v3", v3::V3);
+            (v3b, "v3b", v3b::V3b);
+            (v3c, "v3c", v3c::V3c);
+            (v3d, "v3d", v3d::V3d);
+            (v3e, "v3e", v3e::V3e);
         }
     };
 }
 
 macro_rules! collect {
-    ($(($id:ident, $generation:path);)*) => {
-        /// Every generation, oldest first.
-        pub static ALL: &[&dyn Attention] = &[$(&$generation),*];
+    ($(($id:ident, $feature:literal, $generation:path);)*) => {
+        /// Every generation that this build carries (see this crate's features), oldest first.
+        pub static ALL: &[&dyn Attention] = &[$(#[cfg(feature = $feature)] &$generation),*];
+
+        #[cfg(not(any($(feature = $feature),*)))]
+        compile_error!("crate `sdpa` without a generation computes nothing: choose a feature, such as `v2d`, or `all`");
 
         /// The ids as the list has them.
         #[cfg(test)]
-        const LISTED: &[&str] = &[$(stringify!($id)),*];
+        const LISTED: &[&str] = &[$(#[cfg(feature = $feature)] stringify!($id)),*];
     };
 }
 

@@ -17,7 +17,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `examples/own_program.rs` shows layouts, grouped heads and the log-sum-exp.
+//! `examples/own_program.rs` shows layouts, grouped heads, the log-sum-exp and how results are read back;
+//! `examples/decode_steps.rs` prepares a problem once and runs it step after step.
 //!
 //! The table [`CHOICES`] decides which generation runs, from the most special to the most general: the first whose condition
 //! holds and which takes the problem. Conditions are about sizes and the device and nothing else, so the same problem is
@@ -25,6 +26,12 @@
 //! choice is within 3 % or 0.4 µs of the fastest generation that was measured there.
 //!
 //! A new generation is adopted by a line of the table, once it is measured. [`generations`] lists all of them.
+//!
+//! A program that needs few of them names these as features (`default-features = false, features = ["v2d", "v3c"]`); the others
+//! are not built. The choice is then the fastest of those that are there.
+
+// A build that carries few generations needs few of the conditions.
+#![cfg_attr(not(feature = "all"), allow(dead_code))]
 
 pub mod generations;
 
@@ -41,6 +48,8 @@ pub struct Choice {
     pub suits: fn(&Problem, &DeviceLimits) -> bool,
     /// The condition in words.
     pub what_for: &'static str,
+    /// Far slower than all before it, for what they decline; see [`slow_because`].
+    pub last_resort: bool,
 }
 
 impl fmt::Debug for Choice {
@@ -49,28 +58,32 @@ impl fmt::Debug for Choice {
     }
 }
 
-/// Everything that is chosen from, the most special first.
-pub static CHOICES: [Choice; 12] = [
-    choice(&sdpa_v2g::V2g, decodes, DECODING),
-    choice(&sdpa_v2f::V2f, decodes, DECODING),
-    choice(&sdpa_v3e::V3e, always, "up to 512 keys on Hopper, where it takes them: one wave, head dimensions up to 64"),
-    choice(
-        &sdpa_v2c::V2c,
-        is_one_tile_of_keys,
-        "keys of up to 8 KB a head and no more 64-row tiles than multiprocessors",
-    ),
-    choice(&sdpa_v2e::V2e, has_keys_to_split, "keys of more than 16 KB a head, where it takes them: few queries"),
-    choice(
-        &sdpa_v2d::V2d,
-        is_one_short_wave,
-        "keys of up to 128 KB a head and no more 64-row tiles than multiprocessors",
-    ),
-    choice(&sdpa_v3d::V3d, always, "head dimensions up to 128 on Hopper, where it takes them: causal masks above all"),
-    choice(&sdpa_v3c::V3c, always, "everything else on Hopper"),
-    choice(&sdpa_v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
-    choice(&sdpa_v2c::V2c, always, "what v2d should decline"),
-    choice(&sdpa_v2b::V2b, always, "what tensor cores do not take"),
-    choice(&sdpa_v1::V1, always, "any strides"),
+/// Everything that is chosen from, the most special first: of the generations that this build carries.
+pub static CHOICES: &[Choice] = &[
+    #[cfg(feature = "v2g")]
+    choice(&v2g::V2g, decodes, DECODING),
+    #[cfg(feature = "v2f")]
+    choice(&v2f::V2f, decodes, DECODING),
+    #[cfg(feature = "v3e")]
+    choice(&v3e::V3e, always, "up to 512 keys on Hopper, where it takes them: one wave, head dimensions up to 64"),
+    #[cfg(feature = "v2c")]
+    choice(&v2c::V2c, is_one_tile_of_keys, "keys of up to 8 KB a head and no more 64-row tiles than multiprocessors"),
+    #[cfg(feature = "v2e")]
+    choice(&v2e::V2e, has_keys_to_split, "keys of more than 16 KB a head, where it takes them: few queries"),
+    #[cfg(feature = "v2d")]
+    choice(&v2d::V2d, is_one_short_wave, "keys of up to 128 KB a head and no more 64-row tiles than multiprocessors"),
+    #[cfg(feature = "v3d")]
+    choice(&v3d::V3d, always, "head dimensions up to 128 on Hopper, where it takes them: causal masks above all"),
+    #[cfg(feature = "v3c")]
+    choice(&v3c::V3c, always, "everything else on Hopper"),
+    #[cfg(feature = "v2d")]
+    choice(&v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
+    #[cfg(feature = "v2c")]
+    choice(&v2c::V2c, always, "what v2d should decline"),
+    #[cfg(feature = "v2b")]
+    last_resort(&v2b::V2b, "what tensor cores do not take"),
+    #[cfg(feature = "v1")]
+    last_resort(&v1::V1, "any strides"),
 ];
 
 const DECODING: &str = "up to 16 queries";
@@ -80,7 +93,11 @@ const fn choice(
     suits: fn(&Problem, &DeviceLimits) -> bool,
     what_for: &'static str,
 ) -> Choice {
-    Choice { generation, suits, what_for }
+    Choice { generation, suits, what_for, last_resort: false }
+}
+
+const fn last_resort(generation: &'static dyn Attention, what_for: &'static str) -> Choice {
+    Choice { generation, suits: always, what_for, last_resort: true }
 }
 
 /// Few enough queries for blocks to share a head's keys out instead.
@@ -117,19 +134,28 @@ fn always(_: &Problem, _: &DeviceLimits) -> bool {
     true
 }
 
+/// Generations to ask, the best choice first. A build without those that suit always asks the others, the newest first.
+fn suiting<'a>(
+    problem: &'a Problem,
+    limits: &'a DeviceLimits,
+) -> impl Iterator<Item = &'static dyn Attention> + use<'a> {
+    let suiting = CHOICES.iter().filter(|choice| (choice.suits)(problem, limits)).map(|choice| choice.generation);
+    let others = if cfg!(feature = "all") { &[] } else { generations::ALL };
+    suiting.chain(others.iter().rev().copied())
+}
+
 /// Generations that would compute a problem on a device with these limits, the best choice first. One may be named twice.
 pub fn candidates<'a>(
     problem: &'a Problem,
     limits: &'a DeviceLimits,
 ) -> impl Iterator<Item = &'static dyn Attention> + use<'a> {
-    let suiting = CHOICES.iter().filter(|choice| (choice.suits)(problem, limits));
-    suiting.map(|choice| choice.generation).filter(|generation| generation.plan(problem, limits).is_ok())
+    suiting(problem, limits).filter(|generation| generation.plan(problem, limits).is_ok())
 }
 
 /// The fastest generation for a problem on a device with these limits. Pure: the same answer for the same question.
 ///
 /// # Errors
-/// [`Unsupported`] where none takes it: why the generation that suits best does not.
+/// [`Unsupported`] where none takes it: the reason of the generation that came nearest.
 pub fn fastest(problem: &Problem, limits: &DeviceLimits) -> std::result::Result<&'static dyn Attention, Unsupported> {
     Ok(planned(problem, limits)?.0)
 }
@@ -142,25 +168,56 @@ pub fn planned(
     problem: &Problem,
     limits: &DeviceLimits,
 ) -> std::result::Result<(&'static dyn Attention, LaunchPlan), Unsupported> {
-    let mut refusal = None;
-    for Choice { generation, suits, .. } in &CHOICES {
-        if !suits(problem, limits) {
-            continue;
-        }
+    let mut refusals = Vec::new();
+    for generation in suiting(problem, limits) {
         match generation.plan(problem, limits) {
-            Ok(plan) => return Ok((*generation, plan)),
-            Err(unsupported) => refusal = refusal.or(Some(unsupported)),
+            Ok(plan) => return Ok((generation, plan)),
+            Err(unsupported) => refusals.push(unsupported),
         }
     }
-    Err(refusal.expect("the last choices suit always"))
+    Err(nearest(refusals).expect("there is a generation, and each is asked"))
+}
+
+/// Why a problem gets one of the last resorts, which are 10 to 100 times slower than the others: the reason of the
+/// generation that came nearest to taking it, such as a stride that is no multiple of 8. `None` if a fast generation
+/// takes it, and if none does at all.
+pub fn slow_because(problem: &Problem, limits: &DeviceLimits) -> Option<Unsupported> {
+    let mut refusals = Vec::new();
+    for choice in CHOICES.iter().filter(|choice| (choice.suits)(problem, limits)) {
+        match choice.generation.plan(problem, limits) {
+            Ok(_) if choice.last_resort => return nearest(refusals),
+            Ok(_) => return None,
+            Err(unsupported) if !choice.last_resort => refusals.push(unsupported),
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+/// The reason of the generation that came nearest, the best choice's if several did.
+fn nearest(refusals: Vec<Unsupported>) -> Option<Unsupported> {
+    refusals.into_iter().min_by_key(Unsupported::distance)
 }
 
 /// Attention by [`fastest`]: queues it and returns; [`Device::synchronize`] waits for it.
+///
+/// Right for every finite logit, up to the largest f32: rows whose maximum is 2^24 and more, base-2 logarithms counted, are
+/// computed a second time, far slower, with differences of scores taken before they are scaled. A scale from 2.35e38 on is
+/// no [`Problem`]. What a few strides cost says [`slow_because`].
 ///
 /// # Errors
 /// As [`Attention::forward`].
 pub fn forward(device: &dyn Device, problem: &Problem, tensors: &Tensors<'_>) -> Result<()> {
     Fastest.forward(device, problem, tensors)
+}
+
+/// [`forward`] made ready: planned, its kernels loaded and its workspace allocated, so that [`Prepared::forward`] only
+/// launches. For a graph of your own, prepare before its recording begins.
+///
+/// # Errors
+/// As [`Attention::prepare`].
+pub fn prepare<'device>(device: &'device dyn Device, problem: &Problem) -> Result<Prepared<'device>> {
+    Fastest.prepare(device, problem)
 }
 
 /// [`fastest`] where a generation is asked for.
@@ -191,6 +248,10 @@ impl Attention for Fastest {
         let (generation, plan) = planned(problem, device.limits())?;
         generation.forward_planned(device, problem, tensors, &plan)
     }
+
+    fn prepare<'device>(&self, device: &'device dyn Device, problem: &Problem) -> Result<Prepared<'device>> {
+        planned(problem, device.limits())?.0.prepare(device, problem)
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +262,7 @@ mod tests {
         fastest(&problem.build().unwrap(), limits).unwrap().generation().id
     }
 
+    #[cfg(feature = "all")] // it names the choices
     #[test]
     fn sizes_and_devices_decide() {
         let decoding = Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096);
@@ -217,18 +279,46 @@ mod tests {
     }
 
     #[test]
-    fn whatever_nobody_takes_is_refused_in_the_best_ones_words() {
+    fn whatever_nobody_takes_is_refused_in_the_nearest_ones_words() {
         let turing = DeviceLimits { compute_capability: (7, 5), ..DeviceLimits::A100 };
         let problem = Problem::new(1, 8, 512, 64).build().unwrap();
-        assert!(fastest(&problem, &turing).is_err());
         assert!(Fastest.plan(&problem, &turing).is_err());
         assert_eq!(candidates(&problem, &turing).count(), 0);
+        let said = |problem: &Problem, limits| fastest(problem, limits).map(drop).unwrap_err().to_string();
+        assert!(said(&problem, &turing).ends_with("needs compute capability 8.0; this device has 7.5"));
+        // 256 has kernels, and strides that are no multiples of 8 have some up to 128.
+        let odd = Strides { batch: 16 * 260, head: 16 * 260, row: 260 };
+        let wide = Problem::new(1, 1, 16, 256).strides(Operand::Key, odd).build().unwrap();
+        for limits in [&DeviceLimits::H200, &DeviceLimits::A100] {
+            let said = said(&wide, limits);
+            assert!(said.ends_with("key's row stride is 260 elements and must be a multiple of 8"), "{said}");
+        }
+        let none = DeviceLimits { multiprocessors: 0, ..DeviceLimits::H200 };
+        for generation in generations::ALL {
+            let id = generation.generation().id;
+            assert!(generation.plan(&problem, &none).is_err(), "{id}");
+            let causal = problem.to_builder().mask(Mask::Causal).build().unwrap();
+            assert!(generation.plan(&causal, &none).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_fall_to_a_slow_generation_has_its_reason() {
+        let odd = Strides { batch: 512 * 68, head: 512 * 68, row: 68 };
+        let strided = Problem::new(1, 1, 512, 64).strides(Operand::Query, odd).build().unwrap();
+        assert_eq!(chosen(strided.to_builder(), &DeviceLimits::H200), "v1");
+        let reason = slow_because(&strided, &DeviceLimits::H200).unwrap().to_string();
+        assert!(reason.ends_with("query's row stride is 68 elements and must be a multiple of 8"), "{reason}");
+        let usual = Problem::new(1, 1, 512, 64).build().unwrap();
+        assert_eq!(slow_because(&usual, &DeviceLimits::H200), None);
+        let wide = strided.to_builder().dtype(Dtype::Bf16).build().unwrap();
+        assert_eq!(slow_because(&wide, &DeviceLimits::H200), None, "bf16 of such strides is taken by none");
     }
 
     /// What the facade promises, everybody keeps.
     #[test]
     fn its_promises_are_everybodys() {
-        for Choice { generation, .. } in &CHOICES {
+        for Choice { generation, .. } in CHOICES {
             let who = generation.generation();
             assert_eq!(who.accuracy, FASTEST.accuracy, "{}", who.id);
             assert!(who.alignment <= FASTEST.alignment, "{}", who.id);

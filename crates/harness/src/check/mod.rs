@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use sdpa_core::{Attention, Device, Finding, Reports};
+use sdpa_ref::Judged;
 use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
@@ -15,7 +16,7 @@ use crate::execute::{Stage, Surroundings};
 use crate::regime::Data;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
-pub use render::render;
+pub use render::{SHOWN, render};
 pub(crate) use trials::beyond;
 pub use trials::{Resized, Trial, trials};
 
@@ -26,6 +27,8 @@ pub struct Checked {
     pub generation: &'static str,
     /// Cases run, each schedule counted.
     pub runs: usize,
+    /// Rows of them that were compared with the oracle.
+    pub judged: Judged,
     /// Different faults, in the order of the trials.
     pub faults: Vec<Fault>,
     /// What the runs executed of each kernel.
@@ -67,22 +70,23 @@ pub fn check(
     // Put together at once: what a trial executed holds on to its kernels' programs.
     let executed = Mutex::new(Vec::new());
     let outcomes = trials.par_iter().map(|trial| {
-        let (found, covered) = try_trial(generation, trial, seeds, texts)?;
+        let (found, judged, covered) = try_trial(generation, trial, seeds, texts)?;
         coverage::add(&mut executed.lock().unwrap_or_else(PoisonError::into_inner), covered);
         progress();
-        Ok(found)
+        Ok((found, judged))
     });
-    let outcomes: Vec<Vec<Fault>> = outcomes.collect::<Result<_, Box<Failure>>>()?;
+    let outcomes: Vec<(Vec<Fault>, Judged)> = outcomes.collect::<Result<_, Box<Failure>>>()?;
+    let judged = outcomes.iter().map(|(_, judged)| *judged).sum();
     let executed = executed.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut faults: Vec<Fault> = Vec::new();
-    for fault in outcomes.into_iter().flatten() {
+    for fault in outcomes.into_iter().flat_map(|(faults, _)| faults) {
         match faults.iter_mut().find(|known| known.is_like(&fault)) {
             Some(known) => known.again += 1 + fault.again,
             None => faults.push(fault),
         }
     }
     let runs = trials.len() * usize::try_from(seeds).unwrap_or(usize::MAX);
-    Ok(Checked { generation: generation.generation().id, runs, faults, executed })
+    Ok(Checked { generation: generation.generation().id, runs, judged, faults, executed })
 }
 
 fn try_trial(
@@ -90,10 +94,10 @@ fn try_trial(
     trial: &Trial,
     seeds: u64,
     texts: &KernelTexts,
-) -> Result<(Vec<Fault>, Vec<Executed>), Box<Failure>> {
+) -> Result<(Vec<Fault>, Judged, Vec<Executed>), Box<Failure>> {
     let device = texts.interpreter();
     device.cover(true);
-    let (mut faults, mut executed) = (Vec::new(), Vec::new());
+    let (mut faults, mut judged, mut executed) = (Vec::new(), Judged::default(), Vec::new());
     for seed in 0..seeds {
         // Verifying runs a case under its schedule and under the next.
         let schedule = trial.case.schedule.wrapping_add(2 * seed);
@@ -101,27 +105,29 @@ fn try_trial(
         let verdict = prove(&device, generation, &trial);
         let Reports { findings, coverage: covered, .. } = device.take_reports();
         coverage::add(&mut executed, Executed::all(covered));
-        if let Err(failure) = verdict {
-            if !failure.is_verdict() {
-                return Err(Box::new(failure));
-            }
-            if findings.is_empty() {
-                faults.push(Fault { what: What::Wrong(Box::new(failure)), trial: trial.clone(), again: 0 });
+        match verdict {
+            Ok(rows) => judged += rows,
+            Err(failure) if !failure.is_verdict() => return Err(Box::new(failure)),
+            Err(failure) => {
+                if findings.is_empty() {
+                    faults.push(Fault { what: What::Wrong(Box::new(failure)), trial: trial.clone(), again: 0 });
+                }
             }
         }
         let found = findings.into_iter().map(|finding| What::Finding(Box::new(finding)));
         faults.extend(found.map(|what| Fault { what, trial: trial.clone(), again: 0 }));
     }
-    Ok((faults, executed))
+    Ok((faults, judged, executed))
 }
 
-/// Verifies a trial; where it has few rows, also runs it for a caller who does not want the log-sum-exp.
+/// Verifies a trial: of how many rows. Where it has few rows, also runs it for a caller who does not want the log-sum-exp.
 ///
 /// # Errors
 /// [`Failure`], as [`verify`] has it.
-pub fn prove(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<(), Failure> {
-    verify(device, &trial.subject(generation), &trial.case)?;
-    prove_without_lse(device, generation, trial, &trial.case.data())
+pub fn prove(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<Judged, Failure> {
+    let measured = verify(device, &trial.subject(generation), &trial.case)?;
+    prove_without_lse(device, generation, trial, &trial.case.data())?;
+    Ok(measured.judged)
 }
 
 /// [`prove`], without drawing and computing anew what many kernels are asked.

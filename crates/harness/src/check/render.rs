@@ -2,21 +2,34 @@
 
 use std::fmt::Write as _;
 
+use ptx_interp::SourceFrame;
 use sdpa_core::Finding;
 use sdpa_toolchain::source_line;
 
 use super::{Checked, Fault, What};
 
-/// Every fault, and a line of summary.
-pub fn render(checked: &Checked) -> String {
+/// Faults that are shown unless all are asked for: one mistake often shows in many places, and the first ones fit a screen.
+pub const SHOWN: usize = 3;
+
+/// The first `most` faults, and a line of summary that counts those that are not shown.
+pub fn render(checked: &Checked, most: usize) -> String {
     let mut text = String::new();
-    for fault in &checked.faults {
+    for fault in checked.faults.iter().take(most) {
         text += &render_fault(checked.generation, fault);
         text.push('\n');
     }
-    let Checked { generation, runs, faults, .. } = checked;
+    let Checked { generation, runs, judged, faults, .. } = checked;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    let _ = writeln!(text, "{generation}: {}, {}", plural(*runs, "run"), plural(faults.len(), "finding"));
+    let (runs, findings) = (plural(*runs, "run"), plural(faults.len(), "finding"));
+    let compared = match judged.rows {
+        0 => "no row".to_owned(),
+        _ => judged.to_string(),
+    };
+    let hidden = match faults.len().saturating_sub(most) {
+        0 => String::new(),
+        hidden => format!(", {hidden} of them not shown: `sdpa check {generation} --all` shows them"),
+    };
+    let _ = writeln!(text, "{generation}: {runs}, {findings}{hidden}; compared with the oracle: {compared}");
     text
 }
 
@@ -39,22 +52,28 @@ fn render_fault(generation: &str, fault: &Fault) -> String {
 /// What stands before the lines that explain.
 const MARGIN: &str = "       ";
 
+/// Both accesses, each with the lines that lead to it: the kernel's own line first, since that is where an author looks, then
+/// the lines in functions that were inlined there.
 fn render_finding(finding: &Finding) -> String {
     let mut text = String::new();
     let error = format!("error: {}: {}", finding.kind.name(), finding.message);
     let places = std::iter::once(&finding.place).chain(&finding.other);
     for (place, what) in places.zip([error.as_str(), "note: the other access"]) {
-        // Writing to a string cannot fail.
-        let _ = match &place.source {
-            Some(source) => writeln!(text, "{}:{}: {what}", source.file, source.line),
-            None => writeln!(text, "PTX line {}: {what}", place.ptx_line),
-        };
-        if let Some(source) = &place.source {
-            quote(&mut text, &source.file, source.line);
-            if let Some((file, line)) = &source.inlined_at {
-                let _ = writeln!(text, "{MARGIN}= inlined at {file}:{line}");
-                quote(&mut text, file, *line);
-            }
+        let frames = place.source.iter().flat_map(|source| &source.frames);
+        for (depth, SourceFrame { file, line, function }) in frames.enumerate() {
+            // Writing to a string cannot fail.
+            let _ = match (depth, function) {
+                (0, _) => writeln!(text, "{file}:{line}: {what}"),
+                // Lambdas have mangled names, which say less than their line.
+                (_, Some(function)) if !function.starts_with("_Z") => {
+                    writeln!(text, "{MARGIN}= in `{function}` at {file}:{line}")
+                }
+                _ => writeln!(text, "{MARGIN}= at {file}:{line}"),
+            };
+            quote(&mut text, file, *line);
+        }
+        if place.source.is_none() {
+            let _ = writeln!(text, "PTX line {}: {what}", place.ptx_line);
         }
         let _ = writeln!(text, "{MARGIN}= {}", place.thread);
         let _ = writeln!(text, "{MARGIN}= PTX line {}: {}", place.ptx_line, place.ptx);

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, Buffer, Device, DeviceKind, DeviceLimits, Dtype, Error, Generation,
-    Launch, LaunchPlan, Mask, PackedPtx, Params, Problem, Recording, Resources, Result, Specialisation, Unsupported,
+    Launch, LaunchPlan, Mask, MemoryId, PackedPtx, Params, Problem, Recording, Resources, Result, Specialisation,
+    Unsupported,
 };
 
 use super::faults::{self, Fault};
@@ -18,6 +19,7 @@ static HOST: PackedPtx = PackedPtx::new("host functions", &[]);
 #[derive(Debug, Default)]
 pub struct HostDevice {
     memory: Mutex<Memory>,
+    id: MemoryId,
     launches: AtomicU64,
 }
 
@@ -68,13 +70,17 @@ impl Device for HostDevice {
         &DeviceLimits::A100
     }
 
+    fn memory(&self) -> MemoryId {
+        self.id
+    }
+
     /// No function here draws any.
     fn tickets(&self) -> u64 {
         0
     }
 
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
-        self.allocate_pieces(name, &[0..bytes])
+        self.allocate_pieces(name, std::slice::from_ref(&(0..bytes)))
     }
 
     fn allocate_pieces(&self, _name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {
@@ -103,6 +109,11 @@ impl Device for HostDevice {
             bytes.copy_from_slice(memory.bytes_mut(buffer.address() + offset as u64, bytes.len())?);
             Ok(())
         })
+    }
+
+    /// A function is always there.
+    fn load(&self, _kernel: &Specialisation) -> Result<()> {
+        Ok(())
     }
 
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {

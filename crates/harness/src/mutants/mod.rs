@@ -19,7 +19,7 @@ pub use host::{HostDevice, HostGeneration};
 use crate::check::{self, Trial};
 use sdpa::generations;
 
-/// Calls `$callback!` once with one `name, parent, [specialisations], who sees it, what is wrong;` a mutant.
+/// Calls `$callback!` once with one `name, parent, [specialisations], who sees it, what is wrong;` per mutant.
 #[macro_export]
 macro_rules! for_each_mutant {
     ($callback:ident) => {
@@ -40,12 +40,12 @@ macro_rules! for_each_mutant {
             stale_stage, "v2d", ["f16_d64_m64"], Everywhere, "fragments are read from the tile before";
             one_wait_too_few, "v2d", ["f16_d64_m64"], Everywhere, "one copy too many may be under way";
             unweighted_parts, "v2f", ["f16_d64_m16", "f16_merge_m16"], Everywhere, "parts are added whatever their maxima";
-            unwritten_parts, "v2f", ["f16_d64_m16", "f16_merge_m16"], Interpreter, "parts that nobody wrote are merged";
+            unwritten_parts, "v2f", ["f16_d64_m16", "f16_merge_m16"], Interpreter, "parts that were never written are merged";
             unordered_arrival, "v2g", ["f16_d64_g8"], Interpreter, "a relaxed counter says that the parts are written";
             early_arrival, "v2g", ["f16_d64_g8"], Interpreter, "a block arrives before all its threads have written";
             lost_part, "v2g", ["f16_d64_g8"], Interpreter, "parts are merged before the last one is written";
-            kept_count, "v2g", ["f16_d64_g8"], Interpreter, "nobody puts the counter of arrivals back";
-            missing_wgmma_wait, "v3", ["f16_d64"], Interpreter, "nobody waits for the products";
+            kept_count, "v2g", ["f16_d64_g8"], Interpreter, "the counter of arrivals is not put back";
+            missing_wgmma_wait, "v3", ["f16_d64"], Interpreter, "no wait for the products";
             far_half_dropped, "v3d", ["f16_d64_m128"], Everywhere, "the last tile's far half is never attended to";
             missing_proxy_fence, "v3", ["f16_d64"], Interpreter, "the copy engine may not see what was written";
             sequences_capped, "v2d", ["f16_d64_m128", "f16_d64_m64"], Everywhere, "sequences from the fifth on are taken for the fourth";

@@ -48,6 +48,24 @@ impl Mutation {
     }
 }
 
+impl Mutation {
+    /// True if both do the same to one statement of the kernel's source, such as `v2b.cu`. Unrolling, inlining and
+    /// specialisation make many copies of a statement.
+    pub fn is_like(&self, other: &Self, source: &str) -> bool {
+        let statement = self.statement_of(source);
+        self.kind == other.kind && statement.is_some() && statement == other.statement_of(source)
+    }
+
+    /// The statement of the kernel's own file that is taken out, and the calls inside of it; all calls if it is of no such file.
+    fn statement_of(&self, source: &str) -> Option<Vec<(&str, u32)>> {
+        let mut calls: Vec<(&str, u32)> = self.origin.as_ref()?.chain().collect();
+        if let Some(own) = calls.iter().position(|(file, _)| file.strip_prefix("kernels/") == Some(source)) {
+            calls.truncate(own + 1);
+        }
+        Some(calls)
+    }
+}
+
 /// Every mutation of a PTX text, in its order.
 pub fn mutations(ptx: &str) -> Vec<Mutation> {
     let statements = statements(ptx);

@@ -45,11 +45,13 @@ pub struct Options {
     pub time_limit: Option<Duration>,
     /// Where ptxas is: what survives is the same kernel if it assembles to the same machine code.
     pub ptxas: Option<PathBuf>,
+    /// Only mutations that change the same statements of the source as these; all where `None`.
+    pub like: Option<Vec<Mutation>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kinds: MutationKind::all(), choice: Choice::All, time_limit: None, ptxas: None }
+        Self { kinds: MutationKind::all(), choice: Choice::All, time_limit: None, ptxas: None, like: None }
     }
 }
 
@@ -163,6 +165,9 @@ pub fn mutate(
     let (ptx, fingerprint) = (texts.of(kernel)?, texts.fingerprint(kernel)?);
     let mut mutations = mutations(ptx);
     mutations.retain(|mutation| options.kinds.contains(&mutation.kind));
+    if let Some(like) = &options.like {
+        mutations.retain(|mutation| like.iter().any(|other| mutation.is_like(other, kernel.source)));
+    }
     let all = mutations.clone();
     let mutations = options.choice.of(mutations);
     progress(Step::Mutations(mutations.len()));
@@ -271,6 +276,8 @@ fn kill(
                 Some(finding) => finding.kind.name(),
                 None => "a block that does not end",
             },
+            // No verdict is no kill.
+            Reason::Unjudged { .. } => continue,
             Reason::Memory(_) => "memory around the result",
             Reason::Differs { .. } => "two runs that differ",
             Reason::Mismatch(_) | Reason::Row { .. } | Reason::Reference(_) => "a wrong result",

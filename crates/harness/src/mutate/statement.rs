@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 
+use sdpa_toolchain::file_entry;
 use serde::Serialize;
 
 /// A line of the CUDA source, and the calls that it was inlined through.
@@ -108,15 +109,9 @@ pub(super) fn statements(ptx: &str) -> Vec<Statement<'_>> {
     scanner.found
 }
 
-/// `.file 2 "kernels/machine/mask.cuh"`, wherever in the text it stands.
+/// The table of files, wherever in the text it stands.
 fn files(ptx: &str) -> HashMap<u32, &str> {
-    let file = |line: &'_ str| -> Option<(u32, Range<usize>)> {
-        let rest = line.trim_start().strip_prefix(".file")?;
-        let number = rest.split_whitespace().next()?.parse().ok()?;
-        let start = line.find('"')? + 1;
-        Some((number, start..start + line[start..].find('"')?))
-    };
-    ptx.lines().filter_map(|line| file(line).map(|(number, name)| (number, &line[name]))).collect()
+    ptx.lines().filter_map(|line| file_entry(line).map(|(number, name)| (number, &line[name]))).collect()
 }
 
 struct Scanner<'p> {

@@ -1,6 +1,7 @@
 //! Properties of what a row must not depend on.
 
 use sdpa_core::{Operand, Problem};
+use sdpa_ref::Judged;
 
 use super::{Extents, Instance, expect_same, operand_rows, valid};
 use crate::execute::{Output, Position, rows};
@@ -8,7 +9,7 @@ use crate::regime::GAP;
 use crate::verify::Reason;
 
 /// What a row's last visible key hides: keys and values behind it may be anything.
-pub(super) fn causal_prefix(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn causal_prefix(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let problem = instance.causal();
     let mut data = instance.data(&problem);
     let before = instance.run(&problem, &data)?;
@@ -26,7 +27,7 @@ pub(super) fn causal_prefix(instance: &Instance<'_>) -> Result<(), Reason> {
 }
 
 /// The other sequences of a batch may be anything, NaN included.
-pub(super) fn batches_are_independent(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn batches_are_independent(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let batches = instance.case.problem.batch().max(2);
     let problem = valid(instance.reshape(Extents { batch: batches, ..instance.extents() }).build());
     let mut data = instance.data(&problem);
@@ -43,7 +44,7 @@ pub(super) fn batches_are_independent(instance: &Instance<'_>) -> Result<(), Rea
 }
 
 /// The other heads may be anything, NaN included.
-pub(super) fn heads_are_independent(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn heads_are_independent(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let extents = instance.extents();
     let problem = valid(instance.reshape(Extents { heads_kv: extents.heads_kv.max(2), ..extents }).build());
     let mut data = instance.data(&problem);
@@ -61,26 +62,27 @@ pub(super) fn heads_are_independent(instance: &Instance<'_>) -> Result<(), Reaso
 }
 
 /// A query of NaN makes its own row NaN, where that row sees a key, and no other.
-pub(super) fn nan_query_stays_in_its_row(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn nan_query_stays_in_its_row(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let problem = instance.case.problem.clone();
-    let Some(chosen) = choose(instance, &problem, Operand::Query) else { return Ok(()) };
+    let Some(chosen) = choose(instance, &problem, Operand::Query) else { return Ok(Judged::default()) };
     let mut data = instance.data(&problem);
     let before = instance.run(&problem, &data)?;
     data.row_mut(&problem, Operand::Query, chosen).fill(GAP);
     let after = instance.run(&problem, &data)?;
     let what = "a row moved when another row's query became NaN";
-    expect_same(what, &problem, &after, &before, |row| row != chosen)?;
-    match problem.visible_keys(chosen[2]) {
+    let others = expect_same(what, &problem, &after, &before, |row| row != chosen)?;
+    let own = match problem.visible_keys(chosen[2]) {
         0 => expect_same("a row without keys read its query", &problem, &after, &before, |row| row == chosen),
         _ => expect_nan(&problem, &after, |row| row == chosen),
-    }
+    };
+    Ok(others + own?)
 }
 
 /// A key of NaN makes every row NaN that sees it, and no other. Values of NaN may reach further: tensor cores multiply
 /// whole tiles, and 0 · NaN is NaN.
-pub(super) fn nan_key_reaches_only_rows_that_see_it(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn nan_key_reaches_only_rows_that_see_it(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let problem = instance.causal();
-    let Some(chosen) = choose(instance, &problem, Operand::Key) else { return Ok(()) };
+    let Some(chosen) = choose(instance, &problem, Operand::Key) else { return Ok(Judged::default()) };
     let mut data = instance.data(&problem);
     let before = instance.run(&problem, &data)?;
     data.row_mut(&problem, Operand::Key, chosen).fill(GAP);
@@ -88,8 +90,8 @@ pub(super) fn nan_key_reaches_only_rows_that_see_it(instance: &Instance<'_>) -> 
     let [batch, kv_head, key] = chosen;
     let sees =
         |row: [usize; 3]| row[0] == batch && problem.kv_head(row[1]) == kv_head && problem.visible_keys(row[2]) > key;
-    expect_same("a row moved when a key that it does not see became NaN", &problem, &after, &before, |row| !sees(row))?;
-    expect_nan(&problem, &after, sees)
+    let what = "a row moved when a key that it does not see became NaN";
+    Ok(expect_same(what, &problem, &after, &before, |row| !sees(row))? + expect_nan(&problem, &after, sees)?)
 }
 
 /// Some row of an operand, where it has any.
@@ -99,9 +101,11 @@ fn choose(instance: &Instance<'_>, problem: &Problem, operand: Operand) -> Optio
     (batches > 0 && length > 0).then(|| [choices.below(batches), choices.below(heads), choices.below(length)])
 }
 
-fn expect_nan(problem: &Problem, output: &Output, expected: impl Fn([usize; 3]) -> bool) -> Result<(), Reason> {
+fn expect_nan(problem: &Problem, output: &Output, expected: impl Fn([usize; 3]) -> bool) -> Result<Judged, Reason> {
     let rule = || "a NaN in a row's query or in a key that it sees must show in all of the row".to_owned();
+    let mut judged = 0;
     for row in rows(problem).filter(|row| expected(*row)) {
+        judged += 1;
         for (column, bits) in output.row(problem, row).iter().enumerate() {
             let found = problem.dtype().decode(*bits);
             if !found.is_nan() {
@@ -113,5 +117,5 @@ fn expect_nan(problem: &Problem, output: &Output, expected: impl Fn([usize; 3]) 
             return Err(Reason::Row { at: Position { row, column: None }, found, rule: rule() });
         }
     }
-    Ok(())
+    Ok(Judged::all(judged))
 }

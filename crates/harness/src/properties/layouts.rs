@@ -1,13 +1,14 @@
 //! Properties of problems that are the same problem written in another way.
 
 use sdpa_core::{DeviceKind, Layout, Mask, Operand, Problem, Strides};
+use sdpa_ref::Judged;
 
 use super::{Extents, Instance, expect_same, no_difference, operand_rows, valid};
 use crate::far::{near, stretched};
 use crate::verify::{Reason, difference_between};
 
 /// Strides say where the numbers lie, not what they are.
-pub(super) fn strided_is_contiguous(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn strided_is_contiguous(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let contiguous = valid(instance.case.problem.to_builder().layout(Layout::Bhld).build());
     let strided = match instance.case.problem == contiguous {
         true => padded(&contiguous),
@@ -16,11 +17,11 @@ pub(super) fn strided_is_contiguous(instance: &Instance<'_>) -> Result<(), Reaso
     let found = instance.run(&strided, &instance.data(&strided))?;
     let expected = instance.run(&contiguous, &instance.data(&contiguous))?;
     let what = "strided tensors give another result than contiguous ones";
-    no_difference(what, difference_between((&strided, &found), (&contiguous, &expected), Some))
+    no_difference(what, strided.lse_len(), difference_between((&strided, &found), (&contiguous, &expected), Some))
 }
 
 /// Offsets beyond 2³¹ and 2³² elements say where the numbers lie, and lose no bit on the way there.
-pub(super) fn far_is_near(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn far_is_near(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let contiguous = valid(instance.case.problem.to_builder().layout(Layout::Bhld).build());
     let expected = instance.run(&contiguous, &instance.data(&contiguous))?;
     // The outermost dimension in use is stretched: in turn sequences, heads, and rows.
@@ -30,12 +31,14 @@ pub(super) fn far_is_near(instance: &Instance<'_>) -> Result<(), Reason> {
         DeviceKind::Cuda => &[&[Operand::Query], &[Operand::Key], &[Operand::Value], &[Operand::Output]],
         DeviceKind::Interpreter => &[&Operand::ALL],
     };
+    let mut judged = Judged::default();
     for operands in apart {
         let far = stretched(&contiguous, operands, distance);
         let found = instance.run(&far, &instance.data(&near(&far)))?;
-        expect_same("tensors with rows far apart give another result", &contiguous, &found, &expected, |_| true)?;
+        judged +=
+            expect_same("tensors with rows far apart give another result", &contiguous, &found, &expected, |_| true)?;
     }
-    Ok(())
+    Ok(judged)
 }
 
 /// A problem with room behind every row, head and sequence, another one for each operand.
@@ -53,7 +56,7 @@ fn padded(problem: &Problem) -> Problem {
 }
 
 /// Sharing a key head is having it several times.
-pub(super) fn grouped_is_repeated(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn grouped_is_repeated(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let extents = instance.extents();
     let extents = Extents { group: extents.group.max(2), ..extents };
     let grouped = valid(instance.reshape(extents).build());
@@ -71,11 +74,11 @@ pub(super) fn grouped_is_repeated(instance: &Instance<'_>) -> Result<(), Reason>
     let found = instance.run(&grouped, &grouped_data)?;
     let expected = instance.run(&repeated, &repeated_data)?;
     let what = "shared key heads give another result than repeated ones";
-    no_difference(what, difference_between((&grouped, &found), (&repeated, &expected), Some))
+    no_difference(what, grouped.lse_len(), difference_between((&grouped, &found), (&repeated, &expected), Some))
 }
 
 /// With as many queries as keys, both causal masks are the same mask.
-pub(super) fn aligned_masks_agree(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn aligned_masks_agree(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let extents = instance.extents();
     let length = extents.len_q.min(extents.len_kv);
     let square = || instance.reshape(Extents { len_q: length, len_kv: length, ..extents });
@@ -88,7 +91,7 @@ pub(super) fn aligned_masks_agree(instance: &Instance<'_>) -> Result<(), Reason>
 }
 
 /// Twice the query at half the scale: both are exact, so not a bit may change.
-pub(super) fn scale_folds_into_the_query(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn scale_folds_into_the_query(instance: &Instance<'_>) -> Result<Judged, Reason> {
     // Half of 0 is 0. And a kernel may work with the smallest number there is instead, which no check of values sees.
     let problem = &match instance.case.problem.scale() {
         0.0 => valid(instance.case.problem.to_builder().scale(1.0).build()),

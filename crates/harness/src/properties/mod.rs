@@ -1,4 +1,4 @@
-//! What must be true of attention whatever the numbers are. Each property takes any case, bends it to its own question
+//! What must be true of attention for any numbers. Each property takes any case, bends it to its own question
 //! and compares runs with one another, mostly bit for bit, so that no tolerance can hide a fault.
 
 mod independence;
@@ -6,15 +6,16 @@ mod layouts;
 mod values;
 
 use sdpa_core::{Attention, Device, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError};
+use sdpa_ref::Judged;
 
 use crate::case::Case;
-use crate::execute::{Output, Surroundings, execute};
+use crate::execute::{Output, Surroundings, execute, rows};
 use crate::far::near;
 use crate::random::Random;
 use crate::regime::Data;
 use crate::verify::{Difference, Failure, MATCHES_REFERENCE, Reason, Thoroughness, difference, verify_data};
 
-/// Calls `$callback!` once with the names of all properties, behind whatever else it is given in brackets.
+/// Calls `$callback!` once with the names of all properties, after the other arguments that it is given in brackets.
 #[macro_export]
 macro_rules! for_each_property {
     ($callback:ident, [$($context:tt)*]) => {
@@ -46,7 +47,7 @@ macro_rules! for_each_property {
 pub struct Property {
     /// Name, as in test names and on the command line.
     pub name: &'static str,
-    ask: fn(&Instance<'_>) -> Result<(), Reason>,
+    ask: fn(&Instance<'_>) -> Result<Judged, Reason>,
 }
 
 macro_rules! list {
@@ -71,11 +72,11 @@ pub fn find(name: &str) -> Option<&'static Property> {
 }
 
 impl Property {
-    /// Asks whether the property holds for a generation, starting from this case.
+    /// Asks whether the property holds for a generation, starting from this case: of how many rows it was seen to.
     ///
     /// # Errors
     /// [`Failure`], also where the generation declines the problem that the case becomes: see [`Failure::unsupported`].
-    pub fn check(&self, device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<(), Failure> {
+    pub fn check(&self, device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<Judged, Failure> {
         // Only the first property places rows that lie far apart; the others bend numbers where they lie.
         let near = Case { problem: near(&case.problem).into_owned(), ..case.clone() };
         let asked = if self.name == MATCHES_REFERENCE { case } else { &near };
@@ -162,10 +163,11 @@ fn valid(problem: Result<Problem, ProblemError>) -> Problem {
     problem.expect("a valid problem stays valid when a property changes it")
 }
 
-fn matches_reference(instance: &Instance<'_>) -> Result<(), Reason> {
+fn matches_reference(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let (problem, thoroughness) = (&instance.case.problem, Thoroughness::for_problem(&instance.case.problem));
     let data = instance.case.data();
-    verify_data(instance.device, instance.generation, problem, &data, instance.case.schedule, thoroughness).map(drop)
+    let schedule = instance.case.schedule;
+    Ok(verify_data(instance.device, instance.generation, problem, &data, schedule, thoroughness)?.judged)
 }
 
 /// The rows that `compared` names have the same bits in both outputs.
@@ -175,13 +177,15 @@ fn expect_same(
     found: &Output,
     expected: &Output,
     compared: impl Fn([usize; 3]) -> bool,
-) -> Result<(), Reason> {
-    no_difference(what, difference(problem, found, expected, compared))
+) -> Result<Judged, Reason> {
+    let judged = rows(problem).filter(|row| compared(*row)).count();
+    no_difference(what, judged, difference(problem, found, expected, compared))
 }
 
-fn no_difference(what: &'static str, difference: Option<Difference>) -> Result<(), Reason> {
+/// So many rows were compared.
+fn no_difference(what: &'static str, compared: usize, difference: Option<Difference>) -> Result<Judged, Reason> {
     match difference {
-        None => Ok(()),
+        None => Ok(Judged::all(compared)),
         Some(difference) => Err(Reason::Differs { what, difference }),
     }
 }

@@ -1,7 +1,7 @@
 //! Properties of the values that come out: softmax weights are positive and sum to one.
 
 use sdpa_core::{Mask, Operand, Problem};
-use sdpa_ref::Reference;
+use sdpa_ref::{Judged, Reference};
 
 use super::{Extents, Instance, operand_rows, valid};
 use crate::execute::{Output, Position, rows};
@@ -9,7 +9,7 @@ use crate::regime::{Data, Regime};
 use crate::verify::{Reason, Thoroughness, judge, sample_rows};
 
 /// Keys are a set: shuffled together with their values they give the same result, but for the order of the sums.
-pub(super) fn key_order_does_not_matter(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn key_order_does_not_matter(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let problem = valid(instance.case.problem.to_builder().mask(Mask::Full).build());
     let mut data = instance.data(&problem);
     let mut shuffled = data.clone();
@@ -23,8 +23,7 @@ pub(super) fn key_order_does_not_matter(instance: &Instance<'_>) -> Result<(), R
     let output = instance.run(&problem, &shuffled)?;
     let rows = Thoroughness::for_problem(&problem).rows.map(|count| sample_rows(&problem, count));
     let reference = Reference::compute(&problem, &data.inputs(), rows.as_ref())?;
-    judge(&reference, &output, instance.generation)?;
-    Ok(())
+    Ok(judge(&reference, &output, instance.generation)?.judged)
 }
 
 fn permutation(instance: &Instance<'_>, length: usize) -> Vec<usize> {
@@ -37,7 +36,7 @@ fn permutation(instance: &Instance<'_>, length: usize) -> Vec<usize> {
 }
 
 /// Whatever the weights are, the mean of equal values is that value.
-pub(super) fn constant_values_come_back(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn constant_values_come_back(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let problem = instance.case.problem.clone();
     let mut data = instance.data(&problem);
     data.value = Regime::ConstantValues.generate(&problem, instance.case.seed).value;
@@ -46,7 +45,7 @@ pub(super) fn constant_values_come_back(instance: &Instance<'_>) -> Result<(), R
 }
 
 /// The softmax of one score is 1.
-pub(super) fn single_key_gives_its_value(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn single_key_gives_its_value(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let problem = valid(instance.reshape(Extents { len_kv: 1, ..instance.extents() }).build());
     let mut data = instance.data(&problem);
     let output = instance.run(&problem, &data)?;
@@ -54,7 +53,7 @@ pub(super) fn single_key_gives_its_value(instance: &Instance<'_>) -> Result<(), 
 }
 
 /// A weighted mean lies between the smallest and the largest of what it is a mean of.
-pub(super) fn output_lies_within_the_values(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn output_lies_within_the_values(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let problem = instance.case.problem.clone();
     let mut data = instance.data(&problem);
     let output = instance.run(&problem, &data)?;
@@ -63,11 +62,12 @@ pub(super) fn output_lies_within_the_values(instance: &Instance<'_>) -> Result<(
 
 /// Every output element lies between the smallest and the largest value of its column that its row sees, but for what
 /// rounding the weights and the output may add.
-fn expect_between_values(problem: &Problem, data: &mut Data, output: &Output, rule: &str) -> Result<(), Reason> {
+fn expect_between_values(problem: &Problem, data: &mut Data, output: &Output, rule: &str) -> Result<Judged, Reason> {
     let dtype = problem.dtype();
     // The weights are rounded once each, relative to their sum or, below the normal range, absolutely; their sum and
     // the products' in f32; the result once more.
     let keys = problem.len_kv() as f64;
+    let mut judged = 0;
     let slack = 2.1 * dtype.unit_roundoff() + keys * (dtype.subnormal_roundoff() + 2f64.powi(-22)) + 2f64.powi(-18);
     for batch in 0..problem.batch() {
         for head in 0..problem.heads_q() {
@@ -86,6 +86,7 @@ fn expect_between_values(problem: &Problem, data: &mut Data, output: &Output, ru
                 if seen == 0 {
                     continue;
                 }
+                judged += 1;
                 let row = [batch, head, query];
                 for (column, bits) in output.row(problem, row).iter().enumerate() {
                     let (found, (low, high)) = (dtype.decode(*bits), range[column]);
@@ -99,11 +100,11 @@ fn expect_between_values(problem: &Problem, data: &mut Data, output: &Output, ru
             }
         }
     }
-    Ok(())
+    Ok(Judged::all(judged))
 }
 
 /// More queries than keys, aligned bottom-right: the first rows see no key.
-pub(super) fn rows_without_keys_are_zero(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn rows_without_keys_are_zero(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let extents = instance.extents();
     let len_kv = extents.len_kv / 2;
     let extents = Extents { len_q: extents.len_q.max(len_kv + 1), len_kv, ..extents };
@@ -113,8 +114,9 @@ pub(super) fn rows_without_keys_are_zero(instance: &Instance<'_>) -> Result<(), 
 }
 
 /// No key, no query, no sequence: nothing to attend over is a problem like any other.
-pub(super) fn empty_lengths(instance: &Instance<'_>) -> Result<(), Reason> {
+pub(super) fn empty_lengths(instance: &Instance<'_>) -> Result<Judged, Reason> {
     let extents = instance.extents();
+    let mut judged = Judged::default();
     for extents in [
         Extents { len_kv: 0, len_q: extents.len_q.max(1), batch: extents.batch.max(1), ..extents },
         Extents { len_q: 0, ..extents },
@@ -122,14 +124,16 @@ pub(super) fn empty_lengths(instance: &Instance<'_>) -> Result<(), Reason> {
     ] {
         let problem = valid(instance.reshape(extents).build());
         let output = instance.run(&problem, &instance.data(&problem))?;
-        expect_zero_rows(&problem, &output)?;
+        judged += expect_zero_rows(&problem, &output)?;
     }
-    Ok(())
+    Ok(judged)
 }
 
 /// Rows that see no key are 0, and the logarithm of their empty sum is −∞.
-fn expect_zero_rows(problem: &Problem, output: &Output) -> Result<(), Reason> {
+fn expect_zero_rows(problem: &Problem, output: &Output) -> Result<Judged, Reason> {
+    let mut judged = 0;
     for row in rows(problem).filter(|[_, _, query]| problem.visible_keys(*query) == 0) {
+        judged += 1;
         let wrong =
             |column, found, rule: &str| Err(Reason::Row { at: Position { row, column }, found, rule: rule.to_owned() });
         for (column, bits) in output.row(problem, row).iter().enumerate() {
@@ -143,5 +147,5 @@ fn expect_zero_rows(problem: &Problem, output: &Output) -> Result<(), Reason> {
             return wrong(None, found, "the log-sum-exp of a row that sees no key is −∞");
         }
     }
-    Ok(())
+    Ok(Judged::all(judged))
 }

@@ -19,9 +19,9 @@ pub use remembered::remembered;
 use crate::case::Case;
 use crate::properties::Property;
 use crate::strategies::{Size, cases};
-use crate::verify::{Failure, MATCHES_REFERENCE, repeat_command};
+use crate::verify::{Failure, MATCHES_REFERENCE, Reason, repeat_command};
 use remembered::remember;
-use tally::{Tally, kind_of, say};
+use tally::{Report, Tally, kind_of, say};
 
 /// Cases a test, without `PROPTEST_CASES`.
 fn default_cases(kind: DeviceKind, property: &Property) -> u32 {
@@ -39,7 +39,8 @@ fn default_cases(kind: DeviceKind, property: &Property) -> u32 {
 /// device that `SDPA_DEVICE` names. The smallest case of a failure is remembered.
 ///
 /// # Panics
-/// Where it does not, with the smallest case found and the command that repeats it; also where no case could be run.
+/// Where it does not, with the smallest case found and the command that repeats it; also where no case could be run, or
+/// no row of any case be judged.
 pub fn prove(test: &'static str, generation: &dyn Attention, property: &'static Property) {
     let kind = announce();
     let mut config = config(test);
@@ -82,7 +83,7 @@ impl fmt::Display for Failing {
 /// The smallest case found where the property does not hold.
 ///
 /// # Panics
-/// Where no case could be run.
+/// Where no case could be run, or no row of any case be judged.
 pub fn prove_on(
     device: fn() -> Opened,
     size: Size,
@@ -98,14 +99,15 @@ pub fn prove_on(
         let tally = tally.clone();
         move |case| ask(&tally, device(), generation, property, &case)
     });
-    let judged = tally.report();
+    let report = tally.report();
     match outcome {
+        Ok(()) if report == Report::JudgedNothing => panic!("{test} ran its cases and could judge none of their rows"),
         Ok(()) => Ok(()),
         Err(TestError::Fail(_, case)) => Err(Failing {
             generation: generation.generation().id,
             property: property.name,
             case: Box::new(case),
-            judged,
+            judged: report != Report::CouldNotRun,
         }),
         Err(TestError::Abort(reason)) => panic!("{test} could not run its cases: {reason}"),
     }
@@ -122,9 +124,13 @@ fn ask(tally: &Tally, device: Opened, generation: &dyn Attention, property: &Pro
     };
     tally.runs_on(device);
     match property.check(device, generation, case) {
-        Ok(()) => {
-            tally.ran();
+        Ok(judged) => {
+            tally.ran(judged);
             Ok(())
+        }
+        Err(failure) if matches!(*failure.reason, Reason::Unjudged { .. }) => {
+            tally.decline("no row could be judged".to_owned());
+            Err(TestCaseError::reject(failure.reason.to_string()))
         }
         Err(failure) => match failure.unsupported() {
             Some(reason) => {

@@ -1,6 +1,7 @@
 use harness::case::Case;
-use harness::counters::{CASES, Counted, count, render};
+use harness::counters::{Counted, count};
 use harness::execute::RunError;
+use harness::snapshots::Snapshot;
 use sdpa::generations;
 use sdpa_core::{Attention, DeviceLimits, Error};
 use sdpa_toolchain::KernelTexts;
@@ -14,25 +15,13 @@ fn counted(generation: &dyn Attention, case: &Case) -> Option<Counted> {
     }
 }
 
-fn table(generation: &dyn Attention, text: &str) -> String {
-    let case: Case = text.parse().expect("a case");
-    match counted(generation, &case) {
-        // Without the line of ids, whose width is each id's own.
-        Some(counted) => {
-            let text = render(&[counted]).replace('\u{a0}', " ");
-            text.lines().skip(1).map(|line| format!("{line}\n")).collect()
-        }
-        None => "declined\n".to_owned(),
-    }
-}
-
-/// A file a generation, `snapshots/*_<id>.snap`, so that a new one brings its own and changes nobody's. `sdpa counters`
-/// puts generations side by side.
+/// A file per generation: `sdpa gate ID --accept` accepts what is new.
 #[test]
 fn what_every_generation_executes() {
     for generation in generations::ALL {
-        let tables = CASES.map(|case| format!("{case}\n{}", table(*generation, case)));
-        insta::assert_snapshot!(format!("counters_{}", generation.generation().id), tables.join("\n"));
+        let id = generation.generation().id;
+        let counters = Snapshot::Counters.now(*generation, &KernelTexts::packed());
+        insta::assert_snapshot!(Snapshot::Counters.title(id), counters.unwrap_or_else(|error| panic!("{id}: {error}")));
     }
 }
 

@@ -2,5 +2,5 @@
 
 mod check;
 mod counters;
-mod golden;
+mod large_logits;
 mod mutate;

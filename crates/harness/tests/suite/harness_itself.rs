@@ -24,7 +24,7 @@ fn sample(count: usize) -> Vec<Case> {
 
 fn check(property: &str, fault: Fault, case: &Case) -> Result<(), Failure> {
     let property = properties::find(property).expect("a property's name");
-    property.check(&HostDevice::default(), &HostGeneration::new(fault), case)
+    property.check(&HostDevice::default(), &HostGeneration::new(fault), case).map(drop)
 }
 
 #[test]
@@ -36,6 +36,35 @@ fn a_right_kernel_has_every_property() {
             }
         }
     }
+}
+
+#[test]
+fn a_verdict_counts_its_rows_and_one_on_no_row_is_none() {
+    let right = HostGeneration::new(Fault::None);
+    let rows = |property: &str, line: &str| {
+        let property = properties::find(property).expect("a property's name");
+        property.check(&HostDevice::default(), &right, &line.parse().unwrap())
+    };
+    let case = "b2 h3 q5 kv9 d16 f16 full normal";
+    for (property, expected) in [
+        ("matches_reference", 30),
+        ("causal_prefix", 0),
+        ("batches_are_independent", 15),
+        ("nan_query_stays_in_its_row", 30),
+        ("strided_is_contiguous", 30),
+        ("constant_values_come_back", 30),
+        ("key_order_does_not_matter", 30),
+    ] {
+        let judged = rows(property, case).unwrap_or_else(|failure| panic!("{failure}"));
+        // How many rows a prefix has, the case's choices say.
+        let is_right = if expected == 0 { (1..=30).contains(&judged.rows) } else { judged.rows == expected };
+        assert!(is_right && judged.unjudged == 0, "{property}: {judged}");
+    }
+    for property in ["matches_reference", "key_order_does_not_matter"] {
+        let failure = rows(property, "q5 kv9 d16 bf16 scale=1e38").unwrap_err();
+        assert!(matches!(*failure.reason, Reason::Unjudged { rows: 5 }) && !failure.is_verdict(), "{failure}");
+    }
+    assert_eq!(rows("matches_reference", "b0 q5 kv9 d16").unwrap().rows, 0);
 }
 
 /// Which property must notice which fault.
@@ -168,7 +197,7 @@ fn exact_buffers_end_where_the_tensor_does() {
     });
 }
 
-/// Generations that share their inputs are told what each is told alone, whoever spoils the inputs for the others.
+/// Generations that share their inputs are told what each is told alone, even if one of them spoils the inputs for the others.
 #[test]
 fn together_everybody_is_judged_as_alone() {
     let case: Case = "b2 h2 L70 d16 f16 causal normal seed=1".parse().unwrap();
@@ -192,7 +221,7 @@ fn together_everybody_is_judged_as_alone() {
     let spoiled = told(&faults);
     assert!(spoiled[1].contains("the kernel changed its input"), "{}", spoiled[1]);
     assert_eq!(spoiled[0], spoiled[3]);
-    // More than are judged at once, and nobody who spoils anything.
+    // More than are judged at once, and none that spoils anything.
     assert_eq!(told(&[&faults[2..], &faults[2..], &faults[2..]].concat()).len(), 12);
 }
 

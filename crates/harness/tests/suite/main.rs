@@ -10,9 +10,10 @@ use harness::verify::{Thoroughness, verify_thoroughly};
 use harness::{for_each_mutant, for_each_property, properties, real_model};
 use sdpa::{for_each_generation, generations};
 use sdpa_core::{Attention as _, Device, DeviceChoice};
+use sdpa_ref::Judged;
 
 macro_rules! generation_suites {
-    ($(($id:ident, $generation:path);)*) => {
+    ($(($id:ident, $feature:literal, $generation:path);)*) => {
         $(mod $id {
             use super::*;
 
@@ -48,17 +49,21 @@ for_each_generation!(generation_suites);
 fn run_remembered(test: &'static str, id: &'static str) {
     let generation = generations::find(id).expect("stamped from the list");
     isolated(test, |device| {
-        let (mut ran, mut declined) = (0, 0);
+        let (mut ran, mut declined, mut judged) = (0, 0, Judged::default());
         for (property, case) in remembered(id) {
             match property.check(device, generation, &case) {
-                Ok(()) => ran += 1,
+                Ok(rows) => {
+                    ran += 1;
+                    judged += rows;
+                }
                 Err(failure) if failure.unsupported().is_some() => declined += 1,
                 Err(failure) => return Err(failure.to_string()),
             }
         }
         match ran {
             0 => Err(format!("none of the remembered cases ran, {declined} were declined")),
-            _ => Ok(format!("{ran} remembered cases, {declined} declined")),
+            _ if judged.rows == judged.unjudged => Err(format!("{ran} remembered cases judged no row")),
+            _ => Ok(format!("{ran} remembered cases, {judged}, {declined} declined")),
         }
     });
 }

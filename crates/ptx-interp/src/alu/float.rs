@@ -123,6 +123,18 @@ fn fma_rounded(a: f32, b: f32, c: f32, rounding: Rounding) -> f32 {
     }
 }
 
+/// The product, which f64 holds exactly, rounded towards +∞.
+#[inline(always)]
+fn product_rounded_up(a: f32, b: f32) -> u32 {
+    let exact = f64::from(a) * f64::from(b);
+    let nearest = exact as f32;
+    let bits = nearest.to_bits();
+    // The next number towards +∞: one more if positive, one less if negative.
+    let next = if bits & 0x7fff_ffff == 0 { 1 } else { bits.wrapping_add(1 | (bits as i32 >> 31) as u32) };
+    let rounded = if f64::from(nearest) < exact { next } else { bits };
+    canonical(f32::from_bits(rounded))
+}
+
 fn quotient_rounded(a: f32, b: f32, rounding: Rounding) -> f32 {
     let nearest = a / b;
     if rounding == Rounding::NearestEven || !nearest.is_finite() || !a.is_finite() || !b.is_finite() || b == 0.0 {
@@ -386,6 +398,10 @@ pub(super) fn float_lanes(registers: &mut Registers, mask: u32, operation: &Floa
         FloatKind::Mul if nearest => {
             binary32(registers, mask, to, inputs[0], inputs[1], |a, b| output(input(a) * input(b)))
         }
+        // As it is rounded in running maxima.
+        FloatKind::Mul if rounding == Rounding::Up && !ftz && !saturate => {
+            binary32(registers, mask, to, inputs[0], inputs[1], |a, b| product_rounded_up(input(a), input(b)));
+        }
         FloatKind::Max if nearest => {
             binary32(registers, mask, to, inputs[0], inputs[1], |a, b| max_f32(input(a), input(b)))
         }
@@ -426,4 +442,23 @@ pub(super) fn half_lanes(registers: &mut Registers, mask: u32, operation: &HalfO
         }
     }
     registers.set_words(to, mask, &result);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_rounding_a_product_up_agree() {
+        let mut values = vec![0.0, 1.0, 1.5, f32::MAX, f32::MIN_POSITIVE, f32::from_bits(1), f32::INFINITY, f32::NAN];
+        values.extend((0..40u32).map(|step| f32::from_bits(0x3f80_0000 ^ step.wrapping_mul(0x9e37_79b9) >> 4)));
+        values.extend(values.clone().iter().map(|value| -value));
+        for a in &values {
+            for b in &values {
+                let (fast, slow) =
+                    (product_rounded_up(*a, *b), float(FloatKind::Mul, Rounding::Up, false, false, [*a, *b, 0.0]));
+                assert_eq!(fast, slow, "{a:e} * {b:e}: {fast:#x} {slow:#x}");
+            }
+        }
+    }
 }

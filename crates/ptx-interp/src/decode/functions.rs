@@ -122,7 +122,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn begin_function(&mut self, index: usize, function: &'a ParsedKernel, recursive: bool) {
         self.kernel = function;
         self.banks.clear();
-        self.parameter_addresses.clear();
+        self.settled = Settled::of(function, !self.notes_mentions);
         self.locals.clone_from(&self.frames[index]);
         let start = self.instructions.len() as u32;
         let (words, doubles, predicates) = (self.words, self.doubles, self.predicates);
@@ -149,7 +149,7 @@ impl<'a> Decoder<'a> {
         self.banks.clear();
         self.frame = None;
         self.locals = self.frames.pop().unwrap_or_default();
-        self.parameter_addresses = parameter_addresses(self.entry);
+        self.settled = Settled::of(self.entry, !self.notes_mentions);
     }
 
     /// A place in the frame by its name.

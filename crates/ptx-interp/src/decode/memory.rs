@@ -143,10 +143,10 @@ impl Decoder<'_> {
         scalar: Scalar,
     ) -> Decoded<Option<Operation>> {
         let Operand::Address { base, offset } = place else { return Ok(None) };
-        let name = match &**base {
-            Operand::Symbol(name) => name.as_str(),
-            Operand::Register(id) => match self.parameter_addresses.get(id) {
-                Some(name) => name,
+        let (name, within) = match &**base {
+            Operand::Symbol(name) => (name.as_str(), 0),
+            Operand::Register(id) => match self.settled.parameter(*id) {
+                Some(place) => place,
                 None => return Ok(None),
             },
             _ => return Ok(None),
@@ -159,7 +159,8 @@ impl Decoder<'_> {
             .find(|parameter| parameter.name == name)
             .ok_or_else(|| format!("`{name}` is not a parameter"))?;
         let bytes = scalar.bytes();
-        let within = usize::try_from(*offset).ok().filter(|&at| at + usize::from(bytes) <= parameter.size);
+        let within =
+            usize::try_from(within.wrapping_add(*offset)).ok().filter(|&at| at + usize::from(bytes) <= parameter.size);
         let at = within.ok_or_else(|| Problem::Invalid("the access reaches past the parameter".into()))?;
         let constant = Constant::Parameter {
             offset: (parameter.offset + at) as u16,

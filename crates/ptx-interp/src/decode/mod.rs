@@ -11,6 +11,7 @@ mod memory;
 mod operands;
 mod operation;
 mod scalar;
+mod settled;
 mod warp;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 pub(crate) use functions::Function;
 pub(crate) use operation::*;
+use settled::Settled;
 
 use crate::address_space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_BASE, SHARED_WINDOW};
 use crate::parse::{
@@ -26,7 +28,7 @@ use crate::parse::{
 };
 
 /// Why a kernel cannot be executed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("PTX line {line}: {message}: `{text}`")]
 pub struct DecodeError {
     /// Line in the PTX text, from 1.
@@ -193,8 +195,8 @@ struct Decoder<'a> {
     predicates: usize,
     /// The condition code register's carry.
     carry_flag: Option<PredicateRegister>,
-    /// Registers that hold a parameter's address wherever they are read, and which parameter's.
-    parameter_addresses: HashMap<RegisterId, &'a str>,
+    /// Registers of the body that is being decoded whose value is known beforehand.
+    settled: Settled<'a>,
     /// Addresses of shared variables.
     variables: HashMap<&'a str, u64>,
     /// Places in the frame of the body that is being decoded: local variables, parameters and results of calls.
@@ -241,7 +243,7 @@ impl<'a> Decoder<'a> {
             variables: HashMap::new(),
             locals: HashMap::new(),
             frames: Vec::new(),
-            parameter_addresses: HashMap::new(),
+            settled: Settled::default(),
             functions: Vec::new(),
             function_names: HashMap::new(),
             frame: None,
@@ -284,7 +286,8 @@ impl<'a> Decoder<'a> {
                 let is_wgmma = matches!(operation, Operation::Wgmma(_));
                 self.mentions.push(if is_wgmma { Box::default() } else { self.mentioned(statement) });
             }
-            self.instructions.push(Instruction { operation, guard, lane_wise });
+            let settled = operation.moves_to_itself();
+            self.instructions.push(Instruction { operation, guard, lane_wise, settled });
             self.origins.push(origin);
             if [self.words, self.doubles, self.predicates].iter().any(|&count| count >= usize::from(u16::MAX)) {
                 return Err(self.error(statement, "the kernel uses too many registers".into()));
@@ -293,7 +296,7 @@ impl<'a> Decoder<'a> {
         // A kernel that runs off its end exits, and a function that does returns.
         let operation = if body.is_function { Operation::Return } else { Operation::Exit };
         let last = self.origins[first..].last().map(|origin| Origin { span: (0, 0), ..*origin });
-        self.instructions.push(Instruction { operation, guard: None, lane_wise: false });
+        self.instructions.push(Instruction { operation, guard: None, lane_wise: false, settled: false });
         self.origins.push(last.unwrap_or(Origin { line: 0, location: Location::default(), span: (0, 0) }));
         if self.notes_mentions {
             self.mentions.push(Box::default());
@@ -451,42 +454,6 @@ fn registers_per_thread(kernel: &ParsedKernel) -> Option<u32> {
     let threads = threads.iter().try_fold(1u32, |product, side| product.checked_mul(*side))?;
     let share = REGISTERS / threads.checked_mul(kernel.min_blocks.unwrap_or(1).max(1))?.max(1);
     Some((share / 8 * 8).min(MOST_REGISTERS))
-}
-
-/// Registers that are written once, by a `mov` of a parameter's name: compilers address the members of a structure
-/// that way.
-fn parameter_addresses(kernel: &ParsedKernel) -> HashMap<RegisterId, &str> {
-    fn written<'o>(operand: &'o Operand, into: &mut Vec<&'o RegisterId>) {
-        match operand {
-            Operand::Register(id) => into.push(id),
-            Operand::Vector(parts) => parts.iter().for_each(|part| written(part, into)),
-            Operand::Pair(first, second) => {
-                written(first, into);
-                written(second, into);
-            }
-            _ => {}
-        }
-    }
-    let mut writes: HashMap<RegisterId, u32> = HashMap::new();
-    let mut found = HashMap::new();
-    for statement in &kernel.statements {
-        let mut targets = Vec::new();
-        if let Some(first) = statement.operands.first() {
-            written(first, &mut targets);
-        }
-        for id in targets {
-            *writes.entry(*id).or_default() += 1;
-        }
-        if let [Operand::Register(id), Operand::Symbol(name)] = statement.operands.as_slice()
-            && matches!(statement.opcode.as_str(), "mov.b64" | "mov.u64")
-            && statement.guard.is_none()
-            && kernel.parameters.iter().any(|parameter| &parameter.name == name)
-        {
-            found.insert(*id, name.as_str());
-        }
-    }
-    found.retain(|id, _| writes.get(id) == Some(&1));
-    found
 }
 
 fn integer(operand: Option<&Operand>) -> Decoded<u64> {

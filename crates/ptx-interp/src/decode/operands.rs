@@ -8,7 +8,15 @@ impl Decoder<'_> {
             return Ok(place);
         }
         let declared = &self.kernel.registers[id.0 as usize];
+        let literal = self.settled.literal(id);
         let place = match declared.class {
+            // The literal's own register, which is filled before a block starts.
+            RegisterClass::Bits8 | RegisterClass::Bits16 | RegisterClass::Bits32 if literal.is_some() => {
+                Place::Lane(LaneRegister::Word(self.word(literal.unwrap_or(&Operand::Sink))?))
+            }
+            RegisterClass::Bits64 if literal.is_some() => {
+                Place::Lane(LaneRegister::Double(self.double(literal.unwrap_or(&Operand::Sink))?))
+            }
             RegisterClass::Predicate => Place::Predicate(self.new_predicate()),
             RegisterClass::Bits8 | RegisterClass::Bits16 | RegisterClass::Bits32 => {
                 Place::Lane(LaneRegister::Word(self.new_word()))
@@ -53,6 +61,15 @@ impl Decoder<'_> {
         self.constants.push((LaneRegister::Double(register), constant));
         self.constant_places.insert((constant, true), register.0);
         register
+    }
+
+    /// The value of an operand that is a literal, or a register that holds one wherever it is read.
+    pub(super) fn literal(&self, operand: &Operand) -> Option<u64> {
+        let operand = match operand {
+            Operand::Register(id) => self.settled.literal(*id)?,
+            other => other,
+        };
+        integer(Some(operand)).ok()
     }
 
     pub(super) fn register_name(&self, id: RegisterId) -> &str {

@@ -134,7 +134,11 @@ impl Decoder<'_> {
             to => (to, None),
         };
         let to = if *to == Operand::Sink { None } else { Some(self.word(to)?) };
+        let [lane, clamp, members] = [2, 3, 4].map(|index| self.literal(&operands[index]).map(|bits| bits as u32));
+        let whole = mode == ShuffleMode::Butterfly && clamp == Some(31) && members == Some(u32::MAX);
+        let across = lane.filter(|_| whole).map(|lane| (lane & 31) as u8);
         Ok(Operation::Shuffle(Box::new(Shuffle {
+            across,
             mode,
             to,
             in_range,

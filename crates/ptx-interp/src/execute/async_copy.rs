@@ -99,7 +99,7 @@ impl Machine<'_> {
         keep: Option<u32>,
         mask: u32,
     ) -> Result<Step, Stopped> {
-        let queue = &mut warp.copies;
+        let queue = &warp.copies;
         let mut limits = [0u32; LANES];
         each_lane!(mask, lane, {
             limits[lane] = match keep {
@@ -107,12 +107,11 @@ impl Machine<'_> {
                 None => u32::MAX,
             };
         });
-        self.finish_copies(
-            cluster,
-            warp,
-            |copy| copy.group < limits[usize::from(copy.lane)],
-            |lane| at.participant(lane),
-        );
+        let covers = |copy: &PendingCopy| copy.group < limits[usize::from(copy.lane)];
+        if !self.questions.is_empty() {
+            self.answer_questions(cluster, warp, at, covers);
+        }
+        self.finish_copies(cluster, warp, covers, |lane| at.participant(lane));
         Ok(Step::Next)
     }
 }

@@ -122,6 +122,11 @@ impl Machine<'_> {
         }
         let participants = std::mem::take(&mut state.participants);
         let waiting = std::mem::take(&mut state.waiting);
+        if !self.questions.is_empty() {
+            self.close_questions(cluster, &participants);
+        }
+        let block = &mut cluster.blocks[rank as usize];
+        let state = &mut block.barriers[index as usize];
         let all_wait = participants.len() as u32 >= live && waiting.len() == participants.len();
         let generation = state.generation;
         state.generation += 1;

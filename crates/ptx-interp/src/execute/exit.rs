@@ -30,19 +30,27 @@ impl Machine<'_> {
         }
     }
 
-    /// The four warps of a warpgroup must have executed the same wgmma.
+    /// The warps of a warpgroup must have executed the same wgmma and the same setmaxnreg.
     fn check_trace(&mut self, cluster: &Cluster, warp: &Warp, at: At, lanes: u32) {
-        if self.context.program.mentions.is_empty() || warp.live() != 0 {
+        if warp.live() != 0 {
             return;
         }
         let first = (warp.index / 4 * 4) as usize;
         let warps = cluster.blocks[at.rank as usize].warps.iter().skip(first).take(4);
-        let mut ended = warps.filter(|other| !other.is_away() && other.live() == 0);
-        if ended.any(|other| other.wgmma_trace != warp.wgmma_trace) {
-            let by = at.participant(lanes.trailing_zeros() as usize);
-            self.report(cluster, FindingKind::BadMatrixOperation, at.pc, by, None, || {
-                "the four warps of a warpgroup have not executed the same wgmma instructions".into()
-            });
+        let ended = warps.filter(|other| !other.is_away() && other.live() == 0);
+        let by = at.participant(lanes.trailing_zeros() as usize);
+        let differ = ended.fold((false, false), |(wgmma, share), other| {
+            (wgmma | (other.wgmma_trace != warp.wgmma_trace), share | (other.share_trace != warp.share_trace))
+        });
+        for (differs, kind, name) in [
+            (differ.0, FindingKind::BadMatrixOperation, "wgmma"),
+            (differ.1, FindingKind::DivergentBarrier, "setmaxnreg"),
+        ] {
+            if differs {
+                self.report(cluster, kind, at.pc, by, None, || {
+                    format!("the warps of a warpgroup have not executed the same {name} instructions")
+                });
+            }
         }
     }
 }

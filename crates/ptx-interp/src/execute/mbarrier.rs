@@ -1,11 +1,11 @@
 //! mbarriers: arrivals, expected bytes, phases, and the order that a completed phase carries.
 
-use crate::decode::{Manner, Mbarrier, MbarrierAction, Scope};
+use crate::decode::{Mbarrier, MbarrierAction, Scope};
 use crate::diagnostics::FindingKind;
 use crate::machine::{
     At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Wait, Warp, addresses,
 };
-use crate::order::{Messages, Origin};
+use crate::order::Origin;
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
@@ -33,22 +33,19 @@ impl Machine<'_> {
                     let message = || format!("an mbarrier of {count} arrivals");
                     return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
                 }
-                self.write_shared(cluster, at, lane, place, &[0; 8], Manner::Weak);
-                let participant = cluster.order.new_participant();
-                let (gathering, completed) = (Messages::default(), Messages::default());
-                let state =
-                    MbarrierState { count, pending: count, bytes: 0, phase: 0, gathering, completed, participant };
-                cluster.mbarriers.insert(key, state);
+                self.check_own_mbarrier(cluster, at, lane, place, "initialises")?;
+                self.begin_mbarrier(cluster, at, lane, place, count);
                 continue;
             }
             self.check_mbarrier(cluster, at, lane, place)?;
             match mbarrier.action {
                 MbarrierAction::Invalidate => {
+                    self.check_own_mbarrier(cluster, at, lane, place, "invalidates")?;
                     cluster.mbarriers.remove(&key);
                 }
                 MbarrierAction::ExpectTransactions { bytes } => {
                     let bytes = warp.registers.word(bytes)[lane];
-                    self.change_bytes(cluster, key, i64::from(bytes));
+                    self.announce_bytes(cluster, at, lane, key, bytes)?;
                 }
                 MbarrierAction::CompleteTransactions { bytes } => {
                     let bytes = warp.registers.word(bytes)[lane];
@@ -58,12 +55,13 @@ impl Machine<'_> {
                 MbarrierAction::Arrive { count, expect, drop } => {
                     let arrivals = count.map_or(1, |count| warp.registers.word(count)[lane]);
                     if let Some(state) = mbarrier.state {
+                        self.check_own_mbarrier(cluster, at, lane, place, "takes the state of")?;
                         let token = cluster.mbarriers.get(&key).map_or(0, MbarrierState::token);
                         warp.registers.doubles[usize::from(state.0)][lane] = token;
                     }
                     if let Some(bytes) = expect {
                         let bytes = warp.registers.word(bytes)[lane];
-                        self.change_bytes(cluster, key, i64::from(bytes));
+                        self.announce_bytes(cluster, at, lane, key, bytes)?;
                     }
                     self.arrive(cluster, warp, at, lane, key, mbarrier, arrivals)?;
                     if drop && let Some(state) = cluster.mbarriers.get_mut(&key) {
@@ -130,6 +128,7 @@ impl Machine<'_> {
         let mut complete = 0u32;
         each_lane!(mask, lane, {
             let place = self.mbarrier_place(cluster, at, lane, places[lane], mbarrier.space)?;
+            self.check_own_mbarrier(cluster, at, lane, place, "waits for")?;
             self.check_mbarrier(cluster, at, lane, place)?;
             let key = (place.rank, place.offset);
             let phase = cluster.mbarriers.get(&key).map_or(0, |state| state.phase);

@@ -16,7 +16,12 @@ pub(crate) fn share_registers(
     }
     let has = warp.register_share;
     // Without directives the assembler does not know how many there are, and drops the instruction.
-    if has == 0 || more && count <= has || !more && count >= has {
+    if has == 0 {
+        return Step::Next;
+    }
+    let trace = warp.share_trace.wrapping_mul(0x0100_0000_01b3) ^ u64::from(at.pc + 1);
+    if more && count <= has || !more && count >= has {
+        warp.share_trace = trace;
         return Step::Next;
     }
     let block = &mut cluster.blocks[at.rank as usize];
@@ -31,5 +36,6 @@ pub(crate) fn share_registers(
         }
     }
     warp.register_share = count;
+    warp.share_trace = trace;
     Step::Next
 }

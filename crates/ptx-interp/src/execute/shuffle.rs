@@ -63,7 +63,16 @@ impl Machine<'_> {
         together: u32,
     ) -> Result<Step, Stopped> {
         let members = match operation {
-            Operation::Shuffle(shuffle) => shuffle.members,
+            Operation::Shuffle(shuffle) => {
+                if mask == u32::MAX
+                    && let Some(across) = shuffle.across
+                {
+                    self.counters.shuffles += 1;
+                    butterfly(warp, shuffle, usize::from(across));
+                    return Ok(Step::Next);
+                }
+                shuffle.members
+            }
             Operation::Vote(vote) => vote.members,
             Operation::Match { members, .. } | Operation::Redux { members, .. } | Operation::Elect { members, .. } => {
                 *members
@@ -154,13 +163,7 @@ impl Machine<'_> {
         if mask == u32::MAX
             && let Some(across) = whole_butterfly(shuffle.mode, lanes, clamps)
         {
-            let result = std::array::from_fn(|lane| values[lane ^ across]);
-            if let Some(to) = shuffle.to {
-                *warp.registers.word_mut(to) = result;
-            }
-            if let Some(predicate) = shuffle.in_range {
-                warp.registers.set_predicate(predicate, mask, u32::MAX);
-            }
+            butterfly(warp, shuffle, across);
             return Ok(());
         }
         let mut result = [0; LANES];
@@ -203,6 +206,29 @@ impl Machine<'_> {
             warp.registers.set_predicate(predicate, mask, in_range);
         }
         Ok(())
+    }
+}
+
+/// Lanes of a whole warp change places with those at a distance.
+fn butterfly(warp: &mut Warp, shuffle: &Shuffle, across: usize) {
+    /// With a distance known to the compiler, this is a few vector shuffles.
+    fn exchanged<const ACROSS: usize>(values: &Words) -> Words {
+        std::array::from_fn(|lane| values[lane ^ ACROSS])
+    }
+    if let Some(to) = shuffle.to {
+        let values = warp.registers.word(shuffle.value);
+        let result = match across {
+            1 => exchanged::<1>(values),
+            2 => exchanged::<2>(values),
+            4 => exchanged::<4>(values),
+            8 => exchanged::<8>(values),
+            16 => exchanged::<16>(values),
+            _ => std::array::from_fn(|lane| values[(lane ^ across) & 31]),
+        };
+        *warp.registers.word_mut(to) = result;
+    }
+    if let Some(predicate) = shuffle.in_range {
+        warp.registers.set_predicate(predicate, u32::MAX, u32::MAX);
     }
 }
 

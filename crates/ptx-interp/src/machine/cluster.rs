@@ -21,6 +21,8 @@ pub(crate) struct Cluster {
     pub blocks: Vec<Block>,
     /// By block and offset.
     pub mbarriers: HashMap<(u32, u32), MbarrierState>,
+    /// Offsets between which all mbarriers lie.
+    pub mbarrier_span: std::ops::Range<u32>,
     /// Copies under way.
     pub transfers: Vec<Transfer>,
     pub bulk_groups: HashMap<Participant, BulkGroups>,
@@ -36,6 +38,7 @@ impl Cluster {
             order,
             blocks,
             mbarriers: HashMap::new(),
+            mbarrier_span: 0..0,
             transfers: Vec::new(),
             bulk_groups: HashMap::new(),
             published: HashMap::new(),

@@ -65,8 +65,13 @@ impl LaunchContext<'_> {
 
     /// A thread in a sentence, as seen by another one.
     pub(crate) fn thread_name(&self, cluster: &Cluster, participant: u32, seen_by: u32) -> String {
-        let id = self.thread_id(cluster.index, participant);
-        let other = self.thread_id(cluster.index, seen_by);
+        self.name_in(cluster.index, participant, cluster.index, seen_by)
+    }
+
+    /// The same for threads of two clusters.
+    pub(crate) fn name_in(&self, cluster: u64, participant: u32, of: u64, seen_by: u32) -> String {
+        let id = self.thread_id(cluster, participant);
+        let other = self.thread_id(of, seen_by);
         let [x, y, z] = id.thread;
         let thread = match self.launch.block {
             [_, 1, 1] => format!("thread {x}"),

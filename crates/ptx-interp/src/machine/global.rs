@@ -3,8 +3,8 @@
 use super::{At, Cluster, Lanes, Machine, Stopped, is_side_by_side};
 use crate::counters::wavefronts;
 use crate::decode::Manner;
-use crate::diagnostics::FindingKind;
-use crate::order::{GlobalConflict, LINE_BYTES, PAGE_BYTES, Record, RecordTag};
+use crate::diagnostics::{FindingKind, Missing, Mistake};
+use crate::order::{GlobalConflict, InVain, LINE_BYTES, PAGE_BYTES, Participant, Record, RecordTag};
 use crate::registers::{LANES, each_lane};
 
 impl Machine<'_> {
@@ -178,27 +178,61 @@ impl Machine<'_> {
         conflict: &GlobalConflict,
         write: bool,
     ) {
-        let name = self.global.memory.buffers()[buffer].name.as_str();
         let with = conflict.with;
-        let kind = if conflict.stale { FindingKind::StaleRead } else { FindingKind::GlobalRace };
-        let here = self.context.site(cluster.index as u32, at.participant(lane), at.pc);
+        let me = at.participant(lane);
+        let (mistake, order) = if conflict.stale {
+            let order = "`ld.global.nc` may give what was there before, whatever orders the two".to_string();
+            (FindingKind::StaleRead.into(), order)
+        } else {
+            self.explain_global(cluster, me, at.pc, with)
+        };
+        let here = self.context.site(cluster.index as u32, me, at.pc);
         let other = self.context.site(with.cluster - 1, with.participant, with.pc());
+        let name = self.global.memory.buffers()[buffer].name.as_str();
         let message = || {
-            if conflict.stale {
-                return format!(
-                    "byte {offset} of `{name}` is {} here and {} by the same kernel: `ld.global.nc` may give a stale value",
-                    if write { "written" } else { "read through the non-coherent cache" },
-                    if write { "read through the non-coherent cache" } else { "written" },
-                );
-            }
-            format!(
-                "{} byte {offset} of `{name}`, and nothing orders that after another thread's {}",
-                if write { "writes" } else { "reads" },
-                if conflict.with_is_write { "write" } else { "read" },
-            )
+            let by = self.context.name_in(u64::from(with.cluster - 1), with.participant, cluster.index, me);
+            let (does, did) =
+                (if write { "writes" } else { "reads" }, if conflict.with_is_write { "has written" } else { "reads" });
+            format!("{does} byte {offset} of `{name}` that {by} {did}: {order}")
         };
         let (program, seed) = (self.context.program, self.context.launch.seed);
-        self.findings.report(program, seed, kind, here, Some(other), message);
+        self.findings.report(program, seed, mistake, here, Some(other), message);
+    }
+
+    /// What is missing between an access of global memory and an earlier one.
+    fn explain_global(&self, cluster: &Cluster, me: Participant, pc: u32, with: Record) -> (Mistake, String) {
+        let mistake = |missing| (FindingKind::GlobalRace, missing).into();
+        let per_block = self.context.warps * LANES as u32;
+        let own_cluster = with.cluster == cluster.index as u32 + 1;
+        let access = (with.cluster - 1, with.participant, with.stamp);
+        let strong = |pc: u32| self.context.program.instructions[pc as usize].operation.is_strong();
+        match cluster.order.seen_in_vain(me, access) {
+            Some(InVain::Unfenced) => {
+                let order = "a flag behind it has been read, but no fence stands between that read and this access";
+                return (mistake(Missing::Fence), order.into());
+            }
+            Some(InVain::Narrow) => {
+                let order = "a flag behind it has been read, but in a scope that does not hold both threads";
+                return (mistake(Missing::Scope), order.into());
+            }
+            None => {}
+        }
+        match (strong(pc), strong(with.pc())) {
+            (true, true) => (mistake(Missing::Scope), "both are atomic, but a scope does not hold both threads".into()),
+            (own, other) if own_cluster && with.participant / per_block == me / per_block => {
+                let missing = if with.participant / LANES as u32 == me / LANES as u32 {
+                    Missing::WarpBarrier
+                } else {
+                    Missing::Barrier
+                };
+                (mistake(missing), format!("no barrier and nothing else orders the two{}", one_of_two(own, other)))
+            }
+            (own, other) => {
+                let order = "blocks run at the same time: only a release behind the first and an acquire before the \
+                             second, in scopes that hold both, order the two";
+                (mistake(Missing::ReleaseAcquire), format!("{order}{}", one_of_two(own, other)))
+            }
+        }
     }
 
     pub(crate) fn count_global(&mut self, places: &Lanes, mask: u32, bytes: u32, store: bool) {
@@ -256,4 +290,8 @@ pub(crate) fn is_ordered(cluster: &Cluster, earlier: Record, now: u32) -> bool {
         return cluster.order.ordered(earlier.participant, earlier.stamp, now);
     }
     cluster.order.ordered_foreign(earlier.cluster - 1, earlier.participant, earlier.stamp, now)
+}
+
+fn one_of_two(own: bool, other: bool) -> &'static str {
+    if own != other { "; only one of them is atomic" } else { "" }
 }

@@ -2,10 +2,11 @@
 
 use super::{At, Cluster, Machine, SharedPlace, Stopped, Wait, Warp, is_in_space};
 use crate::address_space::SHARED_WINDOW;
-use crate::decode::{Scope, Space};
+use crate::decode::{Manner, Scope, Space};
 use crate::diagnostics::FindingKind;
 use crate::order::{Conflict, Messages, Origin, Participant};
 
+const MBARRIER_BYTES: u32 = 8;
 /// Bits of a count of arrivals.
 pub(crate) const COUNT_BITS: u32 = 20;
 /// Arrivals that the hardware can count.
@@ -85,12 +86,92 @@ impl Machine<'_> {
             return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
         }
         let conflict = cluster.blocks[place.rank as usize].shared.visible_to(&cluster.order, by, place.offset);
-        if let Some(Conflict::ReadAfterWrite { by: writer, pc }) = conflict {
+        if let Some(Conflict::ReadAfterWrite { by: writer, pc, .. }) = conflict {
             self.report(cluster, FindingKind::SharedRace, at.pc, by, Some((pc, writer)), || {
                 format!("uses the mbarrier at {:#x}, and nothing orders that after its initialisation", place.offset)
             });
         }
         Ok(())
+    }
+
+    /// Makes an mbarrier; one that is there already must have been invalidated.
+    pub(crate) fn begin_mbarrier(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        place: SharedPlace,
+        count: u32,
+    ) {
+        let key = (place.rank, place.offset);
+        if cluster.mbarriers.remove(&key).is_some() {
+            self.report(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), None, || {
+                format!("initialises the mbarrier at {:#x} again without mbarrier.inval in between", place.offset)
+            });
+        }
+        self.write_shared(cluster, at, lane, place, &[0; 8], Manner::Weak);
+        let participant = cluster.order.new_participant();
+        let (gathering, completed) = (Messages::default(), Messages::default());
+        let state = MbarrierState { count, pending: count, bytes: 0, phase: 0, gathering, completed, participant };
+        cluster.mbarriers.insert(key, state);
+        let span = &mut cluster.mbarrier_span;
+        let start = if span.end == 0 { place.offset } else { span.start.min(place.offset) };
+        *span = start..span.end.max(place.offset + MBARRIER_BYTES);
+    }
+
+    /// Reports a write over an mbarrier that is in use.
+    #[inline(always)]
+    pub(crate) fn check_overwriting(&mut self, cluster: &Cluster, at: At, lane: usize, place: SharedPlace, bytes: u32) {
+        let end = place.offset + bytes;
+        if place.offset < cluster.mbarrier_span.end && end > cluster.mbarrier_span.start {
+            self.find_overwritten(cluster, at, lane, place, end);
+        }
+    }
+
+    #[cold]
+    fn find_overwritten(&mut self, cluster: &Cluster, at: At, lane: usize, place: SharedPlace, end: u32) {
+        let mut offsets = (place.offset / MBARRIER_BYTES * MBARRIER_BYTES..end).step_by(MBARRIER_BYTES as usize);
+        if let Some(offset) = offsets.find(|offset| cluster.mbarriers.contains_key(&(place.rank, *offset))) {
+            self.report(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), None, || {
+                format!("writes over the mbarrier at {offset:#x}, which has not been invalidated")
+            });
+        }
+    }
+
+    /// Only the block that an mbarrier lies in may do this.
+    pub(crate) fn check_own_mbarrier(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        lane: usize,
+        place: SharedPlace,
+        does: &str,
+    ) -> Result<(), Stopped> {
+        if place.rank == at.rank {
+            return Ok(());
+        }
+        let message =
+            || format!("{does} an mbarrier of block {} of the cluster, which only that block may", place.rank);
+        Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), message))
+    }
+
+    /// `expect_tx`
+    pub(crate) fn announce_bytes(
+        &mut self,
+        cluster: &mut Cluster,
+        at: At,
+        lane: usize,
+        key: (u32, u32),
+        bytes: u32,
+    ) -> Result<(), Stopped> {
+        self.change_bytes(cluster, key, i64::from(bytes));
+        let awaited = cluster.mbarriers.get(&key).map_or(0, |state| state.bytes);
+        if i64::from(bytes).max(awaited) <= i64::from(MAX_COUNT) {
+            return Ok(());
+        }
+        let message =
+            || format!("announces {bytes} bytes, and {awaited} are awaited then: an mbarrier counts up to {MAX_COUNT}");
+        Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, at.participant(lane), message))
     }
 
     pub(crate) fn change_bytes(&mut self, cluster: &mut Cluster, key: (u32, u32), change: i64) {

@@ -6,6 +6,7 @@
 mod barriers;
 mod calls;
 mod cluster;
+mod conflicts;
 mod context;
 mod copies;
 mod global;
@@ -24,6 +25,7 @@ use std::collections::HashMap;
 pub(crate) use barriers::{ClusterBarrier, NamedBarrier};
 pub(crate) use calls::CallStacks;
 pub(crate) use cluster::{Block, Cluster, has_exited};
+pub(crate) use conflicts::Question;
 pub(crate) use context::LaunchContext;
 pub(crate) use copies::{CopyQueue, PendingCopy};
 pub(crate) use in_flight::{Flight, InFlight, Role};
@@ -37,9 +39,9 @@ pub(crate) use warp::{Group, Split, Wait, Warp, is_whole_warp};
 use crate::alu::Execute;
 use crate::counters::{Counters, Executions};
 use crate::coverage::CoverageCounts;
-use crate::decode::{Manner, Operation};
-use crate::diagnostics::{FindingKind, Findings, Site};
-use crate::order::{Accessor, Conflict, GlobalView, Messages, Participant};
+use crate::decode::Manner;
+use crate::diagnostics::{FindingKind, Findings, Mistake, Site};
+use crate::order::{Accessor, GlobalView, Messages, Participant};
 use crate::registers::LANES;
 
 /// The unit cannot go on: the finding has been reported.
@@ -61,6 +63,8 @@ pub(crate) struct Machine<'l> {
     pub context: &'l LaunchContext<'l>,
     pub global: GlobalView<'l>,
     pub findings: Findings,
+    /// Findings whose cause a later wait, write or barrier shows.
+    pub questions: Vec<Question>,
     pub counters: Counters,
     pub executions: Executions,
     /// Kept only if the launch asks for it.
@@ -147,6 +151,7 @@ impl<'l> Machine<'l> {
             context,
             global,
             findings,
+            questions: Vec::new(),
             counters: Counters::default(),
             executions,
             coverage: context.launch.coverage.then(|| CoverageCounts::new(context.program.instructions.len())),
@@ -158,21 +163,21 @@ impl<'l> Machine<'l> {
         }
     }
 
-    /// Reports a finding and goes on.
+    /// Reports a finding and goes on; its number if it is a new one.
     #[cold]
     pub(crate) fn report(
         &mut self,
         cluster: &Cluster,
-        kind: FindingKind,
+        mistake: impl Into<Mistake>,
         pc: u32,
         by: Participant,
         other: Option<(u32, Participant)>,
         message: impl FnOnce() -> String,
-    ) {
+    ) -> Option<usize> {
         let index = cluster.index as u32;
         let at = self.context.site(index, by, pc);
         let other: Option<Site> = other.map(|(pc, by)| self.context.site(index, by, pc));
-        self.findings.report(self.context.program, self.context.launch.seed, kind, at, other, message);
+        self.findings.report(self.context.program, self.context.launch.seed, mistake, at, other, message)
     }
 
     /// Reports a finding after which the unit cannot go on.
@@ -187,93 +192,5 @@ impl<'l> Machine<'l> {
     ) -> Stopped {
         self.report(cluster, kind, pc, by, None, message);
         Stopped
-    }
-
-    /// Reports what the shadow of shared memory has against an access.
-    #[cold]
-    pub(crate) fn report_conflict(
-        &mut self,
-        cluster: &Cluster,
-        conflict: Conflict,
-        pc: u32,
-        by: Participant,
-        offset: u32,
-        bytes: u32,
-    ) {
-        let (kind, other) = match conflict {
-            Conflict::Uninitialized => (FindingKind::UninitializedRead, None),
-            Conflict::InFlight { by, pc } => (FindingKind::AsyncReadBeforeWait, Some((pc, by))),
-            Conflict::ReadAfterWrite { by, pc }
-            | Conflict::WriteAfterWrite { by, pc }
-            | Conflict::WriteAfterRead { by, pc } => (FindingKind::SharedRace, Some((pc, by))),
-            Conflict::Unfenced { by, pc } => (FindingKind::MissingProxyFence, Some((pc, by))),
-        };
-        let what = self.describe_conflict(cluster, conflict, by);
-        self.report(cluster, kind, pc, by, other, || {
-            let verb = match conflict {
-                Conflict::Uninitialized | Conflict::ReadAfterWrite { .. } => "reads",
-                Conflict::InFlight { .. } => "touches",
-                Conflict::WriteAfterWrite { .. } | Conflict::WriteAfterRead { .. } => "writes",
-                Conflict::Unfenced { .. } => "reads asynchronously",
-            };
-            format!("{verb} {bytes} bytes at shared address {offset:#x} {what}")
-        });
-    }
-
-    /// What is missing between two accesses, in words.
-    #[cold]
-    fn describe_conflict(&self, cluster: &Cluster, conflict: Conflict, here: Participant) -> String {
-        let threads = cluster.order.threads();
-        let is_copy =
-            |pc: u32| matches!(self.context.program.instructions[pc as usize].operation, Operation::CopyAsync(_));
-        let name = |thread: Participant| self.context.thread_name(cluster, thread, here);
-        let me = name(here);
-        match conflict {
-            Conflict::Uninitialized => "that no thread has written".into(),
-            Conflict::InFlight { by, pc } if is_copy(pc) && by == here => {
-                format!("while {me}'s own cp.async into them is under way: no wait of it covers that copy")
-            }
-            Conflict::InFlight { by, pc } if is_copy(pc) => {
-                let by = name(by);
-                format!(
-                    "while a cp.async of {by} into them is under way: {by} must wait for it, and a barrier must stand \
-                     between that wait and {me}'s access"
-                )
-            }
-            Conflict::InFlight { .. } => {
-                format!("while a bulk copy into them is under way: {me} must wait for the phase of its mbarrier")
-            }
-            Conflict::ReadAfterWrite { by, .. } | Conflict::WriteAfterWrite { by, .. } if by >= threads => {
-                format!(
-                    "that an asynchronous copy has written: no wait for its mbarrier's phase is ordered before {me}"
-                )
-            }
-            Conflict::ReadAfterWrite { by, pc } if is_copy(pc) => {
-                let by = name(by);
-                format!(
-                    "that a cp.async of {by} has written: {by}'s wait covers its own copies; between it and {me}'s read \
-                     stands no barrier"
-                )
-            }
-            Conflict::ReadAfterWrite { by, .. } => {
-                format!(
-                    "that {} has written: no barrier and nothing else orders the write before {me}'s read",
-                    name(by)
-                )
-            }
-            Conflict::WriteAfterWrite { by, .. } => {
-                format!("that {} has written: no barrier and nothing else orders the two writes", name(by))
-            }
-            Conflict::WriteAfterRead { by, .. } if by >= threads => {
-                format!("that an asynchronous unit reads: no wait for its reads is ordered before {me}'s write")
-            }
-            Conflict::WriteAfterRead { by, .. } => {
-                format!("that {} reads: no barrier and nothing else orders that read before {me}'s write", name(by))
-            }
-            Conflict::Unfenced { by, .. } => format!(
-                "that {} has written by an ordinary store, without `fence.proxy.async` for shared memory in between",
-                name(by)
-            ),
-        }
     }
 }

@@ -16,6 +16,7 @@ impl Machine<'_> {
         manner: Manner,
     ) {
         let bytes = data.len() as u32;
+        self.check_overwriting(cluster, at, lane, place, bytes);
         let block = &mut cluster.blocks[place.rank as usize];
         let who = at.accessor(lane, manner);
         let conflict = block.shared.note_write(&cluster.order, who, place.offset, bytes, |old| old == data);

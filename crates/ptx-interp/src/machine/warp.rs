@@ -59,6 +59,8 @@ pub(crate) struct Warp {
     pub register_share: u32,
     /// Changes with every wgmma: the warps of a warpgroup must end with the same.
     pub wgmma_trace: u64,
+    /// Likewise for `setmaxnreg`.
+    pub share_trace: u64,
     /// The last turn ended at an instruction that polls memory: another split should have a go.
     pub polled: bool,
     /// Instructions so far: what `%clock` tells.
@@ -82,6 +84,7 @@ impl Warp {
             wgmma_open: false,
             in_flight: InFlight::default(),
             register_share: 0,
+            share_trace: 0,
             wgmma_trace: 0,
             polled: false,
             clock: 0,
@@ -105,6 +108,7 @@ impl Warp {
             wgmma_open: false,
             in_flight: InFlight::default(),
             register_share: 0,
+            share_trace: 0,
             wgmma_trace: 0,
             polled: false,
             clock: 0,

@@ -147,13 +147,15 @@ impl Messages {
         &mut self.0[index].clock
     }
 
-    /// Adds to clocks, one for each scope that holds reader and writer, what a reader sees of these.
-    pub(super) fn seen(&self, reader: Origin, scope: Scope, mut see: impl FnMut(Scope, &dyn Fn(&mut Clock))) {
+    /// Adds to clocks, one for each scope that holds reader and writer, what a reader sees of these; none where a scope
+    /// is too narrow.
+    pub(super) fn seen(&self, reader: Origin, scope: Scope, mut see: impl FnMut(Option<Scope>, &dyn Fn(&mut Clock))) {
         for message in &self.0 {
             let needed = message.origin.scope_with(reader);
-            if needed <= message.scope && needed <= scope {
-                see(needed, &|clock| clock.join_from(reader.cluster, message.origin.cluster, &message.clock));
-            }
+            let wide = needed <= message.scope && needed <= scope;
+            see(wide.then_some(needed), &|clock| {
+                clock.join_from(reader.cluster, message.origin.cluster, &message.clock);
+            });
         }
     }
 }
@@ -168,7 +170,11 @@ mod tests {
 
     fn seen(messages: &Messages, reader: Origin, scope: Scope) -> Clock {
         let mut clock = Clock::new();
-        messages.seen(reader, scope, |_, join| join(&mut clock));
+        messages.seen(reader, scope, |needed, join| {
+            if needed.is_some() {
+                join(&mut clock);
+            }
+        });
         clock
     }
 

@@ -44,6 +44,15 @@ pub(crate) enum FencedMemory {
     Global = 1,
 }
 
+/// Why something that was seen orders nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InVain {
+    /// The read was relaxed, and no fence has followed.
+    Unfenced,
+    /// A scope does not hold both threads.
+    Narrow,
+}
+
 #[derive(Debug)]
 pub(crate) struct HappensBefore {
     cluster: u32,
@@ -56,6 +65,8 @@ pub(crate) struct HappensBefore {
     fences: Vec<Fences>,
     /// What relaxed reads have seen, by the scope that holds reader and writer, waiting for a fence to count.
     pending: HashMap<Participant, [Clock; 3]>,
+    /// What reads have seen in scopes that do not hold reader and writer: it orders nothing, and explains findings.
+    narrow: HashMap<Participant, Clock>,
     /// By thread and [`FencedMemory`].
     proxy_fences: HashMap<(Participant, u8), ProxyFence>,
     extra: u32,
@@ -78,6 +89,7 @@ impl HappensBefore {
             clocks: vec![Clock::new(); kept],
             fences: vec![Fences::default(); kept],
             pending: HashMap::new(),
+            narrow: HashMap::new(),
             proxy_fences: HashMap::new(),
             extra: 0,
             precise,
@@ -155,6 +167,19 @@ impl HappensBefore {
         self.precise && self.clocks[to as usize].knows_foreign(cluster, from, stamp)
     }
 
+    /// Why what a thread has read does not order an earlier access, which it has seen something published behind.
+    #[cold]
+    pub(crate) fn seen_in_vain(&self, thread: Participant, access: (u32, Participant, Stamp)) -> Option<InVain> {
+        let (cluster, from, stamp) = access;
+        let knows = |clock: &Clock| {
+            if cluster == self.cluster { clock.knows(from, stamp) } else { clock.knows_foreign(cluster, from, stamp) }
+        };
+        if self.pending.get(&thread).is_some_and(|pending| pending.iter().any(knows)) {
+            return Some(InVain::Unfenced);
+        }
+        self.narrow.get(&thread).is_some_and(knows).then_some(InVain::Narrow)
+    }
+
     /// Whether order between two warps is the same for all pairs of their lanes: nothing but barriers orders.
     #[inline(always)]
     pub(crate) fn warps_are_alike(&self) -> bool {
@@ -221,13 +246,11 @@ impl HappensBefore {
             return;
         }
         let reader = self.origin(thread);
-        let (clocks, pending) = (&mut self.clocks, &mut self.pending);
-        messages.seen(reader, scope, |needed, join| {
-            if acquires {
-                join(&mut clocks[thread as usize]);
-            } else {
-                join(&mut pending.entry(thread).or_default()[needed as usize]);
-            }
+        let (clocks, pending, narrow) = (&mut self.clocks, &mut self.pending, &mut self.narrow);
+        messages.seen(reader, scope, |needed, join| match needed {
+            None => join(narrow.entry(thread).or_default()),
+            Some(_) if acquires => join(&mut clocks[thread as usize]),
+            Some(needed) => join(&mut pending.entry(thread).or_default()[needed as usize]),
         });
     }
 

@@ -9,5 +9,5 @@ pub(crate) use clock::{Clock, Messages, Origin};
 pub(crate) use global_view::{
     Changes, GlobalConflict, GlobalView, LINE_BYTES, LaunchHistory, PAGE_BYTES, Record, RecordTag,
 };
-pub(crate) use happens_before::{FencedMemory, HappensBefore, Participant};
+pub(crate) use happens_before::{FencedMemory, HappensBefore, InVain, Participant};
 pub(crate) use shared_memory::{Accessor, Conflict, SharedMemory};

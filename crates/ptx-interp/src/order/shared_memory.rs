@@ -68,9 +68,9 @@ impl Accessor {
 pub(crate) enum Conflict {
     Uninitialized,
     InFlight { by: Participant, pc: u32 },
-    ReadAfterWrite { by: Participant, pc: u32 },
-    WriteAfterWrite { by: Participant, pc: u32 },
-    WriteAfterRead { by: Participant, pc: u32 },
+    ReadAfterWrite { by: Participant, pc: u32, stamp: Stamp },
+    WriteAfterWrite { by: Participant, pc: u32, stamp: Stamp },
+    WriteAfterRead { by: Participant, pc: u32, stamp: Stamp },
     Unfenced { by: Participant, pc: u32 },
 }
 
@@ -320,7 +320,7 @@ impl SharedMemory {
         if self.both_atomic(order, who, by, writer.state) {
             return None;
         }
-        Some(Conflict::ReadAfterWrite { by, pc: writer.pc })
+        Some(Conflict::ReadAfterWrite { by, pc: writer.pc, stamp: writer.stamp })
     }
 
     /// Whether two accesses are atomic in a scope that holds both: they do not race.
@@ -442,7 +442,7 @@ impl SharedMemory {
             }
             let both_atomic = self.both_atomic(order, who, writer.participant, writer.state);
             if !both_atomic && !order.ordered(writer.participant, writer.stamp, who.participant) {
-                return Some(Conflict::WriteAfterWrite { by: writer.participant, pc: writer.pc });
+                return Some(Conflict::WriteAfterWrite { by: writer.participant, pc: writer.pc, stamp: writer.stamp });
             }
         }
         if self.readers.is_empty() {
@@ -459,7 +459,7 @@ impl SharedMemory {
                 let others = if own { read.lanes & !(1 << lane) } else { read.lanes };
                 if others != 0 && (!own || read.interval == order.warp_interval(who.participant / LANES as u32)) {
                     let by = (self.first_warp + warp as u32) * LANES as u32 + others.trailing_zeros();
-                    return Some(Conflict::WriteAfterRead { by, pc: read.pc });
+                    return Some(Conflict::WriteAfterRead { by, pc: read.pc, stamp: read.interval });
                 }
             }
             return None;
@@ -468,7 +468,10 @@ impl SharedMemory {
             let both_atomic = self.both_atomic(order, who, reader.participant, reader.state);
             !both_atomic && !order.ordered(reader.participant, reader.stamp, who.participant)
         });
-        let conflict = unordered.map(|reader| Conflict::WriteAfterRead { by: reader.participant, pc: reader.pc });
+        let conflict = unordered.map(|reader| {
+            let Reader { participant, stamp, pc, .. } = *reader;
+            Conflict::WriteAfterRead { by: participant, pc, stamp }
+        });
         self.readers[cell].clear();
         conflict
     }
@@ -560,6 +563,6 @@ impl SharedMemory {
         if writer.state & state::WRITTEN == 0 || order.ordered(writer.participant, writer.stamp, who) {
             return None;
         }
-        Some(Conflict::ReadAfterWrite { by: writer.participant, pc: writer.pc })
+        Some(Conflict::ReadAfterWrite { by: writer.participant, pc: writer.pc, stamp: writer.stamp })
     }
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 pub(crate) use module::parse_module;
 
 /// Why a text is not PTX that this crate reads.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("PTX line {line}: {message}: `{text}`")]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("PTX line {line}: {message}{}", quoted(text))]
 pub struct ParseError {
     /// Line in the PTX text, from 1.
     pub line: u32,
@@ -19,6 +19,10 @@ pub struct ParseError {
     pub message: String,
     /// The text it is wrong with.
     pub text: String,
+}
+
+fn quoted(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(": `{text}`") }
 }
 
 impl ParseError {

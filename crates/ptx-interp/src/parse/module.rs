@@ -112,7 +112,7 @@ pub(crate) fn parse_module(source: &str) -> Result<ParsedModule, ParseError> {
     if !has_version {
         return Err(ParseError::new(
             1,
-            "not a PTX module: `.version` is missing",
+            if source.trim().is_empty() { "the text is empty" } else { "not a PTX module: `.version` is missing" },
             &source.chars().take(40).collect::<String>(),
         ));
     }

@@ -1,8 +1,8 @@
 //! Single mistakes in small texts: the kind, the words and the place of what is reported.
 
 use ptx_interp::{
-    Checks, ElementType, Finding, FindingKind, KernelError, Launch, LaunchError, Memory, Module, OutOfBoundsFill,
-    Report, Swizzle, TensorMapDescription,
+    Checks, ElementType, Finding, FindingKind, KernelError, Launch, LaunchError, Memory, Missing, Module,
+    OutOfBoundsFill, Report, Swizzle, TensorMapDescription,
 };
 
 /// A kernel of one buffer parameter around these statements.
@@ -123,6 +123,22 @@ fn shuffles_order_nothing_and_warp_barriers_do() {
     let shuffle = body("shfl.sync.idx.b32 %r6, %r1, 0, 31, -1;");
     assert_eq!(only(&run(&shuffle, 1, 32)).kind, FindingKind::SharedRace);
     assert!(run(&body("bar.warp.sync -1;"), 1, 32).is_clean());
+}
+
+/// Each thread writes what its neighbour may not have read yet. Most pairs are of one warp, and two are not: a barrier of
+/// the warp would not be enough.
+#[test]
+fn the_widest_barrier_is_the_one_that_is_missing() {
+    let neighbours = "shl.b32 %r3, %r1, 2;\nadd.u32 %r4, %r2, %r3;\nst.shared.u32 [%r4], %r1;\nbar.sync 0;\n\
+                      add.u32 %r3, %r3, 4;\nand.b32 %r3, %r3, 255;\nadd.u32 %r3, %r2, %r3;\n\
+                      ld.shared.u32 %r5, [%r3];\nst.shared.u32 [%r4], %r5;";
+    let missing = |threads: u32, mask: &str| {
+        let report = run(&neighbours.replace("255", mask), 1, threads);
+        let writes = report.findings.iter().find(|finding| finding.place.ptx.starts_with("st.shared"));
+        writes.expect("a race").missing
+    };
+    assert_eq!(missing(64, "255"), Some(Missing::Barrier));
+    assert_eq!(missing(32, "127"), Some(Missing::WarpBarrier));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Findings tell every frame of inlining, for both threads, and say in words what is missing.
 
-use ptx_interp::{Finding, FindingKind, Launch, Memory, Module};
+use ptx_interp::{Finding, FindingKind, Launch, Memory, Missing, Module};
+
+use crate::kernels;
 
 fn findings(source: &str, kernel: &str, block: u32, buffers: &[usize]) -> Vec<Finding> {
     let kernel = Module::parse(source).expect("parses").kernel(kernel).expect("decodes");
@@ -42,21 +44,52 @@ fn all_frames_are_told_outermost_first() {
     assert!(lines.is_sorted(), "{shown}");
 }
 
+/// Whatever the schedule, every finding of a kernel says that this is missing, in one of these words.
+fn says(source: &str, kernel: &str, missing: Missing, words: &[&str]) {
+    let (kernel, case) = kernels::case(source, kernel);
+    for seed in 0..12 {
+        let (report, _) = case.run(&kernel, seed);
+        assert!(!report.findings.is_empty(), "{}, seed {seed}", case.name);
+        for finding in report.findings {
+            assert_eq!(finding.missing, Some(missing), "{}, seed {seed}: {finding}", case.name);
+            assert!(words.iter().any(|words| finding.message.contains(words)), "{}, seed {seed}: {finding}", case.name);
+            assert!(finding.to_string().contains(&format!("= missing: {missing}")), "{finding}");
+            assert!(finding.other.is_some(), "{finding}");
+        }
+    }
+}
+
 #[test]
-fn the_message_says_what_is_missing() {
-    let pipelines = include_str!("../kernels/pipelines.ptx");
-    let says = |kernel: &str, words: &str| {
-        let found = findings(pipelines, kernel, 64, &[1024, 1024]);
-        assert!(found.iter().any(|finding| finding.message.contains(words)), "{kernel}: {found:#?}");
-    };
-    let barrier = "wait covers its own copies; between it and thread";
-    let kernel = "copy_with_the_barrier_before_the_wait";
-    let found = findings(pipelines, kernel, 64, &[1024, 1024]);
-    assert!(
-        found.iter().any(|finding| finding.message.contains(barrier) || finding.message.contains("must wait for it"))
-    );
-    says("copy_without_a_wait", "must wait for it, and a barrier must stand");
-    says("copies_that_nobody_waits_for", "wait");
-    let own = findings(pipelines, "copy_without_a_wait", 64, &[1024, 1024]);
-    assert!(own.iter().all(|finding| finding.other.is_some()));
+fn a_missing_wait_and_a_missing_barrier_are_told_apart() {
+    let wait = &["must wait for it"];
+    // A schedule in which the reader comes before the copy is started does not show the wait.
+    let barrier = &["covers its own copies; between it and thread ", "writes them: no barrier"];
+    says("pipelines", "copy_without_a_wait", Missing::Wait, wait);
+    says("pipelines", "copy_that_keeps_one_group", Missing::Wait, wait);
+    says("pipelines", "copy_without_a_barrier", Missing::Barrier, barrier);
+    says("pipelines", "copy_with_the_barrier_before_the_wait", Missing::Barrier, barrier);
+    let (kernel, case) = kernels::case("pipelines", "copy_without_a_barrier");
+    let mut told = 0;
+    // Few schedules stop a thread between its copy and its wait.
+    for seed in 0..400 {
+        let (report, _) = case.run(&kernel, seed);
+        assert_eq!(report.findings.len(), 1, "one mistake is one finding: {:#?}", report.findings);
+        assert_eq!(report.findings[0].kind, FindingKind::SharedRace);
+        told += u32::from(report.findings[0].message.contains("'s wait, at pipelines.cu:31, "));
+    }
+    assert!(told > 0, "no schedule shows the wait");
+}
+
+#[test]
+fn the_order_that_is_missing_between_threads_is_named() {
+    let ordered = &["no barrier and nothing else orders"];
+    says("tiles", "halves_exchange_across", Missing::WarpBarrier, ordered);
+    says("tiles", "block_scan_without_the_barrier", Missing::Barrier, ordered);
+    says("order", "flag_without_the_readers_fence", Missing::Fence, &["no fence stands between"]);
+    let scope = &["a scope that does not hold both", "a scope does not hold both"];
+    says("order", "flag_release_of_the_block", Missing::Scope, scope);
+    says("order", "flag_acquire_of_the_block", Missing::Scope, scope);
+    says("order", "flag_without_the_writers_fence", Missing::ReleaseAcquire, &["blocks run at the same time"]);
+    says("order", "histogram_atomic_in_the_block", Missing::Scope, &["both are atomic"]);
+    says("hopper", "bulk_store_without_a_fence", Missing::ProxyFence, &["without `fence.proxy.async`"]);
 }

@@ -1,9 +1,13 @@
 //! Whatever the text, the parser and the decoder return; whatever the kernel, the launch ends.
 
 use proptest::prelude::*;
-use ptx_interp::{Launch, Memory, Module};
+use ptx_interp::Module;
 
 use crate::fixtures::{ALL, Fixture};
+use mutator::{Draws, Fate, changed_kernel, execute};
+
+#[path = "../../examples/fuzz/mutator.rs"]
+mod mutator;
 
 fn decode_all(text: &str) {
     if let Ok(module) = Module::parse(text) {
@@ -71,98 +75,15 @@ proptest! {
     }
 }
 
-/// Every text of the corpus.
-const CORPUS: [&str; 5] = [
-    include_str!("../kernels/order.ptx"),
-    include_str!("../kernels/tiles.ptx"),
-    include_str!("../kernels/functions.ptx"),
-    include_str!("../kernels/pipelines.ptx"),
-    include_str!("../kernels/hopper.ptx"),
-];
-
-/// Runs one kernel of a text on a few small buffers, whatever it takes.
-fn execute(text: &str, which: usize, seed: u64) {
-    let Ok(module) = Module::parse(text) else { return };
-    let names: Vec<_> = module.kernel_names().map(str::to_string).collect();
-    let Some(name) = names.get(which % names.len().max(1)) else { return };
-    let Ok(kernel) = module.kernel(name) else { return };
-    let mut memory = Memory::new();
-    let mut launch = Launch::new([2, 1, 1], [64, 1, 1]);
-    launch.cluster = kernel.required_cluster();
-    if let Some([x, ..]) = launch.cluster {
-        launch.grid[0] = x.clamp(1, 8);
+/// The first kernels that `cargo run --example fuzz` makes. They may do anything but panic or hang, and enough of them must
+/// get as far as the executor.
+#[test]
+fn changed_kernels_end() {
+    let mut executed = 0;
+    for seed in 0..400 {
+        let mut draws = Draws::new(seed);
+        let text = changed_kernel(&mut draws);
+        executed += u32::from(execute(&text, &mut draws) == Fate::Executed);
     }
-    launch.params = vec![0; kernel.parameter_bytes()];
-    for parameter in kernel.parameters().iter().filter(|parameter| parameter.size == 8) {
-        let address = memory.allocate(&parameter.name, 256, 256);
-        memory.fill(address, 256, 1).expect("just allocated");
-        launch.params[parameter.offset..parameter.offset + 8].copy_from_slice(&address.to_le_bytes());
-    }
-    launch.seed = seed;
-    launch.coverage = true;
-    launch.limits.instructions = 20_000;
-    launch.limits.local_bytes_per_thread = 4096;
-    if let Ok(report) = launch.run(&kernel, &mut memory) {
-        report.findings.iter().for_each(|finding| drop(finding.to_string()));
-        let coverage = report.coverage.expect("it was asked for");
-        let _ = (coverage.blocks(), coverage.branches(), coverage.loops(), coverage.instructions().count());
-    }
-}
-
-/// Changes of a line that leave it a line: other numbers, other operands, a qualifier less, another place.
-fn changed(lines: &mut Vec<String>, at: usize, action: u8, with: usize) {
-    let line = lines[at].clone();
-    match action {
-        0 => drop(lines.remove(at)),
-        1 => lines.insert(at, line),
-        2 => {
-            let other = with % lines.len();
-            lines.swap(at, other);
-        }
-        3 => {
-            // Another register of the same family, or another number.
-            let digits: Vec<_> = line.char_indices().filter(|(_, character)| character.is_ascii_digit()).collect();
-            if let Some((index, _)) = digits.get(with % digits.len().max(1)) {
-                let digit = char::from(b'0' + (with % 10) as u8);
-                lines[at] = format!("{}{digit}{}", &line[..*index], &line[index + 1..]);
-            }
-        }
-        4 => {
-            let dots: Vec<_> = line.match_indices('.').map(|(index, _)| index).collect();
-            if let Some(start) = dots.get(with % dots.len().max(1)) {
-                let length = line[start + 1..].find(|character: char| !character.is_ascii_alphanumeric());
-                let end = length.map_or(line.len(), |length| start + 1 + length);
-                lines[at] = format!("{}{}", &line[..*start], &line[end..]);
-            }
-        }
-        _ => {
-            let parts: Vec<_> = line.split(", ").collect();
-            if parts.len() > 2 {
-                let mut parts = parts;
-                let last = parts.len() - 1;
-                parts.swap(1 + with % (last - 1).max(1), last);
-                lines[at] = parts.join(", ");
-            }
-        }
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
-
-    /// Changed kernels of the corpus go through parser, decoder and executor, and may do anything but panic or hang.
-    #[test]
-    fn changed_kernels_end(
-        text in 0..CORPUS.len(),
-        which in 0usize..64,
-        seed in 0u64..4,
-        changes in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..6, any::<prop::sample::Index>()), 1..24),
-    ) {
-        let mut lines: Vec<String> = CORPUS[text].lines().map(str::to_string).collect();
-        for (at, action, with) in changes {
-            let at = at.index(lines.len());
-            changed(&mut lines, at, action, with.index(usize::MAX));
-        }
-        execute(&lines.join("\n"), which, seed);
-    }
+    assert!(executed > 100, "only {executed} of 400 were executed");
 }

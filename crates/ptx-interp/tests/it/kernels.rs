@@ -7,7 +7,7 @@
 //! ```
 //!
 //! An argument `type:count:contents` is a buffer, `type=value` a scalar. `varies` is for kernels whose counts of
-//! instructions depend on the schedule.
+//! instructions depend on the schedule. The kernels of other compilers are in `foreign`.
 
 use ptx_interp::{Kernel, Launch, Memory, Module, Report};
 
@@ -23,10 +23,10 @@ const SOURCES: [(&str, &str, &str); 6] = [
 const SEEDS: u64 = 6;
 
 /// A kernel and its launch.
-struct Case {
-    name: String,
+pub(crate) struct Case {
+    pub name: String,
     /// Kinds of findings of which one must be there; none for a right kernel.
-    finds: Vec<String>,
+    pub finds: Vec<String>,
     grid: u32,
     block: u32,
     shared: u32,
@@ -47,12 +47,11 @@ fn name_of(text: &str) -> &str {
     start.trim()
 }
 
-fn cases(source: &str) -> Vec<Case> {
-    let mut cases = Vec::new();
-    for part in source.split("\n//@ ").skip(1) {
-        let (line, rest) = part.split_once('\n').expect("a kernel follows");
-        let mut case = Case {
-            name: name_of(rest).to_string(),
+impl Case {
+    /// A kernel's name, and what stands behind the mark in the line before it.
+    pub(crate) fn parse(name: &str, line: &str) -> Self {
+        let mut case = Self {
+            name: name.to_string(),
             finds: Vec::new(),
             grid: 1,
             block: 1,
@@ -71,9 +70,68 @@ fn cases(source: &str) -> Vec<Case> {
                 _ => assert!(matches!(word, "clean" | "varies"), "{word}"),
             }
         }
-        cases.push(case);
+        case
     }
-    cases
+
+    /// What is wrong with what the interpreter says of the kernel, if anything.
+    pub(crate) fn judge(&self, kernel: &Kernel) -> Option<String> {
+        let mut first = None;
+        for seed in 0..SEEDS {
+            let (report, bytes) = self.run(kernel, seed);
+            let all: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
+            if self.finds.is_empty() {
+                if !report.is_clean() {
+                    return Some(format!("{} is right, seed {seed}: {}", self.name, all.join("\n")));
+                }
+                let first = first.get_or_insert_with(|| bytes.clone());
+                // Locks and counters may leave different traces, but not different results.
+                if *first != bytes {
+                    return Some(format!("{}, seed {seed}: other results", self.name));
+                }
+            } else if !report.findings.iter().any(|finding| self.finds.contains(&format!("{:?}", finding.kind))) {
+                return Some(format!("{}, seed {seed}: none of {:?} in\n{}", self.name, self.finds, all.join("\n")));
+            }
+        }
+        None
+    }
+
+    /// Launches the kernel: what was found, and what its buffers hold afterwards.
+    pub(crate) fn run(&self, kernel: &Kernel, seed: u64) -> (Report, Vec<Vec<u8>>) {
+        let mut memory = Memory::new();
+        let mut launch = Launch::new([self.grid, 1, 1], [self.block, 1, 1]);
+        launch.seed = seed;
+        launch.dynamic_shared = self.shared;
+        launch.limits.instructions = self.instructions;
+        let mut buffers = Vec::new();
+        for (index, argument) in self.args.iter().enumerate() {
+            let bytes = if let Some((kind, value)) = argument.split_once('=') {
+                element(kind, value.parse().expect("a number"))
+            } else {
+                let parts: Vec<_> = argument.split(':').collect();
+                let &[kind, count, contents] = parts.as_slice() else { panic!("{argument}") };
+                let count: u64 = count.parse().expect("a number");
+                let data: Vec<u8> =
+                    (0..count).flat_map(|index| element(kind, if contents == "iota" { index } else { 0 })).collect();
+                let address = memory.allocate(&format!("argument {index}"), data.len(), 256);
+                if contents != "none" {
+                    memory.write(address, &data).expect("just allocated");
+                }
+                buffers.push((address, data.len()));
+                address.to_le_bytes().to_vec()
+            };
+            launch.params.resize(launch.params.len().next_multiple_of(bytes.len()), 0);
+            launch.params.extend(bytes);
+        }
+        let report = launch.run(kernel, &mut memory).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let bytes = buffers.into_iter().map(|(address, length)| memory.read_vec(address, length).expect("is there"));
+        (report, bytes.collect())
+    }
+}
+
+fn cases(source: &str) -> Vec<Case> {
+    let parts = source.split("\n//@ ").skip(1);
+    let parts = parts.map(|part| part.split_once('\n').expect("a kernel follows"));
+    parts.map(|(line, rest)| Case::parse(name_of(rest), line)).collect()
 }
 
 fn element(kind: &str, value: u64) -> Vec<u8> {
@@ -81,41 +139,18 @@ fn element(kind: &str, value: u64) -> Vec<u8> {
         "i8" => vec![value as u8],
         "i32" | "u32" => (value as u32).to_le_bytes().to_vec(),
         "i64" | "u64" => value.to_le_bytes().to_vec(),
+        "f16" => half::f16::from_f32(value as f32).to_le_bytes().to_vec(),
         "f32" => (value as f32).to_le_bytes().to_vec(),
         "f64" => (value as f64).to_le_bytes().to_vec(),
         _ => panic!("{kind}"),
     }
 }
 
-fn run(kernel: &Kernel, case: &Case, seed: u64) -> (Report, Vec<Vec<u8>>) {
-    let mut memory = Memory::new();
-    let mut launch = Launch::new([case.grid, 1, 1], [case.block, 1, 1]);
-    launch.seed = seed;
-    launch.dynamic_shared = case.shared;
-    launch.limits.instructions = case.instructions;
-    let mut buffers = Vec::new();
-    for (index, argument) in case.args.iter().enumerate() {
-        let bytes = if let Some((kind, value)) = argument.split_once('=') {
-            element(kind, value.parse().expect("a number"))
-        } else {
-            let parts: Vec<_> = argument.split(':').collect();
-            let &[kind, count, contents] = parts.as_slice() else { panic!("{argument}") };
-            let count: u64 = count.parse().expect("a number");
-            let data: Vec<u8> =
-                (0..count).flat_map(|index| element(kind, if contents == "iota" { index } else { 0 })).collect();
-            let address = memory.allocate(&format!("argument {index}"), data.len(), 256);
-            if contents != "none" {
-                memory.write(address, &data).expect("just allocated");
-            }
-            buffers.push((address, data.len()));
-            address.to_le_bytes().to_vec()
-        };
-        launch.params.resize(launch.params.len().next_multiple_of(bytes.len()), 0);
-        launch.params.extend(bytes);
-    }
-    let report = launch.run(kernel, &mut memory).unwrap_or_else(|error| panic!("{}: {error}", case.name));
-    let bytes = buffers.into_iter().map(|(address, length)| memory.read_vec(address, length).expect("is there"));
-    (report, bytes.collect())
+/// One of the kernels, and how it is launched.
+pub(crate) fn case(source: &str, name: &str) -> (Kernel, Case) {
+    let (_, text, ptx) = SOURCES.into_iter().find(|(known, ..)| *known == source).expect("there is such a source");
+    let case = cases(text).into_iter().find(|case| case.name == name).expect("there is such a kernel");
+    (Module::parse(ptx).expect("parses").kernel(name).expect("decodes"), case)
 }
 
 fn check(source: &str) -> Vec<String> {
@@ -130,26 +165,7 @@ fn check(source: &str) -> Vec<String> {
                 continue;
             }
         };
-        let mut first = None;
-        for seed in 0..SEEDS {
-            let (report, bytes) = run(&kernel, &case, seed);
-            let all: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
-            if case.finds.is_empty() {
-                if !report.is_clean() {
-                    wrong.push(format!("{} is right, seed {seed}: {}", case.name, all.join("\n")));
-                    break;
-                }
-                let first = first.get_or_insert_with(|| bytes.clone());
-                // Locks and counters may leave different traces, but not different results.
-                if *first != bytes {
-                    wrong.push(format!("{}, seed {seed}: other results", case.name));
-                    break;
-                }
-            } else if !report.findings.iter().any(|finding| case.finds.contains(&format!("{:?}", finding.kind))) {
-                wrong.push(format!("{}, seed {seed}: none of {:?} in\n{}", case.name, case.finds, all.join("\n")));
-                break;
-            }
-        }
+        wrong.extend(case.judge(&kernel));
     }
     wrong
 }

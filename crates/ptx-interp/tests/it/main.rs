@@ -3,13 +3,17 @@
 mod coverage;
 mod findings;
 mod fixtures;
+mod foreign;
 mod frames;
 mod fuzz;
 mod hopper;
 mod kernels;
 mod layers;
 mod layouts;
+mod mbarriers;
 mod oracle;
 mod registers_in_flight;
 mod right_kernels;
 mod seeded_bugs;
+mod sentences;
+mod settled;

@@ -36,18 +36,24 @@ def compiled(nvrtc, source, include):
     text = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetPTX(program, text)
     ptx = text.value.decode()
-    # Of the debug sections only the names of inlined functions are used.
+    if source.parent == HERE:
+        return compact(ptx)
+    return named(ptx.split("\t.section")[0].rstrip() + "\n")
+
+
+def named(ptx):
+    """Files by name: where the compiler ran says nothing."""
+    return re.sub(r'(\.file\s+\d+ )"[^"]*/', r'\1"', ptx)
+
+
+def compact(ptx):
+    """Without comments and empty lines; of the debug sections only the names of inlined functions are used."""
     names = re.search(r"\t\.section\s+\.debug_str\s*\{.*?\n\t?\}", ptx, re.S)
     ptx = ptx.split("\t.section")[0].rstrip() + "\n"
-    if names and source.parent == HERE:
+    if names:
         ptx += names.group(0) + "\n"
-    # Files by name: where the compiler ran says nothing.
-    ptx = re.sub(r'(\.file\s+\d+ )"[^"]*/', r'\1"', ptx)
-    if source.parent == HERE:
-        # Compact: no comments, no empty lines.
-        ptx = re.sub(r"[ \t]*//[^\n]*", "", ptx)
-        ptx = re.sub(r"\n\s*\n+", "\n", ptx)
-    return ptx
+    ptx = re.sub(r"[ \t]*//[^\n]*", "", named(ptx))
+    return re.sub(r"\n\s*\n+", "\n", ptx)
 
 
 def main():
@@ -67,4 +73,5 @@ def main():
                 sys.exit(f"{path.name} is not what {source.name} makes")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,20 +1,27 @@
-//! The README's table and the plots under `docs/`, from records of `sdpa bench --record`.
+//! Figures in pages: the regions of READMEs that the program writes, `docs/peers.md` and the plots, from records of
+//! `sdpa bench --record`.
 //!
-//! [`Evidence`] is what was measured, each figure with whether its kernel has changed since; [`table`], [`peers`] and
-//! [`plot`] are pure functions over it, so the same records give the same bytes on every machine, with or without a GPU.
+//! [`Evidence`] is what was measured, each figure with whether its kernel has changed since. The modules are pure functions
+//! over it, so the same records give the same bytes on every machine, with or without a GPU.
 
 pub mod blind;
+pub mod grounds;
+pub mod headline;
+pub mod markers;
+pub mod measured;
 pub mod peers;
 pub mod plot;
 mod scores;
+pub mod standing;
 pub mod table;
+pub mod tree;
 
 use std::path::{Path, PathBuf};
 
-use sdpa_core::{Attention, DeviceLimits, Dtype, Launch, Mask, Problem};
+use sdpa_core::{Attention, DeviceLimits, Launch, Problem};
 
-use crate::timing::{Ceiling, Figure, Record, Shape};
-use harness::acceptance;
+use crate::timing::{Ceiling, Figure, Record};
+use grounds::GROUNDS;
 use sdpa_toolchain::Fingerprint;
 use sdpa_toolchain::resources::{Cost, Multiprocessor};
 
@@ -54,7 +61,7 @@ pub enum ReportError {
         /// Its device.
         second_device: String,
     },
-    /// Nobody knows which kernels a plan takes there.
+    /// It is not known which kernels a plan takes on such a device.
     #[error("{file}: device {device:?}: expected `NAME (sm_NN, N multiprocessors)` with sm_80, sm_89 or sm_90")]
     UnknownDevice {
         /// The record's file.
@@ -65,9 +72,9 @@ pub enum ReportError {
     /// Sources that do not fit together.
     #[error(transparent)]
     Kernel(#[from] sdpa_core::Error),
-    /// The table's place is not there, or not once.
-    #[error("expected one line `{}` and after it one line `{}`", table::BEGIN, table::END)]
-    Markers,
+    /// A region's markers are not there, or not once.
+    #[error("expected one line `{}` and after it one line `{}`", markers::begin(.0), markers::end(.0))]
+    Markers(&'static str),
     /// A plot that could not be drawn.
     #[error("a plot could not be drawn: {0}")]
     Drawing(String),
@@ -93,7 +100,16 @@ pub struct Rung {
     pub parent: Option<String>,
     /// Mutations noticed, mutations tried, and whether a kernel has changed since; where recorded.
     pub mutation: Option<(usize, usize, bool)>,
-    /// Registers a thread and bytes of shared memory a block of its kernel for the mission's problem, where recorded.
+    /// What it makes of the problem of each ground.
+    pub on: [Taken; GROUNDS.len()],
+}
+
+/// What a generation makes of a problem.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// False if it declines the problem.
+    pub takes: bool,
+    /// Registers per thread and bytes of shared memory per block of its costliest kernel for it, where recorded.
     pub cost: Option<(u32, u32)>,
 }
 
@@ -133,14 +149,9 @@ pub struct Pick<'a> {
     pub entry: &'a Entry,
 }
 
-/// The problem that the ladder is about: the first of the gate's shapes, f16, no mask.
+/// The problem that the ladder is about: the short one.
 pub fn mission() -> Problem {
-    problem(acceptance::SHAPES[0])
-}
-
-/// A shape of the gate as a problem, f16, no mask.
-pub(crate) fn problem(shape: [usize; 4]) -> Problem {
-    Shape::square(shape).problem(Dtype::F16, Mask::Full).expect("the gate's shapes are valid")
+    GROUNDS[0].problem()
 }
 
 /// Reads every record in a folder, by name. JSON without figures is something else's and passed over.
@@ -247,6 +258,18 @@ impl Evidence {
         ancestors.take(self.rungs.len()).find_map(|ancestor| record.of(&ancestor.id, problem))
     }
 
+    /// The device without what only plans want to know.
+    pub fn device(&self) -> &str {
+        let device = self.records.first().map_or("unknown device", |record| record.device.as_str());
+        device.split_once(" (").map_or(device, |(name, _)| name)
+    }
+
+    /// Multiprocessors of the device; 0 if no record says.
+    pub fn multiprocessors(&self) -> usize {
+        let limits = self.records.first().and_then(|record| limits_of(&record.device));
+        limits.map_or(0, |limits| limits.multiprocessors as usize)
+    }
+
     /// Peers with a figure of a problem that `wanted` holds of, in the order they were first timed.
     pub fn peers(&self, wanted: impl Fn(&Figure) -> bool) -> Vec<&str> {
         peers_among(self.records.iter().flat_map(|record| &record.entries), wanted)
@@ -276,6 +299,40 @@ impl EvidenceRecord {
         self.entries.iter().filter(move |entry| entry.figure.is_of(problem))
     }
 
+    /// Its problems, in the order in which they were measured.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = Vec::new();
+        for problem in self.entries.iter().filter_map(|entry| entry.figure.problem()) {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+        problems
+    }
+
+    /// The fastest figure of a problem among the generations'.
+    pub fn fastest_of_ours<'a>(&'a self, problem: &Problem) -> Option<&'a Entry> {
+        self.fastest(problem, |entry| !entry.peer)
+    }
+
+    /// The day on which it was taken, if it says.
+    pub fn day(&self) -> Option<&str> {
+        self.environment.get("date")?.as_str()?.split(' ').next()
+    }
+
+    /// Day, commit and driver, as far as it says.
+    pub fn origin(&self) -> String {
+        let fact = |key: &str| self.environment.get(key).and_then(|value| value.as_str());
+        let commit = fact("commit").map(|commit| format!(", commit {}", short_commit(commit)));
+        let driver = fact("driver_version").map(|driver| format!(", driver {driver}"));
+        format!(
+            "{}{}{}",
+            self.day().unwrap_or("on an unknown day"),
+            commit.unwrap_or_default(),
+            driver.unwrap_or_default()
+        )
+    }
+
     /// The fastest peer's figure of a problem.
     pub fn best_peer<'a>(&'a self, problem: &Problem) -> Option<&'a Entry> {
         self.fastest(problem, |entry| entry.peer)
@@ -293,6 +350,12 @@ impl EvidenceRecord {
     }
 }
 
+/// The first digits of a commit, and whether files had changed since: `c0ffee1-dirty`.
+pub(crate) fn short_commit(commit: &str) -> String {
+    let (hash, dirty) = commit.strip_suffix("-dirty").map_or((commit, ""), |hash| (hash, "-dirty"));
+    format!("{}{dirty}", hash.get(..7).unwrap_or(hash))
+}
+
 fn rung(
     generation: &dyn Attention,
     limits: &DeviceLimits,
@@ -303,19 +366,18 @@ fn rung(
     let score = scores.iter().find(|score| score.generation == who.id);
     let stale = score.map(|score| score.is_stale(who)).transpose()?;
     let mutation = score.zip(stale).map(|(score, stale)| (score.killed, score.total, stale));
-    Ok(Rung {
-        id: who.id.to_owned(),
-        title: who.title.to_owned(),
-        parent: who.parent.map(str::to_owned),
-        mutation,
-        cost: cost_of(generation, limits, costs),
-    })
+    let on = GROUNDS.map(|ground| {
+        let problem = ground.problem();
+        let takes = generation.plan(&problem, limits).is_ok();
+        Taken { takes, cost: cost_of(generation, &problem, limits, costs) }
+    });
+    Ok(Rung { id: who.id.to_owned(), title: who.title.to_owned(), parent: who.parent.map(str::to_owned), mutation, on })
 }
 
-/// What the costliest kernel costs that the plan takes for the mission's problem; none where one is not recorded.
-fn cost_of(generation: &dyn Attention, limits: &DeviceLimits, costs: &[Cost]) -> Option<(u32, u32)> {
+/// What the costliest kernel costs that the plan takes for a problem; none where one is not recorded.
+fn cost_of(generation: &dyn Attention, problem: &Problem, limits: &DeviceLimits, costs: &[Cost]) -> Option<(u32, u32)> {
     let architecture = Multiprocessor::of(limits.compute_capability)?.name;
-    let plan = generation.plan(&mission(), limits).ok()?;
+    let plan = generation.plan(problem, limits).ok()?;
     let recorded = |launch: &Launch| {
         let name = launch.kernel.to_string();
         costs.iter().find(|cost| cost.kernel == name && cost.architecture == architecture)
@@ -369,6 +431,16 @@ pub(crate) mod tests {
         Entry { figure: figure(contender, problem, us), peer: !contender.starts_with('v'), stale: false }
     }
 
+    /// A generation that takes no problem, until `on` says otherwise.
+    pub(crate) fn rung(id: &str, parent: Option<&str>) -> Rung {
+        let parent = parent.map(str::to_owned);
+        Rung { id: id.to_owned(), title: format!("idea of {id}"), parent, mutation: None, on: Default::default() }
+    }
+
+    pub(crate) fn taken(cost: Option<(u32, u32)>) -> Taken {
+        Taken { takes: true, cost }
+    }
+
     #[test]
     fn a_figure_is_stale_once_its_kernel_is_another() {
         let generation = generations::ALL[0];
@@ -383,6 +455,14 @@ pub(crate) mod tests {
             evidence.records[0].entries[0].stale
         };
         assert_eq!([now, Some("c0ffee".to_owned()), None].map(stale), [false, true, true]);
+    }
+
+    #[test]
+    fn commits_are_short() {
+        assert_eq!(
+            ["0123456789ab-dirty", "0123456789ab", "c0ffee-dirty"].map(short_commit),
+            ["0123456-dirty", "0123456", "c0ffee-dirty"]
+        );
     }
 
     #[test]
@@ -432,7 +512,7 @@ pub(crate) mod tests {
             warnings: vec![],
         };
         let costs = [cost("sm_80", 40), cost("sm_90a", 48)];
-        assert_eq!(cost_of(generation, &DeviceLimits::H200, &costs), Some((48, 1536)));
-        assert_eq!(cost_of(generation, &DeviceLimits::H200, &costs[..1]), None);
+        assert_eq!(cost_of(generation, &mission(), &DeviceLimits::H200, &costs), Some((48, 1536)));
+        assert_eq!(cost_of(generation, &mission(), &DeviceLimits::H200, &costs[..1]), None);
     }
 }

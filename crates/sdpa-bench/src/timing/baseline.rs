@@ -56,7 +56,7 @@ impl Baseline {
     }
 
     /// What the figures of a record by this file name are compared with: the folder's file of that name, since the same
-    /// problem may stand in several grids; where there is none, whatever there is.
+    /// problem may be in several grids; all figures if there is no such file.
     pub fn beside(&self, file_name: &str) -> &Record {
         let own = self.files.iter().find(|(path, _)| path.file_name().is_some_and(|name| name == file_name));
         own.map_or(&self.all, |(_, record)| record)

@@ -24,19 +24,38 @@ pub struct Shape {
 }
 
 /// Why a text is no shape.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{found:?} is no shape: it is B,H,L,d with Hkv and Lq after it where they differ, e.g. 1,8,512,64 or 8,32,4096,128,8,1"
-)]
-pub struct ShapeError {
-    found: String,
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ShapeError {
+    /// Not so many numbers.
+    #[error(
+        "{found:?} is no shape: it is B,H,L,d with Hkv and Lq after it where they differ, e.g. 1,8,512,64 or 8,32,4096,128,8,1"
+    )]
+    Text {
+        /// What was given.
+        found: String,
+    },
+    /// Nothing to time.
+    #[error("{found:?} is empty: every size of a shape is at least 1, e.g. 1,8,512,64")]
+    Empty {
+        /// What was given.
+        found: String,
+    },
+    /// Sizes that make no problem.
+    #[error("{found:?} is no shape: {reason}")]
+    Problem {
+        /// What was given.
+        found: String,
+        /// Why not.
+        reason: ProblemError,
+    },
 }
 
 impl FromStr for Shape {
     type Err = ShapeError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ShapeError { found: text.to_owned() };
+        let found = || text.to_owned();
+        let error = || ShapeError::Text { found: found() };
         let numbers: Vec<usize> =
             text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>().map_err(|_| error())?;
         let [batch, heads_q, len_kv, head_dim] = *numbers.first_chunk().ok_or_else(error)?;
@@ -46,7 +65,14 @@ impl FromStr for Shape {
             [heads_kv, len_q] => (heads_kv, len_q),
             _ => return Err(error()),
         };
-        Ok(Self { batch, heads_q, len_kv, head_dim, heads_kv, len_q })
+        let shape = Self { batch, heads_q, len_kv, head_dim, heads_kv, len_q };
+        if numbers.contains(&0) {
+            return Err(ShapeError::Empty { found: found() });
+        }
+        match shape.problem(Dtype::F16, Mask::Full) {
+            Ok(_) => Ok(shape),
+            Err(reason) => Err(ShapeError::Problem { found: found(), reason }),
+        }
     }
 }
 
@@ -82,7 +108,7 @@ pub enum Grid {
     Short,
     /// Head dimensions that the targets lack, in between theirs: one shape that waves decide and one that fills the chip.
     Widths,
-    /// One query over a cache: four query heads a key head in batches, and eight with caches of up to 64 K keys.
+    /// One query over a cache: four query heads per key head in batches, and eight with caches of up to 64 K keys.
     Decode,
 }
 

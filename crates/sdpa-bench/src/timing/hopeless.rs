@@ -1,10 +1,10 @@
-//! Who is right on a problem and too slow there to be worth timing.
+//! Generations that are right on a problem and too slow there to be worth timing.
 
 use std::time::Duration;
 
 use harness::table::microseconds;
 
-/// A pass shorter than this is timed whoever is faster: the first generations belong into every table of small problems.
+/// A pass shorter than this is always timed: the first generations belong in every table of small problems.
 const SLOW: Duration = Duration::from_millis(20);
 
 /// How many times the fastest generation's pass a longer one may take.
@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(left_out(&[("v1", 600.0), ("v2b", 95.0), ("v2d", 6.4), ("v3c", 3.4)]), ["v1", "v2b"]);
         // 34 times the fastest, and over at once.
         assert_eq!(left_out(&[("v1", 0.17), ("v2e", 0.005)]), [""; 0]);
-        // Long, and nobody does better.
+        // Long, and no other generation is faster.
         assert_eq!(left_out(&[("v1", 600.0), ("v2b", 95.0)]), [""; 0]);
         assert_eq!(left_out(&[]), [""; 0]);
         let reason = &hopeless(&[("v1", ms(600.0)), ("v3c", ms(3.4))])[0].reason;

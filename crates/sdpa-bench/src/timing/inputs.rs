@@ -10,11 +10,11 @@ use harness::regime::{Data, Regime};
 pub enum Cache {
     /// A few sets of tensors: small problems stay in the cache, as they do between the layers of a model.
     Warm,
-    /// So many sets that each pass's inputs have been pushed out since they were last read.
+    /// Enough sets that each pass's inputs have left the cache since they were last read.
     Cold,
 }
 
-/// Sets to rotate over where nothing needs to be pushed out of a cache.
+/// Sets to rotate over if nothing needs to be pushed out of a cache.
 const WARM_SETS: usize = 4;
 
 /// Bytes of inputs that push everything out of the cache: more than twice the L2 of an H200 (50 MB) or an L4 (48 MB).

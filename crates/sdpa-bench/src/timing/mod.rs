@@ -1,9 +1,9 @@
-//! How long generations take, and only those that were just found right.
+//! How long generations take. Only those are timed that were found right just before.
 //!
 //! A sample replays a CUDA graph of many forward passes between two events, long enough to drown the events' granularity
 //! and the first launch's latency. The passes rotate over several sets of inputs and outputs, so that no pass finds just
 //! its own tensors in the cache, and one contender's samples are taken in turn with all others', so that clocks and
-//! temperature are everybody's alike. The figure is the median, with the quartiles as spread.
+//! temperature are the same for all. The figure is the median, with the quartiles as spread.
 //!
 //! A figure needs a [`Verified`], which only verification gives and which one measurement uses up.
 
@@ -120,7 +120,7 @@ pub trait Contender {
     /// Microseconds a forward pass took, over one sample.
     ///
     /// # Errors
-    /// Whatever kept the contender from running.
+    /// The error that kept the contender from running.
     fn sample(&mut self) -> Result<f64, Self::Error>;
 }
 
@@ -150,7 +150,7 @@ pub struct Prepared<'d> {
     passes: u32,
     /// Replays a sample.
     replays: u32,
-    /// An untimed replay before each sample: whoever was sampled before has left its own code in the caches.
+    /// An untimed replay before each sample: the contender that was sampled before has left its code in the caches.
     refresh: bool,
 }
 
@@ -158,10 +158,10 @@ impl<'d> Prepared<'d> {
     /// Records and warms up. The sets must be of the problem that was verified.
     ///
     /// # Errors
-    /// [`Error::NoClock`] on a device that keeps no time; whatever else keeps the kernels from running.
+    /// [`Error::NoClock`] on a device that keeps no time, or the error that keeps the kernels from running.
     ///
     /// # Panics
-    /// Where the sets are of another problem: a figure would be for a problem that nobody verified.
+    /// If the sets are of another problem: a figure would be for a problem that was not verified.
     pub fn new(
         device: &'d dyn Device,
         verified: Verified<'_>,
@@ -198,7 +198,7 @@ impl<'d> Prepared<'d> {
     /// Device time of `passes` forward passes: the criterion benchmarks' measure.
     ///
     /// # Errors
-    /// Whatever the kernels failed with.
+    /// The error that the kernels failed with.
     pub fn time_of(&self, passes: u64) -> Result<Duration, Error> {
         let replays = passes.div_ceil(u64::from(self.passes)).clamp(1, u64::from(u32::MAX)) as u32;
         let all = self.recording.replay(replays)?;
@@ -222,7 +222,7 @@ impl Contender for Prepared<'_> {
 const REFRESHING: Duration = Duration::from_millis(5);
 
 /// How many passes to record: whole rotations, at least 20 passes so that launching graphs takes no time between them,
-/// at most 10 ms, so that slow generations do not take all day. A pass of milliseconds does not care whose tensors are
+/// at most 10 ms, so that slow generations do not take all day. To a pass of milliseconds it does not matter whose tensors are
 /// in the cache.
 fn passes_recorded(pass: Duration, sets: usize) -> u32 {
     const AT_LEAST: usize = 20;
@@ -235,7 +235,7 @@ fn passes_recorded(pass: Duration, sets: usize) -> u32 {
 /// Times contenders on the problem they were verified on, round robin.
 ///
 /// # Errors
-/// [`Error::NoClock`] on a device that keeps no time; whatever else keeps a kernel from running.
+/// [`Error::NoClock`] on a device that keeps no time, or the error that keeps a kernel from running.
 ///
 /// # Panics
 /// Where the contenders were verified on different problems.

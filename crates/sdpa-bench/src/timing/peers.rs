@@ -1,4 +1,4 @@
-//! Other people's kernels, timed by `bench/peers.py` in the same minutes: one question and one answer a line.
+//! Kernels of other projects, timed by `bench/peers.py` in the same minutes: a question and its answer are a line each.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -161,7 +161,7 @@ impl Peers {
 
 impl Drop for Peers {
     fn drop(&mut self) {
-        // It holds GPU memory and has nothing to save. Where it has ended already there is nothing to do.
+        // It holds GPU memory and has nothing to save. If it has ended already there is nothing to do.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
-    /// Somebody who answers as the script does, without a GPU.
+    /// A stand-in that answers as the script does, without a GPU.
     fn started(answers: &str) -> Result<Peers, PeerError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("python");

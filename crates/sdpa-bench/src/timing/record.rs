@@ -12,15 +12,15 @@ use super::{Quartiles, Shape, Timing, Verdict};
 pub struct Record {
     /// The device.
     pub device: String,
-    /// Versions, clocks, commit and whatever else describes the sitting, by name.
+    /// Versions, clocks, commit and other facts about the sitting, by name.
     #[serde(default)]
     pub environment: serde_json::Map<String, serde_json::Value>,
     /// What the device reached in the same run, one for each element type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ceilings: Vec<Ceiling>,
-    /// One entry a contender and problem.
+    /// One entry per contender and problem.
     pub figures: Vec<Figure>,
-    /// Who has no figure of what, and why.
+    /// Contenders without a figure of a problem, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub absent: Vec<Absent>,
 }
@@ -50,7 +50,7 @@ impl Ceiling {
     }
 }
 
-/// Somebody who was not timed.
+/// A contender that was not timed on a problem.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Absent {
     /// A generation's id, or a peer's name.
@@ -158,7 +158,7 @@ impl Figure {
         Shape { batch, heads_q, heads_kv, len_q, len_kv, head_dim }.problem(dtype, mask).ok()
     }
 
-    /// True where it is a figure of this problem; strides and scale do not count.
+    /// True if it is a figure of this problem; strides and scale do not count.
     pub fn is_of(&self, problem: &Problem) -> bool {
         (self.batch, self.heads_q, self.heads_kv) == (problem.batch(), problem.heads_q(), problem.heads_kv())
             && (self.len_q, self.len_kv, self.head_dim) == (problem.len_q(), problem.len_kv(), problem.head_dim())

@@ -34,7 +34,7 @@ impl Timing {
         Quartiles { low_us: self.low_us, median_us: self.median_us, high_us: self.high_us }
     }
 
-    /// Arithmetic a second, for this many operations a pass.
+    /// Arithmetic per second, for this many operations per pass.
     pub fn tflops(&self, flops: f64) -> f64 {
         flops / self.median_us * 1e-6
     }

@@ -1,4 +1,4 @@
-//! What figures of one run allow to be said of a generation: beside its ancestors, beside the peers, and run after run.
+//! What the figures of one run say about a generation: beside its ancestors, beside the peers, and beside an earlier run.
 
 use std::fmt;
 
@@ -67,7 +67,7 @@ pub struct Moves {
     pub ambiguous: usize,
     /// Verdicts that moved from one claim to another.
     pub moved: Vec<Move>,
-    /// Verdicts that are no longer about what they were about: a kernel has changed, or another ancestor was timed.
+    /// Verdicts about other kernels than before: a kernel has changed, or another ancestor was timed.
     pub about_others: usize,
 }
 
@@ -79,7 +79,7 @@ impl Moves {
         for figure in now.figures.iter().filter(|figure| figure.kernel.is_some()) {
             let Some(problem) = figure.problem() else { continue };
             let Some(earlier) = before.of(&figure.contender, &problem) else { continue };
-            // A peer has no kernel of ours: then and now it is whoever was the best.
+            // A peer has no kernel of ours: in each run it is the peer that was the fastest.
             let kernel = |record: &Record, with: &str| record.of(with, &problem).and_then(|other| other.kernel.clone());
             let is_unchanged = earlier.kernel == figure.kernel;
             let beside_peer = earlier.best_peer.as_ref().zip(figure.best_peer.as_ref());

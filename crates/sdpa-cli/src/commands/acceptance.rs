@@ -58,7 +58,7 @@ pub(super) fn run(
     sheet.conclude(out)
 }
 
-/// The columns; a peer's only where there is a file that may know one.
+/// The columns; a peer's only if a file of figures was given.
 fn table(with_peers: bool) -> Table {
     use Align::{Left, Right};
     let mut columns = vec![("generation", Left, 10), ("shape", Left, 17), ("mask", Left, 6), ("µs", Right, 5)];
@@ -202,7 +202,7 @@ impl Sheet<'_> {
         cells
     }
 
-    /// One line a generation: its budget and the most that any of its kernels takes of it.
+    /// One line per generation: its budget and the most that any of its kernels takes of it.
     fn budgets(
         &mut self,
         out: &mut dyn Write,

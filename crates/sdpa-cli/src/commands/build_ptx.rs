@@ -1,12 +1,13 @@
 //! `sdpa build-ptx`: compiles every kernel with NVRTC and packs the PTX into the generations' crates.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sdpa_cli::packs;
-use sdpa_toolchain::{Checkout, Mode, Nvrtc, Pack, build};
+use sdpa_toolchain::{Checkout, Mode, Nvrtc, Pack, Sources, build};
 
-use super::{FAILED, Outcome, bar, generation};
+use super::{FAILED, Outcome, all_generations, bar, generation};
 
 /// Kernels of a pack that are named one by one.
 const SHOWN: usize = 4;
@@ -17,6 +18,9 @@ pub(crate) struct BuildPtx {
     /// Whose kernels: ids of generations, or `mutants`; all by default
     #[arg(value_name = "ID")]
     ids: Vec<String>,
+    /// The folder of kernel sources to compile; the checkout's own by default
+    #[arg(long, value_name = "DIR")]
+    kernels: Option<PathBuf>,
     /// Write nothing; exit 1 if a pack is not what its sources compile to
     #[arg(long)]
     check: bool,
@@ -29,8 +33,12 @@ impl BuildPtx {
         let nvrtc = Nvrtc::find(&checkout)?;
         let total: usize = packs.iter().map(|pack| pack.kernels.len()).sum();
         let progress = bar(total as u64);
+        let sources = match &self.kernels {
+            Some(folder) => Sources::read(folder)?,
+            None => checkout.sources()?,
+        };
         let mode = if self.check { Mode::Check } else { Mode::Write };
-        let changed = build(&checkout, &nvrtc, &packs, mode, |kernel| {
+        let changed = build(&checkout, &sources, &nvrtc, &packs, mode, |kernel| {
             progress.set_message(kernel.to_string());
             progress.inc(1);
         });
@@ -58,6 +66,8 @@ impl BuildPtx {
     fn packs(&self) -> Result<Vec<Pack>, String> {
         let all = packs::all();
         if self.ids.is_empty() {
+            // A generation that this program does not know would be left out in silence.
+            all_generations()?;
             return Ok(all);
         }
         let find = |id: &String| match all.iter().find(|pack| pack.id == id) {

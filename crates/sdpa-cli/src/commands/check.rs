@@ -4,17 +4,17 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use harness::case::Case;
-use harness::check::{Checked, Fault, Trial, What, check, render, trials};
-use sdpa::generations;
+use harness::check::{Checked, Fault, SHOWN, Trial, What, check, render, trials};
+use ptx_interp::SourceFrame;
 use sdpa_core::Attention;
 use serde::Serialize;
 
-use super::{FAILED, Outcome, bar, kernel_texts_or_packed, subject};
+use super::{FAILED, Outcome, all_generations, bar, kernel_texts_or_packed, subject};
 
-/// Look for races, reads of what nobody wrote, accesses out of bounds, missing waits, deadlocks and wrong values
+/// Look for races, uninitialised reads, accesses out of bounds, missing waits, deadlocks and wrong values
 ///
 /// Runs on the interpreter, under all of its checks, each shape under several schedules. Prints findings with their line of
-/// source as a compiler would, and exits 1 where there is one. Mutants can be checked by name, too: `sdpa check
+/// source as a compiler would, and exits 1 if there is one. Mutants can be checked by name, too: `sdpa check
 /// missing_syncthreads`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Check {
@@ -24,7 +24,7 @@ pub(crate) struct Check {
     /// Only the first N shapes that a generation takes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     cases: Option<u64>,
-    /// Schedules a shape
+    /// Schedules per shape
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// This case instead of the shapes, from its own schedule on
@@ -33,7 +33,10 @@ pub(crate) struct Check {
     /// Plan the case as for a device with N multiprocessors
     #[arg(long, value_name = "N", requires = "case", value_parser = clap::value_parser!(u32).range(1..))]
     multiprocessors: Option<u32>,
-    /// Write JSON for programs
+    /// Show every finding, not the first few of each generation
+    #[arg(long)]
+    all: bool,
+    /// Write JSON for programs: every finding
     #[arg(long)]
     json: bool,
 }
@@ -42,6 +45,8 @@ pub(crate) struct Check {
 struct CheckJson {
     generation: &'static str,
     runs: usize,
+    judged_rows: usize,
+    unjudged_rows: usize,
     findings: Vec<Entry>,
 }
 
@@ -61,15 +66,27 @@ struct Entry {
 struct Place {
     file: Option<String>,
     line: Option<u32>,
+    /// The lines that lead there, outermost first; the last one is the line itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    frames: Vec<Frame>,
     ptx_line: u32,
     ptx: String,
     thread: String,
 }
 
+/// A line of source on the way to an instruction.
+#[derive(Serialize)]
+struct Frame {
+    file: String,
+    line: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<String>,
+}
+
 impl Check {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let subjects: Vec<&'static dyn Attention> = match self.generations.as_slice() {
-            [] => generations::ALL.to_vec(),
+            [] => all_generations()?,
             ids => ids.iter().map(|id| subject(id)).collect::<Result<_, _>>()?,
         };
         let texts = kernel_texts_or_packed(&subjects)?;
@@ -86,7 +103,7 @@ impl Check {
             if self.json {
                 reports.push(report(&checked));
             } else {
-                write!(out, "{}", render(&checked))?;
+                write!(out, "{}", render(&checked, if self.all { usize::MAX } else { SHOWN }))?;
                 out.flush()?;
             }
         }
@@ -109,6 +126,12 @@ impl Check {
     }
 }
 
+impl Frame {
+    fn of(frame: &SourceFrame) -> Self {
+        Self { file: frame.file.clone(), line: frame.line, function: frame.function.clone() }
+    }
+}
+
 fn report(checked: &Checked) -> CheckJson {
     let entry = |fault: &Fault| {
         let (kind, message, places) = match &fault.what {
@@ -116,6 +139,7 @@ fn report(checked: &Checked) -> CheckJson {
                 let places = std::iter::once(&finding.place).chain(&finding.other).map(|place| Place {
                     file: place.source.as_ref().map(|source| source.file.clone()),
                     line: place.source.as_ref().map(|source| source.line),
+                    frames: place.source.iter().flat_map(|source| &source.frames).map(Frame::of).collect(),
                     ptx_line: place.ptx_line,
                     ptx: place.ptx.clone(),
                     thread: place.thread.to_string(),
@@ -128,5 +152,7 @@ fn report(checked: &Checked) -> CheckJson {
         Entry { kind, message, places, case: fault.trial.to_string(), again: fault.again, repeat }
     };
     let findings = checked.faults.iter().map(entry).collect();
-    CheckJson { generation: checked.generation, runs: checked.runs, findings }
+    let Checked { generation, runs, judged, .. } = *checked;
+    let judged_rows = judged.rows - judged.unjudged;
+    CheckJson { generation, runs, judged_rows, unjudged_rows: judged.unjudged, findings }
 }

@@ -1,20 +1,25 @@
-//! Which text of a kernel a verb judges: the file on disk, compiled if it is newer than its packed PTX.
+//! Which text of a kernel a verb judges: the file on disk, compiled if it is newer than its packed PTX; and whether this
+//! program is as new as the checkout that it judges.
 
+use std::path::Path;
+
+use sdpa::generations;
 use sdpa_core::{Attention, Specialisation};
 use sdpa_toolchain::{Checkout, KernelTexts, Nvrtc, Result, ToolchainError};
 
 use super::bar;
 
-/// The kernels of these generations as the files on disk make them. Outside of a checkout there are none, and every kernel is
-/// judged by its packed PTX.
+/// The kernels of these generations as the files on disk make them. Where nothing is compiled, every kernel is judged by its
+/// packed PTX. What is judged is said on standard error, unless it is the packed PTX of unchanged files.
 ///
 /// # Errors
 /// [`ToolchainError`]: no compiler where one is needed, a kernel that does not compile, a source that is missing.
 pub(crate) fn kernel_texts(generations: &[&dyn Attention]) -> Result<KernelTexts> {
-    let Ok(checkout) = Checkout::find() else { return Ok(KernelTexts::packed()) };
+    let Some(checkout) = judged_checkout() else { return Ok(KernelTexts::packed()) };
     let sources = checkout.sources()?;
     let mut newer: Vec<(&str, Vec<Specialisation>)> = Vec::new();
     for who in generations.iter().map(|generation| generation.generation()) {
+        note_newer_plan(&checkout, who.id);
         let kernels = KernelTexts::stale(who.specialisations, &sources)?;
         if !kernels.is_empty() {
             newer.push((who.id, kernels));
@@ -32,12 +37,12 @@ pub(crate) fn kernel_texts(generations: &[&dyn Attention]) -> Result<KernelTexts
     });
     progress.finish_and_clear();
     let texts = texts?;
-    for (id, kernels) in newer {
-        let (source, count) = (kernels[0].source, kernels.len());
-        eprintln!(
-            "{id}: kernels/{source} is newer than its packed PTX: judging the file on disk ({count} kernels compiled)"
-        );
-    }
+    let names: Vec<&str> = newer.iter().map(|(id, _)| *id).collect();
+    eprintln!(
+        "judging the files on disk, which are newer than their packed PTX: {} kernels of {} compiled",
+        kernels.len(),
+        names.join(", ")
+    );
     Ok(texts)
 }
 
@@ -53,4 +58,55 @@ pub(crate) fn kernel_texts_or_packed(generations: &[&dyn Attention]) -> Result<K
         }
         found => found,
     }
+}
+
+/// The checkout whose kernels are judged; says which one if the current folder is in none.
+fn judged_checkout() -> Option<Checkout> {
+    match Checkout::find() {
+        Ok(checkout) => {
+            let here = std::env::current_dir().unwrap_or_default();
+            if !here.starts_with(checkout.root()) {
+                let root = checkout.root().display();
+                eprintln!("note: this folder is in no checkout: judging {root}/kernels, where this program was built");
+            }
+            Some(checkout)
+        }
+        Err(_) => {
+            eprintln!("note: this folder is in no checkout: judging the PTX that this program carries");
+            None
+        }
+    }
+}
+
+/// A generation's plan is Rust, which this program cannot compile: says so if its source is newer than the program.
+fn note_newer_plan(checkout: &Checkout, id: &str) {
+    let changed = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let plan = format!("crates/sdpa-{id}/src/lib.rs");
+    let program = std::env::current_exe().ok().and_then(|program| changed(&program));
+    if changed(&checkout.root().join(&plan)).zip(program).is_some_and(|(plan, program)| plan > program) {
+        eprintln!(
+            "note: {plan} is newer than this program, which judges the plan that it was built with: `cargo build --release`"
+        );
+    }
+}
+
+/// Generations that the checkout around here has and this program does not know, since it is older.
+pub(crate) fn unknown_generations() -> Vec<String> {
+    let Ok(checkout) = Checkout::find() else { return Vec::new() };
+    let kernels = std::fs::read_dir(checkout.root().join("kernels")).into_iter().flatten().flatten();
+    let names = kernels.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|name| name == "cu"));
+    let ids = names.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
+    let mut unknown: Vec<String> = ids.filter(|id| generations::find(id).is_none()).collect();
+    unknown.sort();
+    unknown
+}
+
+/// What to do about them.
+pub(crate) fn older_than(unknown: &[String]) -> String {
+    let kernels: Vec<String> = unknown.iter().map(|id| format!("kernels/{id}.cu")).collect();
+    format!(
+        "this program does not know {}: it is older than the checkout, or the generation is not on the list in \
+         crates/sdpa/src/generations.rs; `cargo build --release` makes it anew",
+        kernels.join(", ")
+    )
 }

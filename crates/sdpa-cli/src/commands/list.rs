@@ -1,4 +1,4 @@
-//! `sdpa list`: who the generations are and what they take.
+//! `sdpa list`: the generations and what they take.
 
 use std::io::Write;
 use std::process::ExitCode;

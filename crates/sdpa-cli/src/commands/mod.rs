@@ -1,4 +1,4 @@
-//! One file a verb, and what several verbs share.
+//! One file per verb, and what several verbs share.
 
 pub(crate) mod acceptance;
 pub(crate) mod bench;
@@ -17,6 +17,9 @@ pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod resources;
 pub(crate) mod run;
+pub(crate) mod sass;
+pub(crate) mod seal;
+pub(crate) mod steps;
 pub(crate) mod verify;
 
 use std::io::Write;
@@ -41,8 +44,12 @@ pub(crate) const FAILED: u8 = 1;
 /// The generation with this id, or an error that lists the known ones and names the nearest.
 pub(crate) fn generation(id: &str) -> Result<&'static dyn Attention, String> {
     generations::find(id).ok_or_else(|| {
+        let unknown = judged::unknown_generations();
+        if unknown.iter().any(|other| other == id) {
+            return judged::older_than(&[id.to_owned()]);
+        }
         let ids = generations::ids();
-        let nearest = ids.iter().min_by_key(|known| edits(id, known)).filter(|known| edits(id, known) <= 2);
+        let nearest = ids.iter().find(|known| is_near_miss(id, known));
         let hint = nearest.map(|known| format!("; did you mean `{known}`?")).unwrap_or_default();
         format!("no generation `{id}`: there are {}{hint}", ids.join(", "))
     })
@@ -59,8 +66,27 @@ pub(crate) fn subject(id: &str) -> Result<&'static dyn Attention, String> {
 /// The generations with these ids, in the order given; all where none is.
 pub(crate) fn generations_or_all(ids: &[String]) -> Result<Vec<&'static dyn Attention>, String> {
     match ids {
-        [] => Ok(generations::ALL.to_vec()),
+        [] => all_generations(),
         ids => ids.iter().map(|id| generation(id)).collect(),
+    }
+}
+
+/// The same word in other letters, or one of at least three letters with one of them wrong, missing or too many.
+fn is_near_miss(word: &str, known: &str) -> bool {
+    let word = word.to_lowercase();
+    match edits(&word, known) {
+        0 => true,
+        1 => word.chars().count().max(known.chars().count()) >= 3,
+        _ => false,
+    }
+}
+
+/// All generations, or an error if the checkout has one that this program does not know: what is said of all would not be of
+/// all.
+pub(crate) fn all_generations() -> Result<Vec<&'static dyn Attention>, String> {
+    match judged::unknown_generations().as_slice() {
+        [] => Ok(generations::ALL.to_vec()),
+        unknown => Err(judged::older_than(unknown)),
     }
 }
 
@@ -96,7 +122,7 @@ pub(crate) fn bar(total: u64) -> ProgressBar {
     ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// A sign of life for work whose length nobody knows.
+/// A sign of life for work of unknown length.
 pub(crate) fn spinner(message: impl Into<String>) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}");
     let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -114,7 +140,10 @@ mod tests {
         let error = |id| generation(id).err().unwrap_or_default();
         assert!(error("v2x").ends_with("did you mean `v2b`?"), "{}", error("v2x"));
         assert!(error("V1").ends_with("did you mean `v1`?"), "{}", error("V1"));
-        assert!(error("flash-attention").ends_with(&generations::ids().join(", ")));
+        assert!(error("2d").ends_with("did you mean `v2d`?"), "{}", error("2d"));
+        for other in ["flash-attention", "v9", "zz", ""] {
+            assert!(error(other).ends_with(&generations::ids().join(", ")), "{}", error(other));
+        }
     }
 
     #[test]

@@ -184,10 +184,17 @@ fn verdict(said: &Said) -> String {
         .filter(|line| !line.starts_with("====="))
         .fold(String::new(), |text, line| text + line + "\n");
     match verified(said) {
-        Some(Verified { outcome: VerifiedAs::Right, said, same_runs, .. }) => match said.contains("the same bits") {
-            true => format!("ok: {said}"),
-            false => format!("ok: {said}; the same bits in {same_runs} runs"),
-        },
+        Some(Verified { outcome: VerifiedAs::Right, said, same_runs, judged_rows, unjudged_rows, .. }) => {
+            let unjudged = match unjudged_rows {
+                0 => String::new(),
+                rows => format!(", {rows} rows not"),
+            };
+            let same = match said.contains("the same bits") {
+                true => String::new(),
+                false => format!("; the same bits in {same_runs} runs"),
+            };
+            format!("ok: judged {judged_rows} rows{unjudged}; {said}{same}")
+        }
         Some(verified) => verified.said,
         None => last_line(&own, "").to_owned(),
     }
@@ -233,10 +240,11 @@ fn sanitize(sanitizer: &Path, tool: &str, program: &Path, id: &str, case: &str) 
     command.args(["verify", id, case, "--json"]);
     let said = run(&mut command, "compute-sanitizer");
     let mut summary = last_line(&said.text, "SUMMARY").trim_start_matches(['=', ' ']).to_owned();
-    let is_right = verified(&said).is_some_and(|verified| verified.outcome == VerifiedAs::Right);
+    let is_right =
+        verified(&said).is_some_and(|verified| verified.outcome == VerifiedAs::Right && verified.judged_rows > 0);
     let clean = said.code == Some(0) && summary.contains("SUMMARY: 0 ") && is_right;
     if !matches!(said.code, Some(0 | FOUND)) && summary.contains("SUMMARY") {
-        // The program itself failed, whatever the sanitizer thinks of it.
+        // The program itself failed, even if the sanitizer found nothing.
         let _ = write!(summary, " | {}", verdict(&said));
     }
     (clean, format!("{id} | {tool} | {case} | {} | {summary}", said.ending))
@@ -254,7 +262,9 @@ fn repeated(program: &Path, ids: &[&str]) -> Section {
         judged += 1;
         let found = verified(&said);
         all_same &= said.code == Some(0)
-            && found.is_some_and(|found| found.outcome == VerifiedAs::Right && found.same_runs == REPETITIONS + 1);
+            && found.is_some_and(|found| {
+                found.outcome == VerifiedAs::Right && found.same_runs == REPETITIONS + 1 && found.judged_rows > 0
+            });
         lines.push(format!("{id} | {case} | {} | {}", said.ending, verdict(&said)));
     }
     let title = format!("The same bits in {} runs", REPETITIONS + 1);

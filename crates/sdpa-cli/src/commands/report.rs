@@ -1,17 +1,17 @@
-//! `sdpa report`: the README's table and the plots, from records.
+//! `sdpa report`: the regions of READMEs, the page of peers and the plots, from records.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use sdpa::generations;
-use sdpa_bench::report::{self, Evidence, ReportError, blind, peers, plot, table};
+use sdpa_bench::report::{self, Evidence, ReportError, blind, headline, markers, measured, peers, plot, table, tree};
 use sdpa_toolchain::resources::Cost;
 use sdpa_toolchain::write_whole;
 
 use super::{FAILED, Outcome};
 
-/// Write the README's table, the page of peers and the plots from the records of `sdpa bench --record` and `sdpa mutate --record`
+/// Write figures into the READMEs, the page of peers and the plots, from the records of `sdpa bench --record` and `sdpa mutate --record`
 ///
 /// Needs no GPU: the same records give the same bytes everywhere. Figures whose kernel has changed since they were
 /// measured are marked as stale.
@@ -20,9 +20,12 @@ pub(crate) struct WriteReport {
     /// The folder with the records
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
-    /// Whose text between `<!-- results:begin -->` and `<!-- results:end -->` to replace
+    /// The page whose regions `headline`, `tree` and `results` to write, each between `<!-- NAME:begin -->` and `<!-- NAME:end -->`
     #[arg(long, value_name = "FILE", default_value = "README.md")]
     readme: PathBuf,
+    /// The folder with the generations' crates, whose READMEs have a region `measured`; crates if it is there
+    #[arg(long, value_name = "DIR")]
+    crates: Option<PathBuf>,
     /// The folder for plots
     #[arg(long, value_name = "DIR", default_value = "docs")]
     docs: PathBuf,
@@ -73,10 +76,18 @@ impl WriteReport {
         let records = report::read_records(&self.results)?;
         let scores = report::read_scores(&self.results.join("mutation"))?;
         let evidence = Evidence::new(generations::ALL, records, &self.costs()?, &scores)?;
-        let readme = std::fs::read_to_string(&self.readme).map_err(|source| system(&self.readme, source))?;
-        let readme = table::splice(&readme, &table::render(&evidence))
-            .map_err(|error| format!("{}: {error}", self.readme.display()))?;
-        let mut outputs = vec![Output { path: self.readme.clone(), text: Some(readme) }];
+        let regions = [
+            (headline::REGION, headline::render(&evidence)),
+            (tree::REGION, tree::render(&evidence)),
+            (table::REGION, table::render(&evidence)),
+        ];
+        let mut outputs = vec![page(&self.readme, &regions)?];
+        if let Some(crates) = self.crates() {
+            for rung in &evidence.rungs {
+                let readme = crates.join(format!("sdpa-{}/README.md", rung.id));
+                outputs.push(page(&readme, &[(measured::REGION, measured::render(&evidence, rung))])?);
+            }
+        }
 
         let plots = plot::plots(&evidence)?;
         for name in self.drawn_before()? {
@@ -95,6 +106,12 @@ impl WriteReport {
         outputs.push(Output { path: self.docs.join(blind::FILE), text: page });
         outputs.extend(plots.into_iter().map(|plot| Output { path: self.docs.join(plot.file), text: Some(plot.svg) }));
         Ok(outputs)
+    }
+
+    /// Where the generations' READMEs are; none if no folder was named and the usual one is not there.
+    fn crates(&self) -> Option<&Path> {
+        let usual = Path::new("crates");
+        self.crates.as_deref().or(usual.is_dir().then_some(usual))
     }
 
     /// Plots of speed that are in the folder, by name.
@@ -132,6 +149,15 @@ impl WriteReport {
         }
         Ok(costs)
     }
+}
+
+/// A page with the text of its regions.
+fn page(path: &Path, regions: &[(&'static str, String)]) -> Result<Output, Box<dyn std::error::Error>> {
+    let mut text = std::fs::read_to_string(path).map_err(|source| system(path, source))?;
+    for (region, content) in regions {
+        text = markers::splice(&text, region, content).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(Output { path: path.to_owned(), text: Some(text) })
 }
 
 fn system(path: &Path, source: std::io::Error) -> ReportError {

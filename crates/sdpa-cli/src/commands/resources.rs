@@ -7,14 +7,14 @@ use harness::table;
 use sdpa_cli::cost_table::render_costs;
 use sdpa_core::{Attention, DeviceChoice, DeviceKind, Generation};
 use sdpa_toolchain::resources::{self, Cost, ResourceError};
-use sdpa_toolchain::{KernelTexts, find_tool};
+use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 use serde::Serialize;
 
 use super::{FAILED, Outcome, bar, generations_or_all, kernel_texts_or_packed};
 
 /// Show registers, spills, shared memory and resident blocks of every kernel, and what is over budget
 ///
-/// Figures come from ptxas for sm_80, sm_89 and sm_90a, or from the driver where there is a GPU and no ptxas. Exits 1 where
+/// Figures come from ptxas for sm_80, sm_89 and sm_90a, or from the driver if there is a GPU and no ptxas. Exits 1 if
 /// a kernel is over its generation's budget.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Resources {
@@ -22,8 +22,11 @@ pub(crate) struct Resources {
     #[arg(value_name = "ID")]
     generations: Vec<String>,
     /// Write JSON for programs
-    #[arg(long)]
+    #[arg(long, conflicts_with = "accept")]
     json: bool,
+    /// Show what changed since the costs were last accepted, and accept it (crates/sdpa-cli/tests/resources/ID.json)
+    #[arg(long)]
+    accept: bool,
 }
 
 #[derive(Serialize)]
@@ -39,7 +42,12 @@ impl Resources {
         let (source, costs) = measure(&generations, &kernel_texts_or_packed(&generations)?)?;
         let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
         let over_budget = !resources::over_budget(&generations, &costs).is_empty();
-        if self.json {
+        if self.accept {
+            let checkout = Checkout::find()?;
+            for generation in generations {
+                accept(out, &checkout, generation, &source, &costs)?;
+            }
+        } else if self.json {
             let report = CostsJson { source: &source, over_budget, kernels: &costs };
             writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
         } else {
@@ -48,6 +56,36 @@ impl Resources {
         }
         Ok(if over_budget { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
     }
+}
+
+/// Where [`measure`] has its figures from if there is ptxas.
+const FROM_PTXAS: &str = "ptxas";
+
+/// Shows how a generation's costs differ from those accepted before, and accepts them.
+pub(crate) fn accept(
+    out: &mut dyn Write,
+    checkout: &Checkout,
+    generation: &Generation,
+    source: &str,
+    costs: &[Cost],
+) -> Result<(), Box<dyn std::error::Error>> {
+    // A driver's figures are of one architecture, and what is accepted is of three.
+    if source != FROM_PTXAS {
+        return Err(format!("costs from {source} are not accepted: install kernels/requirements.txt").into());
+    }
+    let id = generation.id;
+    let before = accepted::read(checkout, id)?.unwrap_or_default();
+    let now = accepted::of_generation(generation, costs);
+    if before == now {
+        writeln!(out, "{id}: costs what was accepted before")?;
+        return Ok(());
+    }
+    let differences = resources::differences(&before, &now);
+    writeln!(out, "{id}: accepted in {}", accepted::path_of(id).display())?;
+    for difference in differences {
+        writeln!(out, "  {difference}")?;
+    }
+    Ok(accepted::write(checkout, generation, &now)?)
 }
 
 /// Costs from ptxas, else from the GPU's driver, and which of them it was.
@@ -70,7 +108,7 @@ pub(crate) fn measure(
         });
         progress.finish_and_clear();
         match costs {
-            Ok(costs) => return Ok(("ptxas".to_owned(), costs)),
+            Ok(costs) => return Ok((FROM_PTXAS.to_owned(), costs)),
             // An older ptxas than the PTX asks for; the driver that will run the kernels has one of its own.
             Err(refused @ ResourceError::Refused { .. }) if has_driver => nothing = refused.to_string(),
             Err(error) => return Err(error.into()),

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use sdpa_cli::files::{self, Expected, UserTensors};
-use sdpa_core::{Attention, Device, DeviceKind, LaunchPlan, Mask, Operand, Problem, Tensors, Unsupported};
+use sdpa_core::{
+    Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
+    Unsupported,
+};
 use sdpa_ref::{Found, Inputs, Measured, Reference, Rows, Tolerance};
 
 use super::{FAILED, Outcome, generation, open, spinner};
@@ -13,8 +16,12 @@ use super::{FAILED, Outcome, generation, open, spinner};
 /// Compute attention over your tensors q, k and v
 ///
 /// Reads tensors `q`, `k` and `v` of shape [batch, heads, length, head_dim], f16 or bf16, from a safetensors file; k and v
-/// may have fewer heads (a divisor) and another length. Writes `out` in the same type and `lse`, the log-sum-exp of every
-/// row, in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the error against it.
+/// may have fewer heads (a divisor) and another length. Writes `out` in the same type and order and `lse`, the log-sum-exp
+/// of every row, [batch, heads, length], in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the
+/// error against it.
+///
+/// Every finite logit is computed right, however large. Where query · key itself is beyond the largest f32 the output is
+/// NaN, which is said, with exit code 1.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Run {
     /// Which generation computes; by default the fastest for the problem on the device (crate `sdpa`)
@@ -26,6 +33,9 @@ pub(crate) struct Run {
     /// The file to write
     #[arg(short, long, value_name = "OUT.safetensors")]
     output: PathBuf,
+    /// The order of the tensors' dimensions, in the input and in the output
+    #[arg(long, value_enum, value_name = "ORDER", default_value = "bhld")]
+    layout: Order,
     /// Hide keys after the query; the last query sees every key
     #[arg(long)]
     causal: bool,
@@ -37,6 +47,24 @@ pub(crate) struct Run {
     scale: Option<f32>,
 }
 
+/// An order of dimensions, as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Order {
+    /// [batch, heads, length, head_dim]
+    Bhld,
+    /// [batch, length, heads, head_dim]
+    Blhd,
+}
+
+impl Order {
+    fn layout(self) -> Layout {
+        match self {
+            Self::Bhld => Layout::Bhld,
+            Self::Blhd => Layout::Blhd,
+        }
+    }
+}
+
 impl Run {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let mask = match (self.causal, self.causal_top_left) {
@@ -46,15 +74,19 @@ impl Run {
         };
         let wanted = self.generation.as_deref().map(generation).transpose()?;
         files::check_output(&self.input, &self.output)?;
-        let tensors = files::read(&self.input, mask, self.scale)?;
+        let layout = self.layout.layout();
+        let tensors = files::read(&self.input, mask, self.scale, layout)?;
         let problem = &tensors.problem;
 
         let device = open(out)?;
         let (generation, plan) = choose(wanted, problem, &*device)?;
         let who = generation.generation();
-        writeln!(out, "problem: {problem} scale {}", problem.scale())?;
+        writeln!(out, "problem: {problem} scale {}", readable(problem.scale()))?;
         writeln!(out, "generation: {}, {}", who.id, who.title)?;
         writeln!(out, "plan: {plan}")?;
+        for note in [tensors.transposed.clone(), slow_note(wanted.is_some(), problem, device.limits())] {
+            note.map_or(Ok(()), |note| writeln!(out, "note: {note}"))?;
+        }
 
         let progress = spinner(match device.kind() {
             DeviceKind::Cuda => "computing",
@@ -63,14 +95,22 @@ impl Run {
         let result = compute(&*device, generation, &tensors);
         progress.finish_and_clear();
         let result = result?;
-        files::write(&self.output, problem, &result.out, &result.lse)?;
+        files::write(&self.output, problem, layout, &result.out, &result.lse)?;
         writeln!(out, "wrote {}", self.output.display())?;
+        let overflow = overflow_note(&tensors, &result);
+        if let Some(note) = &overflow {
+            writeln!(out, "wrong: {note}")?;
+        }
+        if let Some(note) = infinite_lse_note(&tensors, &result) {
+            writeln!(out, "note: {note}")?;
+        }
 
         if let Some(note) = &tensors.not_compared {
             writeln!(out, "note: {note}")?;
         }
         match &tensors.expected {
             Some(expected) => compare(out, generation, &tensors, expected, &result),
+            None if overflow.is_some() => Ok(ExitCode::from(FAILED)),
             None => Ok(ExitCode::SUCCESS),
         }
     }
@@ -86,6 +126,63 @@ fn choose(
         Some(generation) => Ok((generation, generation.plan(problem, device.limits())?)),
         None => sdpa::planned(problem, device.limits()),
     }
+}
+
+/// Why a far slower generation than the others was chosen, if one was.
+fn slow_note(asked_for: bool, problem: &Problem, limits: &DeviceLimits) -> Option<String> {
+    if asked_for {
+        return None;
+    }
+    let reason = sdpa::slow_because(problem, limits)?;
+    Some(format!("this generation is far slower than those that decline the problem: {reason}"))
+}
+
+/// What to say of NaN that no input explains: scores that no f32 holds.
+fn overflow_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
+    let dtype = tensors.problem.dtype();
+    let made = count(&result.out, |bits| dtype.decode(bits).is_nan());
+    if made == 0 || nonfinite_inputs(tensors) > 0 {
+        return None;
+    }
+    Some(format!(
+        "{made} of {} output elements are NaN, and q, k and v are finite: query · key is beyond the largest f32; choose \
+         smaller tensors and a larger scale",
+        result.out.len(),
+    ))
+}
+
+/// What to say of rows whose log-sum-exp no f32 holds, of which −∞ would mean that they see no key.
+fn infinite_lse_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
+    let problem = &tensors.problem;
+    let rows = result.lse.iter().enumerate();
+    let beyond = rows.filter(|(row, lse)| lse.is_infinite() && problem.visible_keys(row % problem.len_q()) > 0).count();
+    if beyond == 0 || nonfinite_inputs(tensors) > 0 {
+        return None;
+    }
+    Some(format!(
+        "the log-sum-exp of {beyond} rows that see keys is beyond the largest f32, and infinite in the output"
+    ))
+}
+
+/// A number without a dozen zeros.
+fn readable(scale: f32) -> String {
+    match scale.abs() {
+        1e-5..1e7 | 0.0 => scale.to_string(),
+        _ => format!("{scale:e}"),
+    }
+}
+
+/// How many elements of q, k and v are NaN or infinite.
+fn nonfinite_inputs(tensors: &UserTensors) -> usize {
+    let dtype: Dtype = tensors.problem.dtype();
+    [&tensors.query, &tensors.key, &tensors.value]
+        .map(|bits| count(bits, |bits| !dtype.decode(bits).is_finite()))
+        .iter()
+        .sum()
+}
+
+fn count(bits: &[u16], what: impl Fn(u16) -> bool) -> usize {
+    bits.iter().filter(|bits| what(**bits)).count()
 }
 
 struct Computed {
@@ -135,7 +232,18 @@ fn compare(
         if within { "within tolerance" } else { "OUT OF TOLERANCE" },
     )?;
     if !within {
-        writeln!(out, "look at the scale and the mask that the reference was made with: they are not in the file")?;
+        let made = found.iter().zip(&expected.values).filter(|(found, expected)| found.is_nan() && !expected.is_nan());
+        let advice = match (made.count(), nonfinite_inputs(tensors)) {
+            (0, _) => "the scale and the mask that the reference was made with: they are not in the file".to_owned(),
+            (nan, 0) => format!(
+                "the sizes of q and k: {nan} output elements are NaN where the reference has numbers, and q, k and v are finite"
+            ),
+            (nan, inputs) => format!(
+                "q, k and v: {inputs} of their elements are NaN or infinite, and {nan} output elements are NaN where the \
+                 reference has numbers"
+            ),
+        };
+        writeln!(out, "look at {advice}")?;
     }
     Ok(if within { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
 }

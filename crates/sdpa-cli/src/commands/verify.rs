@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use harness::case::Case;
 use harness::properties::{self, Property};
-use harness::verify::{Failure, MATCHES_REFERENCE, Thoroughness, verify_thoroughly};
+use harness::verify::{Failure, MATCHES_REFERENCE, Reason, Thoroughness, verify_thoroughly};
 use sdpa_core::{Attention, Device};
-
+use sdpa_ref::Judged;
 use serde::{Deserialize, Serialize};
 
 use super::{FAILED, Outcome, UNUSABLE, kernel_texts_or_packed, open, spinner, subject};
@@ -15,7 +15,9 @@ use super::{FAILED, Outcome, UNUSABLE, kernel_texts_or_packed, open, spinner, su
 /// Verify a generation on one case, as failing tests print it
 ///
 /// A case is a line such as `b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3`; what is left out
-/// has its default. `schedule` chooses the order in which the interpreter runs warps. Exits 1 where the kernel is wrong.
+/// has its default. `schedule` chooses the order in which the interpreter runs warps. Exits 1 where the kernel is wrong,
+/// and 2 where it was not run or not a row of its result can be judged. That is so where f32 may overflow: where scores, or
+/// these over the scale, reach a quarter of the largest f32. Every other logit is judged, however large.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Verify {
     /// Which generation, or which mutant
@@ -50,6 +52,12 @@ pub(crate) struct Verified {
     pub(crate) said: String,
     /// Runs whose bits were the same.
     pub(crate) same_runs: u64,
+    /// Rows that were judged.
+    #[serde(default)]
+    pub(crate) judged_rows: u64,
+    /// Rows that could be anything, because f32 may overflow in them.
+    #[serde(default)]
+    pub(crate) unjudged_rows: u64,
 }
 
 /// The ways that a case can end once it has been asked.
@@ -64,6 +72,8 @@ pub(crate) enum VerifiedAs {
     Declined,
     /// The kernel could not be run.
     NotRun,
+    /// It ran, and no row of its result can be judged.
+    Unjudged,
 }
 
 impl Verify {
@@ -83,7 +93,7 @@ impl Verify {
         let verdict = self.ask(&*device, generation, case, property);
         progress.finish_and_clear();
         match verdict {
-            Ok(found) => writeln!(out, "ok: {found}")?,
+            Ok((found, judged)) => writeln!(out, "ok: judged {judged}; {found}")?,
             Err(failure) => return report(out, &failure),
         }
         Ok(ExitCode::SUCCESS)
@@ -99,12 +109,19 @@ impl Verify {
         let device = open(&mut std::io::sink())?;
         kernel_texts_or_packed(&[generation])?.install(&*device)?;
         let asked = case.to_string();
-        let (outcome, said) = match generation.plan(&case.problem, device.limits()) {
-            Err(reason) => (VerifiedAs::Declined, reason.to_string()),
+        let nothing = Judged::default();
+        let (outcome, said, judged) = match generation.plan(&case.problem, device.limits()) {
+            Err(reason) => (VerifiedAs::Declined, reason.to_string(), nothing),
             Ok(_) => match self.ask(&*device, generation, case, property) {
-                Ok(found) => (VerifiedAs::Right, found),
-                Err(failure) if failure.is_verdict() => (VerifiedAs::Wrong, failure.reason.to_string()),
-                Err(failure) => (VerifiedAs::NotRun, failure.reason.to_string()),
+                Ok((found, judged)) => (VerifiedAs::Right, found, judged),
+                Err(failure) => {
+                    let (outcome, judged) = match &*failure.reason {
+                        Reason::Unjudged { rows } => (VerifiedAs::Unjudged, Judged { rows: *rows, unjudged: *rows }),
+                        _ if failure.is_verdict() => (VerifiedAs::Wrong, nothing),
+                        _ => (VerifiedAs::NotRun, nothing),
+                    };
+                    (outcome, failure.reason.to_string(), judged)
+                }
             },
         };
         let verified = Verified {
@@ -114,33 +131,36 @@ impl Verify {
             outcome,
             said: said.lines().map(str::trim).collect::<Vec<_>>().join("; "),
             same_runs: if outcome == VerifiedAs::Right { u64::from(self.repeat) + 1 } else { 0 },
+            judged_rows: (judged.rows - judged.unjudged) as u64,
+            unjudged_rows: judged.unjudged as u64,
         };
         writeln!(out, "{}", serde_json::to_string(&verified)?)?;
         Ok(match outcome {
             VerifiedAs::Right => ExitCode::SUCCESS,
             VerifiedAs::Wrong => ExitCode::from(FAILED),
-            VerifiedAs::Declined | VerifiedAs::NotRun => ExitCode::from(UNUSABLE),
+            VerifiedAs::Declined | VerifiedAs::NotRun | VerifiedAs::Unjudged => ExitCode::from(UNUSABLE),
         })
     }
 
-    /// What was found where the property holds.
+    /// What was found where the property holds, and of how many rows.
     fn ask(
         &self,
         device: &dyn Device,
         generation: &dyn Attention,
         mut case: Case,
         property: &Property,
-    ) -> Result<String, Box<Failure>> {
+    ) -> Result<(String, Judged), Box<Failure>> {
         if property.name != MATCHES_REFERENCE {
+            let mut judged = Judged::default();
             for _ in 0..self.repeat {
-                property.check(device, generation, &case)?;
+                judged += property.check(device, generation, &case)?;
                 case.schedule = case.schedule.wrapping_add(1);
             }
-            return Ok(format!("{} holds", property.name));
+            return Ok((format!("{} holds", property.name), judged));
         }
         let thoroughness = Thoroughness { repetitions: self.repeat, ..Thoroughness::for_problem(&case.problem) };
         let found = verify_thoroughly(device, generation, &case, thoroughness)?;
-        Ok(format!(
+        let text = format!(
             "relative Frobenius error {:.2e} (limit {:.2e}), largest absolute error {:.2e} ({:.0} % of its bound), \
              log-sum-exp rms {:.1e}; the same bits in {} runs",
             found.rel_fro,
@@ -149,7 +169,8 @@ impl Verify {
             100.0 * found.worst_ratio,
             found.lse_rms,
             u64::from(self.repeat) + 1,
-        ))
+        );
+        Ok((text, found.judged))
     }
 }
 

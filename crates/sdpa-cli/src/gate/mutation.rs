@@ -28,6 +28,7 @@ pub fn mutation(
         choice: Choice::Sample { count: count.div_ceil(kernels.len().max(1)), seed },
         time_limit: Some(time_limit / kernels.len().max(1) as u32),
         ptxas: None,
+        like: None,
     };
     let mut scores = Vec::new();
     for kernel in &kernels {

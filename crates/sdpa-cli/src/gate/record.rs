@@ -59,8 +59,9 @@ pub fn render_line(number: usize, step: &StepRecord) -> String {
     for line in lines {
         text += &format!("    {line}\n");
     }
-    if let Some(look_at) = &step.look_at {
-        text += &format!("    look at    {look_at}\n");
+    for (index, line) in step.look_at.iter().flat_map(|look_at| look_at.lines()).enumerate() {
+        let label = if index == 0 { "look at" } else { "" };
+        text += &format!("    {label:<10} {line}\n");
     }
     text
 }
@@ -106,13 +107,15 @@ mod tests {
 
     #[test]
     fn a_step_is_a_line_and_a_failure_says_what_to_look_at() {
-        let failed = StepRecord { look_at: Some("the mask".to_owned()), ..step("acceptance", Status::Failed) };
+        let failed =
+            StepRecord { look_at: Some("the line\nthe mask".to_owned()), ..step("acceptance", Status::Failed) };
         let text = render_line(3, &failed)
             + &render_line(8, &StepRecord { detail: "no GPU".to_owned(), ..step("speed", Status::NotRun) });
         insta::assert_snapshot!(text, @r"
         3 acceptance  FAILED   found
             more
-            look at    the mask
+            look at    the line
+                       the mask
         8 speed       not run  no GPU
         ");
     }

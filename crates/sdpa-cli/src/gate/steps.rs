@@ -1,11 +1,10 @@
 //! The questions of the gate, each an [`Outcome`].
 
 use std::cell::{Cell, RefCell};
-use std::process::Command;
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-use sdpa_core::{Attention, Device, Dtype, Mask, Problem};
-use sdpa_toolchain::{KernelTexts, ToolchainError, find_tool};
+use sdpa_core::{Attention, Device, Dtype, Error, Mask, Problem};
+use sdpa_toolchain::{KernelTexts, ToolchainError};
 
 use super::Status;
 use harness::acceptance::{cases as acceptance_cases, decoding_cases, shape_of};
@@ -16,8 +15,9 @@ use harness::properties::{self, Property};
 use harness::real_model;
 use harness::strategies::{Size, cases};
 use harness::suite::remembered;
-use harness::verify::{Failure, MATCHES_REFERENCE, verify};
+use harness::verify::{Failure, MATCHES_REFERENCE, Reason, verify};
 use sdpa_bench::timing::Shape;
+use sdpa_ref::Judged;
 use sdpa_toolchain::resources::{self, Cost};
 
 /// Hears what is being done.
@@ -113,9 +113,25 @@ pub fn resources(generation: &dyn Attention, found: Result<(String, Vec<Cost>), 
     Outcome::passed(&text)
 }
 
-/// Right on the gate's shapes; a generation that takes none of them is one for decoding, and asked that.
-pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Progress<'_>) -> Outcome {
-    let (mut passed, mut declined, mut worst) = (0, 0, 0.0_f64);
+/// Shows what the interpreter finds in a case; nothing if that is nothing.
+pub type Explain<'a> = &'a dyn Fn(&Case) -> Option<String>;
+
+/// What the interpreter finds in a case, as `sdpa check` shows it; none if it finds nothing.
+pub fn findings(generation: &'static dyn Attention, case: &Case, texts: &KernelTexts) -> Option<String> {
+    let trial = check::Trial::new(case.clone());
+    let checked = check::check(generation, &[trial], 1, texts, || ()).ok()?;
+    (!checked.faults.is_empty()).then(|| check::render(&checked, check::SHOWN))
+}
+
+/// Right on the gate's shapes; a generation that takes none of them is one for decoding, and asked that. A case that the
+/// interpreter finds something in is told by `explain`.
+pub fn acceptance(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    explain: Explain<'_>,
+    progress: Progress<'_>,
+) -> Outcome {
+    let (mut passed, mut declined, mut judged, mut worst) = (0, 0, Judged::default(), 0.0_f64);
     let takes = |case: &Case| generation.plan(&case.problem, device.limits()).is_ok();
     let mut cases: Vec<Case> = acceptance_cases(device.kind()).into_iter().map(|case| case.case).collect();
     if !cases.iter().any(takes) {
@@ -127,19 +143,26 @@ pub fn acceptance(device: &dyn Device, generation: &dyn Attention, progress: Pro
         match verify(device, generation, case) {
             Ok(measured) => {
                 passed += 1;
+                judged += measured.judged;
                 worst = worst.max(measured.worst_ratio);
             }
             Err(failure) if failure.unsupported().is_some() => declined += 1,
             Err(failure) => {
                 let headline = format!("wrong on {} {}", shape_of(problem), problem.mask().name());
-                return Outcome::of_failure(&headline, &failure);
+                let has_findings = matches!(*failure.reason, Reason::Device(Error::Findings { .. }));
+                return match has_findings.then(|| explain(case)).flatten() {
+                    Some(found) => Outcome::failed(&format!("{headline}\n{}", found.trim_end()), failure.hint()),
+                    None => Outcome::of_failure(&headline, &failure),
+                };
             }
         }
     }
     match (passed, declined) {
         (0, _) => Outcome::not_run("declines every acceptance shape, and those of decoding"),
-        (_, 0) => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound")),
-        _ => Outcome::passed(&format!("{passed} cases, largest error {worst:.2} of its bound; {declined} declined")),
+        (_, 0) => Outcome::passed(&format!("{passed} cases, {judged}, largest error {worst:.2} of its bound")),
+        _ => Outcome::passed(&format!(
+            "{passed} cases, {judged}, largest error {worst:.2} of its bound; {declined} declined"
+        )),
     }
 }
 
@@ -152,11 +175,14 @@ pub fn properties(
     seed: u64,
     progress: Progress<'_>,
 ) -> Outcome {
-    let (mut ran, mut declined) = (0, 0);
+    let (mut ran, mut declined, mut judged) = (0, 0, Judged::default());
     for (property, case) in remembered(generation.generation().id) {
         progress(format!("remembered case of {}", property.name));
         match property.check(device, generation, &case) {
-            Ok(()) => ran += 1,
+            Ok(rows) => {
+                ran += 1;
+                judged += rows;
+            }
             Err(failure) if failure.unsupported().is_some() => declined += 1,
             Err(failure) => return Outcome::of_failure("a case that failed before fails", &failure),
         }
@@ -165,18 +191,27 @@ pub fn properties(
     for property in properties::ALL {
         let count = if property.name == MATCHES_REFERENCE { count } else { count.div_ceil(4) };
         match random_cases(device, generation, property, count, seed, progress) {
-            Ok(not_taken) => declined += not_taken,
+            Ok((not_taken, rows)) => {
+                declined += not_taken;
+                judged += rows;
+            }
             Err(outcome) => return outcome,
         }
         ran += count;
     }
     let asked = properties::ALL.len();
+    if judged.rows == judged.unjudged {
+        let line = format!("{ran} cases of {asked} properties judged no row");
+        return Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems with rows");
+    }
     Outcome::passed(&format!(
-        "{ran} cases of {asked} properties ({remembered} remembered, the others random, seed {seed}); {declined} declined"
+        "{ran} cases of {asked} properties ({remembered} remembered, the others random, seed {seed}), {judged}; {declined} \
+         declined"
     ))
 }
 
-/// As many random cases as told hold; how many were declined on the way.
+/// As many random cases as told hold; how many were declined on the way, and of how many rows they hold. A case of which no
+/// row can be judged counts as declined.
 fn random_cases(
     device: &dyn Device,
     generation: &dyn Attention,
@@ -184,8 +219,8 @@ fn random_cases(
     count: u32,
     seed: u64,
     progress: Progress<'_>,
-) -> Result<u32, Outcome> {
-    let (held, declined) = (Cell::new(0_u32), Cell::new(0_u32));
+) -> Result<(u32, Judged), Outcome> {
+    let (held, declined, judged) = (Cell::new(0_u32), Cell::new(0_u32), Cell::new(Judged::default()));
     // The last one is the smallest: proptest shrinks from failure to failure.
     let found: RefCell<Option<Failure>> = RefCell::new(None);
     let outcome = runner(seed, property, count).run(&cases(Size::of(device.kind())), |case| {
@@ -199,9 +234,14 @@ fn random_cases(
             false => format!("{}: {} of {count} random cases", property.name, held.get()),
         });
         match property.check(device, generation, &case) {
-            Ok(()) => {
+            Ok(rows) => {
                 held.set(held.get() + 1);
+                judged.set(judged.get() + rows);
                 Ok(())
+            }
+            Err(failure) if matches!(*failure.reason, Reason::Unjudged { .. }) => {
+                declined.set(declined.get() + 1);
+                Err(TestCaseError::reject(failure.reason.to_string()))
             }
             Err(failure) => match failure.unsupported() {
                 Some(reason) => {
@@ -217,7 +257,7 @@ fn random_cases(
         }
     });
     match (outcome, found.into_inner()) {
-        (Ok(()), _) => Ok(declined.get()),
+        (Ok(()), _) => Ok((declined.get(), judged.get())),
         (Err(_), Some(failure)) => Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure)),
         (Err(_), None) => {
             let declined = declined.get();
@@ -271,8 +311,9 @@ pub fn races(
     });
     match checked {
         Ok(checked) if checked.faults.is_empty() => {
+            let (runs, judged) = (checked.runs, checked.judged);
             *executed.borrow_mut() = checked.executed;
-            Outcome::passed(&format!("{} runs on the interpreter, nothing found", checked.runs))
+            Outcome::passed(&format!("{runs} runs on the interpreter, {judged}, nothing found"))
         }
         Ok(checked) => {
             let look_at = match &checked.faults[0].what {
@@ -281,81 +322,9 @@ pub fn races(
                 }
                 What::Wrong(failure) => failure.hint(),
             };
-            Outcome::failed(&check::render(&checked), look_at)
+            Outcome::failed(&check::render(&checked, check::SHOWN), look_at)
         }
         Err(failure) => Outcome::not_run(&format!("the interpreter cannot run it: {}", failure.reason)),
-    }
-}
-
-/// compute-sanitizer finds nothing in this program's own `verify`, where the tool is on PATH.
-pub fn sanitizer(generation: &dyn Attention, device: &dyn Device, progress: Progress<'_>) -> Outcome {
-    let Some(tool) = find_tool("compute-sanitizer") else {
-        return Outcome::not_run("no compute-sanitizer on PATH, so the GPU's own view of races was not asked for");
-    };
-    let Ok(program) = std::env::current_exe() else {
-        return Outcome::not_run("this program does not know where it is");
-    };
-    let id = generation.generation().id;
-    let takes = |trial: &check::Trial| {
-        trial.multiprocessors.is_none() && generation.plan(&trial.case.problem, device.limits()).is_ok()
-    };
-    let cases: Vec<Case> = trials(generation).into_iter().filter(takes).map(|trial| trial.case).collect();
-    // Of the ragged shapes the first, and some from all over the list: head dimensions, masks, element types.
-    let chosen: Vec<&Case> = cases.iter().step_by(cases.len().div_ceil(4).max(1)).collect();
-    if chosen.is_empty() {
-        return Outcome::not_run("it takes none of the shapes of `sdpa check` on this device");
-    }
-    let mut runs = 0;
-    for check in ["memcheck", "racecheck", "synccheck", "initcheck"] {
-        for case in &chosen {
-            progress(format!("compute-sanitizer --tool {check}, {case}"));
-            let line = case.to_string();
-            let output = Command::new(&tool)
-                .args(["--tool", check, "--error-exitcode", &COMPLAINT.to_string()])
-                .arg(&program)
-                .args(["verify", id, &line])
-                .env("SDPA_DEVICE", "cuda")
-                .output();
-            let output = match output {
-                Ok(output) => output,
-                Err(error) => return Outcome::not_run(&format!("{}: {error}", tool.display())),
-            };
-            runs += 1;
-            let said =
-                [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).join("\n");
-            if let Some(outcome) = judge_sanitizer(output.status.code(), &said, &format!("{check}, {id} on {line}")) {
-                return outcome;
-            }
-        }
-    }
-    Outcome::passed(&format!("{runs} runs under compute-sanitizer, no complaint"))
-}
-
-/// What compute-sanitizer is told to exit with where it complains; no exit code of `sdpa verify`.
-const COMPLAINT: i32 = 99;
-
-/// What a run under compute-sanitizer means; nothing where it went well.
-fn judge_sanitizer(code: Option<i32>, said: &str, what: &str) -> Option<Outcome> {
-    let tools: Vec<&str> = said.lines().filter(|line| line.starts_with("=========")).collect();
-    let programs: Vec<&str> = said.lines().filter(|line| !line.starts_with("=========") && !line.is_empty()).collect();
-    // Whoever never ran the program has said nothing of it: a tool that this driver or GPU does not suit.
-    let ran = programs.iter().any(|line| line.starts_with("device: "));
-    let story = |lines: &[&str]| lines.iter().take(24).copied().collect::<Vec<_>>().join("\n");
-    match code {
-        Some(0) if ran => None,
-        Some(COMPLAINT) if ran => Some(Outcome::failed(
-            &format!("compute-sanitizer complains: {what}\n{}", story(&tools)),
-            "the first hazard or invalid access above: the kernel's PTX carries line numbers",
-        )),
-        Some(code @ 1) if ran => Some(Outcome::failed(
-            &format!("wrong under compute-sanitizer (exit code {code}): {what}\n{}", story(&programs)),
-            "the tool slows warps down unevenly: an order that usually holds and that nothing enforces",
-        )),
-        code => {
-            let code = code.map_or("no exit code".to_owned(), |code| format!("exit code {code}"));
-            let said = story(&[tools, programs].concat());
-            Some(Outcome::not_run(&format!("compute-sanitizer did not get through ({code}): {what}\n{said}")))
-        }
     }
 }
 
@@ -443,24 +412,6 @@ mod tests {
         assert_eq!(resources(generation, Err("no ptxas".to_owned())).status, Status::NotRun);
     }
 
-    #[test]
-    fn a_tool_that_complains_is_told_from_one_that_did_not_run() {
-        let ran = "========= COMPUTE-SANITIZER\ndevice: some GPU\n========= Invalid __global__ write\nok: right\n";
-        let status = |code, said: &str| judge_sanitizer(code, said, "memcheck").map(|outcome| outcome.status);
-        assert_eq!(status(Some(0), ran), None);
-        assert_eq!(status(Some(99), ran), Some(Status::Failed));
-        assert_eq!(status(Some(1), ran), Some(Status::Failed));
-        assert_eq!(status(Some(2), ran), Some(Status::NotRun));
-        assert_eq!(status(None, ran), Some(Status::NotRun));
-        let refused = "========= Error: Target application terminated before first instrumented API call\n";
-        assert_eq!([status(Some(99), refused), status(Some(0), refused)], [Some(Status::NotRun); 2]);
-        let complaint = judge_sanitizer(Some(99), ran, "memcheck, v9 on L1").unwrap().detail;
-        assert!(
-            complaint.starts_with("compute-sanitizer complains: memcheck, v9 on L1\n=====")
-                && !complaint.contains("ok:")
-        );
-    }
-
     /// Takes nothing but single queries.
     struct Decoder(HostGeneration);
 
@@ -478,11 +429,22 @@ mod tests {
 
     #[test]
     fn whoever_takes_no_acceptance_shape_is_asked_to_decode() {
-        let found = |fault| acceptance(&HostDevice::default(), &Decoder(HostGeneration::new(fault)), &quiet);
+        let found = |fault| acceptance(&HostDevice::default(), &Decoder(HostGeneration::new(fault)), &|_| None, &quiet);
         let right = found(Fault::None);
         assert!(right.status == Status::Passed && right.detail.starts_with("3 cases"), "{right:?}");
         assert_eq!(found(Fault::NoScale).status, Status::Failed);
         assert_eq!(found(Fault::DeclinesAll).status, Status::NotRun);
+    }
+
+    #[test]
+    fn what_the_interpreter_finds_in_an_accepted_shape_is_shown_with_its_lines() {
+        let mutant = mutants::find("missing_syncthreads").unwrap();
+        let texts = KernelTexts::packed();
+        let found = acceptance(&texts.interpreter(), mutant, &|case| findings(mutant, case, &texts), &quiet);
+        assert!(found.detail.starts_with("wrong on (1,2,512,64) full\nkernels/"), "{}", found.detail);
+        assert!(found.detail.contains(" | ") && found.detail.contains("note: the other access"), "{}", found.detail);
+        let case = "L17 d64".parse().unwrap();
+        assert_eq!(findings(generations::ALL[0], &case, &texts), None);
     }
 
     #[test]

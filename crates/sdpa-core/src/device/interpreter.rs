@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
 
+use super::host_memory::check_host_memory;
 use super::tensor_maps::TensorMaps;
-use super::{Buffer, Device, DeviceKind, MOST_TICKETS, Recording, Resources};
+use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
@@ -21,6 +22,7 @@ const SHOWN_FINDINGS: usize = 4;
 /// their wait, divergent barriers and deadlocks. Takes the limits of an H200, so that every generation runs.
 pub struct Interpreter {
     memory: Arc<Mutex<Memory>>,
+    id: MemoryId,
     /// Address of the words of tickets.
     tickets: u64,
     kernels: Mutex<HashMap<Specialisation, Kernel>>,
@@ -70,6 +72,7 @@ impl Interpreter {
         let _ = memory.fill(tickets, size_of::<u32>() * MOST_TICKETS, 0);
         Self {
             memory: Arc::new(Mutex::new(memory)),
+            id: MemoryId::new(),
             tickets,
             kernels: Mutex::default(),
             substitutes: Mutex::default(),
@@ -164,35 +167,44 @@ impl Device for Interpreter {
         &DeviceLimits::H200
     }
 
+    fn memory(&self) -> MemoryId {
+        self.id
+    }
+
     fn tickets(&self) -> u64 {
         self.tickets
     }
 
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
+        check_host_memory(name, bytes)?;
         let address = lock(&self.memory).allocate(name, bytes, ALIGNMENT);
         let allocation = Allocation { memory: Arc::clone(&self.memory), addresses: vec![address] };
-        Ok(Buffer::new(address, bytes, Arc::new(allocation)))
+        Ok(Buffer::new(address, bytes, self.id, Arc::new(allocation)))
     }
 
     fn allocate_pieces(&self, name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {
         let address = lock(&self.memory).allocate_pieces(name, pieces, ALIGNMENT);
         let addresses = pieces.iter().map(|piece| address + piece.start as u64).collect();
         let bytes = pieces.last().map_or(0, |last| last.end);
-        Ok(Buffer::new(address, bytes, Arc::new(Allocation { memory: Arc::clone(&self.memory), addresses })))
+        Ok(Buffer::new(address, bytes, self.id, Arc::new(Allocation { memory: Arc::clone(&self.memory), addresses })))
     }
 
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
-        let address = buffer.check_range(offset, bytes.len())?;
+        let address = buffer.check_range(self.id, offset, bytes.len())?;
         lock(&self.memory)
             .write(address, bytes)
-            .map_err(|error| Error::Driver { doing: "copying to the interpreter", reason: error.to_string() })
+            .map_err(|error| Error::Memory { doing: "copying to the interpreter", reason: error.to_string() })
     }
 
     fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        let address = buffer.check_range(offset, bytes.len())?;
+        let address = buffer.check_range(self.id, offset, bytes.len())?;
         lock(&self.memory)
             .read(address, bytes)
-            .map_err(|error| Error::Driver { doing: "copying from the interpreter", reason: error.to_string() })
+            .map_err(|error| Error::Memory { doing: "copying from the interpreter", reason: error.to_string() })
+    }
+
+    fn load(&self, kernel: &Specialisation) -> Result<()> {
+        self.kernel(kernel).map(drop)
     }
 
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
@@ -316,6 +328,16 @@ mod tests {
         assert!(matches!(error, Error::Tickets { word: 5, found: 3, .. }), "{error}");
         // And the fault stays where it was made.
         run(&device, BLOCK, &right, KERNEL).unwrap();
+    }
+
+    #[test]
+    fn memory_that_there_is_not_is_an_error_and_no_abort() {
+        let device = Interpreter::new();
+        for bytes in [1 << 60, 1 << 50, usize::MAX] {
+            let error = device.allocate(bytes).map(drop).unwrap_err();
+            assert!(matches!(error, Error::OutOfMemory { bytes: asked, .. } if asked == bytes), "{error}");
+        }
+        assert_eq!(device.allocate(0).unwrap().bytes(), 0);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Where kernels run: one trait, two devices, one place that chooses.
 
 pub(crate) mod cuda;
-mod cuda_tensor_map;
+pub(crate) mod host_memory;
 pub(crate) mod interpreter;
 mod tensor_maps;
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
@@ -35,6 +36,9 @@ pub trait Device: Send + Sync {
     /// What plans must fit into.
     fn limits(&self) -> &DeviceLimits;
 
+    /// Which memory its buffers lie in. Buffers of another memory are refused.
+    fn memory(&self) -> MemoryId;
+
     /// Address of this device's [`MOST_TICKETS`] words of tickets: `u32`s that are 0 before and after every kernel. The
     /// blocks of a persistent kernel draw their next tiles from the first with an atomic addition; blocks that share
     /// results count in a word for each who is done with it. A kernel knows how many draws or arrivals there will be, and
@@ -49,7 +53,7 @@ pub trait Device: Send + Sync {
     /// interpreter calls it by `name` when a kernel misses it.
     ///
     /// # Errors
-    /// The driver's, out of memory above all.
+    /// [`Error::OutOfMemory`] above all.
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer>;
 
     /// [`allocate_named`](Self::allocate_named), for those who need no name.
@@ -73,14 +77,20 @@ pub trait Device: Send + Sync {
     /// Copies bytes into a buffer, `offset` bytes after its start.
     ///
     /// # Errors
-    /// [`Error::OutOfBuffer`], or the driver's.
+    /// [`Error::OutOfBuffer`], [`Error::OtherMemory`], or the driver's.
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
 
     /// Waits for all queued work, then copies bytes out of a buffer.
     ///
     /// # Errors
-    /// [`Error::OutOfBuffer`], or whatever the queued work failed with.
+    /// [`Error::OutOfBuffer`], [`Error::OtherMemory`], or whatever the queued work failed with.
     fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Loads a kernel ahead of its first launch, which otherwise does it.
+    ///
+    /// # Errors
+    /// [`Error::Load`] or [`Error::OldDriver`]; on a GPU also [`Error::Capturing`].
+    fn load(&self, kernel: &Specialisation) -> Result<()>;
 
     /// Queues a kernel; loads it first where this is its first launch.
     ///
@@ -147,26 +157,58 @@ pub struct Resources {
     pub local_bytes: u32,
 }
 
-/// Device memory. Freed when dropped, in queue order.
+/// One memory: that of a CUDA context, or of one interpreter. An address means nothing in another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemoryId(Space);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Space {
+    /// By the context's handle: devices on several streams of a context share its memory.
+    Context(usize),
+    Own(u64),
+}
+
+impl MemoryId {
+    /// Another memory than every one before in this process.
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(Space::Own(NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    pub(crate) fn of_context(handle: usize) -> Self {
+        Self(Space::Context(handle))
+    }
+}
+
+/// As [`MemoryId::new`]: no two are the same.
+impl Default for MemoryId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Device memory. Freed when dropped, in queue order. It knows which memory it lies in, and other devices refuse it.
 #[derive(Clone)]
 pub struct Buffer {
     address: u64,
     bytes: usize,
+    /// `None` for borrowed memory, of which the program says that it is the right one.
+    memory: Option<MemoryId>,
     _owner: Arc<dyn Any + Send + Sync>,
 }
 
 impl Buffer {
-    pub(crate) fn new(address: u64, bytes: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { address, bytes, _owner: owner }
+    pub(crate) fn new(address: u64, bytes: usize, memory: MemoryId, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { address, bytes, memory: Some(memory), _owner: owner }
     }
 
-    /// Device memory that somebody else owns, e.g. a tensor of your own program.
+    /// Device memory that another part of your program owns, e.g. a tensor. No device can tell whether it is its own.
     ///
     /// # Safety
     /// `address..address + bytes` must be device memory of the device this buffer is used with, and stay allocated
     /// while the buffer or work queued with it lives.
     pub unsafe fn borrowed(address: u64, bytes: usize) -> Self {
-        Self::new(address, bytes, Arc::new(()))
+        Self { address, bytes, memory: None, _owner: Arc::new(()) }
     }
 
     /// Device address of the first byte.
@@ -179,8 +221,16 @@ impl Buffer {
         self.bytes
     }
 
-    /// Checks that `length` bytes from `offset` lie inside.
-    pub(crate) fn check_range(&self, offset: usize, length: usize) -> Result<u64> {
+    /// True unless the buffer is known to lie in another memory.
+    pub(crate) fn may_lie_in(&self, memory: MemoryId) -> bool {
+        self.memory.is_none_or(|own| own == memory)
+    }
+
+    /// Checks that the buffer lies in this memory and `length` bytes from `offset` inside of it.
+    pub(crate) fn check_range(&self, memory: MemoryId, offset: usize, length: usize) -> Result<u64> {
+        if !self.may_lie_in(memory) {
+            return Err(Error::OtherMemory { tensor: "the buffer" });
+        }
         match offset.checked_add(length) {
             Some(end) if end <= self.bytes => Ok(self.address + offset as u64),
             end => Err(Error::OutOfBuffer { start: offset, end: end.unwrap_or(usize::MAX), length: self.bytes }),
@@ -235,11 +285,12 @@ impl DeviceChoice {
 
 /// Opens a device: the one place that decides between a GPU and the interpreter.
 ///
-/// `Auto` takes the interpreter only where there is no driver or no device; a driver that is there and fails is an
-/// error, not a reason to fall back.
+/// `Auto` takes the interpreter only where no driver is installed or the driver says that there is no GPU
+/// (`CUDA_ERROR_NO_DEVICE`). A driver that is there and fails is an error, not a reason to fall back.
 ///
 /// # Errors
-/// [`Error::NoDriver`], [`Error::NoDevice`], or the driver's own.
+/// [`Error::NoDriver`] and [`Error::NoDevice`] unless `Auto`; [`Error::DriverLibrary`], [`Error::DriverFunction`],
+/// [`Error::UnusableDevice`] or the driver's own, whatever was chosen.
 pub fn open(choice: DeviceChoice) -> Result<Box<dyn Device>> {
     let interpreter = || Box::new(interpreter::Interpreter::new()) as Box<dyn Device>;
     match choice {

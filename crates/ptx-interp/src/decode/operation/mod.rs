@@ -345,9 +345,34 @@ pub(crate) struct Instruction {
     pub guard: Option<(PredicateRegister, bool)>,
     /// Every lane works on its own registers and nothing else.
     pub lane_wise: bool,
+    /// It moves a register to itself: there is nothing to do.
+    pub settled: bool,
 }
 
 impl Operation {
+    /// Whether it moves a register to itself, as statements do whose value is known before the launch.
+    pub(crate) fn moves_to_itself(&self) -> bool {
+        match self {
+            Self::Unary32 { op: Unary32::Move, to, a } => to == a,
+            Self::Unary64 { op: Unary64::Move, to, a } => to == a,
+            _ => false,
+        }
+    }
+
+    /// Whether it accesses memory in a way that races with no other that does, within their scopes.
+    pub(crate) fn is_strong(&self) -> bool {
+        match self {
+            Self::Load(access) | Self::Store(access) => access.ordering != Ordering::Weak,
+            Self::Atomic(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether it starts a copy that an mbarrier's phase ends.
+    pub(crate) fn is_bulk_copy(&self) -> bool {
+        matches!(self, Self::BulkCopy(_) | Self::TensorCopy(_) | Self::StoreAsync(_))
+    }
+
     /// Whether every lane works on its own registers and nothing else.
     pub(crate) fn is_lane_wise(&self) -> bool {
         matches!(

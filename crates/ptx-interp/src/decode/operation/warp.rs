@@ -19,6 +19,8 @@ pub(crate) struct Shuffle {
     pub lane: WordRegister,
     pub clamp: WordRegister,
     pub members: WordRegister,
+    /// The distance of a butterfly that names all lanes, if that is known beforehand.
+    pub across: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

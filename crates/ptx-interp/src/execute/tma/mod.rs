@@ -94,6 +94,7 @@ impl Machine<'_> {
 
     /// Shared memory of a block that a copy is about to write.
     fn begin_delivery(&mut self, cluster: &mut Cluster, at: At, lane: usize, rank: u32, offset: u32, bytes: u32) {
+        self.check_overwriting(cluster, at, lane, SharedPlace { rank, offset }, bytes);
         let who = at.accessor(lane, Manner::Weak);
         let conflict = cluster.blocks[rank as usize].shared.begin_copy(&cluster.order, who, offset, bytes);
         if let Some(conflict) = conflict {

@@ -21,15 +21,15 @@ use sitting::Sitting;
 /// Time the generations against one another, and against peers; needs a GPU
 ///
 /// Every generation is verified on each problem before it is timed there. Contenders take turns, so that clocks and
-/// temperature are everybody's alike; the figure is the median of the samples. A verdict needs 3 % and 0.4 µs
+/// temperature are the same for all; the figure is the median of the samples. A verdict needs 3 % and 0.4 µs
 /// between the spreads (faster, slower) or medians within 1 % (same); what lies between is ambiguous.
 ///
-/// A generation that is right on a problem is not timed there where its verified pass took more than 20 ms and more than
-/// 10 times the fastest generation's; the record says so by its name.
+/// A generation is not timed on a problem where its verified pass took more than 20 ms and more than 10 times the fastest
+/// generation's; the record names it.
 ///
 /// `sdpa bench --grid all --both --cold --peers --record` makes everything that `sdpa report` needs.
 ///
-/// Exits 1 where a generation is wrong, or where a verdict on an unchanged kernel is another than the baseline's.
+/// Exits 1 if a generation is wrong, or if a verdict on an unchanged kernel differs from the baseline's.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Bench {
     /// Sizes B,H,L,d with Hkv and Lq after them where they differ; may be given several times
@@ -171,7 +171,7 @@ impl Bench {
                 wrong |= !sitting.run(out, &chosen, &mut record)?;
                 count += 1;
                 if let Some(path) = &path {
-                    // Whoever ends a long run early keeps what it had; a whole record is not replaced by a part.
+                    // A long run that is ended early keeps what it had; a whole record is not replaced by a part.
                     write_whole(&partial(path), &json(&record)?)?;
                 }
             }

@@ -4,7 +4,7 @@ use harness::table::{Align, Table, microseconds};
 use sdpa_bench::timing::{self, Comparison, Figure, Record};
 use sdpa_core::Problem;
 
-/// One row a contender; columns that nobody has anything for are left out.
+/// One row per contender; columns without any value are left out.
 pub(super) fn table(problem: &Problem, figures: &[Figure], baseline: Option<&Record>) -> String {
     type Column<'a> = (&'static str, Align, Vec<Option<String>>);
     let column = |title, align, cell: &dyn Fn(&Figure) -> Option<String>| -> Column<'_> {

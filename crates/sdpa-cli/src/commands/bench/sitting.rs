@@ -1,4 +1,4 @@
-//! Everybody on one problem: verified, timed in turn, and judged.
+//! All contenders on one problem: verified, timed in turn, and judged.
 
 use std::error::Error as StdError;
 use std::io::Write;
@@ -19,7 +19,7 @@ use super::{parent_of, render};
 
 type AnyError = Box<dyn StdError>;
 
-/// Who sits down, and how.
+/// The contenders' problem, and how they are timed.
 pub(in crate::commands) struct Sitting<'a> {
     pub(in crate::commands) device: &'a dyn Device,
     pub(in crate::commands) peers: Option<&'a Peers>,
@@ -28,12 +28,12 @@ pub(in crate::commands) struct Sitting<'a> {
     pub(in crate::commands) cold: bool,
     pub(in crate::commands) ceiling: Option<&'a Ceiling>,
     pub(in crate::commands) baseline: Option<&'a Record>,
-    /// Times whoever is right, however slow.
+    /// Also times generations that are right and very slow.
     pub(in crate::commands) everybody: bool,
 }
 
 impl Sitting<'_> {
-    /// Verifies, times, prints and records; false where a generation is wrong.
+    /// Verifies, times, prints and records; false if a generation is wrong.
     pub(in crate::commands) fn run(
         &self,
         out: &mut dyn Write,
@@ -119,7 +119,7 @@ impl Sitting<'_> {
         Ok((right, all_right))
     }
 
-    /// Times everybody in turn.
+    /// Times all contenders in turn.
     fn time(
         &self,
         out: &mut dyn Write,

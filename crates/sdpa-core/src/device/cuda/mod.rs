@@ -1,0 +1,411 @@
+//! A GPU, through cudarc. The driver is loaded at run time; a machine without one gets a typed error.
+
+mod answer;
+mod library;
+mod memory;
+mod recording;
+mod tensor_map;
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg, result, sys};
+use cudarc::nvrtc::Ptx;
+use ptx_interp::TENSOR_MAP_BYTES;
+
+pub use answer::DriverAnswer;
+pub use library::driver_present;
+
+use self::memory::{Allocation, Pool};
+use self::recording::Graph;
+use super::tensor_maps::TensorMaps;
+use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
+use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
+
+/// The CUDA of the kernels' PTX version, 9.0: older drivers do not compile it. NVIDIA's driver 580 is the first for it.
+const LEAST_CUDA: (u32, u32) = (13, 0);
+
+// SAFETY: `Params` is `repr(C)` plain data whose layout a test holds to the kernels' own parameter block.
+unsafe impl cudarc::driver::DeviceRepr for Params {}
+
+// SAFETY: `TensorMaps` is `repr(C)` plain data: four of the driver's own tensor maps, as large and as aligned as the
+// kernels' `TensorMaps`.
+unsafe impl cudarc::driver::DeviceRepr for TensorMaps {}
+
+/// One tensor map as a kernel parameter.
+#[repr(C, align(64))]
+struct TensorMap([u8; TENSOR_MAP_BYTES]);
+
+// SAFETY: plain data, as large and as aligned as the driver's own tensor map.
+unsafe impl cudarc::driver::DeviceRepr for TensorMap {}
+
+/// A CUDA device and the one stream that its work is queued on. It wants NVIDIA's driver 580 or newer, the first that
+/// compiles the kernels' PTX.
+///
+/// Every call makes the device's context the thread's current one, so that any thread may call it after any other use of
+/// CUDA there.
+///
+/// # Graphs of your own
+/// Work may be recorded into a graph by [`Self::from_stream`]'s stream. What is no work cannot be: the device is made and a
+/// kernel is loaded before the recording starts. [`Attention::prepare`](crate::Attention::prepare) does all of it, and
+/// [`Prepared::forward`](crate::Prepared::forward) then only launches. Anything else is refused with [`Error::Capturing`]
+/// before the driver is asked, so that the recording goes on. Buffers that are dropped meanwhile are freed after it.
+///
+/// Graphs of one device, and what it queues itself, must run one after the other: they share [the device's
+/// tickets](Device::tickets), and the workspace of their `Prepared`, which must outlive them.
+pub struct Cuda {
+    stream: Arc<CudaStream>,
+    limits: DeviceLimits,
+    pool: Arc<Pool>,
+    /// Allocated when the device is opened: a graph that is being recorded could neither allocate them nor clear them
+    /// once.
+    tickets: Allocation,
+    kernels: Mutex<HashMap<Specialisation, CudaFunction>>,
+    /// Kernels that others replaced: a recorded graph may still launch them.
+    replaced: Mutex<Vec<CudaFunction>>,
+}
+
+impl Cuda {
+    /// Opens the device with this ordinal and makes a stream for it.
+    ///
+    /// # Errors
+    /// [`Error::NoDriver`] or [`Error::NoDevice`] where there is none. [`Error::DriverLibrary`],
+    /// [`Error::DriverFunction`] or [`Error::UnusableDevice`] where there is one that cannot be used.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        library::start(ordinal)?;
+        let unusable = |error: DriverError| library::unusable(ordinal)(error.into());
+        let context = CudaContext::new(ordinal).map_err(unusable)?;
+        // SAFETY: this device allocates, frees and launches on one stream only, so there is nothing to order between
+        // streams; tracking would add an event record and wait to every launch, and break graph capture.
+        unsafe { context.disable_event_tracking() };
+        Self::from_stream(context.new_stream().map_err(unusable)?)
+    }
+
+    /// Uses a stream of your own program: work is queued behind what you queued there. It must not be recording a graph
+    /// yet.
+    ///
+    /// Whether the stream's context tracks events does not matter: this device has no slices of cudarc's, and neither
+    /// records an event nor waits for one. What you queue on other streams is yours to order.
+    ///
+    /// # Errors
+    /// [`Error::Capturing`] if the stream is recording a graph; the driver's, where it does not say what the device can
+    /// hold or has no memory.
+    pub fn from_stream(stream: Arc<CudaStream>) -> Result<Self> {
+        library::require(library::DEVICE)?;
+        let context = stream.context();
+        if context.has_async_alloc() {
+            library::require(library::POOLS)?;
+        }
+        let pool = Arc::new(Pool::new(Arc::clone(&stream)));
+        refuse_capture(&pool, "opening a device on a stream that is recording a graph")?;
+        let attribute = |attribute| {
+            context.attribute(attribute).map(|value| value as u32).map_err(driver("asking for the device's limits"))
+        };
+        let limits = DeviceLimits {
+            compute_capability: (
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            ),
+            multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes_per_block: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            shared_bytes_per_multiprocessor: attribute(
+                Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            )?,
+            registers_per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
+        };
+        let tickets = allocate(&pool, "the words of tickets", size_of::<u32>() * MOST_TICKETS)?;
+        // SAFETY: the memory was just allocated, is as long as this, and is used behind this on the one stream.
+        unsafe { result::memset_d8_async(tickets.address, 0, size_of::<u32>() * MOST_TICKETS, stream.cu_stream()) }
+            .map_err(driver("clearing the words of tickets"))?;
+        Ok(Self { stream, limits, pool, tickets, kernels: Mutex::default(), replaced: Mutex::default() })
+    }
+
+    /// Makes the device's context the thread's current one.
+    fn bind(&self) -> Result<()> {
+        // An error in a destructor would otherwise be blamed on this innocent call.
+        self.stream.context().check_err().map_err(driver("releasing device memory"))?;
+        self.stream.context().bind_to_thread().map_err(driver("binding the context"))
+    }
+
+    /// Refuses what would end the recording of a graph; makes the context current for what would not.
+    fn refuse_capture(&self, doing: &'static str) -> Result<()> {
+        self.bind()?;
+        refuse_capture(&self.pool, doing)
+    }
+
+    /// Loads any PTX text, launches its kernel `entry` once without dynamic shared memory, and waits for it. The kernel
+    /// takes the buffers' addresses, then the 32-bit `scalars`, and last a tensor map if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Load`] where the driver refuses the text, [`Error::Launch`] where it refuses the launch,
+    /// [`Error::Sticky`] where the kernel fails while it runs.
+    ///
+    /// # Safety
+    /// The kernel must take exactly these parameters, touch no memory outside of the buffers, and end.
+    pub unsafe fn run_ptx(
+        &self,
+        ptx: &str,
+        entry: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        buffers: &[&Buffer],
+        scalars: &[u32],
+        map: Option<[u8; TENSOR_MAP_BYTES]>,
+    ) -> Result<()> {
+        let function = self.compile(entry, ptx, entry)?;
+        let addresses: Vec<u64> = buffers.iter().map(|buffer| buffer.address()).collect();
+        let mut call = self.stream.launch_builder(&function);
+        for address in &addresses {
+            call.arg(address);
+        }
+        for scalar in scalars {
+            call.arg(scalar);
+        }
+        let map = map.map(TensorMap);
+        if let Some(map) = &map {
+            call.arg(map);
+        }
+        let [x, y, z] = grid;
+        let [threads_x, threads_y, threads_z] = block;
+        // SAFETY: the caller vouches for the parameters and for the kernel's accesses; `synchronize` below ends the
+        // kernel before the borrow of the buffers does.
+        unsafe {
+            call.launch(LaunchConfig {
+                grid_dim: (x, y, z),
+                block_dim: (threads_x, threads_y, threads_z),
+                shared_mem_bytes: 0,
+            })
+        }
+        .map_err(refused(format_args!("{entry} on {grid:?} blocks of {block:?} threads")))?;
+        self.synchronize()
+    }
+
+    /// The newest CUDA that the driver supports, (major, minor).
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn driver_version(&self) -> Result<(u32, u32)> {
+        library::require(library::VERSION)?;
+        let mut version = 0;
+        // SAFETY: the driver was loaded to make `self`, and writes one integer.
+        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(driver("asking for the driver's version"))?;
+        Ok((version as u32 / 1000, version as u32 % 1000 / 10))
+    }
+
+    fn kernel(&self, kernel: &Specialisation) -> Result<CudaFunction> {
+        // A poisoned map is still a map: entries are inserted whole.
+        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = kernels.get(kernel) {
+            return Ok(function.clone());
+        }
+        let function = self.specialise(kernel, kernel.packed_ptx()?)?;
+        kernels.insert(*kernel, function.clone());
+        Ok(function)
+    }
+
+    /// Has the driver compile a specialisation's PTX for the device.
+    fn specialise(&self, kernel: &Specialisation, ptx: &str) -> Result<CudaFunction> {
+        let name = kernel.to_string();
+        if kernel.boxes.is_some() {
+            library::require(library::TENSOR_MAPS)?;
+        }
+        let function = self.compile(&name, ptx, Specialisation::ENTRY)?;
+        let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function
+            .set_attribute(limit, kernel.shared_bytes as i32)
+            .map_err(|error| Error::Load { kernel: name, reason: DriverAnswer::from(error).to_string() })?;
+        Ok(function)
+    }
+
+    /// Has the driver compile PTX for the device; `kernel` is what errors call it.
+    fn compile(&self, kernel: &str, ptx: &str, entry: &str) -> Result<CudaFunction> {
+        self.refuse_capture("loading a kernel")?;
+        if ptx.contains('\0') {
+            return Err(Error::Load { kernel: kernel.to_owned(), reason: "its PTX holds a byte 0".to_owned() });
+        }
+        let load = |error: DriverError| {
+            let (kernel, driver) = (kernel.to_owned(), self.driver_version().ok());
+            let is_old = driver.is_some_and(|found| found < LEAST_CUDA);
+            match is_old || error.0 == CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION {
+                true => Error::OldDriver { kernel, found: driver, answer: error.into() },
+                false => Error::Load { kernel, reason: DriverAnswer::from(error).to_string() },
+            }
+        };
+        let module = self.stream.context().load_module(Ptx::from_src(ptx)).map_err(load)?;
+        module.load_function(entry).map_err(load)
+    }
+}
+
+impl Device for Cuda {
+    fn name(&self) -> String {
+        let (major, minor) = self.limits.compute_capability;
+        let name = self.stream.context().name().unwrap_or_else(|_| "unnamed CUDA device".to_owned());
+        format!("{name} (sm_{major}{minor}, {} multiprocessors)", self.limits.multiprocessors)
+    }
+
+    fn kind(&self) -> DeviceKind {
+        DeviceKind::Cuda
+    }
+
+    fn limits(&self) -> &DeviceLimits {
+        &self.limits
+    }
+
+    fn memory(&self) -> MemoryId {
+        MemoryId::of_context(self.stream.context().cu_ctx() as usize)
+    }
+
+    fn tickets(&self) -> u64 {
+        self.tickets.address
+    }
+
+    fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
+        self.bind()?;
+        if !self.stream.context().has_async_alloc() {
+            self.refuse_capture("allocating memory on a device without memory pools")?;
+        }
+        let allocation = allocate(&self.pool, name, bytes)?;
+        Ok(Buffer::new(allocation.address, bytes, self.memory(), Arc::new(allocation)))
+    }
+
+    fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        let address = buffer.check_range(self.memory(), offset, bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // A graph would read `bytes` when it is replayed.
+        self.refuse_capture("copying from the host's memory")?;
+        // SAFETY: the range lies inside the buffer; the driver stages pageable host memory before it returns, so
+        // `bytes` need not outlive this call.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) }
+            .map_err(driver("copying to the device"))
+    }
+
+    fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let address = buffer.check_range(self.memory(), offset, bytes.len())?;
+        self.synchronize()?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range lies inside the buffer, and `synchronize` below ends the copy before `bytes` is used.
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
+            .map_err(driver("copying from the device"))?;
+        self.synchronize()
+    }
+
+    fn load(&self, kernel: &Specialisation) -> Result<()> {
+        self.kernel(kernel).map(drop)
+    }
+
+    fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
+        let function = self.kernel(&launch.kernel)?;
+        self.bind()?;
+        let maps = TensorMaps::new(launch, params, |map| tensor_map::encode(map).map_err(|error| error.to_string()))?;
+        let [x, y, z] = launch.grid;
+        let [threads_x, threads_y, threads_z] = launch.block;
+        let mut call = self.stream.launch_builder(&function);
+        call.arg(params);
+        if let Some(maps) = &maps {
+            call.arg(maps);
+        }
+        // SAFETY: every kernel takes one `AttentionParams` by value, whose layout `Params` mirrors, and those whose
+        // specialisation names boxes take four tensor maps, as `TensorMaps` holds them; addresses and extents in it were
+        // checked against their buffers, and the kernels stay inside those (tested with guard bands and under
+        // compute-sanitizer).
+        unsafe {
+            call.launch(LaunchConfig {
+                grid_dim: (x, y, z),
+                block_dim: (threads_x, threads_y, threads_z),
+                shared_mem_bytes: launch.shared_bytes,
+            })
+        }
+        .map(drop)
+        .map_err(refused(launch))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.refuse_capture("waiting for the device")?;
+        self.stream.synchronize().map_err(driver("waiting for the device"))?;
+        // An error in a destructor would otherwise be blamed on the next innocent call.
+        self.stream.context().check_err().map_err(driver("releasing device memory"))
+    }
+
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording + '_>> {
+        self.refuse_capture("recording another graph")?;
+        Ok(Box::new(Graph::record(&self.stream, work)?))
+    }
+
+    fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
+        let function = self.specialise(kernel, ptx)?;
+        let replaced = self.kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(*kernel, function);
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(replaced);
+        Ok(())
+    }
+
+    fn resources(&self, kernel: &Specialisation) -> Result<Option<Resources>> {
+        let function = self.kernel(kernel)?;
+        let ask = |value: std::result::Result<i32, DriverError>| {
+            value.map(|value| value as u32).map_err(driver("asking for a kernel's resources"))
+        };
+        Ok(Some(Resources {
+            registers: ask(function.num_regs())?,
+            static_shared_bytes: ask(function.shared_size_bytes())?,
+            local_bytes: ask(function.local_size_bytes())?,
+        }))
+    }
+}
+
+/// Memory for what is called `name`.
+fn allocate(pool: &Arc<Pool>, name: &str, bytes: usize) -> Result<Allocation> {
+    pool.allocate(bytes).map_err(|error| match error.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+            Error::OutOfMemory { name: name.to_owned(), bytes, reason: DriverAnswer::from(error).to_string() }
+        }
+        _ => driver("allocating device memory")(error),
+    })
+}
+
+/// Refuses what would end the recording of a graph on the pool's stream.
+fn refuse_capture(pool: &Pool, doing: &'static str) -> Result<()> {
+    match pool.is_capturing().map_err(driver("asking whether a graph is being recorded"))? {
+        true => Err(Error::Capturing { doing }),
+        false => Ok(()),
+    }
+}
+
+/// Turns a driver's refusal into an error that says what was being done.
+fn driver(doing: &'static str) -> impl Fn(DriverError) -> Error {
+    move |error| {
+        let answer = DriverAnswer::from(error);
+        match answer.is_sticky() {
+            true => Error::Sticky { reason: answer.to_string() },
+            false => Error::Driver { doing, answer },
+        }
+    }
+}
+
+/// Turns the refusal of a launch, or an older kernel's failure that it met, into an error.
+fn refused(launch: impl Display) -> impl FnOnce(DriverError) -> Error {
+    move |error| {
+        let answer = DriverAnswer::from(error);
+        match answer.is_sticky() {
+            true => Error::Sticky { reason: answer.to_string() },
+            false => Error::Launch { launch: launch.to_string(), reason: answer.to_string(), hint: hint(error) },
+        }
+    }
+}
+
+/// What to look at first when a launch is refused.
+fn hint(DriverError(code): DriverError) -> &'static str {
+    match code {
+        CUresult::CUDA_ERROR_INVALID_VALUE => {
+            "look at the grid, at the block's threads, and at shared memory beyond the device's limit"
+        }
+        CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => {
+            "registers × threads exceed the multiprocessor, see `sdpa resources`"
+        }
+        _ => "see the CUDA driver's documentation for this code",
+    }
+}

@@ -1,0 +1,79 @@
+//! Tensor maps in the driver's own encoding, from the same description that the interpreter's are made of.
+
+use cudarc::driver::sys::{
+    self, CUtensorMap, CUtensorMapDataType as DataType, CUtensorMapFloatOOBfill as Fill, CUtensorMapInterleave,
+    CUtensorMapL2promotion, CUtensorMapSwizzle,
+};
+use ptx_interp::{ElementType, OutOfBoundsFill, Swizzle, TENSOR_MAP_BYTES, TensorMapDescription};
+
+use super::{Cuda, driver, library};
+use crate::Result;
+
+impl Cuda {
+    /// The bytes that a kernel of this device takes for a tensor map.
+    ///
+    /// # Errors
+    /// The driver's, where it refuses the description.
+    pub fn encode_tensor_map(&self, description: &TensorMapDescription) -> Result<[u8; TENSOR_MAP_BYTES]> {
+        library::require(library::TENSOR_MAPS)?;
+        self.bind()?;
+        encode(description)
+    }
+}
+
+/// The same where the device's context is current and the library has the function.
+pub(super) fn encode(description: &TensorMapDescription) -> Result<[u8; TENSOR_MAP_BYTES]> {
+    let mut map = CUtensorMap { opaque: [0; TENSOR_MAP_BYTES / 8] };
+    let data_type = match description.element {
+        ElementType::U8 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        ElementType::U16 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+        ElementType::U32 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+        ElementType::U64 => DataType::CU_TENSOR_MAP_DATA_TYPE_UINT64,
+        ElementType::F16 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        ElementType::BF16 => DataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        ElementType::F32 => DataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+    };
+    let swizzle = match description.swizzle {
+        Swizzle::None => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+        Swizzle::Bytes32 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        Swizzle::Bytes64 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        Swizzle::Bytes128 => CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+    };
+    let fill = match description.fill {
+        OutOfBoundsFill::Zeros => Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        OutOfBoundsFill::Nan => Fill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA,
+    };
+    // The driver reads as many of each as the rank says: what is missing must not be read past the end.
+    let mut dims = description.dims.clone();
+    let mut strides = description.strides.clone();
+    let (mut box_dims, mut element_strides) = (description.box_dims.clone(), description.element_strides.clone());
+    dims.resize(dims.len().max(5), 1);
+    strides.resize(strides.len().max(4), 16);
+    box_dims.resize(box_dims.len().max(5), 1);
+    element_strides.resize(element_strides.len().max(5), 1);
+    // SAFETY: the arrays hold at least the five entries of the largest rank, which the driver checks, and the
+    // map is as large and as aligned as its type says.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut map,
+            data_type,
+            description.dims.len() as u32,
+            description.address as *mut std::ffi::c_void,
+            dims.as_ptr(),
+            strides.as_ptr(),
+            box_dims.as_ptr(),
+            element_strides.as_ptr(),
+            CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            fill,
+        )
+    }
+    .result()
+    .map_err(driver("encoding a tensor map"))?;
+    let mut bytes = [0; TENSOR_MAP_BYTES];
+    for (bytes, word) in bytes.chunks_exact_mut(8).zip(map.opaque) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    Ok(bytes)
+}

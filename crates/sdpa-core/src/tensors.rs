@@ -1,0 +1,253 @@
+//! The tensors of a forward pass, and what must hold of their memory.
+
+use crate::{Buffer, Error, MemoryId, Operand, Params, Problem, Result};
+
+/// Part of a buffer, from an offset in bytes to its end.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    buffer: &'a Buffer,
+    offset: usize,
+}
+
+impl<'a> View<'a> {
+    /// The buffer from byte `offset` on.
+    pub fn new(buffer: &'a Buffer, offset: usize) -> Self {
+        Self { buffer, offset }
+    }
+
+    /// Device address of the first byte.
+    pub fn address(&self) -> u64 {
+        self.buffer.address() + self.offset as u64
+    }
+
+    /// Bytes from here to the buffer's end.
+    pub fn bytes(&self) -> usize {
+        self.buffer.bytes().saturating_sub(self.offset)
+    }
+}
+
+impl<'a> From<&'a Buffer> for View<'a> {
+    fn from(buffer: &'a Buffer) -> Self {
+        Self::new(buffer, 0)
+    }
+}
+
+/// The tensors of one forward pass, on the device. The output and the log-sum-exp are written.
+///
+/// What is written needs memory of its own. Blocks read keys and values while others write, and a row of large logits
+/// reads its query once more after it has written, so the output may not overlap the query either. Tensors that interleave
+/// without sharing an element, such as four slots of a row, are fine. Query, key and value may overlap one another.
+///
+/// Tensors begin at a multiple of the generation's [`alignment`](crate::Generation::alignment), 16 bytes for all but the
+/// first, the log-sum-exp at one of 4.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensors<'a> {
+    operands: [View<'a>; 4],
+    lse: Option<View<'a>>,
+}
+
+impl<'a> Tensors<'a> {
+    /// Query, key, value and output, strided as the problem says.
+    pub fn new(
+        query: impl Into<View<'a>>,
+        key: impl Into<View<'a>>,
+        value: impl Into<View<'a>>,
+        output: impl Into<View<'a>>,
+    ) -> Self {
+        Self { operands: [query.into(), key.into(), value.into(), output.into()], lse: None }
+    }
+
+    /// Asks for the log-sum-exp of every row, `[batch, heads_q, len_q]` f32, contiguous.
+    #[must_use]
+    pub fn with_lse(mut self, lse: impl Into<View<'a>>) -> Self {
+        self.lse = Some(lse.into());
+        self
+    }
+
+    /// Checks memory, lengths, alignment and overlaps, and binds the addresses.
+    pub(crate) fn params(&self, problem: &Problem, alignment: u64, memory: MemoryId) -> Result<Params> {
+        let mut regions = Vec::with_capacity(5);
+        for operand in Operand::ALL {
+            let view = &self.operands[operand as usize];
+            let region = Region::of_operand(problem, operand, view.address());
+            check(operand.name(), view, region.bytes as usize, alignment, memory)?;
+            regions.push((operand.name(), region));
+        }
+        let mut params = Params::new(problem, self.operands.map(|view| view.address()));
+        if let Some(lse) = &self.lse {
+            let needed = problem.lse_len() * size_of::<f32>();
+            check("lse", lse, needed, size_of::<f32>() as u64, memory)?;
+            regions.push(("lse", Region { start: lse.address(), bytes: needed as u64, run: needed as u64, step: 0 }));
+            params.lse = lse.address();
+        }
+        check_overlaps(&regions)?;
+        Ok(params)
+    }
+}
+
+fn check(operand: &'static str, view: &View<'_>, needed: usize, alignment: u64, memory: MemoryId) -> Result<()> {
+    if !view.buffer.may_lie_in(memory) {
+        return Err(Error::OtherMemory { tensor: operand });
+    }
+    if view.bytes() < needed {
+        return Err(Error::BufferTooSmall { operand, needed, found: view.bytes() });
+    }
+    if !view.address().is_multiple_of(alignment) {
+        return Err(Error::Misaligned { operand, address: view.address(), alignment });
+    }
+    Ok(())
+}
+
+/// What is written, the last one or two regions, shares memory with nothing before it.
+fn check_overlaps(regions: &[(&'static str, Region)]) -> Result<()> {
+    for (index, (written, region)) in regions.iter().enumerate().skip(Operand::Output as usize) {
+        if let Some((other, _)) = regions[..index].iter().find(|(_, other)| region.may_overlap(other)) {
+            return Err(Error::Overlap { written, other });
+        }
+    }
+    Ok(())
+}
+
+/// The bytes of a strided tensor: runs without gaps, whose starts lie multiples of `step` apart.
+#[derive(Clone, Copy, Debug)]
+struct Region {
+    start: u64,
+    /// From the first byte to one past the last; 0 for an empty tensor.
+    bytes: u64,
+    /// Length of a run.
+    run: u64,
+    /// Greatest common divisor of what lies between runs; 0 where there is one run.
+    step: u64,
+}
+
+impl Region {
+    fn of_operand(problem: &Problem, operand: Operand, start: u64) -> Self {
+        let element = problem.dtype().bytes() as u64;
+        let mut dimensions = problem.dimensions(operand).map(|(_, count, stride)| (count as u64, stride as u64));
+        dimensions.sort_by_key(|(_, stride)| *stride);
+        let (mut run, mut step) = (problem.head_dim() as u64, 0);
+        for (count, stride) in dimensions.into_iter().filter(|(count, _)| *count > 1) {
+            match stride <= run && step == 0 {
+                true => run += (count - 1) * stride,
+                false => step = greatest_common_divisor(step, stride),
+            }
+        }
+        Self { start, bytes: problem.span(operand) as u64 * element, run: run * element, step: step * element }
+    }
+
+    /// False only where no byte can belong to both.
+    fn may_overlap(&self, other: &Self) -> bool {
+        if self.bytes == 0 || other.bytes == 0 {
+            return false;
+        }
+        if self.start >= other.start + other.bytes || other.start >= self.start + self.bytes {
+            return false;
+        }
+        let step = greatest_common_divisor(self.step, other.step);
+        if step == 0 {
+            return true;
+        }
+        // Both repeat every `step` bytes: they stay apart where their runs do within one repetition.
+        let distance = (other.start % step + step - self.start % step) % step;
+        distance < self.run || step - distance < other.run
+    }
+}
+
+fn greatest_common_divisor(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device as _, Interpreter, Layout, Strides};
+
+    /// Heads of 64 elements in f16: 128 bytes.
+    const HEAD: usize = 128;
+
+    fn asked(problem: &Problem, tensors: &Tensors<'_>, device: &Interpreter) -> String {
+        tensors.params(problem, 16, device.memory()).map_or_else(|error| error.to_string(), |_| "taken".to_owned())
+    }
+
+    #[test]
+    fn written_tensors_share_no_memory() {
+        let device = Interpreter::new();
+        let problem = Problem::new(1, 2, 3, 64).build().unwrap();
+        let bytes = 2 * 3 * HEAD;
+        let shared = device.allocate(4 * bytes).unwrap();
+        let [a, b, c, d] = [0, 1, 2, 3].map(|index| View::new(&shared, index * bytes));
+        let lse = device.allocate(2 * 3 * 4).unwrap();
+        let overlap = |tensors: Tensors<'_>| match tensors.params(&problem, 16, device.memory()) {
+            Ok(_) => None,
+            Err(Error::Overlap { written, other }) => Some((written, other)),
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(overlap(Tensors::new(a, b, c, d).with_lse(&lse)), None);
+        assert_eq!(overlap(Tensors::new(a, a, a, d)), None, "what is only read may be the same");
+        for (operands, other) in [([a, b, c, a], "query"), ([a, b, c, b], "key"), ([a, b, c, c], "value")] {
+            let [query, key, value, output] = operands;
+            assert_eq!(overlap(Tensors::new(query, key, value, output)), Some(("output", other)));
+        }
+        // By one row, from either side.
+        let rows = |count: usize| View::new(&shared, bytes + count * HEAD);
+        assert_eq!(overlap(Tensors::new(a, a, a, rows(0))), None);
+        assert_eq!(overlap(Tensors::new(rows(5), a, a, rows(0))), Some(("output", "query")));
+        assert_eq!(overlap(Tensors::new(rows(0), a, a, rows(5))), Some(("output", "query")));
+        for (view, other) in [(a, "query"), (b, "key"), (c, "value"), (d, "output")] {
+            assert_eq!(overlap(Tensors::new(a, b, c, d).with_lse(view)), Some(("lse", other)));
+        }
+        let error = asked(&problem, &Tensors::new(a, b, c, b), &device);
+        assert_eq!(
+            error,
+            "output overlaps key: blocks read key after others have written; give output memory of its own"
+        );
+    }
+
+    #[test]
+    fn tensors_that_interleave_share_nothing() {
+        let device = Interpreter::new();
+        // [batch, length, slot, head, 64], the slots being query, key, value and output.
+        let (heads, length) = (2, 3);
+        let slot = heads * HEAD;
+        let packed = Strides { batch: (length * slot * 2) as i64, head: 64, row: (slot * 2) as i64 };
+        let strided = Operand::ALL
+            .into_iter()
+            .fold(Problem::new(2, heads, length, 64), |builder, operand| builder.strides(operand, packed));
+        let problem = strided.build().unwrap();
+        let shared = device.allocate(2 * length * 4 * slot).unwrap();
+        let view = |bytes| View::new(&shared, bytes);
+        let [a, b, c, d] = [0, 1, 2, 3].map(|index| view(index * slot));
+        assert_eq!(asked(&problem, &Tensors::new(a, b, c, d), &device), "taken");
+        assert!(asked(&problem, &Tensors::new(a, b, c, view(2 * slot + HEAD)), &device).contains("overlaps value"));
+        assert!(asked(&problem, &Tensors::new(b, c, d, view(HEAD)), &device).contains("overlaps query"));
+        // An empty tensor shares nothing with any.
+        let empty = Problem::new(0, 2, 3, 64).build().unwrap();
+        assert_eq!(asked(&empty, &Tensors::new(a, a, a, a), &device), "taken");
+    }
+
+    #[test]
+    fn every_tensor_is_aligned_and_of_this_device() {
+        let (device, other) = (Interpreter::new(), Interpreter::new());
+        let problem = Problem::new(1, 1, 3, 64).layout(Layout::Blhd).build().unwrap();
+        let buffers = [(); 4].map(|()| device.allocate(4 * HEAD).unwrap());
+        let [query, key, value, output] = [0, 1, 2, 3].map(|index| View::new(&buffers[index], 0));
+        let lse = device.allocate(32).unwrap();
+        let tensors = Tensors::new(query, key, value, output);
+        assert_eq!(asked(&problem, &tensors.with_lse(View::new(&lse, 4)), &device), "taken");
+        let said = asked(&problem, &tensors.with_lse(View::new(&lse, 2)), &device);
+        assert!(said.starts_with("lse starts at address 0x") && said.ends_with("a multiple of 4 bytes"), "{said}");
+        let odd = |index: usize| View::new(&buffers[index], 8);
+        let said = asked(&problem, &Tensors::new(query, key, odd(2), output), &device);
+        assert!(said.starts_with("value starts at address 0x") && said.ends_with("a multiple of 16 bytes"), "{said}");
+
+        let foreign = other.allocate(4 * HEAD).unwrap();
+        let said = asked(&problem, &Tensors::new(query, key, &foreign, output), &device);
+        assert_eq!(said, "value lies in another device's memory: allocate it on the device that it is used with");
+        assert!(asked(&problem, &tensors.with_lse(&foreign), &device).starts_with("lse lies in another device's"));
+        assert!(matches!(device.write(&foreign, 0, &[1]), Err(Error::OtherMemory { .. })));
+        assert!(matches!(device.read(&foreign, 0, &mut [0]), Err(Error::OtherMemory { .. })));
+        // SAFETY: the memory is the device's, and nothing runs on it.
+        let borrowed = unsafe { Buffer::borrowed(buffers[0].address(), buffers[0].bytes()) };
+        assert_eq!(asked(&problem, &Tensors::new(&borrowed, key, value, output), &device), "taken");
+    }
+}

@@ -1,0 +1,171 @@
+//! What the driver may answer, and what comes of it.
+
+use std::collections::BTreeSet;
+
+use crate::stub::Stub;
+
+/// What `open(Auto)` says under a driver.
+fn opened(stub: &Stub) -> String {
+    stub.run("opens_what_there_is").said.join(" ")
+}
+
+fn failing(function: &str, code: i32) -> Stub {
+    Stub::new().set("STUB_FAIL", format!("{function}={code}"))
+}
+
+#[test]
+fn no_library_and_no_device_mean_no_gpu() {
+    for stub in [Stub::absent(), failing("cuInit", 100), failing("cuDeviceGet", 100)] {
+        let said = opened(&stub);
+        assert!(said.starts_with("PTX interpreter"), "{said}");
+    }
+    assert_eq!(opened(&Stub::new()), "stub GPU 0 (sm_90, 132 multiprocessors)");
+}
+
+#[test]
+fn every_other_code_is_an_error_with_advice() {
+    for (function, code, advice) in [
+        ("cuInit", 2, "see nvidia-smi"),
+        ("cuInit", 34, "stub"),
+        ("cuInit", 802, "nvidia-fabricmanager"),
+        ("cuInit", 803, "restart the machine"),
+        ("cuInit", 804, "LD_LIBRARY_PATH"),
+        ("cuInit", 999, "nvidia_uvm"),
+        ("cuDeviceGet", 101, "CUDA_VISIBLE_DEVICES"),
+        ("cuDevicePrimaryCtxRetain", 2, "see nvidia-smi"),
+        ("cuDevicePrimaryCtxRetain", 46, "another process"),
+        ("cuStreamCreate", 999, "nvidia_uvm"),
+    ] {
+        let said = opened(&failing(function, code));
+        let expected = format!("GPU 0 cannot be opened: NAME_OF_{code}, words for {code} (code {code}): ");
+        assert!(said.starts_with(&expected) && said.contains(advice), "{function}: {said}");
+        assert!(said.ends_with("; set SDPA_DEVICE=interpreter to go on without it"), "{said}");
+    }
+    // A code that neither cudarc nor the driver has a name for.
+    assert_eq!(
+        opened(&failing("cuInit", 12345)),
+        "GPU 0 cannot be opened: an error that the driver has no name for (code 12345); \
+         set SDPA_DEVICE=interpreter to go on without it"
+    );
+}
+
+#[test]
+fn a_library_that_does_not_load_is_no_missing_one() {
+    let said = opened(&Stub::broken());
+    assert!(said.starts_with("a CUDA driver is installed and its library does not load: "), "{said}");
+    assert!(said.contains("libcuda.so") && said.ends_with("set SDPA_DEVICE=interpreter"), "{said}");
+}
+
+#[test]
+fn a_missing_function_is_named_whichever_it_is() {
+    let ran = Stub::new().run("does_everything");
+    assert_eq!(ran.said.last().map(String::as_str), Some("ok"), "{:?}", ran.said);
+    // What a healthy run calls, and what is called only to describe a failure or to free memory without pools.
+    let mut functions: BTreeSet<&str> = ran.calls.iter().filter_map(|call| call.split(' ').next()).collect();
+    functions.extend(["cuGetErrorName", "cuGetErrorString", "cuMemAlloc_v2", "cuMemFree_v2"]);
+    assert!(functions.len() > 35 && functions.contains("cuTensorMapEncodeTiled"), "{functions:?}");
+    for function in functions {
+        let said = Stub::without(Some(function)).run("does_everything").said.join(" ");
+        assert!(said.contains(&format!("library has no function {function}: ")), "{function}: {said}");
+        assert!(said.contains("driver 580 or newer"), "{said}");
+    }
+}
+
+#[test]
+fn an_old_driver_is_told_which_one_is_needed() {
+    let said = |stub: Stub| stub.run("does_everything").said.join(" ");
+    let old = said(failing("cuModuleLoadData", 222).set("STUB_VERSION", "12040"));
+    assert!(old.contains("this driver's newest is CUDA 12.4; install NVIDIA's driver 580 or newer"), "{old}");
+    let silent = said(Stub::new().set("STUB_FAIL", "cuModuleLoadData=222,cuDriverGetVersion=3"));
+    assert!(silent.contains("asking for the driver's version"), "{silent}");
+    // An older compiler may take the new text for a broken one.
+    let broken = said(failing("cuModuleLoadData", 218).set("STUB_VERSION", "12080"));
+    assert!(broken.contains("newest is CUDA 12.8; install NVIDIA's driver 580"), "{broken}");
+    let new = said(failing("cuModuleLoadData", 218));
+    assert!(new.contains("v0/parts does not load: NAME_OF_218") && !new.contains("580"), "{new}");
+}
+
+#[test]
+fn memory_that_there_is_not_is_told_by_its_name() {
+    let said = failing("cuMemAllocAsync", 2).run("does_everything").said.join(" ");
+    assert!(said.starts_with("no memory for the words of tickets, 262144 bytes: NAME_OF_2"), "{said}");
+}
+
+#[test]
+fn kernels_that_failed_are_told_from_refusals() {
+    let said = |function, code| failing(function, code).run("does_everything").said.join(" ");
+    let sticky = said("cuLaunchKernel", 700);
+    assert!(sticky.contains("a kernel failed while it ran: NAME_OF_700"), "{sticky}");
+    let refused = said("cuLaunchKernel", 701);
+    assert!(refused.contains("v0/parts grid 2") && refused.contains("registers × threads"), "{refused}");
+    let map = said("cuTensorMapEncodeTiled", 1);
+    assert!(map.contains("no tensor map of query: encoding a tensor map: NAME_OF_1"), "{map}");
+}
+
+#[test]
+fn every_call_has_its_context() {
+    for (scenario, pools) in [
+        ("does_everything", "1"),
+        ("works_from_other_threads", "1"),
+        ("uses_two_devices", "1"),
+        ("works_from_other_threads", "0"),
+        ("uses_two_devices", "0"),
+    ] {
+        let ran = Stub::new().set("STUB_DEVICES", "2").set("STUB_POOLS", pools).run(scenario);
+        assert_eq!(ran.said.last().map(String::as_str), Some("ok"), "{scenario}: {:?}", ran.said);
+        assert_eq!(ran.wrong_calls(), [""; 0], "{scenario}, pools {pools}");
+    }
+}
+
+#[test]
+fn another_devices_buffers_are_refused() {
+    let ran = Stub::new().set("STUB_DEVICES", "2").run("uses_two_devices");
+    let refused = "lies in another device's memory: allocate it on the device that it is used with";
+    let [forward, prepared, read, write, ok] = &ran.said[..] else { panic!("{:?}", ran.said) };
+    assert_eq!([forward, prepared], [&format!("value {refused}"); 2]);
+    assert_eq!([read, write], [&format!("the buffer {refused}"); 2]);
+    assert_eq!(ok, "ok");
+}
+
+#[test]
+fn after_prepare_a_graph_records_the_launches_and_nothing_else() {
+    let ran = Stub::new().set("STUB_DEVICES", "2").run("records_a_graph_of_its_own");
+    assert_eq!(ran.said, ["forward is recorded", "ok"]);
+    assert_eq!(ran.wrong_calls(), [""; 0]);
+    let calls = ran.between("cuStreamBeginCapture_v2", "cuStreamEndCapture");
+    let launches = calls.iter().filter(|call| **call == "cuLaunchKernel").count();
+    assert_eq!(launches, 4, "two kernels, twice");
+    let harmless = ["cuCtxGetCurrent", "cuTensorMapEncodeTiled", "cuLaunchKernel", "cuStreamIsCapturing"];
+    assert!(calls.iter().all(|call| harmless.contains(call)), "{calls:?}");
+    // The second one has its workspace allocated and freed by the graph, and a buffer allocated.
+    let ends: Vec<&String> = ran.calls.iter().filter(|call| call.starts_with("cuStreamEndCapture")).collect();
+    assert_eq!(ends, ["cuStreamEndCapture nodes=4", "cuStreamEndCapture nodes=5"]);
+    // What was dropped meanwhile is freed, later.
+    let count = |name: &str| ran.calls.iter().filter(|call| call.starts_with(name)).count();
+    assert_eq!(count("cuMemFreeAsync"), count("cuMemAllocAsync"));
+}
+
+#[test]
+fn without_memory_pools_only_the_prepared_way_is_recorded() {
+    let ran = Stub::new().set("STUB_DEVICES", "2").set("STUB_POOLS", "0").run("records_a_graph_of_its_own");
+    let [refused, ok] = &ran.said[..] else { panic!("{:?}", ran.said) };
+    assert!(refused.starts_with("allocating memory on a device without memory pools is not possible"), "{refused}");
+    assert_eq!(ok, "ok");
+    assert_eq!(ran.wrong_calls(), [""; 0]);
+    let count = |name: &str| ran.calls.iter().filter(|call| call.starts_with(name)).count();
+    assert_eq!(count("cuMemFree_v2"), count("cuMemAlloc_v2"));
+}
+
+#[test]
+fn whatever_would_end_a_recording_is_refused_before_the_driver_is_asked() {
+    let ran = Stub::new().run("is_refused_while_a_graph_is_recorded");
+    assert_eq!(ran.wrong_calls(), [""; 0]);
+    let (ok, refused) = ran.said.split_last().unwrap();
+    assert_eq!((ok.as_str(), refused.len()), ("ok", 9), "{refused:?}");
+    for said in refused {
+        assert!(said.contains("not possible while the stream records a graph"), "{said}");
+        assert!(said.contains("Attention::prepare") && said.ends_with("the recording is unharmed"), "{said}");
+    }
+    let calls = ran.between("cuStreamBeginCapture_v2", "cuStreamEndCapture");
+    assert!(!calls.contains(&"cuLaunchKernel"), "{calls:?}");
+}
