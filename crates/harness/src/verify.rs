@@ -8,7 +8,7 @@ use sdpa_core::{Attention, Device, Error, Operand, Problem, Unsupported, check_h
 use sdpa_ref::{Check, Found, Judged, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
 
 use crate::case::Case;
-use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, rows};
+use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, execute, rows};
 use crate::far::near;
 use crate::random::Random;
 use crate::regime::Data;
@@ -418,6 +418,22 @@ impl Question {
         run_alone(device, generation, &case.problem, data, case.schedule, thoroughness.repetitions)
             .and_then(|(output, took)| Ok(Answer { measured: judge(reference, &output, generation)?, took }))
             .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
+    }
+}
+
+impl Question {
+    /// [`ask`](Self::ask), but of one run, with nothing around the tensors.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn ask_once(&self, device: &dyn Device, generation: &dyn Attention) -> Result<(), Failure> {
+        let Self { case, data, reference, .. } = self;
+        let run = || {
+            device.set_schedule(case.schedule);
+            let output = execute(device, generation, &case.problem, data, Surroundings::Exact)?;
+            judge(reference, &output, generation).map_err(Reason::from)
+        };
+        run().map(drop).map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
     }
 }
 

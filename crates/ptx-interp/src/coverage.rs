@@ -175,6 +175,12 @@ impl Coverage {
         })
     }
 
+    /// Lines of the PTX text, from 1, with a statement that a thread executed or was kept from by its guard.
+    pub fn executed_lines(&self) -> impl Iterator<Item = u32> + '_ {
+        let come_to = |index: &usize| self.counts.executed[*index] + self.counts.skipped[*index] > 0;
+        (0..self.program.instructions.len()).filter(come_to).map(|index| self.ptx_line(index))
+    }
+
     /// Every basic block.
     pub fn blocks(&self) -> Vec<BlockCoverage> {
         let instructions = &self.program.instructions;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use sdpa_core::Specialisation;
 
-use crate::resources::{Multiprocessor, ResourceError};
+use crate::resources::{ARCHITECTURES, Multiprocessor, ResourceError};
 
 /// What `ptxas -v` says of one kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,16 @@ pub fn assemble_ptx(
 ) -> Result<Assembled, ResourceError> {
     let (log, _) = run_ptxas(ptxas, kernel, ptx, arch)?;
     parse_ptxas(&log).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
+}
+
+/// The machine code that ptxas makes of a PTX text, which stands for `kernel`, for the first architecture that runs it. Equal
+/// texts give equal bytes.
+///
+/// # Errors
+/// [`ResourceError`] if ptxas cannot be run or refuses the text.
+pub fn machine_code(ptxas: &Path, kernel: &Specialisation, ptx: &str) -> Result<Vec<u8>, ResourceError> {
+    let arch = ARCHITECTURES.iter().find(|arch| arch.runs(kernel.architecture)).unwrap_or(&ARCHITECTURES[0]);
+    Ok(run_ptxas(ptxas, kernel, ptx, arch)?.1)
 }
 
 /// Runs ptxas: what it said, and the cubin that it wrote.

@@ -7,7 +7,7 @@ use sdpa_core::{Architecture, Budget, Device, Error, Generation, Specialisation}
 use serde::{Deserialize, Serialize};
 
 use crate::KernelTexts;
-pub use crate::ptxas::{Assembled, assemble_ptx, parse_ptxas};
+pub use crate::ptxas::{Assembled, assemble_ptx, machine_code, parse_ptxas};
 
 /// What one multiprocessor holds: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

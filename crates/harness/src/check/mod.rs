@@ -3,13 +3,17 @@
 mod render;
 mod trials;
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
-use sdpa_core::{Attention, Device, Error, Finding, Reports};
+use sdpa_core::{Attention, Device, Finding, Reports};
 use sdpa_ref::Judged;
 use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
+use crate::coverage::{self, Executed};
 use crate::execute::{Stage, Surroundings};
+use crate::regime::Data;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
 pub use render::{SHOWN, render};
@@ -27,6 +31,8 @@ pub struct Checked {
     pub judged: Judged,
     /// Different faults, in the order of the trials.
     pub faults: Vec<Fault>,
+    /// What the runs executed of each kernel.
+    pub executed: Vec<Executed>,
 }
 
 /// Something wrong, as it first showed.
@@ -61,13 +67,17 @@ pub fn check(
     texts: &KernelTexts,
     progress: impl Fn() + Sync,
 ) -> Result<Checked, Box<Failure>> {
+    // Put together at once: what a trial executed holds on to its kernels' programs.
+    let executed = Mutex::new(Vec::new());
     let outcomes = trials.par_iter().map(|trial| {
-        let outcome = try_trial(generation, trial, seeds, texts);
+        let (found, judged, covered) = try_trial(generation, trial, seeds, texts)?;
+        coverage::add(&mut executed.lock().unwrap_or_else(PoisonError::into_inner), covered);
         progress();
-        outcome
+        Ok((found, judged))
     });
-    let outcomes: Vec<(Vec<Fault>, Judged)> = outcomes.collect::<Result<_, _>>()?;
+    let outcomes: Vec<(Vec<Fault>, Judged)> = outcomes.collect::<Result<_, Box<Failure>>>()?;
     let judged = outcomes.iter().map(|(_, judged)| *judged).sum();
+    let executed = executed.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut faults: Vec<Fault> = Vec::new();
     for fault in outcomes.into_iter().flat_map(|(faults, _)| faults) {
         match faults.iter_mut().find(|known| known.is_like(&fault)) {
@@ -76,7 +86,7 @@ pub fn check(
         }
     }
     let runs = trials.len() * usize::try_from(seeds).unwrap_or(usize::MAX);
-    Ok(Checked { generation: generation.generation().id, runs, judged, faults })
+    Ok(Checked { generation: generation.generation().id, runs, judged, faults, executed })
 }
 
 fn try_trial(
@@ -84,15 +94,17 @@ fn try_trial(
     trial: &Trial,
     seeds: u64,
     texts: &KernelTexts,
-) -> Result<(Vec<Fault>, Judged), Box<Failure>> {
+) -> Result<(Vec<Fault>, Judged, Vec<Executed>), Box<Failure>> {
     let device = texts.interpreter();
-    let (mut faults, mut judged) = (Vec::new(), Judged::default());
+    device.cover(true);
+    let (mut faults, mut judged, mut executed) = (Vec::new(), Judged::default(), Vec::new());
     for seed in 0..seeds {
         // Verifying runs a case under its schedule and under the next.
         let schedule = trial.case.schedule.wrapping_add(2 * seed);
         let trial = Trial { case: Case { schedule, ..trial.case.clone() }, ..trial.clone() };
         let verdict = prove(&device, generation, &trial);
-        let Reports { findings, .. } = device.take_reports();
+        let Reports { findings, coverage: covered, .. } = device.take_reports();
+        coverage::add(&mut executed, Executed::all(covered));
         match verdict {
             Ok(rows) => judged += rows,
             Err(failure) if !failure.is_verdict() => return Err(Box::new(failure)),
@@ -105,7 +117,7 @@ fn try_trial(
         let found = findings.into_iter().map(|finding| What::Finding(Box::new(finding)));
         faults.extend(found.map(|what| Fault { what, trial: trial.clone(), again: 0 }));
     }
-    Ok((faults, judged))
+    Ok((faults, judged, executed))
 }
 
 /// Verifies a trial: of how many rows. Where it has few rows, also runs it for a caller who does not want the log-sum-exp.
@@ -114,7 +126,7 @@ fn try_trial(
 /// [`Failure`], as [`verify`] has it.
 pub fn prove(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<Judged, Failure> {
     let measured = verify(device, &trial.subject(generation), &trial.case)?;
-    prove_without_lse(device, generation, trial)?;
+    prove_without_lse(device, generation, trial, &trial.case.data())?;
     Ok(measured.judged)
 }
 
@@ -129,25 +141,41 @@ pub fn prove_question(
     question: &Question,
 ) -> Result<(), Failure> {
     question.ask(device, &trial.subject(generation))?;
-    prove_without_lse(device, generation, trial)
+    prove_without_lse(device, generation, trial, question.data())
+}
+
+/// [`prove_question`] under one schedule, with nothing around the tensors.
+///
+/// # Errors
+/// As there.
+pub fn prove_question_once(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    trial: &Trial,
+    question: &Question,
+) -> Result<(), Failure> {
+    question.ask_once(device, &trial.subject(generation))?;
+    prove_without_lse(device, generation, trial, question.data())
 }
 
 /// A whole warp's rows, and no more: whether a pointer is looked at does not depend on the tile.
 pub(crate) const FEW_ROWS: usize = 40;
 
-fn prove_without_lse(device: &dyn Device, generation: &dyn Attention, trial: &Trial) -> Result<(), Failure> {
-    if trial.case.problem.len_q() > FEW_ROWS {
+/// Only what the device finds counts: the values are those that [`verify`] has seen.
+fn prove_without_lse(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    trial: &Trial,
+    data: &Data,
+) -> Result<(), Failure> {
+    let case = &trial.case;
+    if case.problem.len_q() > FEW_ROWS {
         return Ok(());
     }
-    device.set_schedule(trial.case.schedule);
-    let subject = trial.subject(generation);
-    run_without_lse(device, &subject, &trial.case)
-        .map_err(|error| Failure::new(device, generation, &trial.case, MATCHES_REFERENCE, error))
-}
-
-/// Only what the device finds counts: the values are those that [`verify`] has seen.
-fn run_without_lse(device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<(), Error> {
-    Stage::new(device, &case.problem, &case.data(), Surroundings::Exact)?.run_without_lse(generation)
+    device.set_schedule(case.schedule);
+    let run =
+        || Stage::new(device, &case.problem, data, Surroundings::Exact)?.run_without_lse(&trial.subject(generation));
+    run().map_err(|error| Failure::new(device, generation, case, MATCHES_REFERENCE, error))
 }
 
 impl Fault {

@@ -18,7 +18,7 @@ pub fn render(checked: &Checked, most: usize) -> String {
         text += &render_fault(checked.generation, fault);
         text.push('\n');
     }
-    let Checked { generation, runs, judged, faults } = checked;
+    let Checked { generation, runs, judged, faults, .. } = checked;
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let (runs, findings) = (plural(*runs, "run"), plural(faults.len(), "finding"));
     let compared = match judged.rows {

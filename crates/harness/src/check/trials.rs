@@ -11,7 +11,7 @@ use crate::case::Case;
 use crate::far::{near, stretched};
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
-const GEOMETRIES: [&str; 16] = [
+const GEOMETRIES: [&str; 20] = [
     // Four key tiles, the last one ragged.
     "L200 full normal seed=1",
     // Key tiles that only the lower half of a query tile sees, and several tiles for a block that stays.
@@ -42,6 +42,12 @@ const GEOMETRIES: [&str; 16] = [
     // Long enough for the kernels with a third stage, and few queries, since somebody waits. The last row alone sees
     // the last key.
     "q33 kv2113 causal normal seed=10",
+    // Logits so large that rows are computed once more, exactly: some rows see no key, several heads and sequences, a
+    // negative scale, and parts of the keys that are merged.
+    "b2 h2/1 q5 kv3 causal vast-logits seed=16",
+    "h3 q2 kv5 full scale=-0.5 vast-logits seed=17",
+    "h2/1 q1 kv513 full vast-logits seed=18",
+    "q0 kv5 full normal seed=19",
 ];
 
 /// Head dimensions that fill a kernel's width and that do not, for each kernel that there is so far.
@@ -68,7 +74,7 @@ const EVERY_WIDTH: &str = "L33 full normal seed=12";
 
 /// Sizes beyond those above, each with what a kernel that fails it has not thought of; and the multiprocessors that it is
 /// planned for, if it is about persistent blocks. Few rows, so that many keys, heads and sequences stay fast.
-const BEYOND: [(&str, &str, Option<u32>); 17] = [
+const BEYOND: [(&str, &str, Option<u32>); 22] = [
     ("groups that are no power of two", "h6/2 L65 d64 f16 full normal seed=20", None),
     ("groups that are no power of two", "h5/1 q9 kv129 d64 bf16 causal normal seed=21", None),
     ("groups that are no power of two", "h3/1 q5 kv700 d64 f16 full normal seed=22", None),
@@ -80,6 +86,12 @@ const BEYOND: [(&str, &str, Option<u32>); 17] = [
     ("more than 4096 keys", "q1 kv4300 d64 f16 full normal seed=27", None),
     ("more than 4096 keys", "h2/1 q2 kv8711 d64 f16 causal normal seed=28", None),
     ("more than 4096 keys", "q1 kv4200 d128 f16 full normal seed=29", None),
+    // In kernels that only longer rows take.
+    ("logits beyond 2^24", "b2 h2/1 q3 kv300 d64 bf16 causal vast-logits seed=46", None),
+    ("logits beyond 2^24", "h2 q3 kv300 d64 f16 full scale=-0.5 vast-logits seed=47", None),
+    ("logits beyond 2^24", "q1 kv2113 d64 f16 full vast-logits seed=48", None),
+    ("logits beyond 2^24", "q1 kv2113 d128 f16 causal vast-logits seed=49", None),
+    ("logits beyond 2^24", "q17 kv1030 d64 f16 full vast-logits seed=50", None),
     // Long tiles, then short ones, and the other way round, for one block or for several.
     ("tiles in another order", "h2 q384 kv256 d64 f16 causal normal seed=30", Some(1)),
     ("tiles in another order", "h3 q400 kv300 d64 f16 causal-top-left normal seed=31", Some(2)),

@@ -9,6 +9,9 @@ mod place;
 mod plans;
 mod render;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 use sdpa_core::{Attention, Coverage, Device as _, Specialisation};
 use sdpa_toolchain::KernelTexts;
@@ -18,7 +21,7 @@ use crate::check::Trial;
 use crate::execute::{Stage, Surroundings};
 use crate::verify::{Failure, MATCHES_REFERENCE};
 
-pub use place::{Missed, Place};
+pub use place::{Event, Missed, Place};
 pub use plans::{PlanFeature, plan_features};
 pub use render::render;
 
@@ -29,6 +32,13 @@ pub struct Executed {
     pub kernel: Specialisation,
     /// What was executed of it.
     pub coverage: Coverage,
+}
+
+impl Executed {
+    /// As a device reports it.
+    pub(crate) fn all(covered: Vec<(Specialisation, Coverage)>) -> Vec<Self> {
+        covered.into_iter().map(|(kernel, coverage)| Self { kernel, coverage }).collect()
+    }
 }
 
 /// How much of one kernel the trials reach.
@@ -48,13 +58,9 @@ pub struct KernelCoverage {
     pub loops: [usize; 5],
     /// Those that no trial reaches, with the reason if there is one.
     pub missed: Vec<Missed>,
-}
-
-impl KernelCoverage {
-    /// Those that no trial reaches and no comment explains.
-    pub fn unexplained(&self) -> impl Iterator<Item = &Missed> {
-        self.missed.iter().filter(|missed| missed.reason.is_none())
-    }
+    /// Those that a trial reaches.
+    #[serde(skip)]
+    seen: BTreeSet<(Place, Event)>,
 }
 
 /// How much of a generation the trials reach.
@@ -64,6 +70,9 @@ pub struct GenerationCoverage {
     pub generation: &'static str,
     /// Its kernels.
     pub kernels: Vec<KernelCoverage>,
+    /// Places that no trial reaches in any of the kernels: those that are missed in some and reached in others differ in
+    /// their sizes only.
+    pub nowhere: Vec<Missed>,
     /// What its plans can have.
     pub plans: Vec<PlanFeature>,
 }
@@ -85,11 +94,9 @@ impl GenerationCoverage {
             let found = executed.iter().find(|executed| executed.kernel == *kernel);
             Ok(place::judge(kernel.to_string(), fingerprint, found.map(|found| &found.coverage)))
         });
-        Ok(Self {
-            generation: who.id,
-            kernels: kernels.collect::<sdpa_core::Result<_>>()?,
-            plans: plan_features(generation, trials),
-        })
+        let kernels: Vec<KernelCoverage> = kernels.collect::<sdpa_core::Result<_>>()?;
+        let nowhere = nowhere(&kernels);
+        Ok(Self { generation: who.id, kernels, nowhere, plans: plan_features(generation, trials) })
     }
 
     /// `(reached, explained, all)` of all kernels together.
@@ -99,11 +106,23 @@ impl GenerationCoverage {
         })
     }
 
-    /// True if trials reach all that no comment explains.
+    /// True if trials reach in some kernel all that no comment explains, and all features of plans.
     pub fn is_complete(&self) -> bool {
-        self.kernels.iter().all(|kernel| kernel.unexplained().next().is_none())
-            && self.plans.iter().all(|feature| feature.seen)
+        self.nowhere.iter().all(|missed| missed.reason.is_some()) && self.plans.iter().all(|feature| feature.seen)
     }
+}
+
+/// What is missed in every kernel that has it, once.
+fn nowhere(kernels: &[KernelCoverage]) -> Vec<Missed> {
+    let seen: BTreeSet<&(Place, Event)> = kernels.iter().flat_map(|kernel| &kernel.seen).collect();
+    let mut found: BTreeMap<(Place, Event), Missed> = BTreeMap::new();
+    for missed in kernels.iter().flat_map(|kernel| &kernel.missed) {
+        let event = (missed.place.clone(), missed.event);
+        if !seen.contains(&event) {
+            found.entry(event).or_insert_with(|| missed.clone());
+        }
+    }
+    found.into_values().collect()
 }
 
 /// Runs each trial once on an interpreter of its own, side by side, and puts together what they executed.
@@ -116,16 +135,15 @@ pub fn execute(
     texts: &KernelTexts,
     progress: impl Fn() + Sync,
 ) -> Result<Vec<Executed>, Box<Failure>> {
-    let each = trials.par_iter().map(|trial| {
-        let executed = execute_one(generation, trial, texts);
+    // Put together at once: what a trial executed holds on to its kernels' programs.
+    let all = Mutex::new(Vec::new());
+    trials.par_iter().try_for_each(|trial| {
+        let executed = execute_one(generation, trial, texts)?;
+        add(&mut all.lock().unwrap_or_else(PoisonError::into_inner), executed);
         progress();
-        executed
-    });
-    let mut all = Vec::new();
-    for executed in each.collect::<Result<Vec<_>, _>>()? {
-        add(&mut all, executed);
-    }
-    Ok(all)
+        Ok::<(), Box<Failure>>(())
+    })?;
+    Ok(all.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// What one trial executes, with and without a log-sum-exp.
@@ -145,8 +163,7 @@ pub(crate) fn execute_one(
         if problem.len_q() <= crate::check::FEW_ROWS { stage.run_without_lse(&subject) } else { Ok(()) }
     };
     run().map_err(|error| Box::new(Failure::new(&device, generation, &trial.case, MATCHES_REFERENCE, error)))?;
-    let covered = device.take_reports().coverage;
-    Ok(covered.into_iter().map(|(kernel, coverage)| Executed { kernel, coverage }).collect())
+    Ok(Executed::all(device.take_reports().coverage))
 }
 
 /// Adds what one trial executed to what others did.

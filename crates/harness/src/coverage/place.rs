@@ -107,13 +107,14 @@ pub(super) fn judge(kernel: String, fingerprint: String, coverage: Option<&Cover
         loops[4] += 1;
         loops.iter_mut().zip(turning.turns).for_each(|(count, seen)| *count += usize::from(seen));
     }
+    let seen = events.iter().filter(|(_, (happens, ..))| *happens).map(|(event, _)| event.clone()).collect();
     let places = events.len();
     let missed = events.into_iter().filter(|(_, (happens, ..))| !happens);
     let missed: Vec<Missed> = missed
         .map(|((place, event), (_, ptx_line, ptx))| Missed { reason: place.reason(), place, event, ptx_line, ptx })
         .collect();
     let explained = missed.iter().filter(|missed| missed.reason.is_some()).count();
-    KernelCoverage { kernel, fingerprint, places, reached: places - missed.len(), explained, loops, missed }
+    KernelCoverage { kernel, fingerprint, places, reached: places - missed.len(), explained, loops, missed, seen }
 }
 
 #[cfg(test)]

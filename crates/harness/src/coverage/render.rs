@@ -18,8 +18,10 @@ pub fn render(coverage: &GenerationCoverage) -> String {
             missed.entry((&one.place, one.event)).or_insert_with(|| (Vec::new(), one)).0.push(&kernel.kernel);
         }
     }
+    let nowhere =
+        |one: &Missed| coverage.nowhere.iter().any(|missed| (&missed.place, missed.event) == (&one.place, one.event));
     for ((place, _), (kernels, one)) in missed {
-        note(&mut text, place, &kernels, one);
+        note(&mut text, place, if nowhere(one) { "in no kernel" } else { "in other kernels" }, &kernels, one);
     }
     // Writing to a string cannot fail.
     for kernel in &coverage.kernels {
@@ -35,7 +37,14 @@ pub fn render(coverage: &GenerationCoverage) -> String {
     let unseen: Vec<&str> =
         coverage.plans.iter().filter(|feature| !feature.seen).map(|feature| feature.name.as_str()).collect();
     let seen = coverage.plans.len() - unseen.len();
-    let _ = write!(text, "{}: {seen} of {} features of plans", coverage.generation, coverage.plans.len());
+    let _ = write!(
+        text,
+        "{}: {} places reached in no kernel, {} of them explained; {seen} of {} features of plans",
+        coverage.generation,
+        coverage.nowhere.len(),
+        coverage.nowhere.iter().filter(|missed| missed.reason.is_some()).count(),
+        coverage.plans.len()
+    );
     let _ = match unseen.is_empty() {
         true => writeln!(text),
         false => writeln!(text, "; no trial's plan has: {}", unseen.join(", ")),
@@ -43,7 +52,7 @@ pub fn render(coverage: &GenerationCoverage) -> String {
     text
 }
 
-fn note(text: &mut String, Place(calls): &Place, kernels: &[&str], one: &Missed) {
+fn note(text: &mut String, Place(calls): &Place, elsewhere: &str, kernels: &[&str], one: &Missed) {
     for (index, (file, line)) in calls.iter().enumerate() {
         let _ = match index {
             0 => writeln!(text, "{file}:{line}: {}", one.what()),
@@ -56,6 +65,6 @@ fn note(text: &mut String, Place(calls): &Place, kernels: &[&str], one: &Missed)
     if let Some(reason) = &one.reason {
         let _ = writeln!(text, "       = explained: {reason}");
     }
-    let _ = writeln!(text, "       = in {}", kernels.join(", "));
+    let _ = writeln!(text, "       = in {}; reached {elsewhere}", kernels.join(", "));
     let _ = writeln!(text, "       = PTX line {} of the first: {}\n", one.ptx_line, one.ptx);
 }

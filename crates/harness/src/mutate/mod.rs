@@ -1,38 +1,57 @@
-//! Mutates a generation's own PTX: whatever orders or guards goes, one statement at a time, and the harness must notice.
+//! Mutates a generation's own PTX, one statement at a time, and the harness must notice: what orders or guards is taken out,
+//! what computes computes otherwise, and what orders promises less.
 
+mod equivalent;
 mod find;
+mod kind;
 mod record;
 mod render;
+mod sample;
+mod semantics;
+mod statement;
+mod tried;
+mod values;
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 use sdpa_core::{Attention, Device as _, Error, Interpreter, Specialisation};
 use sdpa_toolchain::KernelTexts;
 use serde::Serialize;
 
-use crate::check::{Trial, prove_question, trials};
-use crate::verify::{Failure, MATCHES_REFERENCE, Question, Reason, Thoroughness};
+use crate::check::trials;
+use crate::verify::{Failure, Reason};
 
-pub use find::{Mutation, MutationKind, Origin, mutations};
+pub use find::{Mutation, mutations};
+pub use kind::MutationKind;
 pub use record::MutationRecord;
 pub use render::render;
+pub use sample::Choice;
+pub use statement::Origin;
 
-/// Which mutations to try.
+use tried::Tried;
+
+/// Which mutations to try, and how long.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Kinds of mutations.
     pub kinds: Vec<MutationKind>,
-    /// At most so many, spread evenly over the text; all where `None`.
-    pub limit: Option<usize>,
-    /// Only mutations that take out the same statements of the source as these; all where `None`.
+    /// Which of them.
+    pub choice: Choice,
+    /// Begins no further mutation after this time.
+    pub time_limit: Option<Duration>,
+    /// Where ptxas is: what survives is the same kernel if it assembles to the same machine code.
+    pub ptxas: Option<PathBuf>,
+    /// Only mutations that change the same statements of the source as these; all where `None`.
     pub like: Option<Vec<Mutation>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kinds: MutationKind::ALL.to_vec(), limit: None, like: None }
+        Self { kinds: MutationKind::all(), choice: Choice::All, time_limit: None, ptxas: None, like: None }
     }
 }
 
@@ -43,7 +62,9 @@ pub struct Score {
     pub kernel: String,
     /// What the kernel was made of.
     pub fingerprint: String,
-    /// Each mutation, in the order of the PTX.
+    /// Mutations that there are, tried or not.
+    pub possible: usize,
+    /// Each mutation that was tried.
     pub mutants: Vec<Mutant>,
 }
 
@@ -55,6 +76,9 @@ pub struct Mutant {
     pub mutation: Mutation,
     /// What noticed it; `None` where nothing did.
     pub killed: Option<Kill>,
+    /// Why it is no other kernel, or none at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub equivalent: Option<String>,
 }
 
 /// How a mutation was noticed.
@@ -69,12 +93,23 @@ pub struct Kill {
 impl Score {
     /// Mutations that were noticed.
     pub fn killed(&self) -> usize {
-        self.mutants.len() - self.survivors().count()
+        self.mutants.iter().filter(|mutant| mutant.killed.is_some()).count()
     }
 
-    /// Those that were not: each is a missing test, or something that the kernel does not need.
+    /// Mutations that are other kernels: those that could be noticed.
+    pub fn total(&self) -> usize {
+        self.mutants.len() - self.equivalent()
+    }
+
+    /// Mutations that change nothing.
+    pub fn equivalent(&self) -> usize {
+        self.mutants.iter().filter(|mutant| mutant.equivalent.is_some()).count()
+    }
+
+    /// Those that were not noticed: each is a missing test, or something that the kernel does not need.
     pub fn survivors(&self) -> impl Iterator<Item = &Mutation> {
-        self.mutants.iter().filter(|mutant| mutant.killed.is_none()).map(|mutant| &mutant.mutation)
+        let survived = |mutant: &&Mutant| mutant.killed.is_none() && mutant.equivalent.is_none();
+        self.mutants.iter().filter(survived).map(|mutant| &mutant.mutation)
     }
 
     /// How many were killed by what.
@@ -104,8 +139,19 @@ pub enum MutateError {
     },
 }
 
-/// Tries every mutation of one of a generation's kernels on the trials that take it, side by side and each until the
-/// first trial that notices. The kernels are those of `texts`; `progress` hears how many there are, then of each that is done.
+/// The kernels that mutations are drawn from unless others are asked for: a generation's first, and those that plans launch
+/// together with it.
+pub fn representative(generation: &'static dyn Attention) -> Vec<Specialisation> {
+    let who = generation.generation();
+    let Some(first) = who.specialisations.first() else { return Vec::new() };
+    let together = trials(generation).into_iter().filter_map(|trial| trial.kernels(generation).ok());
+    let together: Vec<Specialisation> = together.filter(|kernels| kernels.contains(first)).flatten().collect();
+    who.specialisations.iter().filter(|kernel| *kernel == first || together.contains(kernel)).copied().collect()
+}
+
+/// Tries mutations of one of a generation's kernels on the trials that execute the statement, side by side and each until
+/// the first trial that notices. The kernels are those of `texts`; `progress` hears how many there are, then of each that is
+/// done.
 ///
 /// # Errors
 /// [`MutateError`].
@@ -116,62 +162,49 @@ pub fn mutate(
     texts: &KernelTexts,
     progress: impl Fn(Step) + Sync,
 ) -> Result<Score, MutateError> {
-    let takes = |trial: &Trial| trial.kernels(generation).is_ok_and(|kernels| kernels.contains(kernel));
-    let mut trials: Vec<Trial> = trials(generation).into_iter().filter(takes).collect();
-    // Most mutations are seen in the first trial, so the cheap ones come first.
-    trials.sort_by(|left, right| left.case.problem.flops().total_cmp(&right.case.problem.flops()));
-    if trials.is_empty() {
-        return Err(MutateError::NotRun { kernel: kernel.to_string() });
-    }
     let (ptx, fingerprint) = (texts.of(kernel)?, texts.fingerprint(kernel)?);
     let mut mutations = mutations(ptx);
     mutations.retain(|mutation| options.kinds.contains(&mutation.kind));
     if let Some(like) = &options.like {
         mutations.retain(|mutation| like.iter().any(|other| mutation.is_like(other, kernel.source)));
     }
-    if let Some(limit) = options.limit.filter(|limit| *limit < mutations.len()) {
-        mutations = (0..limit).map(|index| mutations[index * mutations.len() / limit].clone()).collect();
-    }
+    let all = mutations.clone();
+    let mutations = options.choice.of(mutations);
     progress(Step::Mutations(mutations.len()));
 
-    let trials: Vec<Asked> = trials.into_iter().map(Asked::new).collect();
-    let most = longest(generation, &trials, texts)?;
-    let mutants = mutations.into_par_iter().map(|mutation| {
-        let device = texts.interpreter();
-        device.limit_instructions(most);
-        device.substitute(kernel, &mutation.apply(ptx))?;
-        let killed = kill(&device, generation, &trials)?;
-        progress(Step::Done);
-        Ok(Mutant { mutation, killed })
-    });
-    Ok(Score { kernel: kernel.to_string(), fingerprint, mutants: mutants.collect::<Result<_, MutateError>>()? })
-}
-
-/// A trial, and what is the same for every mutation: its numbers and the oracle's answer, made when first asked for.
-struct Asked {
-    trial: Trial,
-    question: OnceLock<Question>,
-}
-
-impl Asked {
-    fn new(trial: Trial) -> Self {
-        Self { trial, question: OnceLock::new() }
-    }
-
-    fn prove(&self, device: &Interpreter, generation: &'static dyn Attention) -> Result<(), Box<Failure>> {
-        let case = &self.trial.case;
-        let question = match self.question.get() {
-            Some(question) => question,
-            None => {
-                let made = Question::new(case.clone(), Thoroughness::for_problem(&case.problem));
-                let made = made.map_err(|error| Failure::new(device, generation, case, MATCHES_REFERENCE, error))?;
-                // Two may make it at once: both made the same.
-                self.question.get_or_init(|| made)
+    let started = Instant::now();
+    let tried = tried::all(generation, kernel, texts)?;
+    let late = || options.time_limit.is_some_and(|limit| started.elapsed() > limit);
+    // Taken in their order, one after the other, so that what a time limit leaves out are the last ones.
+    let (next, workers) = (AtomicUsize::new(0), rayon::current_num_threads());
+    let work = |_| {
+        let mut mutants = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(mutation) = mutations.get(index).filter(|_| !late()) else { return Ok(mutants) };
+            let subject = Subject { generation, kernel, texts, ptx, trials: &tried, ptxas: options.ptxas.as_deref() };
+            let mut mutant = subject.judge(mutation)?;
+            // Someone who makes this change to the source makes it to all copies: one that is noticed suffices.
+            let copies = all.iter().filter(|other| mutation.is_copy_of(other) && *other != mutation);
+            for copy in copies.take(MOST_COPIES) {
+                if mutant.killed.is_some() || mutant.equivalent.is_some() {
+                    break;
+                }
+                mutant.killed = subject.judge(copy)?.killed;
             }
-        };
-        Ok(prove_question(device, generation, &self.trial, question)?)
-    }
+            mutants.push((index, mutant));
+            progress(Step::Done);
+        }
+    };
+    let found = (0..workers).into_par_iter().map(work).collect::<Result<Vec<_>, MutateError>>()?;
+    let mut found: Vec<(usize, Mutant)> = found.into_iter().flatten().collect();
+    found.sort_by_key(|(_, mutant)| mutant.mutation.ptx_line);
+    let mutants = found.into_iter().map(|(_, mutant)| mutant).collect();
+    Ok(Score { kernel: kernel.to_string(), fingerprint, possible: all.len(), mutants })
 }
+
+/// Copies of a statement that are tried besides the one that was drawn.
+const MOST_COPIES: usize = 4;
 
 /// What [`mutate`] tells of its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,27 +215,60 @@ pub enum Step {
     Done,
 }
 
-/// Proves the kernel as it is, and says how many instructions a block of a mutation may take before it counts as one
-/// that does not end.
-fn longest(generation: &'static dyn Attention, trials: &[Asked], texts: &KernelTexts) -> Result<u64, MutateError> {
-    let taken = trials.par_iter().map(|trial| {
+/// What is mutated, and what it is tried on.
+struct Subject<'s> {
+    generation: &'static dyn Attention,
+    kernel: &'s Specialisation,
+    texts: &'s KernelTexts,
+    ptx: &'s str,
+    trials: &'s [Tried],
+    ptxas: Option<&'s Path>,
+}
+
+impl Subject<'_> {
+    /// Tries one mutation.
+    fn judge(&self, mutation: &Mutation) -> Result<Mutant, MutateError> {
+        let &Self { generation, kernel, texts, ptx, trials, ptxas } = self;
+        let mutant = |killed, equivalent: Option<&str>| {
+            Ok(Mutant { mutation: mutation.clone(), killed, equivalent: equivalent.map(str::to_owned) })
+        };
+        if equivalent::is_dead(mutation, ptx) {
+            return mutant(None, Some("nothing reads what the statement writes"));
+        }
+        let mutated = mutation.apply(ptx);
         let device = texts.interpreter();
-        trial.prove(&device, generation).map_err(MutateError::Wrong)?;
-        Ok(device.take_reports().counters.total_warp_instructions())
-    });
-    let taken: Vec<u64> = taken.collect::<Result<_, MutateError>>()?;
-    // Both runs of all blocks, where the limit is one block's: mutations that only do more work have room for it.
-    Ok(taken.into_iter().max().unwrap_or(0).max(10_000))
+        device.substitute(kernel, &mutated)?;
+        match kill(&device, generation, mutation, trials) {
+            // What a compiler would refuse is no kernel that anything could notice.
+            Err(MutateError::Device(Error::Load { .. })) if MutationKind::CHANGES.contains(&mutation.kind) => {
+                return mutant(None, Some("no valid PTX"));
+            }
+            Err(error) => return Err(error),
+            Ok(Some(kill)) => return mutant(Some(kill), None),
+            Ok(None) => {}
+        }
+        if let Some(reason) = equivalent::listed(mutation) {
+            return mutant(None, Some(reason));
+        }
+        let executed = trials.iter().any(|trial| trial.executes(mutation));
+        if mutation.kind == MutationKind::NonCoherent && executed {
+            return mutant(None, Some("the kernel writes nothing that the load reads"));
+        }
+        let same = ptxas.is_some_and(|ptxas| equivalent::assembles_alike(ptxas, kernel, ptx, &mutated));
+        mutant(None, same.then_some("ptxas makes the same machine code of it"))
+    }
 }
 
 /// What notices the kernel that the device now runs in place of the generation's.
 fn kill(
     device: &Interpreter,
     generation: &'static dyn Attention,
-    trials: &[Asked],
+    mutation: &Mutation,
+    trials: &[Tried],
 ) -> Result<Option<Kill>, MutateError> {
-    for trial in trials {
-        let Err(failure) = trial.prove(device, generation) else { continue };
+    for trial in trials.iter().filter(|trial| trial.executes(mutation)) {
+        device.limit_instructions(trial.longest());
+        let Err(failure) = trial.prove(device, generation, mutation.kind.orders()) else { continue };
         let judged = failure.is_verdict();
         let by = match *failure.reason {
             Reason::Device(error) if !judged => return Err(error.into()),

@@ -13,8 +13,14 @@ pub struct MutationRecord<'s> {
     pub generation: &'s str,
     /// Mutations that were noticed.
     pub killed: usize,
-    /// Mutations tried.
+    /// Mutations tried that change something.
     pub total: usize,
+    /// Mutations tried that change nothing, and are not counted.
+    pub equivalent: usize,
+    /// Mutations that there are.
+    pub possible: usize,
+    /// What the sample was drawn by; none where every mutation was tried.
+    pub seed: Option<u64>,
     /// Fingerprints of the kernels that were mutated, with `+` between them.
     pub kernel: String,
     /// Their names.
@@ -30,8 +36,8 @@ impl<'s> MutationRecord<'s> {
     ///
     /// # Errors
     /// A sentence, where there is no score: it would say that all of nothing was noticed.
-    pub fn new(generation: &'s str, scores: &'s [Score]) -> Result<Self, String> {
-        if scores.iter().all(|score| score.mutants.is_empty()) {
+    pub fn new(generation: &'s str, scores: &'s [Score], seed: Option<u64>) -> Result<Self, String> {
+        if scores.iter().all(|score| score.total() == 0) {
             return Err(format!("nothing in {generation} was mutated, so there is no score"));
         }
         let mut killers = BTreeMap::new();
@@ -42,7 +48,10 @@ impl<'s> MutationRecord<'s> {
         Ok(Self {
             generation,
             killed: scores.iter().map(Score::killed).sum(),
-            total: scores.iter().map(|score| score.mutants.len()).sum(),
+            total: scores.iter().map(Score::total).sum(),
+            equivalent: scores.iter().map(Score::equivalent).sum(),
+            possible: scores.iter().map(|score| score.possible).sum(),
+            seed,
             kernel: fingerprints.join("+"),
             kernels: scores.iter().map(|score| score.kernel.as_str()).collect(),
             killers,
@@ -57,8 +66,8 @@ mod tests {
 
     #[test]
     fn nothing_mutated_is_no_score() {
-        let empty = Score { kernel: "a".into(), fingerprint: "0".into(), mutants: Vec::new() };
-        assert!(MutationRecord::new("v9", &[empty]).unwrap_err().contains("v9"));
-        assert!(MutationRecord::new("v9", &[]).is_err());
+        let empty = Score { kernel: "a".into(), fingerprint: "0".into(), possible: 0, mutants: Vec::new() };
+        assert!(MutationRecord::new("v9", &[empty], None).unwrap_err().contains("v9"));
+        assert!(MutationRecord::new("v9", &[], Some(1)).is_err());
     }
 }

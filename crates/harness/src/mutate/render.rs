@@ -42,10 +42,13 @@ pub fn render(score: &Score) -> String {
         }
         let _ = writeln!(text, "       = {lines}: {first}\n");
     }
-    let _ = write!(text, "{}: killed {} of {}", score.kernel, score.killed(), score.mutants.len());
+    let _ = write!(text, "{}: killed {} of {}", score.kernel, score.killed(), score.total());
     let killers: Vec<String> = score.killers().into_iter().map(|(by, count)| format!("{count} by {by}")).collect();
     if !killers.is_empty() {
         let _ = write!(text, " ({})", killers.join(", "));
+    }
+    if score.equivalent() > 0 {
+        let _ = write!(text, "; {} more change nothing", score.equivalent());
     }
     text.push('\n');
     text

@@ -1,4 +1,4 @@
-use harness::mutate::{MutationKind, Options, Score, mutate};
+use harness::mutate::{Choice, MutationKind, Options, Score, mutate};
 use sdpa::generations;
 use sdpa_toolchain::KernelTexts;
 
@@ -42,7 +42,7 @@ fn everything_that_orders_v2b_is_needed() {
 #[test]
 fn a_limit_spreads_over_the_kernel() {
     let generation = generations::find("v2c").expect("a generation");
-    let options = Options { kinds: vec![MutationKind::CopyGuard], limit: Some(3), like: None };
+    let options = Options { kinds: vec![MutationKind::CopyGuard], choice: Choice::Spread(3), ..Options::default() };
     let score =
         mutate(generation, &generation.generation().specialisations[0], &options, &KernelTexts::packed(), |_| ())
             .expect("runs");

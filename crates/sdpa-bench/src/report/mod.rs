@@ -4,6 +4,7 @@
 //! [`Evidence`] is what was measured, each figure with whether its kernel has changed since. The modules are pure functions
 //! over it, so the same records give the same bytes on every machine, with or without a GPU.
 
+pub mod blind;
 pub mod grounds;
 pub mod headline;
 pub mod markers;

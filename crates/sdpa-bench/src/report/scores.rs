@@ -15,8 +15,14 @@ pub struct MutationScore {
     pub generation: String,
     /// Mutations that were noticed.
     pub killed: usize,
-    /// Mutations tried.
+    /// Mutations tried that change something.
     pub total: usize,
+    /// Mutations tried that change nothing, where the record says so.
+    #[serde(default)]
+    pub equivalent: Option<usize>,
+    /// What the sample was drawn by; none where all were tried.
+    #[serde(default)]
+    pub seed: Option<u64>,
     /// Fingerprints of the kernels that were mutated, with `+` between them.
     #[serde(alias = "fingerprint", alias = "kernel_fingerprint")]
     pub kernel: String,
@@ -25,11 +31,16 @@ pub struct MutationScore {
 impl MutationScore {
     /// True where a kernel that was mutated is none of the generation's today.
     pub fn is_stale(&self, generation: &Generation) -> Result<bool, sdpa_core::Error> {
-        let today = generation.specialisations.iter().map(Fingerprint::of_packed);
-        let today = today.collect::<Result<Vec<_>, sdpa_core::Error>>()?;
-        let today: Vec<String> = today.into_iter().flatten().map(|kernel| kernel.to_string()).collect();
-        Ok(!self.kernel.split('+').all(|mutated| today.iter().any(|kernel| kernel == mutated)))
+        are_stale(&self.kernel.split('+').collect::<Vec<_>>(), generation)
     }
+}
+
+/// True where a kernel with one of these fingerprints is none of the generation's today.
+pub(super) fn are_stale(fingerprints: &[&str], generation: &Generation) -> Result<bool, sdpa_core::Error> {
+    let today = generation.specialisations.iter().map(Fingerprint::of_packed);
+    let today = today.collect::<Result<Vec<_>, sdpa_core::Error>>()?;
+    let today: Vec<String> = today.into_iter().flatten().map(|kernel| kernel.to_string()).collect();
+    Ok(!fingerprints.iter().all(|recorded| today.iter().any(|kernel| kernel == recorded)))
 }
 
 /// Reads every score in a folder, by name; none where there is no such folder.
@@ -81,13 +92,17 @@ mod tests {
         let score = |kernel: &str, fingerprint: String, killed: usize| {
             let found = mutations(".entry k() { bar.sync 0; bar.warp.sync -1; ret; }").into_iter().enumerate();
             let kill = || Kill { by: "race in shared memory".into(), case: "L1".into() };
-            let mutants = found.map(|(index, mutation)| Mutant { mutation, killed: (index < killed).then(kill) });
-            Score { kernel: kernel.into(), fingerprint, mutants: mutants.collect() }
+            let mutants = found.map(|(index, mutation)| Mutant {
+                mutation,
+                killed: (index < killed).then(kill),
+                equivalent: None,
+            });
+            Score { kernel: kernel.into(), fingerprint, possible: 2, mutants: mutants.collect() }
         };
         let kernels = &generation.specialisations[..2];
         let scores = [score("a", fingerprint(&kernels[0]), 2), score("b", fingerprint(&kernels[1]), 1)];
         let folder = tempfile::tempdir().unwrap();
-        let text = serde_json::to_string(&MutationRecord::new(generation.id, &scores).unwrap()).unwrap();
+        let text = serde_json::to_string(&MutationRecord::new(generation.id, &scores, None).unwrap()).unwrap();
         std::fs::write(folder.path().join("x.json"), text).unwrap();
         let read = read_scores(folder.path()).unwrap();
         assert_eq!((read[0].killed, read[0].total, read[0].generation.as_str()), (3, 4, generation.id));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use sdpa::generations;
-use sdpa_bench::report::{self, Evidence, ReportError, headline, markers, measured, peers, plot, table, tree};
+use sdpa_bench::report::{self, Evidence, ReportError, blind, headline, markers, measured, peers, plot, table, tree};
 use sdpa_toolchain::resources::Cost;
 use sdpa_toolchain::write_whole;
 
@@ -99,6 +99,11 @@ impl WriteReport {
             std::fs::create_dir_all(&self.docs).map_err(|source| system(&self.docs, source))?;
         }
         outputs.push(Output { path: self.docs.join(peers::FILE), text: Some(peers::render(&evidence)) });
+        let coverage = blind::read_coverage(&self.results.join("coverage"))?;
+        // Without a record there is nothing to show.
+        let seen = !coverage.is_empty() || !scores.is_empty();
+        let page = seen.then(|| blind::render(generations::ALL, &scores, &coverage)).transpose()?;
+        outputs.push(Output { path: self.docs.join(blind::FILE), text: page });
         outputs.extend(plots.into_iter().map(|plot| Output { path: self.docs.join(plot.file), text: Some(plot.svg) }));
         Ok(outputs)
     }

@@ -9,7 +9,7 @@ use sdpa_toolchain::{KernelTexts, source_text};
 use super::steps::{Outcome, Progress};
 use super::unnoticed;
 use harness::mutants;
-use harness::mutate::{self, MutateError, Mutation, MutationKind, Score};
+use harness::mutate::{self, Choice, MutateError, Mutation, MutationKind, Score};
 use harness::random::Random;
 use harness::verify::{Failure, Thoroughness, verify_thoroughly};
 
@@ -135,9 +135,10 @@ fn judge_kernels(
     try_out: impl Fn(&Specialisation, &mutate::Options) -> Result<Score, MutateError>,
 ) -> Result<Judged, MutateError> {
     let is_guard = |kind: &MutationKind| matches!(kind, MutationKind::Guard | MutationKind::CopyGuard);
-    let (guard_kinds, order_kinds): (Vec<_>, Vec<_>) = MutationKind::ALL.into_iter().partition(is_guard);
-    let of_order = mutate::Options { kinds: order_kinds, limit: None, like: None };
-    let of_guards = mutate::Options { kinds: guard_kinds, limit: Some(guards), like: None };
+    let (guard_kinds, order_kinds): (Vec<_>, Vec<_>) = MutationKind::REMOVALS.into_iter().partition(is_guard);
+    let of_order = mutate::Options { kinds: order_kinds, ..mutate::Options::default() };
+    let of_guards =
+        mutate::Options { kinds: guard_kinds, choice: Choice::Spread(guards), ..mutate::Options::default() };
     let mut judged = Judged { places: Vec::new(), guards: 0, guards_noticed: 0 };
     for kernel in drawn {
         add_places(&mut judged.places, &try_out(kernel, &of_order)?, kernel.source);
@@ -235,12 +236,17 @@ mod tests {
         let ptx = "bar.sync 0;\n".repeat(total);
         let mutants = mutate::mutations(&format!(".visible .entry attention()\n{{\n{ptx}ret;\n}}\n")).into_iter();
         let mutants = mutants.enumerate().map(|(index, mutation)| mutant(mutation, index < killed));
-        Score { kernel: "v9/f16_d64".to_owned(), fingerprint: String::new(), mutants: mutants.collect() }
+        Score {
+            kernel: "v9/f16_d64".to_owned(),
+            fingerprint: String::new(),
+            possible: total,
+            mutants: mutants.collect(),
+        }
     }
 
     fn mutant(mutation: Mutation, is_killed: bool) -> Mutant {
         let kill = || Kill { by: "race".to_owned(), case: "L1".to_owned() };
-        Mutant { mutation, killed: is_killed.then(kill) }
+        Mutant { mutation, killed: is_killed.then(kill), equivalent: None }
     }
 
     /// What is said of one kernel, whose four guards nothing notices.

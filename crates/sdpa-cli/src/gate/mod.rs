@@ -8,14 +8,18 @@
 //! | real input | right on a real model's tensors? | |
 //! | properties | does everything hold that must hold of attention? | |
 //! | races | nothing unordered, out of bounds, uninitialised? | compute-sanitizer where there is a GPU, too |
+//! | coverage | do the trials reach all of the kernels and of the plans? | |
 //! | mutants | would the harness notice if a barrier or a wait were missing? | |
+//! | mutation | would it notice if the kernel computed or ordered otherwise? a sample | |
 //! | resources | registers, shared memory and spills within the budget? | not run without ptxas or a GPU |
 //! | speed | faster than its parent? | not run without a GPU |
 //!
 //! The cheapest question of right and wrong comes first, and cost after all of them.
 
 mod advice;
+mod coverage;
 mod missed;
+mod mutation;
 mod record;
 mod sanitizer;
 mod speed;
@@ -23,7 +27,9 @@ mod steps;
 mod unnoticed;
 
 pub use advice::what_changed;
+pub use coverage::coverage;
 pub use missed::{Sample, mutants};
+pub use mutation::mutation;
 pub use record::{GateRecord, StepRecord, render_line};
 pub use sanitizer::sanitizer;
 pub use speed::judge_speed;

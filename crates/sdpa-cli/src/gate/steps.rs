@@ -10,6 +10,7 @@ use super::Status;
 use harness::acceptance::{cases as acceptance_cases, decoding_cases, shape_of};
 use harness::case::Case;
 use harness::check::{self, What, trials};
+use harness::coverage::Executed;
 use harness::properties::{self, Property};
 use harness::real_model;
 use harness::strategies::{Size, cases};
@@ -294,11 +295,12 @@ pub fn real_input(device: &dyn Device, generation: &dyn Attention) -> Outcome {
     }
 }
 
-/// The interpreter finds nothing.
+/// The interpreter finds nothing; what the trials executed is left in `executed`.
 pub fn races(
     generation: &'static dyn Attention,
     schedules: u64,
     texts: &KernelTexts,
+    executed: &RefCell<Vec<Executed>>,
     progress: Progress<'_>,
 ) -> Outcome {
     let trials = trials(generation);
@@ -309,7 +311,9 @@ pub fn races(
     });
     match checked {
         Ok(checked) if checked.faults.is_empty() => {
-            Outcome::passed(&format!("{} runs on the interpreter, {}, nothing found", checked.runs, checked.judged))
+            let (runs, judged) = (checked.runs, checked.judged);
+            *executed.borrow_mut() = checked.executed;
+            Outcome::passed(&format!("{runs} runs on the interpreter, {judged}, nothing found"))
         }
         Ok(checked) => {
             let look_at = match &checked.faults[0].what {
@@ -446,7 +450,7 @@ mod tests {
     #[test]
     fn races_are_found() {
         let mutant = mutants::find("missing_syncthreads").unwrap();
-        let found = races(mutant, 1, &KernelTexts::packed(), &quiet);
+        let found = races(mutant, 1, &KernelTexts::packed(), &RefCell::default(), &quiet);
         assert_eq!(found.status, Status::Failed);
         assert!(found.detail.contains("race in shared memory"), "{}", found.detail);
     }

@@ -3,12 +3,15 @@
 mod accept;
 mod watch;
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use harness::case::Case;
+use harness::coverage::Executed;
 use harness::mutants;
 use sdpa::generations;
 use sdpa_bench::timing::{self, Grid, Options, Record, Shape};
@@ -26,7 +29,7 @@ use super::{
 /// Run everything a generation must pass, in order, until the first step that fails
 ///
 /// It compiles; is right on the acceptance cases, on a real model's tensors and in random cases of every property; has no
-/// race; would not pass with a barrier missing; keeps its budget without a spill; and is faster than its parent. The first
+/// race; is reached by the trials to the last line; would not pass with a barrier missing or a statement changed; keeps its budget without a spill; and is faster than its parent. The first
 /// failure ends it with the next thing to look at. Without a GPU the kernels run on the interpreter and speed is not
 /// measured; without ptxas, resources are not.
 ///
@@ -52,7 +55,7 @@ pub(crate) struct Gate {
     /// Random cases for the comparison with the oracle; a quarter of them for each other property
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     cases: u32,
-    /// Which random cases, and which kernels are mutated; others in every run by default
+    /// Which random cases, and which kernels and statements are mutated; others in every run by default
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Schedules a shape, under the interpreter's checks
@@ -73,6 +76,12 @@ pub(crate) struct Gate {
     /// If no step fails: pack the PTX, show how costs, plans and counters differ from those accepted before, and accept them
     #[arg(long, conflicts_with = "only")]
     accept: bool,
+    /// Changes to the first kernel's statements to try, drawn by the seed
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..))]
+    mutations: u64,
+    /// Begin no further change after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    mutation_seconds: u64,
     /// The folder that gets gate/ID.json
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
@@ -209,6 +218,8 @@ impl Gate {
     ) -> Vec<(&'static str, Question<'a>)> {
         let seed =
             self.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        // What `races` ran is what `coverage` looks at.
+        let executed: Rc<RefCell<Vec<Executed>>> = Rc::default();
         let mut questions: Vec<(&'static str, Question<'a>)> = vec![
             ("compiles", Box::new(|_| gate::compiles(generation, compiled))),
             (
@@ -220,13 +231,26 @@ impl Gate {
             ),
             ("real input", Box::new(|_| gate::real_input(device, generation))),
             ("properties", Box::new(move |progress| gate::properties(device, generation, self.cases, seed, progress))),
-            ("races", Box::new(|progress| gate::races(generation, self.schedules, texts, progress))),
+            (
+                "races",
+                Box::new({
+                    let executed = Rc::clone(&executed);
+                    move |progress| gate::races(generation, self.schedules, texts, &executed, progress)
+                }),
+            ),
+            ("coverage", Box::new(move |_| gate::coverage(generation, &executed.borrow(), texts))),
         ];
         if device.kind() == DeviceKind::Cuda {
             questions.push(("sanitizer", Box::new(|progress| gate::sanitizer(generation, device, progress))));
         }
         let sample = gate::Sample { kernels: self.mutated, guards: self.guards, seed };
         questions.push(("mutants", Box::new(move |progress| gate::mutants(generation, sample, texts, progress))));
+        let mutations = usize::try_from(self.mutations).unwrap_or(usize::MAX);
+        let time_limit = Duration::from_secs(self.mutation_seconds);
+        questions.push((
+            "mutation",
+            Box::new(move |progress| gate::mutation(generation, mutations, seed, time_limit, texts, progress)),
+        ));
         questions.push((
             "resources",
             Box::new(|progress| {
