@@ -431,7 +431,7 @@ impl Question {
         let run = || {
             device.set_schedule(case.schedule);
             let output = execute(device, generation, &case.problem, data, Surroundings::Exact)?;
-            judge(reference, &output, generation).map_err(Reason::from)
+            judge(reference, &output, generation)
         };
         run().map(drop).map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
     }

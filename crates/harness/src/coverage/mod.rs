@@ -70,6 +70,8 @@ pub struct GenerationCoverage {
     pub generation: &'static str,
     /// Its kernels.
     pub kernels: Vec<KernelCoverage>,
+    /// Different places of all kernels together.
+    pub distinct: usize,
     /// Places that no trial reaches in any of the kernels: those that are missed in some and reached in others differ in
     /// their sizes only.
     pub nowhere: Vec<Missed>,
@@ -96,7 +98,9 @@ impl GenerationCoverage {
         });
         let kernels: Vec<KernelCoverage> = kernels.collect::<sdpa_core::Result<_>>()?;
         let nowhere = nowhere(&kernels);
-        Ok(Self { generation: who.id, kernels, nowhere, plans: plan_features(generation, trials) })
+        let seen: BTreeSet<&(Place, Event)> = kernels.iter().flat_map(|kernel| &kernel.seen).collect();
+        let distinct = seen.len() + nowhere.len();
+        Ok(Self { generation: who.id, kernels, distinct, nowhere, plans: plan_features(generation, trials) })
     }
 
     /// `(reached, explained, all)` of all kernels together.
@@ -106,9 +110,14 @@ impl GenerationCoverage {
         })
     }
 
+    /// Places that no trial reaches in any kernel, and no comment explains.
+    pub fn unexplained(&self) -> usize {
+        self.nowhere.iter().filter(|missed| missed.reason.is_none()).count()
+    }
+
     /// True if trials reach in some kernel all that no comment explains, and all features of plans.
     pub fn is_complete(&self) -> bool {
-        self.nowhere.iter().all(|missed| missed.reason.is_some()) && self.plans.iter().all(|feature| feature.seen)
+        self.unexplained() == 0 && self.plans.iter().all(|feature| feature.seen)
     }
 }
 

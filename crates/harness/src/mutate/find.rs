@@ -32,8 +32,8 @@ impl Mutation {
     /// True if both do the same to two copies that unrolling or inlining made of one statement of the source.
     pub(super) fn is_copy_of(&self, other: &Self) -> bool {
         let opcode = |mutation: &Self| {
-            let words = mutation.statement.split_whitespace().map(str::to_owned);
-            words.skip_while(|word| word.starts_with('@')).next()
+            let mut words = mutation.statement.split_whitespace().map(str::to_owned);
+            words.find(|word| !word.starts_with('@'))
         };
         self.kind == other.kind
             && self.variant == other.variant
