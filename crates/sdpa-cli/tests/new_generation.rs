@@ -56,7 +56,7 @@ fn run(command: &mut Command, root: &Path) -> String {
     let output = command
         .current_dir(root)
         .env("SDPA_DEVICE", "interpreter")
-        .env("PROPTEST_CASES", "2")
+        .env("PROPTEST_CASES", "6")
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -22,7 +22,7 @@ pub(crate) struct Coverage {
     /// Write JSON for programs
     #[arg(long)]
     json: bool,
-    /// Leave the figures where `sdpa report` finds them
+    /// Leave the figures, and the places that no kernel reaches, where `sdpa report` finds them
     #[arg(long)]
     record: bool,
     /// The folder of what was recorded
@@ -52,7 +52,10 @@ impl Coverage {
             if self.record {
                 let folder = self.results.join("coverage");
                 std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-                let text = serde_json::to_string_pretty(&coverage)? + "\n";
+                // Places that some other kernel reaches are many, and no page shows them.
+                let mut figures = coverage.clone();
+                figures.kernels.iter_mut().for_each(|kernel| kernel.missed.clear());
+                let text = serde_json::to_string_pretty(&figures)? + "\n";
                 write_whole(&folder.join(format!("{}.json", coverage.generation)), text.as_bytes())?;
             }
             reports.push(coverage);
