@@ -103,6 +103,7 @@ const NOTICES: &[(&str, &[Fault])] = &[
     ("nan_query_stays_in_its_row", &[Fault::NanFlushed, Fault::NanQuerySpreads]),
     ("nan_key_reaches_only_rows_that_see_it", &[Fault::NanFlushed, Fault::NanKeySpreads]),
     ("strided_is_contiguous", &[Fault::StrideIgnored]),
+    ("far_is_near", &[Fault::StrideIgnored]),
     ("grouped_is_repeated", &[Fault::HeadsTakeTurns]),
     ("aligned_masks_agree", &[Fault::TopLeftOffByOne]),
     ("scale_folds_into_the_query", &[Fault::ScaleTwice, Fault::NoScale]),
