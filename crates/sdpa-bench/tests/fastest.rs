@@ -50,6 +50,7 @@ fn slow_choices(record: &Record) -> (usize, Vec<String>) {
 fn on_every_recorded_problem_the_choice_is_within_three_percent_of_the_fastest() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../results");
     let mut records = 0;
+    let mut all_slow = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let Some(record) = Record::read(&path).ok().filter(|_| path.extension().is_some_and(|name| name == "json"))
@@ -59,9 +60,10 @@ fn on_every_recorded_problem_the_choice_is_within_three_percent_of_the_fastest()
         assert!(record.device.contains("H200"), "{}: the table was made on an H200", path.display());
         let (problems, slow) = slow_choices(&record);
         assert!(problems > 0, "{}", path.display());
-        assert!(slow.is_empty(), "{}:\n{}", path.display(), slow.join("\n"));
+        all_slow.extend(slow);
         records += 1;
     }
+    assert!(all_slow.is_empty(), "{}", all_slow.join("\n"));
     assert!(records >= 4, "acceptance, targets, short, decode: only {records} found");
 }
 
