@@ -46,7 +46,7 @@ mod tensors;
 pub use attention::{Attention, Generation};
 pub use device::cuda::{Cuda, DriverAnswer, driver_present};
 pub use device::host_memory::check_host_memory;
-pub use device::interpreter::{Interpreter, Reports};
+pub use device::interpreter::{Executed, Interpreter, Reports};
 pub use device::{Buffer, Device, DeviceChoice, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources, open};
 pub use dtype::Dtype;
 pub use error::{Error, Result};

@@ -11,7 +11,7 @@ use sdpa_ref::Judged;
 use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
-use crate::coverage::{self, Executed};
+use crate::coverage::Executed;
 use crate::execute::{Stage, Surroundings};
 use crate::regime::Data;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
@@ -71,7 +71,9 @@ pub fn check(
     let executed = Mutex::new(Vec::new());
     let outcomes = trials.par_iter().map(|trial| {
         let (found, judged, covered) = try_trial(generation, trial, seeds, texts)?;
-        coverage::add(&mut executed.lock().unwrap_or_else(PoisonError::into_inner), covered);
+        let mut executed = executed.lock().unwrap_or_else(PoisonError::into_inner);
+        covered.into_iter().for_each(|one| one.add_to(&mut executed));
+        drop(executed);
         progress();
         Ok((found, judged))
     });
@@ -104,7 +106,7 @@ fn try_trial(
         let trial = Trial { case: Case { schedule, ..trial.case.clone() }, ..trial.clone() };
         let verdict = prove(&device, generation, &trial);
         let Reports { findings, coverage: covered, .. } = device.take_reports();
-        coverage::add(&mut executed, Executed::all(covered));
+        covered.into_iter().for_each(|one| one.add_to(&mut executed));
         match verdict {
             Ok(rows) => judged += rows,
             Err(failure) if !failure.is_verdict() => return Err(Box::new(failure)),

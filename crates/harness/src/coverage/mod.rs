@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Coverage, Device as _, Specialisation};
+use sdpa_core::{Attention, Device as _};
 use sdpa_toolchain::KernelTexts;
 use serde::Serialize;
 
@@ -24,22 +24,7 @@ use crate::verify::{Failure, MATCHES_REFERENCE};
 pub use place::{Event, Missed, Place};
 pub use plans::{PlanFeature, plan_features};
 pub use render::render;
-
-/// What trials executed of a kernel.
-#[derive(Clone, Debug)]
-pub struct Executed {
-    /// The kernel.
-    pub kernel: Specialisation,
-    /// What was executed of it.
-    pub coverage: Coverage,
-}
-
-impl Executed {
-    /// As a device reports it.
-    pub(crate) fn all(covered: Vec<(Specialisation, Coverage)>) -> Vec<Self> {
-        covered.into_iter().map(|(kernel, coverage)| Self { kernel, coverage }).collect()
-    }
-}
+pub use sdpa_core::Executed;
 
 /// How much of one kernel the trials reach.
 #[derive(Clone, Debug, Serialize)]
@@ -97,8 +82,8 @@ impl GenerationCoverage {
             Ok(place::judge(kernel.to_string(), fingerprint, found.map(|found| &found.coverage)))
         });
         let kernels: Vec<KernelCoverage> = kernels.collect::<sdpa_core::Result<_>>()?;
-        let nowhere = nowhere(&kernels);
         let seen: BTreeSet<&(Place, Event)> = kernels.iter().flat_map(|kernel| &kernel.seen).collect();
+        let nowhere = nowhere(&kernels, &seen);
         let distinct = seen.len() + nowhere.len();
         Ok(Self { generation: who.id, kernels, distinct, nowhere, plans: plan_features(generation, trials) })
     }
@@ -121,9 +106,8 @@ impl GenerationCoverage {
     }
 }
 
-/// What is missed in every kernel that has it, once.
-fn nowhere(kernels: &[KernelCoverage]) -> Vec<Missed> {
-    let seen: BTreeSet<&(Place, Event)> = kernels.iter().flat_map(|kernel| &kernel.seen).collect();
+/// What is missed in every kernel that has it, once; `seen` is what some kernel reaches.
+fn nowhere(kernels: &[KernelCoverage], seen: &BTreeSet<&(Place, Event)>) -> Vec<Missed> {
     let mut found: BTreeMap<(Place, Event), Missed> = BTreeMap::new();
     for missed in kernels.iter().flat_map(|kernel| &kernel.missed) {
         let event = (missed.place.clone(), missed.event);
@@ -148,7 +132,9 @@ pub fn execute(
     let all = Mutex::new(Vec::new());
     trials.par_iter().try_for_each(|trial| {
         let executed = execute_one(generation, trial, texts)?;
-        add(&mut all.lock().unwrap_or_else(PoisonError::into_inner), executed);
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        executed.into_iter().for_each(|one| one.add_to(&mut all));
+        drop(all);
         progress();
         Ok::<(), Box<Failure>>(())
     })?;
@@ -172,15 +158,5 @@ pub(crate) fn execute_one(
         if problem.len_q() <= crate::check::FEW_ROWS { stage.run_without_lse(&subject) } else { Ok(()) }
     };
     run().map_err(|error| Box::new(Failure::new(&device, generation, &trial.case, MATCHES_REFERENCE, error)))?;
-    Ok(Executed::all(device.take_reports().coverage))
-}
-
-/// Adds what one trial executed to what others did.
-pub(crate) fn add(all: &mut Vec<Executed>, executed: Vec<Executed>) {
-    for one in executed {
-        let known = all.iter_mut().find(|known| known.kernel == one.kernel);
-        if !known.is_some_and(|known| known.coverage.merge(&one.coverage)) {
-            all.push(one);
-        }
-    }
+    Ok(device.take_reports().coverage)
 }

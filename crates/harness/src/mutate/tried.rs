@@ -53,9 +53,8 @@ impl Tried {
         tried.prove(&device, generation, false).map_err(MutateError::Wrong)?;
         let reports = device.take_reports();
         tried.instructions = reports.counters.total_warp_instructions();
-        let covered = reports.coverage.iter().filter(|(covered, _)| covered == kernel);
-        for (_, coverage) in covered {
-            for line in coverage.executed_lines() {
+        for executed in reports.coverage.iter().filter(|executed| executed.kernel == *kernel) {
+            for line in executed.coverage.executed_lines() {
                 let word = line as usize / 64;
                 tried.lines.resize(tried.lines.len().max(word + 1), 0);
                 tried.lines[word] |= 1 << (line % 64);

@@ -19,6 +19,7 @@ pub mod tree;
 use std::path::{Path, PathBuf};
 
 use sdpa_core::{Attention, DeviceLimits, Launch, Problem};
+use serde::de::DeserializeOwned;
 
 use crate::timing::{Ceiling, Figure, Record};
 use grounds::GROUNDS;
@@ -161,16 +162,28 @@ pub fn mission() -> Problem {
 pub fn read_records(folder: &Path) -> Result<Vec<(String, Record)>, ReportError> {
     let mut records = Vec::new();
     for path in json_files(folder)? {
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| ReportError::System { path: path.clone(), source })?;
-        let format = |source| ReportError::Format { path: path.clone(), source };
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(format)?;
+        let value: serde_json::Value = read_json(&path)?;
         if value.get("figures").is_some() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            records.push((name, serde_json::from_value(value).map_err(format)?));
+            let record = serde_json::from_value(value).map_err(|source| ReportError::Format { path, source })?;
+            records.push((name, record));
         }
     }
     if records.is_empty() { Err(ReportError::NoRecord(folder.to_owned())) } else { Ok(records) }
+}
+
+/// What one JSON file holds.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ReportError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ReportError::System { path: path.to_owned(), source })?;
+    serde_json::from_str(&text).map_err(|source| ReportError::Format { path: path.to_owned(), source })
+}
+
+/// What each JSON file of a folder holds, by name; none where there is no such folder.
+fn read_folder<T: DeserializeOwned>(folder: &Path) -> Result<Vec<T>, ReportError> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    json_files(folder)?.iter().map(|path| read_json(path)).collect()
 }
 
 /// The JSON files of a folder, by name.

@@ -48,16 +48,7 @@ pub(super) fn are_stale(fingerprints: &[&str], generation: &Generation) -> Resul
 /// # Errors
 /// [`ReportError::System`] or [`ReportError::Format`].
 pub fn read_scores(folder: &Path) -> Result<Vec<MutationScore>, ReportError> {
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let mut scores = Vec::new();
-    for path in super::json_files(folder)? {
-        let text =
-            std::fs::read_to_string(&path).map_err(|source| ReportError::System { path: path.clone(), source })?;
-        scores.push(serde_json::from_str(&text).map_err(|source| ReportError::Format { path, source })?);
-    }
-    Ok(scores)
+    super::read_folder(folder)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use super::unnoticed;
 /// Of mutations that change something, so many must be noticed.
 const NOTICED: f64 = 0.95;
 
-/// A sample of changes to the generation's first kernel, drawn by a seed, as far as the time goes.
+/// A sample of changes to the generation's [representative kernels](mutate::representative), drawn by a seed, as far as the
+/// time goes.
 pub fn mutation(
     generation: &'static dyn Attention,
     count: usize,

@@ -50,15 +50,24 @@ pub struct Reports {
     /// Everything they did wrong.
     pub findings: Vec<Finding>,
     /// What of each kernel they executed, if [`Interpreter::cover`] asked for it.
-    pub coverage: Vec<(Specialisation, Coverage)>,
+    pub coverage: Vec<Executed>,
 }
 
-impl Reports {
-    fn cover(&mut self, kernel: Specialisation, covered: Coverage) {
-        let known = self.coverage.iter_mut().find(|(known, _)| *known == kernel);
-        // Another text of the kernel begins anew.
-        if !known.is_some_and(|(_, all)| all.merge(&covered)) {
-            self.coverage.push((kernel, covered));
+/// What launches executed of a kernel.
+#[derive(Clone, Debug)]
+pub struct Executed {
+    /// The kernel.
+    pub kernel: Specialisation,
+    /// What was executed of it.
+    pub coverage: Coverage,
+}
+
+impl Executed {
+    /// Adds this to what other launches executed. Another text of the kernel begins anew.
+    pub fn add_to(self, all: &mut Vec<Self>) {
+        let known = all.iter_mut().find(|known| known.kernel == self.kernel);
+        if !known.is_some_and(|known| known.coverage.merge(&self.coverage)) {
+            all.push(self);
         }
     }
 }
@@ -231,7 +240,7 @@ impl Device for Interpreter {
         reports.counters += &report.counters;
         reports.findings.extend(report.findings.iter().cloned());
         if let Some(covered) = &report.coverage {
-            reports.cover(launch.kernel, covered.clone());
+            Executed { kernel: launch.kernel, coverage: covered.clone() }.add_to(&mut reports.coverage);
         }
         if report.is_clean() {
             return match tickets {

@@ -78,7 +78,12 @@ impl DriverAnswer {
             // SAFETY: the driver's words are static strings that end with a 0.
             known.then(|| unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned())
         };
-        match (words(name), words(text)) {
+        Self::of_words(code, words(name), words(text))
+    }
+
+    /// By the driver's name and description of an error, as far as it has them.
+    fn of_words(code: i32, name: Option<String>, text: Option<String>) -> Self {
+        match (name, text) {
             (Some(name), Some(text)) => Self::new(code, format!("{name}, {text}")),
             (Some(words), None) | (None, Some(words)) => Self::new(code, words),
             (None, None) => Self::new(code, "an error that the driver has no name for"),
@@ -92,12 +97,7 @@ pub(super) type Describe = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_
 impl From<DriverError> for DriverAnswer {
     fn from(error: DriverError) -> Self {
         let words = |words: Result<&CStr, DriverError>| words.ok().map(|words| words.to_string_lossy().into_owned());
-        let code = error.0 as i32;
-        match (words(error.error_name()), words(error.error_string())) {
-            (Some(name), Some(text)) => Self::new(code, format!("{name}, {text}")),
-            (Some(words), None) | (None, Some(words)) => Self::new(code, words),
-            (None, None) => Self::new(code, "an error that the driver has no name for"),
-        }
+        Self::of_words(error.0 as i32, words(error.error_name()), words(error.error_string()))
     }
 }
 
