@@ -9,6 +9,7 @@ mod tally;
 
 use std::fmt;
 use std::sync::{Once, OnceLock};
+use std::time::{Duration, Instant};
 
 use proptest::strategy::Just;
 use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestError, TestRunner};
@@ -95,9 +96,22 @@ pub fn prove_on(
     // A case that the generation declines is drawn anew, so that all the cases of a test are cases that ran.
     config.max_global_rejects = config.cases.saturating_mul(10).saturating_add(1000);
     let tally = Tally::new(test, config.fork());
+    // Proptest's own limit ends the child's search only: the parent, which repeats the answers without asking, would take
+    // every later case for a failure, and name one that holds. Here later cases are taken to hold, in both.
+    let shrinking = Duration::from_millis(std::mem::take(&mut config.max_shrink_time).into());
+    let first_failure = OnceLock::new();
     let outcome = TestRunner::new(config).run(&cases(size), {
         let tally = tally.clone();
-        move |case| ask(&tally, device(), generation, property, &case)
+        move |case| {
+            if first_failure.get().is_some_and(|failed: &Instant| failed.elapsed() > shrinking) {
+                return Ok(());
+            }
+            let answer = ask(&tally, device(), generation, property, &case);
+            if let Err(TestCaseError::Fail(_)) = answer {
+                first_failure.get_or_init(Instant::now);
+            }
+            answer
+        }
     });
     let report = tally.report();
     match outcome {

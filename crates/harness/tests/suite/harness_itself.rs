@@ -1,6 +1,7 @@
 //! The checks can fail: each is shown a kernel that breaks it, and one that is right.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use harness::case::Case;
 use harness::execute::{MemoryFault, RunError, Surroundings, execute};
@@ -12,7 +13,7 @@ use harness::suite;
 use harness::verify::{Answer, Failure, Question, Reason, Thoroughness, verify};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, TestRunner};
-use sdpa_core::{Attention, Layout, Operand, Problem};
+use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, Layout, Operand, Problem, Unsupported};
 use sdpa_ref::Check;
 
 /// Random cases, the same in every run.
@@ -347,6 +348,32 @@ fn wrong_kernels_fail_with_their_smallest_case() {
 fn dying_processes_shrink() {
     let failing = prove_fault(concat!(module_path!(), "::dying_processes_shrink"), Fault::Deadly).unwrap_err();
     assert_eq!(failing.case.problem.len_kv(), 40, "{failing}");
+}
+
+/// A generation that takes its time.
+struct Slow(HostGeneration);
+
+impl Attention for Slow {
+    fn generation(&self) -> &Generation {
+        self.0.generation()
+    }
+
+    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+        std::thread::sleep(Duration::from_millis(100));
+        self.0.plan(problem, limits)
+    }
+}
+
+/// Where the time for shrinking ends it, the case named is one that was seen to fail.
+#[test]
+fn shrinking_that_ends_early_names_a_failing_case() {
+    let test = concat!(module_path!(), "::shrinking_that_ends_early_names_a_failing_case");
+    let config = Config { cases: 64, max_shrink_time: 1500, ..suite::config(test) };
+    let property = properties::find("matches_reference").expect("a property's name");
+    let slow = Slow(HostGeneration::new(Fault::FirstBatchForAll));
+    let failing = suite::prove_on(host, Size::Small, config, &slow, property).unwrap_err();
+    let again = property.check(&HostDevice::default(), &slow, &failing.case);
+    assert!(again.is_err_and(|failure| matches!(*failure.reason, Reason::Mismatch(_))), "{failing}");
 }
 
 /// A test that ran nothing has proven nothing.
