@@ -1,8 +1,8 @@
 //! The trait every generation implements, and the one `forward` that all of them share.
 
 use crate::{
-    Accuracy, Budget, Buffer, Device, DeviceLimits, LaunchPlan, Params, Prepared, Problem, Result, Specialisation,
-    Tensors, Unsupported,
+    Accuracy, Budget, Buffer, Device, DeviceLimits, Extensions, LaunchPlan, Params, Prepared, Problem, Result,
+    Specialisation, Tensors, Unsupported,
 };
 
 /// What a generation is: everything that the harness needs to know, so that it never asks for the id.
@@ -22,18 +22,34 @@ pub struct Generation {
     pub accuracy: Accuracy,
     /// Bytes that every tensor's address must be a multiple of.
     pub alignment: u64,
+    /// What it takes beyond dense attention. A problem that asks for more is declined before `decide` sees it, so a
+    /// generation never hears of what came after it.
+    pub takes: Extensions,
 }
 
-/// A generation of attention kernels: decides in [`plan`](Self::plan), and nowhere else.
+/// A generation of attention kernels: decides in [`decide`](Self::decide), and nowhere else.
 pub trait Attention: Sync {
     /// Who this is.
     fn generation(&self) -> &Generation;
+
+    /// How a problem that asks for nothing but what the generation [`takes`](Generation::takes) would be run. For
+    /// [`plan`](Self::plan) alone to call; pure, as it is.
+    ///
+    /// # Errors
+    /// [`Unsupported`], with a reason the user can act on.
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported>;
 
     /// How `problem` would be run on a device with these limits. Pure: the same answer for the same question.
     ///
     /// # Errors
     /// [`Unsupported`], with a reason the user can act on.
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported>;
+    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported> {
+        let Generation { id: generation, takes, .. } = *self.generation();
+        match problem.extensions().first_not_in(takes) {
+            Some(extension) => Err(Unsupported::Extension { generation, extension }),
+            None => self.decide(problem, limits),
+        }
+    }
 
     /// Plans, loads and launches. Returns as soon as the work is queued; [`Device::synchronize`] waits for it.
     ///

@@ -99,6 +99,24 @@ pub enum Error {
         /// Bytes there are.
         found: usize,
     },
+    /// An extension without what it reads.
+    #[error("{tensor} is missing: the problem asks for it ({problem}); give it by `Tensors::with_…`")]
+    TensorMissing {
+        /// Which tensor.
+        tensor: &'static str,
+        /// The problem.
+        problem: String,
+    },
+    /// A tensor that nobody would read.
+    #[error(
+        "{tensor} is given, but the problem does not ask for it ({problem}): say so to its builder, or leave it out"
+    )]
+    TensorUnasked {
+        /// Which tensor.
+        tensor: &'static str,
+        /// The problem.
+        problem: String,
+    },
     /// A tensor starts at an address that the kernel's copies cannot read or write.
     #[error("{operand} starts at address {address:#x}: it must be a multiple of {alignment} bytes")]
     Misaligned {

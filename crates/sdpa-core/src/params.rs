@@ -1,6 +1,6 @@
 //! The parameter block that every kernel takes, byte for byte the one in the kernels' `params.cuh`.
 
-use crate::{Operand, Problem};
+use crate::{Mask, Operand, Problem};
 
 /// Where a `[batch, heads, length, head_dim]` tensor lies; strides in elements, the last dimension contiguous.
 #[repr(C)]
@@ -54,7 +54,57 @@ pub struct Params {
     pub diagonal: i32,
     /// The device's [words of tickets](crate::Device::tickets); 0 where the plan uses none.
     pub tickets: u64,
+    /// What a problem asks for beyond dense attention. Kernels that take none of it declare the block up to here.
+    pub extension: ExtensionParams,
 }
+
+/// The second part of the block, for kernels that take more than dense attention; mirrors `ExtendedParams` in the kernels'
+/// `extended_params.cuh`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ExtensionParams {
+    /// Where each packed sequence's queries begin, and the last one's end: `[sequences + 1]` u32.
+    pub cu_seqlens_q: u64,
+    /// The same of the keys.
+    pub cu_seqlens_k: u64,
+    /// How many keys each sequence of a dense batch uses: `[batch]` u32; 0 if all.
+    pub key_lengths: u64,
+    /// `[heads_q]` f32; 0 if there are none.
+    pub sinks: u64,
+    /// `[heads_q]` f32; 0 if there are none.
+    pub slopes: u64,
+    /// Packed sequences; 0 for a dense batch.
+    pub sequences: i32,
+    /// 1 if the diagonal starts at the first key, 0 if it ends at the last.
+    pub top_left: i32,
+    /// Keys before the diagonal that a query sees; [`i32::MAX`] if all.
+    pub window_left: i32,
+    /// Keys behind the diagonal that a query sees, none under a causal mask; [`i32::MAX`] if all.
+    pub window_right: i32,
+    /// Scores become `softcap · tanh(score / softcap)`; 0 if they stay.
+    pub softcap: f32,
+    /// Most queries that a packed sequence has.
+    pub longest_q: i32,
+}
+
+impl ExtensionParams {
+    fn new(problem: &Problem) -> Self {
+        let side = |keys: Option<usize>| keys.map_or(i32::MAX, |keys| keys as i32);
+        let window = problem.window();
+        Self {
+            sequences: problem.packing().map_or(0, |packing| packing.sequences as i32),
+            top_left: i32::from(problem.mask() == Mask::CausalTopLeft),
+            window_left: side(window.left),
+            window_right: if problem.mask().is_causal() { 0 } else { side(window.right) },
+            softcap: problem.softcap().unwrap_or(0.0),
+            longest_q: problem.packing().map_or(0, |packing| packing.longest_q as i32),
+            ..Self::default()
+        }
+    }
+}
+
+/// Bytes of the block that kernels of dense attention declare.
+pub(crate) const DENSE_BYTES: usize = std::mem::offset_of!(Params, extension);
 
 /// `scale · log2(e)`, rounded once; infinite for the largest scales, which a [`Problem`] refuses.
 pub(crate) fn scale_log2e(scale: f32) -> f32 {
@@ -93,6 +143,7 @@ impl Params {
             causal: i32::from(problem.diagonal().is_some()),
             diagonal: problem.diagonal().unwrap_or(0) as i32,
             tickets: 0,
+            extension: ExtensionParams::new(problem),
         }
     }
 
@@ -116,6 +167,14 @@ impl Params {
         bytes.extend(self.causal.to_le_bytes());
         bytes.extend(self.diagonal.to_le_bytes());
         bytes.extend(self.tickets.to_le_bytes());
+        let extension = &self.extension;
+        let addresses =
+            [extension.cu_seqlens_q, extension.cu_seqlens_k, extension.key_lengths, extension.sinks, extension.slopes];
+        bytes.extend(addresses.into_iter().flat_map(u64::to_le_bytes));
+        let numbers = [extension.sequences, extension.top_left, extension.window_left, extension.window_right];
+        bytes.extend(numbers.into_iter().flat_map(i32::to_le_bytes));
+        bytes.extend(extension.softcap.to_le_bytes());
+        bytes.extend(extension.longest_q.to_le_bytes());
         bytes
     }
 }
@@ -123,17 +182,35 @@ impl Params {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Mask;
+    use crate::{Packing, Window};
 
     #[test]
     fn bytes_are_the_struct_in_memory() {
         let problem = Problem::new(2, 6, 33, 40).heads_kv(3).len_kv(70).mask(Mask::Causal).build().unwrap();
         let mut params = Params::new(&problem, [11, 22, 33, 44]);
         (params.lse, params.workspace, params.tickets) = (55, 66, 77);
+        (params.extension.cu_seqlens_k, params.extension.slopes, params.extension.longest_q) = (88, 99, 111);
         // SAFETY: `Params` is `repr(C)`, has no padding (its size is the sum of its fields' sizes, which a
         // test of sdpa-toolchain checks against the kernels' header) and holds only plain numbers, so all its bytes are initialised.
         let memory = unsafe { std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<Params>()) };
         assert_eq!(params.to_bytes(), memory);
         assert_eq!(params.diagonal, 37);
+        assert_eq!((DENSE_BYTES, size_of::<Params>()), (192, 256));
+    }
+
+    #[test]
+    fn extensions_reach_the_kernel() {
+        let dense = Problem::new(1, 2, 3, 8).build().unwrap();
+        let none = ExtensionParams { window_left: i32::MAX, window_right: i32::MAX, ..ExtensionParams::default() };
+        assert_eq!(ExtensionParams::new(&dense), none);
+        let packing = Packing { sequences: 3, longest_q: 7, longest_kv: 9 };
+        let window = Window { left: Some(4), right: Some(5) };
+        let packed = Problem::packed(packing, 2, 12, 8).len_kv(15).window(window).softcap(30.0).build().unwrap();
+        let found = ExtensionParams::new(&packed);
+        assert_eq!((found.sequences, found.longest_q, found.softcap, found.top_left), (3, 7, 30.0, 0));
+        assert_eq!((found.window_left, found.window_right), (4, 5));
+        let causal = packed.to_builder().mask(Mask::CausalTopLeft).build().unwrap();
+        let found = ExtensionParams::new(&causal);
+        assert_eq!((found.window_left, found.window_right, found.top_left), (4, 0, 1));
     }
 }

@@ -63,6 +63,14 @@ pub enum Unsupported {
         /// What there is.
         supported: &'static [crate::Dtype],
     },
+    /// Something beyond dense attention that the generation does not know.
+    #[error("{generation} does not take {extension}")]
+    Extension {
+        /// Which generation declines.
+        generation: &'static str,
+        /// What the problem asks for.
+        extension: &'static str,
+    },
     /// A size of the problem is outside of what the generation is for.
     #[error("{generation} takes {quantity} {range}; this problem has {found}{}", because(reason))]
     Size {
@@ -184,6 +192,7 @@ impl Unsupported {
             Self::ComputeCapability { needed, .. } => (3, *needed),
             Self::Size { reason: "", .. } | Self::Dtype { .. } | Self::NotBuilt { .. } => (4, (0, 0)),
             Self::Size { .. } => (5, (0, 0)),
+            Self::Extension { .. } => (6, (0, 0)),
         };
         (kind, needed)
     }

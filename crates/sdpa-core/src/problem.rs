@@ -3,10 +3,12 @@
 mod error;
 
 use std::fmt;
+use std::ops::Range;
 
 pub use error::ProblemError;
 
 use crate::Dtype;
+use crate::extension::{Extensions, LARGEST_SOFTCAP, Packing, Sequence, Window};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,6 +142,12 @@ pub struct Problem {
     mask: Mask,
     scale: f32,
     strides: [Strides; 4],
+    packing: Option<Packing>,
+    key_lengths: bool,
+    window: Window,
+    softcap: Option<f32>,
+    sinks: bool,
+    slopes: bool,
 }
 
 impl Problem {
@@ -159,7 +167,30 @@ impl Problem {
             scale: None,
             layouts: [Layout::Bhld; 4],
             strides: [None; 4],
+            packing: None,
+            key_lengths: false,
+            window: Window::ALL,
+            softcap: None,
+            sinks: false,
+            slopes: false,
         }
+    }
+
+    /// Starts a problem of packed sequences: tensors `[total, heads, head_dim]`, contiguous, as many keys as queries. To
+    /// everything that knows of one tensor only it is a batch of one, whose length is the total. `len_kv` changes the total
+    /// of the keys, [`strides`](ProblemBuilder::strides) the layout.
+    ///
+    /// ```
+    /// use sdpa_core::{Packing, Problem};
+    ///
+    /// let packing = Packing { sequences: 64, longest_q: 512, longest_kv: 512 };
+    /// let problem = Problem::packed(packing, 12, 7357, 64).build()?;
+    /// assert_eq!((problem.batch(), problem.len_q(), problem.sequence_count()), (1, 7357, 64));
+    /// # Ok::<(), sdpa_core::ProblemError>(())
+    /// ```
+    pub fn packed(packing: Packing, heads: usize, total: usize, head_dim: usize) -> ProblemBuilder {
+        let builder = Self::new(1, heads, total, head_dim).layout(Layout::Blhd);
+        ProblemBuilder { packing: Some(packing), ..builder }
     }
 
     /// Independent sequences.
@@ -256,7 +287,87 @@ impl Problem {
         }
     }
 
-    /// How many keys, counted from the first, a query sees.
+    /// How sequences are packed, if they are.
+    pub fn packing(&self) -> Option<Packing> {
+        self.packing
+    }
+
+    /// True if each sequence of the dense batch uses a number of its keys that stands on the device.
+    pub fn key_lengths(&self) -> bool {
+        self.key_lengths
+    }
+
+    /// Keys on either side of the diagonal that a query sees.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    /// The cap of `cap · tanh(scale · query · key / cap)`.
+    pub fn softcap(&self) -> Option<f32> {
+        self.softcap
+    }
+
+    /// True if each query head has a sink.
+    pub fn sinks(&self) -> bool {
+        self.sinks
+    }
+
+    /// True if each query head has a slope.
+    pub fn slopes(&self) -> bool {
+        self.slopes
+    }
+
+    /// What is asked for beyond dense attention.
+    pub fn extensions(&self) -> Extensions {
+        Extensions {
+            packed: self.packing.is_some(),
+            key_lengths: self.key_lengths,
+            window: self.window != Window::ALL,
+            softcap: self.softcap.is_some(),
+            sinks: self.sinks,
+            slopes: self.slopes,
+        }
+    }
+
+    /// Sequences, packed or not.
+    pub fn sequence_count(&self) -> usize {
+        self.packing.map_or(self.batch, |packing| packing.sequences)
+    }
+
+    /// The same problem without extensions: dense, with the same tensors.
+    pub fn to_dense(&self) -> Self {
+        Self {
+            packing: None,
+            key_lengths: false,
+            window: Window::ALL,
+            softcap: None,
+            sinks: false,
+            slopes: false,
+            ..self.clone()
+        }
+    }
+
+    /// The keys that a query of a sequence sees; positions count from the tensors' first rows. [`visible_keys`](Self::visible_keys)
+    /// with everything that may narrow it.
+    pub fn visible(&self, sequence: &Sequence, query: usize) -> Range<usize> {
+        let (own, len_kv) = (self.diagonal_of(sequence, query), sequence.keys.len() as i64);
+        let right = if self.mask.is_causal() { Some(0) } else { self.window.right };
+        let first = self.window.left.map_or(0, |left| (own - left as i64).clamp(0, len_kv));
+        let end = right.map_or(len_kv, |right| (own + right as i64 + 1).clamp(0, len_kv));
+        let start = sequence.keys.start;
+        start + first as usize..start + end.max(first) as usize
+    }
+
+    /// The key on a query's diagonal, counted from its sequence's first; there need not be one.
+    pub fn diagonal_of(&self, sequence: &Sequence, query: usize) -> i64 {
+        let row = query as i64 - sequence.queries.start as i64;
+        match self.mask {
+            Mask::CausalTopLeft => row,
+            Mask::Full | Mask::Causal => row + sequence.keys.len() as i64 - sequence.queries.len() as i64,
+        }
+    }
+
+    /// How many keys, counted from the first, a query of a dense problem without a window sees.
     pub fn visible_keys(&self, query: usize) -> usize {
         match self.diagonal() {
             None => self.len_kv,
@@ -285,6 +396,12 @@ impl Problem {
             scale: Some(self.scale),
             layouts: [Layout::Bhld; 4],
             strides: self.strides.map(Some),
+            packing: self.packing,
+            key_lengths: self.key_lengths,
+            window: self.window,
+            softcap: self.softcap,
+            sinks: self.sinks,
+            slopes: self.slopes,
         }
     }
 }
@@ -301,7 +418,24 @@ impl fmt::Display for Problem {
         } else {
             write!(f, " q{} kv{}", self.len_q, self.len_kv)?;
         }
-        write!(f, " d{} {} {}", self.head_dim, self.dtype, self.mask.name())
+        write!(f, " d{} {} {}", self.head_dim, self.dtype, self.mask.name())?;
+        if let Some(Packing { sequences, longest_q, longest_kv }) = self.packing {
+            write!(f, " packed={sequences},{longest_q},{longest_kv}")?;
+        }
+        if self.key_lengths {
+            f.write_str(" key-lengths")?;
+        }
+        if self.window != Window::ALL {
+            let side = |keys: Option<usize>| keys.map_or("all".to_owned(), |keys| keys.to_string());
+            write!(f, " window={},{}", side(self.window.left), side(self.window.right))?;
+        }
+        if let Some(cap) = self.softcap {
+            write!(f, " softcap={cap}")?;
+        }
+        for (asked, name) in [(self.sinks, " sinks"), (self.slopes, " slopes")] {
+            f.write_str(if asked { name } else { "" })?;
+        }
+        Ok(())
     }
 }
 
@@ -320,6 +454,12 @@ pub struct ProblemBuilder {
     scale: Option<f32>,
     layouts: [Layout; 4],
     strides: [Option<Strides>; 4],
+    packing: Option<Packing>,
+    key_lengths: bool,
+    window: Window,
+    softcap: Option<f32>,
+    sinks: bool,
+    slopes: bool,
 }
 
 impl ProblemBuilder {
@@ -372,6 +512,37 @@ impl ProblemBuilder {
         self
     }
 
+    /// Keys on either side of the diagonal that a query sees.
+    pub fn window(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Scores become `cap · tanh(score / cap)`: after the scale, before slopes and masks.
+    pub fn softcap(mut self, cap: f32) -> Self {
+        self.softcap = Some(cap);
+        self
+    }
+
+    /// Each query head has a sink, a logit in the softmax's sum without a value: [`Tensors::with_sinks`](crate::Tensors).
+    pub fn sinks(mut self) -> Self {
+        self.sinks = true;
+        self
+    }
+
+    /// Each query head has a slope, by which scores fall with each key of distance from the diagonal:
+    /// [`Tensors::with_slopes`](crate::Tensors).
+    pub fn slopes(mut self) -> Self {
+        self.slopes = true;
+        self
+    }
+
+    /// Each sequence uses as many of its keys as a number on the device says: [`Tensors::with_key_lengths`](crate::Tensors).
+    pub fn key_lengths(mut self) -> Self {
+        self.key_lengths = true;
+        self
+    }
+
     /// Validates everything at once.
     ///
     /// # Errors
@@ -403,6 +574,7 @@ impl ProblemBuilder {
         if !crate::params::scale_log2e(scale).is_finite() {
             return Err(ProblemError::Scale(scale));
         }
+        self.check_extensions()?;
         let strides = Operand::ALL.map(|operand| {
             let (heads, length) = match operand {
                 Operand::Query | Operand::Output => (heads_q, len_q),
@@ -411,12 +583,58 @@ impl ProblemBuilder {
             let index = operand as usize;
             self.strides[index].unwrap_or_else(|| self.layouts[index].strides(heads, length, head_dim))
         });
-        let problem = Problem { batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype, mask, scale, strides };
+        let Self { packing, key_lengths, window, softcap, sinks, slopes, .. } = self;
+        let problem = Problem {
+            batch,
+            heads_q,
+            heads_kv,
+            len_q,
+            len_kv,
+            head_dim,
+            dtype,
+            mask,
+            scale,
+            strides,
+            packing,
+            key_lengths,
+            window,
+            softcap,
+            sinks,
+            slopes,
+        };
         for operand in Operand::ALL {
             problem.check_strides(operand)?;
         }
         problem.check_output_is_injective()?;
         Ok(problem)
+    }
+
+    fn check_extensions(&self) -> Result<(), ProblemError> {
+        if let Some(cap) = self.softcap.filter(|cap| !(*cap > 0.0 && *cap <= LARGEST_SOFTCAP)) {
+            return Err(ProblemError::Softcap(cap));
+        }
+        let sides = [("window's left side", self.window.left), ("window's right side", self.window.right)];
+        for (what, found) in sides.into_iter().filter_map(|(what, side)| Some((what, side?))) {
+            if found > MAX_EXTENT {
+                return Err(ProblemError::TooLarge { what, found });
+            }
+        }
+        let Some(Packing { sequences, longest_q, longest_kv }) = self.packing else { return Ok(()) };
+        if self.batch != 1 {
+            return Err(ProblemError::PackedBatch { batch: self.batch });
+        }
+        if self.key_lengths {
+            return Err(ProblemError::PackedKeyLengths);
+        }
+        if sequences > MAX_EXTENT {
+            return Err(ProblemError::TooLarge { what: "sequences", found: sequences });
+        }
+        for (what, longest, total) in [("queries", longest_q, self.len_q), ("keys", longest_kv, self.len_kv)] {
+            if longest > total || longest.saturating_mul(sequences) < total {
+                return Err(ProblemError::Packing { what, sequences, longest, total });
+            }
+        }
+        Ok(())
     }
 }
 

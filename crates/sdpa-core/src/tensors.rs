@@ -1,6 +1,6 @@
 //! The tensors of a forward pass, and what must hold of their memory.
 
-use crate::{Buffer, Error, MemoryId, Operand, Params, Problem, Result};
+use crate::{Buffer, Error, ExtensionParams, MemoryId, Operand, Params, Problem, Result};
 
 /// Part of a buffer, from an offset in bytes to its end.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,12 @@ impl<'a> From<&'a Buffer> for View<'a> {
 pub struct Tensors<'a> {
     operands: [View<'a>; 4],
     lse: Option<View<'a>>,
+    /// In the order of [`EXTENSION_TENSORS`].
+    extension: [Option<View<'a>>; 5],
 }
+
+/// Names of the tensors that extensions read, all of 4-byte numbers.
+const EXTENSION_TENSORS: [&str; 5] = ["cu_seqlens_q", "cu_seqlens_k", "key_lengths", "sinks", "slopes"];
 
 impl<'a> Tensors<'a> {
     /// Query, key, value and output, strided as the problem says.
@@ -54,7 +59,7 @@ impl<'a> Tensors<'a> {
         value: impl Into<View<'a>>,
         output: impl Into<View<'a>>,
     ) -> Self {
-        Self { operands: [query.into(), key.into(), value.into(), output.into()], lse: None }
+        Self { operands: [query.into(), key.into(), value.into(), output.into()], lse: None, extension: [None; 5] }
     }
 
     /// Asks for the log-sum-exp of every row, `[batch, heads_q, len_q]` f32, contiguous.
@@ -64,23 +69,88 @@ impl<'a> Tensors<'a> {
         self
     }
 
+    /// Where each packed sequence begins, and the last one ends: `[sequences + 1]` of u32 or i32 each, rising from 0 to the
+    /// tensors' lengths. Rows of the output behind the last sequence stay as they are. Numbers that contradict the problem
+    /// give wrong rows, but nothing is read or written outside of the tensors.
+    #[must_use]
+    pub fn with_cu_seqlens(mut self, query: impl Into<View<'a>>, key: impl Into<View<'a>>) -> Self {
+        self.extension[0] = Some(query.into());
+        self.extension[1] = Some(key.into());
+        self
+    }
+
+    /// How many keys each sequence of a dense batch uses: `[batch]` of u32 or i32, each at most `len_kv`.
+    #[must_use]
+    pub fn with_key_lengths(mut self, lengths: impl Into<View<'a>>) -> Self {
+        self.extension[2] = Some(lengths.into());
+        self
+    }
+
+    /// A logit for each query head that counts in the softmax's sum and has no value: `[heads_q]` f32. Neither the scale
+    /// nor the soft cap applies to it; −∞ is none.
+    #[must_use]
+    pub fn with_sinks(mut self, sinks: impl Into<View<'a>>) -> Self {
+        self.extension[3] = Some(sinks.into());
+        self
+    }
+
+    /// A slope for each query head: `[heads_q]` f32, finite.
+    #[must_use]
+    pub fn with_slopes(mut self, slopes: impl Into<View<'a>>) -> Self {
+        self.extension[4] = Some(slopes.into());
+        self
+    }
+
+    /// What the problem's extensions read: every tensor that it asks for is there, and no other.
+    fn extension(&self, problem: &Problem, memory: MemoryId) -> Result<[Option<(&'static str, Region)>; 5]> {
+        let sequences = problem.packing().map(|packing| packing.sequences + 1);
+        let heads = |asked: bool| asked.then(|| problem.heads_q());
+        let needed = [
+            sequences,
+            sequences,
+            problem.key_lengths().then(|| problem.batch()),
+            heads(problem.sinks()),
+            heads(problem.slopes()),
+        ];
+        let mut regions = [None; 5];
+        for (index, (tensor, needed)) in EXTENSION_TENSORS.into_iter().zip(needed).enumerate() {
+            match (&self.extension[index], needed) {
+                (Some(view), Some(count)) => {
+                    check(tensor, view, 4 * count, 4, memory)?;
+                    regions[index] = Some((tensor, Region::contiguous(view.address(), 4 * count)));
+                }
+                (None, Some(_)) => return Err(Error::TensorMissing { tensor, problem: problem.to_string() }),
+                (Some(_), None) => return Err(Error::TensorUnasked { tensor, problem: problem.to_string() }),
+                (None, None) => {}
+            }
+        }
+        Ok(regions)
+    }
+
     /// Checks memory, lengths, alignment and overlaps, and binds the addresses.
     pub(crate) fn params(&self, problem: &Problem, alignment: u64, memory: MemoryId) -> Result<Params> {
-        let mut regions = Vec::with_capacity(5);
+        let mut regions = Vec::with_capacity(10);
         for operand in Operand::ALL {
             let view = &self.operands[operand as usize];
             let region = Region::of_operand(problem, operand, view.address());
             check(operand.name(), view, region.bytes as usize, alignment, memory)?;
             regions.push((operand.name(), region));
         }
+        let mut written = vec![regions.pop().expect("the output is the last operand")];
         let mut params = Params::new(problem, self.operands.map(|view| view.address()));
         if let Some(lse) = &self.lse {
             let needed = problem.lse_len() * size_of::<f32>();
             check("lse", lse, needed, size_of::<f32>() as u64, memory)?;
-            regions.push(("lse", Region { start: lse.address(), bytes: needed as u64, run: needed as u64, step: 0 }));
+            written.push(("lse", Region::contiguous(lse.address(), needed)));
             params.lse = lse.address();
         }
-        check_overlaps(&regions)?;
+        let extension = self.extension(problem, memory)?;
+        regions.extend(extension.into_iter().flatten());
+        check_overlaps(&regions, &written)?;
+        let [cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes] =
+            extension.map(|tensor| tensor.map_or(0, |(_, region)| region.start));
+        params.extension =
+            ExtensionParams { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, ..params.extension };
         Ok(params)
     }
 }
@@ -98,10 +168,11 @@ fn check(operand: &'static str, view: &View<'_>, needed: usize, alignment: u64, 
     Ok(())
 }
 
-/// What is written, the last one or two regions, shares memory with nothing before it.
-fn check_overlaps(regions: &[(&'static str, Region)]) -> Result<()> {
-    for (index, (written, region)) in regions.iter().enumerate().skip(Operand::Output as usize) {
-        if let Some((other, _)) = regions[..index].iter().find(|(_, other)| region.may_overlap(other)) {
+/// What is written shares no memory with what is read, nor with one another.
+fn check_overlaps(read: &[(&'static str, Region)], all_written: &[(&'static str, Region)]) -> Result<()> {
+    for (index, (written, region)) in all_written.iter().enumerate() {
+        let others = read.iter().chain(&all_written[..index]);
+        if let Some((other, _)) = others.into_iter().find(|(_, other)| region.may_overlap(other)) {
             return Err(Error::Overlap { written, other });
         }
     }
@@ -121,6 +192,10 @@ struct Region {
 }
 
 impl Region {
+    fn contiguous(start: u64, bytes: usize) -> Self {
+        Self { start, bytes: bytes as u64, run: bytes as u64, step: 0 }
+    }
+
     fn of_operand(problem: &Problem, operand: Operand, start: u64) -> Self {
         let element = problem.dtype().bytes() as u64;
         let mut dimensions = problem.dimensions(operand).map(|(_, count, stride)| (count as u64, stride as u64));

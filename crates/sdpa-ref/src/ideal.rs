@@ -1,10 +1,13 @@
 //! The yardstick: what a flawless flash kernel of the problem's dtype would write.
 
+use std::ops::Range;
+
 use ndarray::{Array2, Array3, Array4, s};
 use rayon::prelude::*;
-use sdpa_core::{Operand, Problem};
+use sdpa_core::{Operand, Problem, Sequence};
 
 use crate::inputs::{Inputs, ReferenceError, Rows};
+use crate::scoring::Scoring;
 
 /// Query rows computed together, as in the oracle.
 const BLOCK: usize = 64;
@@ -63,6 +66,7 @@ struct Head<'a> {
     inputs: &'a Inputs<'a>,
     batch: usize,
     head: usize,
+    sequences: Vec<Sequence>,
     /// Keys in groups of [`LANES`], column by column: `[groups][head_dim][LANES]`, zero-padded.
     key_lanes: Vec<[f32; LANES]>,
     value: Array2<f64>,
@@ -79,28 +83,45 @@ impl<'a> Head<'a> {
         }
         let mut value = inputs.read(problem, Operand::Value, batch, kv_head, 0..problem.len_kv());
         value.mapv_inplace(|value| if value.is_finite() { value } else { 0.0 });
-        Self { problem, inputs, batch, head, key_lanes, value }
+        let sequences = inputs.extension.sequences(problem, batch);
+        Self { problem, inputs, batch, head, sequences, key_lanes, value }
     }
 
     fn block(&self, queries: &[usize]) -> (Array2<f64>, Vec<f64>) {
         let dtype = self.problem.dtype();
         let query = self.inputs.read(self.problem, Operand::Query, self.batch, self.head, queries.iter().copied());
-        let keys = queries.iter().map(|query| self.problem.visible_keys(*query)).max().unwrap_or(0);
+        let seen: Vec<(Option<&Sequence>, Range<usize>)> = queries
+            .iter()
+            .map(|query| {
+                let sequence = self.sequences.iter().find(|sequence| sequence.queries.contains(query));
+                (sequence, sequence.map_or(0..0, |sequence| self.problem.visible(sequence, *query)))
+            })
+            .collect();
+        let keys = seen.iter().map(|(_, range)| range.end).max().unwrap_or(0);
         let mut weights = self.scores(&query.mapv(|element| element as f32), keys);
+        let scoring = Scoring::new(self.problem, &self.inputs.extension, self.head);
         let mut normalisers = Vec::with_capacity(queries.len());
         let mut lse = Vec::with_capacity(queries.len());
-        for (&query, mut row) in queries.iter().zip(weights.rows_mut()) {
-            let (mut seen, mut hidden) = row.view_mut().split_at(ndarray::Axis(0), self.problem.visible_keys(query));
-            hidden.fill(0.0);
+        for ((&query, mut row), (sequence, range)) in queries.iter().zip(weights.rows_mut()).zip(seen) {
+            row.slice_mut(s![..range.start]).fill(0.0);
+            row.slice_mut(s![range.end..]).fill(0.0);
+            let first = range.start;
+            let mut seen = row.slice_mut(s![range]);
+            if let Some(sequence) = sequence {
+                for (key, score) in seen.iter_mut().enumerate() {
+                    let capped = f64::from(scoring.capped(*score) as f32);
+                    *score = f64::from((capped + scoring.bias(sequence, query, first + key)) as f32);
+                }
+            }
             let max = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             if max == f64::NEG_INFINITY {
                 seen.fill(0.0);
                 normalisers.push(1.0); // 0 / 1: the output of a row without weights is 0
-                lse.push(f64::NEG_INFINITY);
+                lse.push(scoring.sink());
                 continue;
             }
             seen.mapv_inplace(|score| (score - max).exp());
-            let normaliser = seen.sum();
+            let normaliser = seen.sum() + (scoring.sink() - max).exp();
             seen.mapv_inplace(|weight| dtype.round(weight));
             normalisers.push(normaliser);
             lse.push(f64::from((max + normaliser.ln()) as f32));

@@ -1,11 +1,11 @@
 //! The raw inputs, the rows to compute, and reading one head of an operand.
 
 use ndarray::Array2;
-use sdpa_core::{Operand, Problem};
+use sdpa_core::{Operand, Problem, Sequence};
 use thiserror::Error;
 
-/// Element bits of the three inputs, each strided as the problem says.
-#[derive(Clone, Copy, Debug)]
+/// Element bits of the three inputs, each strided as the problem says, and what the problem's extensions read.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Inputs<'a> {
     /// Q, `[batch, heads_q, len_q, head_dim]`.
     pub query: &'a [u16],
@@ -13,6 +13,38 @@ pub struct Inputs<'a> {
     pub key: &'a [u16],
     /// V, `[batch, heads_kv, len_kv, head_dim]`.
     pub value: &'a [u16],
+    /// What extensions read.
+    pub extension: ExtensionInputs<'a>,
+}
+
+/// What the extensions of a problem read; empty where it does not ask for them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExtensionInputs<'a> {
+    /// Where each packed sequence's queries begin and the last one's end, `[sequences + 1]`.
+    pub cu_seqlens_q: &'a [u32],
+    /// The same of the keys.
+    pub cu_seqlens_k: &'a [u32],
+    /// Keys that each sequence of a dense batch uses, `[batch]`.
+    pub key_lengths: &'a [u32],
+    /// `[heads_q]`.
+    pub sinks: &'a [f32],
+    /// `[heads_q]`.
+    pub slopes: &'a [f32],
+}
+
+impl ExtensionInputs<'_> {
+    /// The sequences of a batch's tensors, in their order. What lies in none of them belongs to no sequence.
+    pub fn sequences(&self, problem: &Problem, batch: usize) -> Vec<Sequence> {
+        if problem.packing().is_some() {
+            let spans = |boundaries: &[u32]| -> Vec<std::ops::Range<usize>> {
+                boundaries.windows(2).map(|pair| pair[0] as usize..pair[1] as usize).collect()
+            };
+            let (queries, keys) = (spans(self.cu_seqlens_q), spans(self.cu_seqlens_k));
+            return queries.into_iter().zip(keys).map(|(queries, keys)| Sequence { queries, keys }).collect();
+        }
+        let used = if problem.key_lengths() { self.key_lengths[batch] as usize } else { problem.len_kv() };
+        vec![Sequence { queries: 0..problem.len_q(), keys: 0..used }]
+    }
 }
 
 /// Which rows of the output to compute: every combination of the three lists, in their order.
@@ -57,6 +89,18 @@ pub enum ReferenceError {
         /// Elements needed.
         needed: usize,
     },
+    /// What an extension reads is missing, too short or contradicts the problem.
+    #[error("{tensor} {found}: the problem ({problem}) needs {needed}")]
+    Extension {
+        /// Which tensor.
+        tensor: &'static str,
+        /// What is there.
+        found: String,
+        /// What should be.
+        needed: String,
+        /// The problem.
+        problem: String,
+    },
     /// A row was asked for that the problem does not have.
     #[error("row selection names {what} {found}: the problem has {limit}")]
     RowOutOfRange {
@@ -78,6 +122,7 @@ impl Inputs<'_> {
                 return Err(ReferenceError::BufferTooShort { operand, found, needed });
             }
         }
+        self.check_extension(problem)?;
         for (what, indices, limit) in [
             ("batch", &rows.batches, problem.batch()),
             ("head", &rows.heads, problem.heads_q()),
@@ -86,6 +131,38 @@ impl Inputs<'_> {
             if let Some(&found) = indices.iter().find(|index| **index >= limit) {
                 return Err(ReferenceError::RowOutOfRange { what, found, limit });
             }
+        }
+        Ok(())
+    }
+
+    fn check_extension(&self, problem: &Problem) -> Result<(), ReferenceError> {
+        let ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes } = self.extension;
+        let wrong = |tensor, found, needed| {
+            Err(ReferenceError::Extension { tensor, found, needed, problem: problem.to_string() })
+        };
+        let counts = [
+            ("cu_seqlens_q", cu_seqlens_q.len(), problem.packing().map(|packing| packing.sequences + 1)),
+            ("cu_seqlens_k", cu_seqlens_k.len(), problem.packing().map(|packing| packing.sequences + 1)),
+            ("key_lengths", key_lengths.len(), problem.key_lengths().then(|| problem.batch())),
+            ("sinks", sinks.len(), problem.sinks().then(|| problem.heads_q())),
+            ("slopes", slopes.len(), problem.slopes().then(|| problem.heads_q())),
+        ];
+        for (tensor, found, needed) in counts {
+            let needed = needed.unwrap_or(0);
+            if found != needed {
+                return wrong(tensor, format!("has {found} numbers"), format!("{needed}"));
+            }
+        }
+        for (tensor, boundaries, total) in
+            [("cu_seqlens_q", cu_seqlens_q, problem.len_q()), ("cu_seqlens_k", cu_seqlens_k, problem.len_kv())]
+        {
+            let rises = boundaries.is_sorted() && boundaries.first().is_none_or(|first| *first == 0);
+            if !rises || boundaries.last().is_some_and(|last| *last as usize > total) {
+                return wrong(tensor, format!("is {boundaries:?}"), format!("numbers that rise from 0 to {total}"));
+            }
+        }
+        if let Some(used) = key_lengths.iter().find(|used| **used as usize > problem.len_kv()) {
+            return wrong("key_lengths", format!("holds {used}"), format!("at most {}", problem.len_kv()));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 //!
 //! let problem = Problem::new(1, 1, 1, 8).build()?;
 //! let ones = [0x3c00_u16; 8]; // 1.0 in f16
-//! let inputs = Inputs { query: &ones, key: &ones, value: &ones };
+//! let inputs = Inputs { query: &ones, key: &ones, value: &ones, ..Inputs::default() };
 //! let reference = Reference::compute(&problem, &inputs, None)?;
 //!
 //! // One key: its value is the output, and its score 8/√8 the log-sum-exp.
@@ -28,12 +28,13 @@ mod inputs;
 mod oracle;
 mod pattern;
 mod report;
+mod scoring;
 mod sensitivity;
 mod tolerance;
 mod verdict;
 
 pub use ideal::Ideal;
-pub use inputs::{Inputs, ReferenceError, Rows};
+pub use inputs::{ExtensionInputs, Inputs, ReferenceError, Rows};
 pub use oracle::Oracle;
 pub use report::{Check, Count, Mismatch, Place};
 pub use tolerance::Tolerance;

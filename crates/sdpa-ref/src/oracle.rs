@@ -1,10 +1,13 @@
 //! The meaning of attention here: f64, two passes over explicit scores.
 
-use ndarray::{Array1, Array2, Array3, Array4, ArrayView1, ArrayViewMut1, s};
+use std::ops::Range;
+
+use ndarray::{Array2, Array3, Array4, ArrayViewMut1, s};
 use rayon::prelude::*;
-use sdpa_core::{Operand, Problem};
+use sdpa_core::{Operand, Problem, Sequence};
 
 use crate::inputs::{Inputs, ReferenceError, Rows};
+use crate::scoring::Scoring;
 use crate::sensitivity::{Sensitivity, WeightedRow};
 
 /// Query rows whose scores are held at once; bounds memory, and gives every core work on a single head.
@@ -40,8 +43,8 @@ pub struct Oracle {
     /// Mean square error, summed over the row, that an ideal kernel is expected to make; infinite where it has no
     /// finite expectation.
     pub expected_square_error: Array3<f64>,
-    /// One more than the last key whose value is not finite, 0 for none: `[batches, heads, head_dim]`.
-    pub nonfinite_values_end: Array3<usize>,
+    /// Whether a value of the row's own sequence, in this column, is not finite and has no part in the row.
+    pub hides_nonfinite: Array4<bool>,
 }
 
 impl Oracle {
@@ -56,16 +59,14 @@ impl Oracle {
         let heads: Vec<(usize, usize)> = (0..oracle.rows.batches.len())
             .flat_map(|batch| (0..oracle.rows.heads.len()).map(move |head| (batch, head)))
             .collect();
-        let computed: Vec<(Vec<usize>, Vec<Block>)> = heads
+        let computed: Vec<Vec<Block>> = heads
             .par_iter()
             .map(|&(batch, head)| {
                 let head = Head::new(problem, inputs, oracle.rows.batches[batch], oracle.rows.heads[head]);
-                let blocks = oracle.rows.queries.par_chunks(BLOCK).map(|queries| head.block(queries)).collect();
-                (head.nonfinite_end(), blocks)
+                oracle.rows.queries.par_chunks(BLOCK).map(|queries| head.block(queries)).collect()
             })
             .collect();
-        for ((batch, head), (nonfinite_end, blocks)) in heads.into_iter().zip(computed) {
-            oracle.nonfinite_values_end.slice_mut(s![batch, head, ..]).assign(&Array1::from(nonfinite_end));
+        for ((batch, head), blocks) in heads.into_iter().zip(computed) {
             for (index, block) in blocks.into_iter().enumerate() {
                 oracle.place(batch, head, index * BLOCK, &block);
             }
@@ -90,7 +91,7 @@ impl Oracle {
             lse_spread: per_row.clone(),
             lse_spread_rms: per_row.clone(),
             expected_square_error: per_row,
-            nonfinite_values_end: Array3::zeros((batches, heads, problem.head_dim())),
+            hides_nonfinite: Array4::from_elem((batches, heads, queries, problem.head_dim()), false),
         }
     }
 
@@ -104,10 +105,11 @@ impl Oracle {
         ] {
             to.slice_mut(s![batch, head, range.clone(), ..]).assign(from);
         }
+        self.hides_nonfinite.slice_mut(s![batch, head, range.clone(), ..]).assign(&block.hides_nonfinite);
         for (query, row) in range.zip(&block.rows) {
             let at = [batch, head, query];
             self.lse[at] = row.lse;
-            self.visible[at] = row.visible;
+            self.visible[at] = row.visible.len();
             self.score_magnitude[at] = row.score_magnitude;
             self.lse_spread[at] = row.sensitivity.lse_spread;
             self.lse_spread_rms[at] = row.sensitivity.lse_spread_rms;
@@ -122,6 +124,7 @@ struct Head<'a> {
     inputs: &'a Inputs<'a>,
     batch: usize,
     head: usize,
+    sequences: Vec<Sequence>,
     key: Array2<f64>,
     key_abs: Array2<f64>,
     /// Non-finite values replaced by 0, so that a weight of 0 hides them; see `nonfinite`.
@@ -141,6 +144,7 @@ struct Block {
     weighted_abs: Array2<f64>,
     abs_per_normaliser: Array2<f64>,
     score_spread: Array2<f64>,
+    hides_nonfinite: Array2<bool>,
     rows: Vec<Row>,
 }
 
@@ -155,13 +159,14 @@ enum Kind {
 
 struct Row {
     kind: Kind,
-    visible: usize,
+    visible: Range<usize>,
     lse: f64,
-    /// Σ exp(s − max).
+    /// Σ exp(s − max), the sink's included, if there is one.
     normaliser: f64,
-    /// Largest visible Σ|q||k|.
-    products: f64,
+    /// Largest visible magnitude: see [`Scoring`](crate::scoring::Scoring).
     score_magnitude: f64,
+    /// f32 scores may overflow.
+    overflows: bool,
     sensitivity: Sensitivity,
 }
 
@@ -189,6 +194,7 @@ impl<'a> Head<'a> {
             inputs,
             batch,
             head,
+            sequences: inputs.extension.sequences(problem, batch),
             key,
             key_abs,
             value,
@@ -199,93 +205,116 @@ impl<'a> Head<'a> {
         }
     }
 
-    fn nonfinite_end(&self) -> Vec<usize> {
-        let mut end = vec![0; self.problem.head_dim()];
-        for &(key, column, _) in &self.nonfinite {
-            end[column] = key + 1;
-        }
-        end
+    /// The sequence of a query, and the keys that it sees of it.
+    fn seen(&self, query: usize) -> Option<(&Sequence, Range<usize>)> {
+        let sequence = self.sequences.iter().find(|sequence| sequence.queries.contains(&query))?;
+        Some((sequence, self.problem.visible(sequence, query)))
     }
 
     fn block(&self, queries: &[usize]) -> Block {
         let query = self.inputs.read(self.problem, Operand::Query, self.batch, self.head, queries.iter().copied());
-        // Keys beyond the last visible one of the block weigh nothing in any of its rows.
-        let keys = queries.iter().map(|query| self.problem.visible_keys(*query)).max().unwrap_or(0);
-        let mut weights = query.dot(&self.key.slice(s![..keys, ..]).t());
-        let products = query.mapv(f64::abs).dot(&self.key_abs.slice(s![..keys, ..]).t());
-        let mut rows: Vec<Row> = queries
-            .iter()
-            .zip(weights.rows_mut())
-            .zip(products.rows())
-            .map(|((query, weights), products)| self.weigh(self.problem.visible_keys(*query), weights, products))
-            .collect();
+        let seen: Vec<Option<(&Sequence, Range<usize>)>> = queries.iter().map(|query| self.seen(*query)).collect();
+        // Keys that no row of the block sees weigh nothing in any of them.
+        let ranges = || seen.iter().flatten().map(|(_, range)| range).filter(|range| !range.is_empty());
+        let first = ranges().map(|range| range.start).min().unwrap_or(0);
+        let end = ranges().map(|range| range.end).max().unwrap_or(0);
+        let mut weights = query.dot(&self.key.slice(s![first..end, ..]).t());
+        let mut magnitudes = query.mapv(f64::abs).dot(&self.key_abs.slice(s![first..end, ..]).t());
+        let scoring = Scoring::new(self.problem, &self.inputs.extension, self.head);
+        let mut rows: Vec<Row> = Vec::with_capacity(queries.len());
+        for (index, query) in queries.iter().enumerate() {
+            let (weights, magnitudes) = (weights.row_mut(index), magnitudes.row_mut(index));
+            let row =
+                seen[index].clone().map_or_else(|| (None, first..first), |(sequence, range)| (Some(sequence), range));
+            rows.push(Self::weigh(&scoring, *query, row, first, weights, magnitudes));
+        }
 
-        let mut out = weights.dot(&self.value.slice(s![..keys, ..]));
-        let weighted_abs = weights.dot(&self.value_abs.slice(s![..keys, ..]));
+        let mut out = weights.dot(&self.value.slice(s![first..end, ..]));
+        let weighted_abs = weights.dot(&self.value_abs.slice(s![first..end, ..]));
         let mut abs_per_normaliser = Array2::zeros(out.raw_dim());
         let mut score_spread = Array2::zeros(out.raw_dim());
         for (index, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.kind == Kind::Weighted) {
-            abs_per_normaliser.row_mut(index).assign(&(&self.value_abs_before.row(row.visible) / row.normaliser));
-            let seen = s![index, ..row.visible];
+            let abs = &self.value_abs_before.row(row.visible.end) - &self.value_abs_before.row(row.visible.start);
+            abs_per_normaliser.row_mut(index).assign(&(abs / row.normaliser));
+            let (from, to) = (row.visible.start - first, row.visible.end - first);
             let weighted = WeightedRow {
-                weights: weights.slice(seen),
-                products: products.slice(seen),
-                largest: row.products,
+                weights: weights.slice(s![index, from..to]),
+                magnitudes: magnitudes.slice(s![index, from..to]),
+                largest: row.score_magnitude,
+                overflows: row.overflows,
                 normaliser: row.normaliser,
-                values: self.value.slice(s![..row.visible, ..]),
-                value_squares: &self.value_squares[..row.visible],
+                values: self.value.slice(s![row.visible.clone(), ..]),
+                value_squares: &self.value_squares[row.visible.clone()],
                 out: out.row(index),
                 weighted_abs: weighted_abs.row(index),
             };
             row.sensitivity = weighted.analyse(self.problem, score_spread.row_mut(index));
         }
+        let mut hides_nonfinite = Array2::from_elem(out.raw_dim(), false);
         for &(key, column, value) in &self.nonfinite {
             for (index, row) in rows.iter().enumerate() {
-                if row.kind == Kind::Weighted && key < row.visible {
-                    out[[index, column]] += weights[[index, key]] * value;
+                let is_weighted = row.kind == Kind::Weighted && row.visible.contains(&key);
+                if is_weighted {
+                    out[[index, column]] += weights[[index, key - first]] * value;
+                } else if seen[index].as_ref().is_some_and(|(sequence, _)| sequence.keys.contains(&key)) {
+                    hides_nonfinite[[index, column]] = true;
                 }
             }
         }
         for (index, _) in rows.iter().enumerate().filter(|(_, row)| row.kind == Kind::Undefined) {
             out.row_mut(index).fill(f64::NAN);
         }
-        Block { out, weighted_abs, abs_per_normaliser, score_spread, rows }
+        Block { out, weighted_abs, abs_per_normaliser, score_spread, hides_nonfinite, rows }
     }
 
-    /// Turns a row of q·k into its softmax, in place; weights are 0 where the row is masked, empty or undefined.
-    fn weigh(&self, visible: usize, mut row: ArrayViewMut1<'_, f64>, products: ArrayView1<'_, f64>) -> Row {
-        let scale = f64::from(self.problem.scale());
-        let (mut seen, mut hidden) = row.view_mut().split_at(ndarray::Axis(0), visible);
-        hidden.fill(0.0);
-        seen.mapv_inplace(|dot| scale * dot);
+    /// Turns a row of q·k into its softmax, in place; weights are 0 where the row is masked, empty or undefined. The first
+    /// of both rows belongs to key `first`. Σ|q||k| become magnitudes.
+    fn weigh(
+        scoring: &Scoring<'_>,
+        query: usize,
+        (sequence, visible): (Option<&Sequence>, Range<usize>),
+        first: usize,
+        mut row: ArrayViewMut1<'_, f64>,
+        mut magnitudes: ArrayViewMut1<'_, f64>,
+    ) -> Row {
+        let own = visible.start - first.min(visible.start)..visible.end - first.min(visible.end);
+        for (key, weight) in row.iter_mut().enumerate() {
+            if !own.contains(&key) {
+                *weight = 0.0;
+            }
+        }
+        let mut seen = row.slice_mut(s![own.clone()]);
+        let mut magnitudes = magnitudes.slice_mut(s![own]);
+        let mut overflows = false;
+        if let Some(sequence) = sequence {
+            for (key, (score, magnitude)) in seen.iter_mut().zip(&mut magnitudes).enumerate() {
+                let scored = scoring.score(sequence, query, visible.start + key, *score, *magnitude);
+                // A key of score −∞ has no weight, so its products, which are infinite, do not matter.
+                overflows |= scored.score.is_finite() && scoring.overflows(*magnitude);
+                (*score, *magnitude) = (scored.score, scored.magnitude);
+            }
+        }
         let undefined = seen.iter().any(|score| score.is_nan() || *score == f64::INFINITY);
-        let max = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        // A key of score −∞ has no weight, so its products, which are infinite, do not matter.
         let largest = seen
             .iter()
-            .zip(products)
+            .zip(&magnitudes)
             .filter(|(score, _)| score.is_finite())
-            .fold(0.0, |largest: f64, (_, products)| largest.max(*products));
-        let (kind, lse, normaliser) = if undefined {
+            .fold(0.0, |largest: f64, (_, magnitude)| largest.max(*magnitude));
+        let sink = scoring.sink();
+        let of_keys = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let max = of_keys.max(sink);
+        let (kind, lse, normaliser) = if undefined || sink.is_nan() {
             seen.fill(0.0);
             (Kind::Undefined, f64::NAN, f64::NAN)
-        } else if max == f64::NEG_INFINITY {
+        } else if of_keys == f64::NEG_INFINITY || max == f64::INFINITY {
             seen.fill(0.0);
-            (Kind::Empty, f64::NEG_INFINITY, 0.0)
+            (Kind::Empty, sink, 0.0)
         } else {
             seen.mapv_inplace(|score| (score - max).exp());
-            let normaliser = seen.sum();
+            let normaliser = seen.sum() + (sink - max).exp();
             seen.mapv_inplace(|weight| weight / normaliser);
             (Kind::Weighted, max + normaliser.ln(), normaliser)
         };
-        Row {
-            kind,
-            visible,
-            lse,
-            normaliser,
-            products: largest,
-            score_magnitude: scale.abs() * largest,
-            sensitivity: Sensitivity::default(),
-        }
+        Row { kind, visible, lse, normaliser, score_magnitude: largest, overflows, sensitivity: Sensitivity::default() }
     }
 }

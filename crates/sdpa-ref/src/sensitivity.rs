@@ -16,11 +16,13 @@ const UNPREDICTABLE: f64 = 0.25;
 pub(crate) struct WeightedRow<'a> {
     /// Softmax weights p of the keys.
     pub(crate) weights: ArrayView1<'a, f64>,
-    /// Σ|q||k| of the keys.
-    pub(crate) products: ArrayView1<'a, f64>,
+    /// What the rounding errors of the keys' scores are proportional to.
+    pub(crate) magnitudes: ArrayView1<'a, f64>,
     /// Largest of them among keys with a finite score.
     pub(crate) largest: f64,
-    /// Σ exp(s − max).
+    /// f32 scores may overflow, and the row be anything.
+    pub(crate) overflows: bool,
+    /// Σ exp(s − max), the sink's included.
     pub(crate) normaliser: f64,
     /// Values, non-finite ones replaced by 0.
     pub(crate) values: ArrayView2<'a, f64>,
@@ -46,7 +48,7 @@ impl WeightedRow<'_> {
         let error = ScoreError::new(problem);
         let largest_bound = error.bound(self.largest, self.largest);
         let largest_rms = error.rms(self.largest, self.largest);
-        if !largest_bound.is_finite() {
+        if self.overflows || !largest_bound.is_finite() {
             score_spread.fill(f64::INFINITY);
             let infinite = f64::INFINITY;
             return Sensitivity { lse_spread: infinite, lse_spread_rms: infinite, expected_square_error: infinite };
@@ -77,16 +79,16 @@ impl WeightedRow<'_> {
 
     fn sums(&self, error: ScoreError) -> Sums {
         let mut sums = Sums { out: self.out.dot(&self.out), ..Sums::default() };
-        for ((&weight, &products), &value_square) in self.weights.iter().zip(self.products).zip(self.value_squares) {
+        for ((&weight, &magnitude), &value_square) in self.weights.iter().zip(self.magnitudes).zip(self.value_squares) {
             sums.values += value_square;
-            // A weight of 0 may belong to a score of −∞, whose products are infinite.
+            // A weight of 0 may belong to a score of −∞, whose magnitude is infinite.
             if weight > 0.0 {
-                let bound = error.bound(products, self.largest);
+                let bound = error.bound(magnitude, self.largest);
                 sums.weights += weight * weight;
                 sums.weighted_values += weight * weight * value_square;
                 sums.bound += weight * bound;
                 sums.growth += weight * growth(bound);
-                sums.rms += weight * error.rms(products, self.largest);
+                sums.rms += weight * error.rms(magnitude, self.largest);
             }
         }
         sums
@@ -96,10 +98,10 @@ impl WeightedRow<'_> {
     /// bound on each element, returns the square expected of the row.
     fn centred(&self, error: ScoreError, mean_bound: f64, mut score_spread: ArrayViewMut1<'_, f64>) -> f64 {
         let mut columns = vec![Column::default(); score_spread.len()];
-        for ((&weight, &products), values) in self.weights.iter().zip(self.products).zip(self.values.rows()) {
+        for ((&weight, &magnitude), values) in self.weights.iter().zip(self.magnitudes).zip(self.values.rows()) {
             let grown = |error: f64| if weight > 0.0 { weight * growth(error.min(HOPELESS)) } else { 0.0 };
-            let bound = grown(error.bound(products, self.largest));
-            let typical_square = grown(error.rms(products, self.largest)).powi(2);
+            let bound = grown(error.bound(magnitude, self.largest));
+            let typical_square = grown(error.rms(magnitude, self.largest)).powi(2);
             for ((column, value), out) in columns.iter_mut().zip(values).zip(self.out) {
                 let distance = (value - out).abs();
                 column.spread += bound * distance;

@@ -30,7 +30,15 @@ impl Default for Tolerance {
     }
 }
 
-/// Error of the f32 scores, from Σ|q||k| of a key and the largest such sum of its row.
+/// True if f32 scores may overflow where Σ|q||k| of a key is so large.
+pub(crate) fn may_overflow(problem: &Problem, products: f64) -> bool {
+    let scale = f64::from(problem.scale()).abs();
+    // A factor 4 below overflow leaves room for log2(e) folded into the scale. NaN is not below.
+    !(products * scale.max(1.0) < f64::from(f32::MAX) / 4.0)
+}
+
+/// Error of the f32 scores, from the magnitude of a key's score, |scale|·Σ|q||k| where it is plain, and the largest magnitude of
+/// its row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScoreError {
     head_dim: f64,
@@ -42,20 +50,15 @@ impl ScoreError {
         Self { head_dim: problem.head_dim() as f64, scale: f64::from(problem.scale()).abs() }
     }
 
-    /// No kernel's scaled score, less its row's maximum, is further from the exact one. Infinite where f32 may overflow.
-    pub(crate) fn bound(self, products: f64, largest: f64) -> f64 {
-        // A factor 4 below overflow leaves room for log2(e) folded into the scale.
-        let in_range = products.max(largest) * self.scale.max(1.0) < f64::from(f32::MAX) / 4.0;
-        if !in_range {
-            return f64::INFINITY;
-        }
-        let relative = F32_ROUNDOFF * self.scale * ((1.5 * self.head_dim + 8.0) * products + 4.0 * largest);
+    /// No kernel's score, less its row's maximum, is further from the exact one.
+    pub(crate) fn bound(self, magnitude: f64, largest: f64) -> f64 {
+        let relative = F32_ROUNDOFF * ((1.5 * self.head_dim + 8.0) * magnitude + 4.0 * largest);
         relative + F32_TINY * (self.scale * self.head_dim + 1.0)
     }
 
     /// Typical size of the same error, for the statistical checks.
-    pub(crate) fn rms(self, products: f64, largest: f64) -> f64 {
-        F32_ROUNDOFF * self.scale * (self.head_dim.sqrt() * products + 2.0 * largest)
+    pub(crate) fn rms(self, magnitude: f64, largest: f64) -> f64 {
+        F32_ROUNDOFF * (self.head_dim.sqrt() * magnitude + 2.0 * largest)
     }
 }
 

@@ -290,10 +290,8 @@ impl<'a> Judge<'a> {
             return verdict(Check::Element, true, bound);
         }
         if found.is_nan() {
-            // Where the row has no weight at all, every value is hidden from it.
-            let seen = if oracle.lse[[b, h, i]] == f64::NEG_INFINITY { 0 } else { scale.visible };
-            let hidden_nonfinite = oracle.nonfinite_values_end[[b, h, column]] > seen;
-            return verdict(Check::Nan, hidden_nonfinite && !self.tolerance.strict_masked_values, bound);
+            let allowed = oracle.hides_nonfinite[at] && !self.tolerance.strict_masked_values;
+            return verdict(Check::Nan, allowed, bound);
         }
         if found.is_infinite() {
             let reach = (expected.abs() + scale.accumulated(dtype)).copysign(expected);

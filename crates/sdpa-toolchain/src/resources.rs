@@ -329,7 +329,7 @@ pub fn differences(before: &[Cost], now: &[Cost]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sdpa_core::{Accuracy, PackedPtx};
+    use sdpa_core::{Accuracy, Extensions, PackedPtx};
 
     /// Against NVIDIA's occupancy calculator (the spreadsheet that toolkits before 12 carried, and Nsight Compute).
     #[test]
@@ -373,6 +373,7 @@ mod tests {
         budget: Budget { registers: 72, shared_bytes: 96 * 1024, spill_bytes: 0 },
         accuracy: Accuracy::Standard,
         alignment: 16,
+        takes: Extensions::NONE,
     };
 
     fn cost(registers: u32, spill_bytes: u32) -> Cost {

@@ -10,8 +10,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, require,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
+    PackedPtx, Problem, Specialisation, Unsupported, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v1`.
@@ -42,6 +42,7 @@ static GENERATION: Generation = Generation {
     accuracy: Accuracy::Standard,
     // Loads and stores single elements.
     alignment: 2,
+    takes: Extensions::NONE,
 };
 
 /// The first generation.
@@ -53,7 +54,7 @@ impl Attention for V1 {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::dtype("v1", problem, &[Dtype::F16])?;
         require::head_dim_up_to("v1", problem, 128)?;
         let kernel = GENERATION.specialisations[usize::from(problem.head_dim() > 64)];

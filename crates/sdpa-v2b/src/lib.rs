@@ -11,8 +11,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, require,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
+    PackedPtx, Problem, Specialisation, Unsupported, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2b`.
@@ -52,6 +52,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 72, shared_bytes: 96 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// Correctness first: the generation that mended V2's race.
@@ -63,7 +64,7 @@ impl Attention for V2b {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::dtype("v2b", problem, &[Dtype::F16])?;
         require::head_dim_up_to("v2b", problem, 128)?;
         require::strides_multiple_of("v2b", problem, 8)?;

@@ -10,8 +10,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, require,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
+    PackedPtx, Problem, Specialisation, Unsupported, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2c`.
@@ -54,6 +54,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 184, shared_bytes: 96 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// The first generation on tensor cores, and the first that takes bf16.
@@ -65,7 +66,7 @@ impl Attention for V2c {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v2c", problem, 128)?;
         require::strides_multiple_of("v2c", problem, 8)?;
         let bf16 = problem.dtype() == Dtype::Bf16;

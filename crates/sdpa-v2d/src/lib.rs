@@ -10,8 +10,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
+    PackedPtx, Problem, Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2d`.
@@ -63,6 +63,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// Tensor cores as the portable hardware wants them.
@@ -74,7 +75,7 @@ impl Attention for V2d {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v2d", problem, 256)?;
         require::strides_multiple_of("v2d", problem, 8)?;
         let bf16 = problem.dtype() == Dtype::Bf16;

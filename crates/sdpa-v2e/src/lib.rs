@@ -11,8 +11,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    SizeRange, Specialisation, Unsupported, require,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
+    PackedPtx, Problem, SizeRange, Specialisation, Unsupported, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2e`.
@@ -72,6 +72,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 160 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// The first generation below cuDNN's time at (1, 8, 512, 64).
@@ -83,7 +84,7 @@ impl Attention for V2e {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v2e", problem, 256)?;
         require::strides_multiple_of("v2e", problem, 8)?;
         // One block fills a multiprocessor's shared memory: what does not run at once had better not be split.

@@ -10,8 +10,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
+    PackedPtx, Problem, SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2f`.
@@ -69,6 +69,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 100 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// How a kernel's problems are cut.
@@ -90,7 +91,7 @@ impl Attention for V2f {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v2f", problem, 256)?;
         require::strides_multiple_of("v2f", problem, 8)?;
         let multiprocessors = limits.multiprocessors as usize;

@@ -10,7 +10,7 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, for_both_dtypes, require,
 };
 
@@ -46,6 +46,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 168, shared_bytes: 194 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// Products of neighbouring tiles run while a tile's softmax is computed.
@@ -57,7 +58,7 @@ impl Attention for V3b {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v3b", problem, 256)?;
         require::tensor_maps("v3b", problem)?;
         let bf16 = problem.dtype() == Dtype::Bf16;

@@ -10,7 +10,7 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
     Specialisation, Unsupported, for_both_dtypes, require,
 };
 
@@ -68,6 +68,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 168, shared_bytes: 225 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// One block a multiprocessor, which stays.
@@ -79,7 +80,7 @@ impl Attention for V3c {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v3c", problem, 256)?;
         require::tensor_maps("v3c", problem)?;
         let of_each_dtype = GENERATION.specialisations.len() / 2;

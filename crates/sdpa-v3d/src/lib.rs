@@ -10,8 +10,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem, SizeRange,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
+    SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3d`.
@@ -63,6 +63,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 168, shared_bytes: 225 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// The work of a causal tile shared out evenly.
@@ -74,7 +75,7 @@ impl Attention for V3d {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         /// Wider tiles have no half to leave out, and lose more to rows that change than they gain.
         const LARGEST: usize = 128;
         /// Without a mask this is V3c, as fast at 64. At 128 it is faster where a block has one tile, whose warpgroups

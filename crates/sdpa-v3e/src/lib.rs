@@ -10,8 +10,8 @@
 //! ```
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    SizeRange, Specialisation, TileBoxes, Unsupported, for_both_dtypes, require,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
+    PackedPtx, Problem, SizeRange, Specialisation, TileBoxes, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3e`.
@@ -66,6 +66,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 168 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 /// The lowest latency at (1, 8, 512, 64), with a causal mask and without.
@@ -77,7 +78,7 @@ impl Attention for V3e {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v3e", problem, HEAD_DIM)?;
         require::tensor_maps("v3e", problem)?;
         let fits = TILE_KEYS.iter().position(|keys| problem.len_kv() <= KEY_GROUPS * keys);

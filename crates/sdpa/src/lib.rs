@@ -250,6 +250,7 @@ static FASTEST: Generation = Generation {
     accuracy: Accuracy::Standard,
     // What the strictest asks for; `forward` asks for no more than the one chosen does.
     alignment: 16,
+    takes: Extensions::ALL,
 };
 
 impl Attention for Fastest {
@@ -257,7 +258,7 @@ impl Attention for Fastest {
         &FASTEST
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported> {
         Ok(planned(problem, limits)?.1)
     }
 

@@ -235,7 +235,7 @@ impl Attention for Resized<'_> {
         self.generation.generation()
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         let multiprocessors = self.multiprocessors.unwrap_or(limits.multiprocessors);
         self.generation.plan(problem, &DeviceLimits { multiprocessors, ..limits.clone() })
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, Buffer, Device, DeviceKind, DeviceLimits, Dtype, Error, Generation,
-    Launch, LaunchPlan, Mask, MemoryId, PackedPtx, Params, Problem, Recording, Resources, Result, Specialisation,
-    Unsupported,
+    Accuracy, Architecture, Attention, Budget, Buffer, Device, DeviceKind, DeviceLimits, Dtype, Error, Extensions,
+    Generation, Launch, LaunchPlan, Mask, MemoryId, PackedPtx, Params, Problem, Recording, Resources, Result,
+    Specialisation, Unsupported,
 };
 
 use super::faults::{self, Fault};
@@ -159,6 +159,7 @@ impl HostGeneration {
             budget: Budget { registers: 0, shared_bytes: 0, spill_bytes: 0 },
             accuracy: Accuracy::Standard,
             alignment: 2,
+            takes: Extensions::NONE,
         };
         Self { fault, generation }
     }
@@ -169,7 +170,7 @@ impl Attention for HostGeneration {
         &self.generation
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported> {
         if self.fault == Fault::DeclinesAll {
             return Err(Unsupported::NotBuilt { generation: self.generation.id, kernel: "anything" });
         }

@@ -139,7 +139,7 @@ impl Attention for Mutant {
         &self.generation
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         let mut plan = self.parent.plan(problem, limits)?;
         for launch in &mut plan.launches {
             let (generation, kernel) = (self.generation.id, launch.kernel.name);

@@ -358,7 +358,7 @@ impl Attention for Slow {
         self.0.generation()
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         std::thread::sleep(Duration::from_millis(100));
         self.0.plan(problem, limits)
     }

@@ -277,7 +277,7 @@ fn limit(
     const F32_ERROR: f64 = 1e-5;
 
     let problem = &tensors.problem;
-    let inputs = Inputs { query: &tensors.query, key: &tensors.key, value: &tensors.value };
+    let inputs = Inputs { query: &tensors.query, key: &tensors.key, value: &tensors.value, ..Inputs::default() };
     let reference = Reference::compute(problem, &inputs, Some(&some_rows(problem)))?;
     let tolerance = Tolerance { factor: generation.generation().accuracy.factor(), ..Tolerance::default() };
     let measured = match reference.judge(&Found { out: &result.out, lse: None }, &tolerance) {

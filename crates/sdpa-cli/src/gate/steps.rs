@@ -420,7 +420,7 @@ mod tests {
             self.0.generation()
         }
 
-        fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+        fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
             let declined = HostGeneration::new(Fault::DeclinesAll);
             let planner = if problem.len_q() == 1 { &self.0 } else { &declined };
             planner.plan(problem, limits)

@@ -10,6 +10,7 @@ use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
 use super::host_memory::check_host_memory;
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
+use crate::params::DENSE_BYTES;
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
@@ -220,9 +221,13 @@ impl Device for Interpreter {
         let kernel = self.kernel(&launch.kernel)?;
         let mut run = ptx_interp::Launch::new(launch.grid, launch.block);
         run.dynamic_shared = launch.shared_bytes;
-        run.params = params.to_bytes();
         let encode = |map: &ptx_interp::TensorMapDescription| map.encode().map_err(|error| error.to_string());
-        run.params.extend(TensorMaps::new(launch, params, encode)?.iter().flat_map(TensorMaps::bytes));
+        let maps: Vec<u8> = TensorMaps::new(launch, params, encode)?.iter().flat_map(TensorMaps::bytes).collect();
+        run.params = params.to_bytes();
+        if kernel.parameter_bytes() == DENSE_BYTES + maps.len() {
+            run.params.truncate(DENSE_BYTES);
+        }
+        run.params.extend(maps);
         run.seed = self.schedule.load(Ordering::Relaxed);
         run.coverage = self.covers.load(Ordering::Relaxed);
         match self.instruction_limit.load(Ordering::Relaxed) {
@@ -292,6 +297,16 @@ mod tests {
     use crate::{Architecture, PackedPtx, TileBoxes};
 
     static PTX: PackedPtx = PackedPtx::new("v0", &[]);
+
+    /// A driver copies as much of the block as the kernel declares.
+    #[test]
+    fn the_block_is_as_long_as_the_kernel_declares_it() {
+        let device = Interpreter::new();
+        run(&device, ".param .align 8 .b8 block[256]", "ld.param.b64 %rd1, [block+248];", KERNEL).unwrap();
+        run(&device, BLOCK, "", KERNEL).unwrap();
+        let error = run(&device, ".param .align 8 .b8 block[200]", "", KERNEL).unwrap_err();
+        assert!(matches!(error, Error::Launch { .. }), "{error}");
+    }
 
     static KERNEL: Specialisation = Specialisation {
         source: "v0.cu",

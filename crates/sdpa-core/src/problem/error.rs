@@ -29,6 +29,33 @@ pub enum ProblemError {
         "scale is {0:e}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too"
     )]
     Scale(f32),
+    /// A cap is divided by, and one that no score reaches is none.
+    #[error("softcap is {0:e}: it must be above 0 and at most 2^20; leave it out for scores without a cap")]
+    Softcap(f32),
+    /// Packed sequences are one tensor.
+    #[error("packed sequences are one batch of their total length; this problem has {batch} batches")]
+    PackedBatch {
+        /// Batches asked for.
+        batch: usize,
+    },
+    /// Cumulative lengths say where a packed sequence ends.
+    #[error("packed sequences have their key lengths in cu_seqlens_k; leave key_lengths out")]
+    PackedKeyLengths,
+    /// Numbers that no lengths add up to.
+    #[error(
+        "{sequences} packed sequences of at most {longest} {what} cannot have {total} in all: the longest is at most the \
+         total, and all of them at their longest at least the total"
+    )]
+    Packing {
+        /// `queries` or `keys`.
+        what: &'static str,
+        /// How many sequences.
+        sequences: usize,
+        /// The longest.
+        longest: usize,
+        /// All together.
+        total: usize,
+    },
     /// Kernels count positions and heads in 32 bits.
     #[error("{what} is {found}: at most {MAX_EXTENT} fit the kernels' 32-bit indices")]
     TooLarge {

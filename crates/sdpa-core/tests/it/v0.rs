@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, TileBoxes, Unsupported,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Extensions, Generation, Launch, LaunchPlan, PackedPtx,
+    Problem, Specialisation, TileBoxes, Unsupported,
 };
 
 /// Takes every problem.
@@ -18,6 +18,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 0, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
+    takes: Extensions::NONE,
 };
 
 impl Attention for V0 {
@@ -25,7 +26,7 @@ impl Attention for V0 {
         &GENERATION
     }
 
-    fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
+    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         let launch = |name, boxes| Launch::per_query_tile("v0", kernel(name, boxes), problem, 64, limits);
         let boxes = TileBoxes { query: 64, key: 64, value: 64, output: 64 };
         let launches = vec![launch("parts", Some(boxes))?, launch("merge", None)?];

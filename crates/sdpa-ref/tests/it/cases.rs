@@ -12,7 +12,8 @@ fn oracle(mask: Mask, query: &[f64], key: &[f64], value: &[f64]) -> Oracle {
         fill(&problem, operand, |[_, _, row, column]| if column == 0 { from[row] } else { 0.0 })
     };
     let (query, key, value) = (first(Operand::Query, query), first(Operand::Key, key), first(Operand::Value, value));
-    Oracle::compute(&problem, &Inputs { query: &query, key: &key, value: &value }, None).expect("buffers fit")
+    Oracle::compute(&problem, &Inputs { query: &query, key: &key, value: &value, ..Inputs::default() }, None)
+        .expect("buffers fit")
 }
 
 fn close(found: f64, expected: f64) {
@@ -77,7 +78,7 @@ fn grouped_heads_read_their_own_keys() {
     let problem = Problem::new(1, 4, 1, 8).heads_kv(2).build().expect("valid");
     let ones = fill(&problem, Operand::Query, |_| 1.0);
     let value = fill(&problem, Operand::Value, |[_, head, _, _]| head as f64 + 1.0);
-    let inputs = Inputs { query: &ones, key: &ones, value: &value };
+    let inputs = Inputs { query: &ones, key: &ones, value: &value, ..Inputs::default() };
     let oracle = Oracle::compute(&problem, &inputs, None).expect("buffers fit");
     assert_eq!((0..4).map(|head| oracle.out[[0, head, 0, 0]]).collect::<Vec<_>>(), [1.0, 1.0, 2.0, 2.0]);
 }
@@ -90,7 +91,8 @@ fn strides_change_nothing() {
         let problem = build(layout);
         let make = |operand| fill(&problem, operand, value);
         let (query, key, value) = (make(Operand::Query), make(Operand::Key), make(Operand::Value));
-        Oracle::compute(&problem, &Inputs { query: &query, key: &key, value: &value }, None).expect("buffers fit")
+        Oracle::compute(&problem, &Inputs { query: &query, key: &key, value: &value, ..Inputs::default() }, None)
+            .expect("buffers fit")
     });
     assert_eq!(contiguous.out, interleaved.out);
     assert_eq!(contiguous.lse, interleaved.lse);
@@ -124,7 +126,7 @@ fn the_ideal_rounds_weights_and_output_once() {
         let key =
             fill(&problem, Operand::Key, |[_, _, row, column]| if column == 0 && row == 1 { -3f64.ln() } else { 0.0 });
         let value = fill(&problem, Operand::Value, |[_, _, row, _]| if row == 0 { 0.0 } else { 1.0 });
-        let inputs = Inputs { query: &query, key: &key, value: &value };
+        let inputs = Inputs { query: &query, key: &key, value: &value, ..Inputs::default() };
         let ideal = Ideal::compute(&problem, &inputs, None).expect("buffers fit");
         let weight = round(-3f64.ln()).exp();
         assert_eq!(ideal.out[[0, 0, 0, 0]], round(round(weight) / (1.0 + weight)));
@@ -136,7 +138,7 @@ fn the_ideal_rounds_weights_and_output_once() {
 fn errors_name_what_does_not_fit() {
     let problem = Problem::new(1, 1, 2, 8).build().expect("valid");
     let bits = [0; 16];
-    let inputs = Inputs { query: &bits, key: &bits[..9], value: &bits };
+    let inputs = Inputs { query: &bits, key: &bits[..9], value: &bits, ..Inputs::default() };
     let error = Oracle::compute(&problem, &inputs, None).expect_err("the key is too short");
     insta::assert_snapshot!(error, @"key has 9 elements: the problem's shape and strides need 16");
     let inputs = Inputs { key: &bits, ..inputs };

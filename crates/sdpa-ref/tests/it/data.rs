@@ -138,7 +138,7 @@ impl Data {
     }
 
     pub(crate) fn inputs(&self) -> Inputs<'_> {
-        Inputs { query: &self.query, key: &self.key, value: &self.value }
+        Inputs { query: &self.query, key: &self.key, value: &self.value, ..Inputs::default() }
     }
 }
 

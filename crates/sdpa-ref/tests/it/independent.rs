@@ -91,7 +91,7 @@ fn repeated_keys_weigh_exactly_as_often_as_they_stand() {
         let key = fill(&problem, Operand::Key, |[.., column]| column as f64 - 3.0);
         let value =
             fill(&problem, Operand::Value, |[_, _, row, column]| if row < count { column as f64 } else { -64.0 });
-        let inputs = Inputs { query: &query, key: &key, value: &value };
+        let inputs = Inputs { query: &query, key: &key, value: &value, ..Inputs::default() };
         let oracle = Oracle::compute(&problem, &inputs, None).expect("buffers fit");
         for ((_, _, _, column), found) in oracle.out.indexed_iter() {
             // The denominators are powers of two, so f64 holds every step exactly.

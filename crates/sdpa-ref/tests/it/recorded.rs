@@ -15,7 +15,7 @@ fn oracle_equals_recorded_outputs_to_f32_rounding() {
         tensor.data().chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]])).collect()
     };
     let (query, key, value) = (bits("q"), bits("k"), bits("v"));
-    let inputs = Inputs { query: &query, key: &key, value: &value };
+    let inputs = Inputs { query: &query, key: &key, value: &value, ..Inputs::default() };
     for (mask, name) in [(Mask::Full, "out"), (Mask::Causal, "out_causal")] {
         let problem = Problem::new(1, 12, 256, 32).mask(mask).build().expect("valid");
         let oracle = Oracle::compute(&problem, &inputs, None).expect("buffers fit");

@@ -310,7 +310,8 @@ impl Device for Cuda {
         if let Some(maps) = &maps {
             call.arg(maps);
         }
-        // SAFETY: every kernel takes one `AttentionParams` by value, whose layout `Params` mirrors, and those whose
+        // SAFETY: every kernel takes one `AttentionParams` or `ExtendedParams` by value. `Params` mirrors the longer of
+        // them, which begins with the other, and the driver copies as much as the kernel declares. Those kernels whose
         // specialisation names boxes take four tensor maps, as `TensorMaps` holds them; addresses and extents in it were
         // checked against their buffers, and the kernels stay inside those (tested with guard bands and under
         // compute-sanitizer).

@@ -1,0 +1,101 @@
+//! What a problem may ask for beyond dense attention: packed sequences, used lengths, windows, soft caps, sinks, slopes.
+
+use std::ops::Range;
+
+/// What a problem asks for beyond dense attention, or what a generation takes of it.
+///
+/// ```
+/// use sdpa_core::{Extensions, Problem, Window};
+///
+/// let windowed = Problem::new(1, 8, 512, 64).window(Window::left(128)).build()?;
+/// assert_eq!(windowed.extensions(), Extensions { window: true, ..Extensions::NONE });
+/// assert_eq!(windowed.extensions().first_not_in(Extensions::NONE), Some("windows"));
+/// # Ok::<(), sdpa_core::ProblemError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Extensions {
+    /// Sequences of different lengths behind one another: [`Packing`].
+    pub packed: bool,
+    /// Dense batches of which each sequence uses a number of its keys that stands on the device.
+    pub key_lengths: bool,
+    /// Keys on either side of the diagonal: [`Window`].
+    pub window: bool,
+    /// `cap · tanh(score / cap)`.
+    pub softcap: bool,
+    /// A logit for each query head that counts in the softmax's sum and has no value.
+    pub sinks: bool,
+    /// A slope for each query head: scores fall by it with each key of distance from the diagonal.
+    pub slopes: bool,
+}
+
+impl Extensions {
+    /// Dense attention.
+    pub const NONE: Self =
+        Self { packed: false, key_lengths: false, window: false, softcap: false, sinks: false, slopes: false };
+
+    /// Everything there is.
+    pub const ALL: Self =
+        Self { packed: true, key_lengths: true, window: true, softcap: true, sinks: true, slopes: true };
+
+    /// The first of these, in words, that `others` lack.
+    pub fn first_not_in(self, others: Self) -> Option<&'static str> {
+        [
+            (self.packed, others.packed, "packed sequences"),
+            (self.key_lengths, others.key_lengths, "key lengths on the device"),
+            (self.window, others.window, "windows"),
+            (self.softcap, others.softcap, "soft caps"),
+            (self.sinks, others.sinks, "sinks"),
+            (self.slopes, others.slopes, "slopes"),
+        ]
+        .into_iter()
+        .find(|(asked, taken, _)| *asked && !*taken)
+        .map(|(.., name)| name)
+    }
+}
+
+/// Sequences of different lengths behind one another, without padding between them: `[total, heads, head_dim]`.
+///
+/// Where each begins stands on the device, in cumulative lengths ([`Tensors::with_cu_seqlens`](crate::Tensors)); the host
+/// knows what is here, and a plan follows from nothing else. So a recorded graph serves any lengths that fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Packing {
+    /// How many sequences; empty ones count.
+    pub sequences: usize,
+    /// Most queries that any of them has.
+    pub longest_q: usize,
+    /// Most keys that any of them has.
+    pub longest_kv: usize,
+}
+
+/// How many keys on either side of the diagonal a query sees: query `i` sees the keys from `i + d - left` to `i + d + right`,
+/// where `d` is 0 for the top-left causal mask and `len_kv - len_q`, of its own sequence, for everything else. A causal mask
+/// holds besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Keys before the diagonal; all of them without a number.
+    pub left: Option<usize>,
+    /// Keys behind the diagonal; all of them without a number.
+    pub right: Option<usize>,
+}
+
+impl Window {
+    /// Every key.
+    pub const ALL: Self = Self { left: None, right: None };
+
+    /// So many keys before the diagonal, and all behind it: what a causal mask goes with.
+    pub const fn left(keys: usize) -> Self {
+        Self { left: Some(keys), right: None }
+    }
+}
+
+/// The rows that belong together: queries of a tensor and the keys that they may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// Positions in the query and the output.
+    pub queries: Range<usize>,
+    /// Positions in key and value.
+    pub keys: Range<usize>,
+}
+
+/// Softmaxes with a larger cap than this are asked for without one.
+pub const LARGEST_SOFTCAP: f32 = (1 << 20) as f32;
