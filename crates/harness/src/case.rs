@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sdpa_core::{Dtype, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};
+use sdpa_core::{Dtype, Layout, Mask, Operand, Packing, Problem, ProblemBuilder, ProblemError, Strides, Window};
 
 use crate::far::near;
 use crate::regime::{Data, Regime, UnknownRegime};
@@ -152,6 +152,12 @@ struct Parts {
     layout: Option<Layout>,
     strides: [Option<Strides>; 4],
     scale: Option<f32>,
+    packing: Option<Packing>,
+    window: Option<Window>,
+    softcap: Option<f32>,
+    key_lengths: bool,
+    sinks: bool,
+    slopes: bool,
     regime: Option<Regime>,
     seed: u64,
     schedule: u64,
@@ -179,6 +185,9 @@ impl Parts {
             "causal-top-left" => self.mask = Some(Mask::CausalTopLeft),
             "bhld" => self.layout = Some(Layout::Bhld),
             "blhd" => self.layout = Some(Layout::Blhd),
+            "key-lengths" => self.key_lengths = true,
+            "sinks" => self.sinks = true,
+            "slopes" => self.slopes = true,
             _ => match word.parse::<Regime>() {
                 Ok(regime) => self.regime = Some(regime),
                 Err(UnknownRegime { .. }) => return self.read_size(word),
@@ -188,6 +197,9 @@ impl Parts {
             "f16" | "bf16" => "element type",
             "full" | "causal" | "causal-top-left" => "mask",
             "bhld" | "blhd" => "layout",
+            "key-lengths" => "use of key lengths",
+            "sinks" => "use of sinks",
+            "slopes" => "use of slopes",
             _ => "kind of numbers",
         };
         self.say(what, word)
@@ -198,6 +210,24 @@ impl Parts {
             "scale" => {
                 self.scale = Some(number(word, value)?);
                 "scale"
+            }
+            "softcap" => {
+                self.softcap = Some(number(word, value)?);
+                "soft cap"
+            }
+            "window" => {
+                let side = |text: &str| if text == "all" { Ok(None) } else { number(word, text).map(Some) };
+                let (left, right) = value.split_once(',').ok_or(CaseError::Number { word: word.to_owned() })?;
+                self.window = Some(Window { left: side(left)?, right: side(right)? });
+                "window"
+            }
+            "packed" => {
+                let numbers: Vec<usize> = value.split(',').map(|text| number(word, text)).collect::<Result<_, _>>()?;
+                let [sequences, longest_q, longest_kv] = numbers[..] else {
+                    return Err(CaseError::Number { word: word.to_owned() });
+                };
+                self.packing = Some(Packing { sequences, longest_q, longest_kv });
+                "packing"
             }
             "seed" => {
                 self.seed = number(word, value)?;
@@ -264,7 +294,14 @@ impl Parts {
         let len_kv = self.len_kv.ok_or(missing("key length (L… or kv…)"))?;
         let head_dim = self.head_dim.ok_or(missing("head dimension (d…)"))?;
         let (heads_q, heads_kv) = self.heads.unwrap_or((1, 1));
-        let mut builder: ProblemBuilder = Problem::new(self.batch.unwrap_or(1), heads_q, len_q, head_dim)
+        let start = match self.packing {
+            Some(packing) => Problem::packed(packing, heads_q, len_q, head_dim),
+            None => Problem::new(self.batch.unwrap_or(1), heads_q, len_q, head_dim),
+        };
+        if self.packing.is_some() && self.batch.is_some_and(|batch| batch != 1) {
+            return Err(ProblemError::PackedBatch { batch: self.batch.unwrap_or(1) }.into());
+        }
+        let mut builder: ProblemBuilder = start
             .heads_kv(heads_kv)
             .len_kv(len_kv)
             .dtype(self.dtype.unwrap_or(Dtype::F16))
@@ -272,6 +309,19 @@ impl Parts {
             .layout(self.layout.unwrap_or(Layout::Bhld));
         if let Some(scale) = self.scale {
             builder = builder.scale(scale);
+        }
+        if let Some(window) = self.window {
+            builder = builder.window(window);
+        }
+        if let Some(cap) = self.softcap {
+            builder = builder.softcap(cap);
+        }
+        for (asked, ask) in [
+            (self.key_lengths, ProblemBuilder::key_lengths as fn(ProblemBuilder) -> ProblemBuilder),
+            (self.sinks, ProblemBuilder::sinks),
+            (self.slopes, ProblemBuilder::slopes),
+        ] {
+            builder = if asked { ask(builder) } else { builder };
         }
         for (operand, strides) in Operand::ALL.into_iter().zip(self.strides) {
             if let Some(strides) = strides {
@@ -301,6 +351,16 @@ mod tests {
     }
 
     #[test]
+    fn extensions_read_back() {
+        for text in [
+            "b1 h4 q40 kv70 d64 f16 causal packed=5,17,30 window=63,all softcap=30 sinks slopes blhd normal seed=3",
+            "b3 h2 L70 d64 bf16 full key-lengths window=0,12 normal seed=0",
+        ] {
+            assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
     fn strides_of_one_operand_read_back() {
         let text = "b2 h2 L5 d8 bf16 full key=300,100,16 output=200,96,8 normal seed=0";
         assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
@@ -322,6 +382,10 @@ mod tests {
                 error("L4 d64 key=1,2,3 key=1,2,3"),
                 error("L4 d64 seed=1 seed=1"),
                 error("L4 d64 h0"),
+                error("L4 d64 packed=2,1,4"),
+                error("b2 L4 d64 packed=2,4,4"),
+                error("L4 d64 window=3"),
+                error("L4 d64 softcap=0"),
             ]
             .join("\n"),
             @r#"
@@ -336,6 +400,10 @@ mod tests {
         "key=1,2,3" and "key=1,2,3" both say the key: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         "seed=1" and "seed=1" both say the seed: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         heads_q is 0: there must be at least one head
+        2 packed sequences of at most 1 queries cannot have 4 in all: the longest is at most the total, and all of them at their longest at least the total
+        packed sequences are one batch of their total length; this problem has 2 batches
+        "window=3" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        softcap is 0e0: it must be above 0 and at most 2^20; leave it out for scores without a cap
         "#
         );
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use sdpa_core::{Attention, Buffer, Device, Error, Operand, Problem, Tensors, View};
 
 use crate::far::{near, pieces, row_bytes, row_starts};
-use crate::regime::Data;
+use crate::regime::{Data, ExtensionData};
 
 /// Bits of an output element before the kernel runs: a quiet NaN in f16 and bf16, and twice over in f32, with a payload
 /// that no arithmetic makes (hardware makes 0x7fff).
@@ -154,6 +154,60 @@ pub(crate) struct Stage<'d> {
     surroundings: Surroundings,
     /// Query, key and value.
     inputs: [Placed; 3],
+    extension: ExtensionStage,
+}
+
+/// What the problem's extensions read, on a device.
+struct ExtensionStage {
+    cu_seqlens: Option<[Placed; 2]>,
+    key_lengths: Option<Placed>,
+    sinks: Option<Placed>,
+    slopes: Option<Placed>,
+}
+
+impl ExtensionStage {
+    fn new(
+        device: &dyn Device,
+        problem: &Problem,
+        data: &ExtensionData,
+        surroundings: Surroundings,
+    ) -> Result<Self, Error> {
+        let place = |name, asked: bool, words: Vec<u32>| {
+            let bytes = words.into_iter().flat_map(u32::to_le_bytes).collect();
+            asked.then(|| Placed::new(device, name, bytes, surroundings)).transpose()
+        };
+        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect();
+        let packed = problem.packing().is_some();
+        let queries = place("cu_seqlens_q", packed, data.cu_seqlens_q.clone())?;
+        let keys = place("cu_seqlens_k", packed, data.cu_seqlens_k.clone())?;
+        Ok(Self {
+            cu_seqlens: queries.zip(keys).map(|(queries, keys)| [queries, keys]),
+            key_lengths: place("key_lengths", problem.key_lengths(), data.key_lengths.clone())?,
+            sinks: place("sinks", problem.sinks(), bits(&data.sinks))?,
+            slopes: place("slopes", problem.slopes(), bits(&data.slopes))?,
+        })
+    }
+
+    /// The tensors with these besides.
+    fn add_to<'a>(&'a self, mut tensors: Tensors<'a>) -> Tensors<'a> {
+        if let Some([queries, keys]) = &self.cu_seqlens {
+            tensors = tensors.with_cu_seqlens(queries.view(), keys.view());
+        }
+        if let Some(lengths) = &self.key_lengths {
+            tensors = tensors.with_key_lengths(lengths.view());
+        }
+        if let Some(sinks) = &self.sinks {
+            tensors = tensors.with_sinks(sinks.view());
+        }
+        if let Some(slopes) = &self.slopes {
+            tensors = tensors.with_slopes(slopes.view());
+        }
+        tensors
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Placed> {
+        self.cu_seqlens.iter().flatten().chain(&self.key_lengths).chain(&self.sinks).chain(&self.slopes)
+    }
 }
 
 impl<'d> Stage<'d> {
@@ -167,7 +221,8 @@ impl<'d> Stage<'d> {
             |operand, elements: &[u16]| Placed::operand(device, problem, operand, to_bytes(elements), surroundings);
         let inputs =
             [place(Operand::Query, &data.query)?, place(Operand::Key, &data.key)?, place(Operand::Value, &data.value)?];
-        Ok(Self { device, problem, surroundings, inputs })
+        let extension = ExtensionStage::new(device, problem, &data.extension, surroundings)?;
+        Ok(Self { device, problem, surroundings, inputs, extension })
     }
 
     /// Runs a generation once for a caller who does not want the log-sum-exp, and looks at nothing but what the device
@@ -175,7 +230,7 @@ impl<'d> Stage<'d> {
     pub(crate) fn run_without_lse(&self, generation: &dyn Attention) -> Result<(), Error> {
         let &Self { device, problem, inputs: [ref query, ref key, ref value], .. } = self;
         let output = self.place_output()?;
-        let tensors = Tensors::new(query.view(), key.view(), value.view(), output.view());
+        let tensors = self.extension.add_to(Tensors::new(query.view(), key.view(), value.view(), output.view()));
         generation.forward(device, problem, &tensors)?;
         device.synchronize()
     }
@@ -188,10 +243,11 @@ impl<'d> Stage<'d> {
 
     /// Runs a generation once, into an output of its own full of poison, and waits for it.
     pub(crate) fn run(&self, generation: &dyn Attention) -> Result<Ran, Error> {
-        let &Self { device, problem, surroundings, inputs: [ref query, ref key, ref value] } = self;
+        let &Self { device, problem, surroundings, inputs: [ref query, ref key, ref value], .. } = self;
         let output = self.place_output()?;
         let lse = Placed::new(device, "lse", poison(problem.lse_len() * size_of::<f32>()), surroundings)?;
         let tensors = Tensors::new(query.view(), key.view(), value.view(), output.view()).with_lse(lse.view());
+        let tensors = self.extension.add_to(tensors);
         device.synchronize()?;
         let started = Instant::now();
         generation.forward(device, problem, &tensors)?;
@@ -201,7 +257,7 @@ impl<'d> Stage<'d> {
 
     /// The inputs are unchanged, and nothing is written around them.
     pub(crate) fn check_inputs(&self) -> Result<(), RunError> {
-        for input in &self.inputs {
+        for input in self.inputs.iter().chain(self.extension.all()) {
             let found = input.read(self.device)?;
             if found != input.before {
                 let first = found.iter().zip(&input.before).take_while(|(found, before)| found == before).count();

@@ -20,7 +20,7 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
     let bits = |name: &str| -> Result<Vec<u16>, String> {
         Ok(tensor(name)?.data().chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect())
     };
-    let data = Data { query: bits("q")?, key: bits("k")?, value: bits("v")? };
+    let data = Data { query: bits("q")?, key: bits("k")?, value: bits("v")?, ..Data::default() };
     let &[batch, heads, length, head_dim] = tensor("q")?.shape() else { return Err("q is no 4-D tensor".to_owned()) };
     // The layer as a whole, and as if its last position were decoded: generations may take one and decline the other.
     let last = Data {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use rayon::prelude::*;
-use sdpa_core::{Operand, Problem};
-use sdpa_ref::Inputs;
+use sdpa_core::{Operand, Packing, Problem, Sequence};
+use sdpa_ref::{ExtensionInputs, Inputs};
 
 use crate::random::Random;
 
@@ -13,8 +13,8 @@ use crate::random::Random;
 /// what is not its own shows it in the output.
 pub const GAP: u16 = 0x7fff;
 
-/// Element bits of the three inputs, each strided as its problem says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Element bits of the three inputs, each strided as its problem says, and what extensions read.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Data {
     /// Q, [`Problem::span`] elements.
     pub query: Vec<u16>,
@@ -22,12 +22,109 @@ pub struct Data {
     pub key: Vec<u16>,
     /// V.
     pub value: Vec<u16>,
+    /// What the problem's extensions read.
+    pub extension: ExtensionData,
+}
+
+/// What the extensions of a problem read; empty where it does not ask for them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExtensionData {
+    /// Where each packed sequence's queries begin and the last one's end.
+    pub cu_seqlens_q: Vec<u32>,
+    /// The same of the keys.
+    pub cu_seqlens_k: Vec<u32>,
+    /// Keys that each sequence of a dense batch uses.
+    pub key_lengths: Vec<u32>,
+    /// Of each query head.
+    pub sinks: Vec<f32>,
+    /// Of each query head.
+    pub slopes: Vec<f32>,
+}
+
+impl ExtensionData {
+    /// Draws them: lengths that add up to the problem's totals, some of them 0 or the longest.
+    fn generate(problem: &Problem, seed: u64) -> Self {
+        let mut random = Random::new(seed, &[0x6578_7465_6e64]);
+        let mut drawn = Self::default();
+        if let Some(Packing { sequences, longest_q, longest_kv }) = problem.packing() {
+            let is_self_attention = longest_q == longest_kv && problem.len_q() == problem.len_kv();
+            let queries = lengths(&mut random, sequences, longest_q, problem.len_q());
+            let keys = match is_self_attention {
+                true => queries.clone(),
+                false => lengths(&mut random, sequences, longest_kv, problem.len_kv()),
+            };
+            (drawn.cu_seqlens_q, drawn.cu_seqlens_k) = (cumulative(&queries), cumulative(&keys));
+        }
+        if problem.key_lengths() {
+            let length = |_| match random.below(4) {
+                0 => problem.len_kv(),
+                _ => random.below(problem.len_kv() + 1),
+            };
+            drawn.key_lengths = (0..problem.batch()).map(length).map(|length| length as u32).collect();
+        }
+        let heads = problem.heads_q();
+        if problem.sinks() {
+            let sink = |_| if random.chance(0.1) { f32::NEG_INFINITY } else { (2.0 * random.normal()) as f32 };
+            drawn.sinks = (0..heads).map(sink).collect();
+        }
+        if problem.slopes() {
+            // Those that models use, 2^-8/n, 2^-16/n, …, and now and then none.
+            let slope = |head: usize| 2f64.powf(-8.0 * (head + 1) as f64 / heads as f64);
+            let slope = |head| if random.chance(0.1) { 0.0 } else { slope(head) as f32 };
+            drawn.slopes = (0..heads).map(slope).collect();
+        }
+        drawn
+    }
+
+    /// As the oracle takes them.
+    pub fn inputs(&self) -> ExtensionInputs<'_> {
+        let Self { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes } = self;
+        ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes }
+    }
+
+    /// The sequences of a batch's tensors, in their order.
+    pub fn sequences(&self, problem: &Problem, batch: usize) -> Vec<Sequence> {
+        self.inputs().sequences(problem, batch)
+    }
+}
+
+/// Lengths of at most `longest` that add up to `total`.
+fn lengths(random: &mut Random, sequences: usize, longest: usize, total: usize) -> Vec<usize> {
+    let mut left = total;
+    let mut lengths: Vec<usize> = (0..sequences)
+        .map(|index| {
+            // What the others can take at most is the least for this one.
+            let least = left.saturating_sub(longest * (sequences - 1 - index));
+            let most = longest.min(left);
+            let length = match random.below(4) {
+                0 => least,
+                1 if index == 0 => most,
+                _ => least + random.below(most - least + 1),
+            };
+            left -= length;
+            length
+        })
+        .collect();
+    for index in (1..lengths.len()).rev() {
+        lengths.swap(index, random.below(index + 1));
+    }
+    lengths
+}
+
+/// Where each of these lengths begins, and the end.
+fn cumulative(lengths: &[usize]) -> Vec<u32> {
+    let mut end = 0;
+    let ends = lengths.iter().map(|length| {
+        end += *length as u32;
+        end
+    });
+    std::iter::once(0).chain(ends).collect()
 }
 
 impl Data {
     /// The inputs as the oracle takes them.
     pub fn inputs(&self) -> Inputs<'_> {
-        Inputs { query: &self.query, key: &self.key, value: &self.value }
+        Inputs { query: &self.query, key: &self.key, value: &self.value, extension: self.extension.inputs() }
     }
 
     /// The bits of one input.
@@ -111,7 +208,12 @@ impl Regime {
     /// stride: the same problem in another layout holds the same numbers. Elements between rows are [`GAP`].
     pub fn generate(self, problem: &Problem, seed: u64) -> Data {
         let operand = |operand| self.operand(problem, seed, operand);
-        Data { query: operand(Operand::Query), key: operand(Operand::Key), value: operand(Operand::Value) }
+        Data {
+            query: operand(Operand::Query),
+            key: operand(Operand::Key),
+            value: operand(Operand::Value),
+            extension: ExtensionData::generate(problem, seed),
+        }
     }
 
     fn operand(self, problem: &Problem, seed: u64, operand: Operand) -> Vec<u16> {

@@ -5,7 +5,7 @@ use proptest::num;
 use proptest::prelude::*;
 use proptest::strategy::{NewTree, Union, ValueTree as _};
 use proptest::test_runner::TestRunner;
-use sdpa_core::{DeviceKind, Dtype, Layout, Mask, Operand, Problem, Strides};
+use sdpa_core::{DeviceKind, Dtype, Extensions, Layout, Mask, Operand, Packing, Problem, Strides, Window};
 
 use crate::case::Case;
 use crate::regime::Regime;
@@ -96,6 +96,96 @@ pub fn cases(size: Size) -> impl Strategy<Value = Case> {
             Case { problem, regime, seed, schedule }
         },
     )
+}
+
+/// Random cases of this size for a generation that takes these extensions: as [`cases`] where it takes none; else four in five
+/// ask for some of them.
+pub fn cases_with(size: Size, takes: Extensions) -> BoxedStrategy<Case> {
+    if takes == Extensions::NONE {
+        return cases(size).boxed();
+    }
+    let asked = prop_oneof![1 => Just(None), 4 => wishes().prop_map(Some)];
+    (cases(size), asked)
+        .prop_map(move |(case, wishes)| match wishes {
+            None => case,
+            Some(wishes) => Case { problem: wishes.asked_of(&case.problem, takes), ..case },
+        })
+        .boxed()
+}
+
+/// What to ask for beyond dense attention, if the generation takes it.
+#[derive(Clone, Debug)]
+struct Wishes {
+    /// Sequences, and how far the longest is beyond the average: 0 is all alike, 255 the whole total.
+    packed: Option<(usize, u8)>,
+    key_lengths: bool,
+    window: Option<Window>,
+    softcap: Option<f32>,
+    sinks: bool,
+    slopes: bool,
+}
+
+fn wishes() -> impl Strategy<Value = Wishes> {
+    // Where a window ends before, at and behind the edges of tiles.
+    let side = || {
+        let edges = vec![0_usize, 1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200];
+        prop_oneof![1 => Just(None), 3 => prop::sample::select(edges).prop_map(Some)]
+    };
+    let window = (side(), side()).prop_map(|(left, right)| Window { left, right });
+    let sequences = prop_oneof![6 => 1..=6_usize, 2 => 7..=40_usize, 1 => 60..=70_usize];
+    (
+        prop::option::weighted(0.5, (sequences, prop::num::u8::ANY)),
+        prop::bool::weighted(0.2),
+        prop::option::weighted(0.5, window),
+        prop::option::weighted(0.3, prop::sample::select(vec![30.0_f32, 50.0, 1.0, 8.0, 1000.0])),
+        prop::bool::weighted(0.4),
+        prop::bool::weighted(0.3),
+    )
+        .prop_map(|(packed, key_lengths, window, softcap, sinks, slopes)| Wishes {
+            packed,
+            key_lengths,
+            window,
+            softcap,
+            sinks,
+            slopes,
+        })
+}
+
+impl Wishes {
+    fn asked_of(&self, problem: &Problem, takes: Extensions) -> Problem {
+        let mut builder = match self.packed.filter(|_| takes.packed) {
+            None => problem.to_builder(),
+            Some((sequences, spread)) => {
+                let longest = |total: usize| {
+                    let average = total.div_ceil(sequences);
+                    average + (total - average) * usize::from(spread) / 255
+                };
+                let (longest_q, longest_kv) = (longest(problem.len_q()), longest(problem.len_kv()));
+                let packing = Packing { sequences, longest_q, longest_kv };
+                Problem::packed(packing, problem.heads_q(), problem.len_q(), problem.head_dim())
+                    .heads_kv(problem.heads_kv())
+                    .len_kv(problem.len_kv())
+                    .dtype(problem.dtype())
+                    .mask(problem.mask())
+                    .scale(problem.scale())
+                    .layout(if spread % 4 == 3 { Layout::Bhld } else { Layout::Blhd })
+            }
+        };
+        if let Some(window) = self.window.filter(|_| takes.window) {
+            builder = builder.window(window);
+        }
+        if let Some(cap) = self.softcap.filter(|_| takes.softcap) {
+            builder = builder.softcap(cap);
+        }
+        builder = builder.sinks_if(self.sinks && takes.sinks);
+        if self.slopes && takes.slopes {
+            builder = builder.slopes();
+        }
+        if self.key_lengths && takes.key_lengths && (self.packed.is_none() || !takes.packed) {
+            builder = builder.key_lengths();
+        }
+        builder.build().expect("strategies make valid problems")
+    }
 }
 
 /// Ordinary shapes, and one in six beyond them.

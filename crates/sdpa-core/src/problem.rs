@@ -524,6 +524,12 @@ impl ProblemBuilder {
         self
     }
 
+    /// With or without sinks; see [`sinks`](Self::sinks).
+    pub fn sinks_if(mut self, asked: bool) -> Self {
+        self.sinks = asked;
+        self
+    }
+
     /// Each query head has a sink, a logit in the softmax's sum without a value: [`Tensors::with_sinks`](crate::Tensors).
     pub fn sinks(mut self) -> Self {
         self.sinks = true;

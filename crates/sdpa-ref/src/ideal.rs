@@ -94,7 +94,9 @@ impl<'a> Head<'a> {
             .iter()
             .map(|query| {
                 let sequence = self.sequences.iter().find(|sequence| sequence.queries.contains(query));
-                (sequence, sequence.map_or(0..0, |sequence| self.problem.visible(sequence, *query)))
+                let range = sequence.map(|sequence| self.problem.visible(sequence, *query));
+                // Where a row sees no key, the place of its empty range means nothing.
+                (sequence, range.filter(|range| !range.is_empty()).unwrap_or(0..0))
             })
             .collect();
         let keys = seen.iter().map(|(_, range)| range.end).max().unwrap_or(0);

@@ -224,8 +224,11 @@ impl<'a> Head<'a> {
         let mut rows: Vec<Row> = Vec::with_capacity(queries.len());
         for (index, query) in queries.iter().enumerate() {
             let (weights, magnitudes) = (weights.row_mut(index), magnitudes.row_mut(index));
-            let row =
-                seen[index].clone().map_or_else(|| (None, first..first), |(sequence, range)| (Some(sequence), range));
+            // Where a row sees no key, the place of its empty range means nothing.
+            let row = match &seen[index] {
+                Some((sequence, range)) if !range.is_empty() => (Some(*sequence), range.clone()),
+                _ => (None, first..first),
+            };
             rows.push(Self::weigh(&scoring, *query, row, first, weights, magnitudes));
         }
 
@@ -277,7 +280,7 @@ impl<'a> Head<'a> {
         mut row: ArrayViewMut1<'_, f64>,
         mut magnitudes: ArrayViewMut1<'_, f64>,
     ) -> Row {
-        let own = visible.start - first.min(visible.start)..visible.end - first.min(visible.end);
+        let own = visible.start - first..visible.end - first;
         for (key, weight) in row.iter_mut().enumerate() {
             if !own.contains(&key) {
                 *weight = 0.0;
@@ -300,13 +303,15 @@ impl<'a> Head<'a> {
             .zip(&magnitudes)
             .filter(|(score, _)| score.is_finite())
             .fold(0.0, |largest: f64, (_, magnitude)| largest.max(*magnitude));
+        // A sink is one more score, whose error is at most the others' by its magnitude.
         let sink = scoring.sink();
+        let largest = if sink.is_finite() { largest.max(sink.abs()) } else { largest };
         let of_keys = seen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let max = of_keys.max(sink);
-        let (kind, lse, normaliser) = if undefined || sink.is_nan() {
+        let (kind, lse, normaliser) = if undefined || sink.is_nan() || sink == f64::INFINITY {
             seen.fill(0.0);
             (Kind::Undefined, f64::NAN, f64::NAN)
-        } else if of_keys == f64::NEG_INFINITY || max == f64::INFINITY {
+        } else if of_keys == f64::NEG_INFINITY {
             seen.fill(0.0);
             (Kind::Empty, sink, 0.0)
         } else {

@@ -265,7 +265,7 @@ impl<'a> Judge<'a> {
     fn element(&self, at: [usize; 4], place: Place, found: f64) -> Finding {
         let oracle = &self.reference.oracle;
         let dtype = oracle.problem.dtype();
-        let [b, h, i, column] = at;
+        let [b, h, i, _] = at;
         let scale = ElementScale {
             reference: oracle.out[at],
             weighted_abs: oracle.weighted_abs[at],

@@ -1,5 +1,7 @@
 //! Attention on the host, in the plainest f32, and every way here of getting it wrong.
 
+use std::ops::Range;
+
 use sdpa_core::{Dtype, Error, Params, TensorParams};
 
 use super::host::Memory;
@@ -65,11 +67,33 @@ pub enum Fault {
     Deadly,
     /// Declines every problem.
     DeclinesAll,
+    /// A window begins one key late.
+    WindowBeginsLate,
+    /// A window ends one key late.
+    WindowEndsLate,
+    /// A side of a window that has more than 127 keys has 127.
+    WindowCutShort,
+    /// A sink of −∞ counts as one of 0.
+    SinkOfNothingWeighs,
+    /// The soft cap is taken before the scale.
+    CapBeforeScale,
+    /// The sink counts twice.
+    SinkTwice,
+    /// A packed sequence sees the first key of the next.
+    NeighboursKey,
+    /// Slopes raise the scores.
+    SlopeUpwards,
+    /// The last packed sequence is taken for empty.
+    LastSequenceForgotten,
+    /// Empty sequences are not counted, so those behind them read the keys of others.
+    EmptySequenceShifts,
+    /// Key lengths are ignored.
+    KeyLengthsIgnored,
 }
 
 impl Fault {
     /// All, the absence of a fault first.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 40] = [
         Self::None,
         Self::MeanOfValues,
         Self::NoScale,
@@ -99,6 +123,17 @@ impl Fault {
         Self::Unsteady,
         Self::Deadly,
         Self::DeclinesAll,
+        Self::WindowBeginsLate,
+        Self::WindowEndsLate,
+        Self::WindowCutShort,
+        Self::SinkOfNothingWeighs,
+        Self::CapBeforeScale,
+        Self::SinkTwice,
+        Self::NeighboursKey,
+        Self::SlopeUpwards,
+        Self::LastSequenceForgotten,
+        Self::EmptySequenceShifts,
+        Self::KeyLengthsIgnored,
     ];
 
     /// Name, as in reports.
@@ -133,6 +168,17 @@ impl Fault {
             Self::Unsteady => "unsteady",
             Self::Deadly => "deadly",
             Self::DeclinesAll => "declines-all",
+            Self::WindowBeginsLate => "window-begins-late",
+            Self::WindowEndsLate => "window-ends-late",
+            Self::WindowCutShort => "window-cut-short",
+            Self::SinkOfNothingWeighs => "sink-of-nothing-weighs",
+            Self::CapBeforeScale => "cap-before-scale",
+            Self::SinkTwice => "sink-twice",
+            Self::NeighboursKey => "neighbours-key",
+            Self::SlopeUpwards => "slope-upwards",
+            Self::LastSequenceForgotten => "last-sequence-forgotten",
+            Self::EmptySequenceShifts => "empty-sequence-shifts",
+            Self::KeyLengthsIgnored => "key-lengths-ignored",
         }
     }
 }
@@ -165,9 +211,21 @@ pub(super) fn attention(
             let keys = load(memory, &params.key, [kv_batch, kv_head, params.len_kv], params.head_dim, dtype)?;
             let values = load(memory, &params.value, [kv_batch, kv_head, params.len_kv], params.head_dim, dtype)?;
             for row in 0..params.len_q {
-                let visible = visible_keys(params, row, kernel.ends_with("top_left"), fault);
-                let (mut out, mut lse) =
-                    attend(&queries[row as usize], &keys[..visible], &values[..visible], params.scale, fault);
+                let Some(seen) = seen(memory, params, [batch, row], kernel.ends_with("top_left"), fault)? else {
+                    continue;
+                };
+                let (first, visible) = (seen.keys.start, seen.keys.clone());
+                let shape = Shape::new(memory, params, head, fault)?;
+                let distances: Vec<f32> =
+                    visible.clone().map(|key| (seen.diagonal - key as i64).abs() as f32).collect();
+                let (mut out, mut lse) = attend(
+                    &queries[row as usize],
+                    &keys[visible.clone()],
+                    &values[visible],
+                    &shape,
+                    (first, &distances),
+                    fault,
+                );
                 let leak = match fault {
                     Fault::FutureLeaks => values.last().map(|last| last.iter().map(|value| 1e-2 * value).collect()),
                     Fault::NanKeySpreads if keys.last().is_some_and(|last| last[0].is_nan()) => {
@@ -195,47 +253,151 @@ pub(super) fn attention(
     }
 }
 
-fn visible_keys(params: &Params, row: i32, top_left: bool, fault: Fault) -> usize {
-    let other = if params.diagonal == 0 { params.len_kv - params.len_q } else { 0 };
-    let diagonal = match fault {
-        Fault::MaskOffByOne => params.diagonal + 1,
-        Fault::WrongAlignment => other,
-        Fault::TopLeftOffByOne if top_left => params.diagonal - 1,
-        _ => params.diagonal,
+/// The keys that a row sees, and the one on its diagonal.
+struct Seen {
+    keys: Range<usize>,
+    diagonal: i64,
+}
+
+/// `None` for a row that belongs to no sequence.
+fn seen(
+    memory: &mut Memory,
+    params: &Params,
+    [batch, row]: [i32; 2],
+    top_left: bool,
+    fault: Fault,
+) -> Result<Option<Seen>, Error> {
+    let extension = &params.extension;
+    let (row, len_kv) = (i64::from(row), i64::from(params.len_kv));
+    let (queries, mut keys) = if extension.sequences > 0 {
+        let count = extension.sequences as usize + 1;
+        let queries = memory.words(extension.cu_seqlens_q, count)?;
+        let ends = memory.words(extension.cu_seqlens_k, count)?;
+        let spans = |ends: &[u32]| -> Vec<Range<i64>> {
+            ends.windows(2).map(|pair| i64::from(pair[0])..i64::from(pair[1])).collect()
+        };
+        let (queries, keys) = (spans(&queries), spans(&ends));
+        let Some(own) = queries.iter().position(|range| range.contains(&row)) else { return Ok(None) };
+        let of_keys = match fault {
+            Fault::EmptySequenceShifts => own - queries[..own].iter().filter(|range| range.is_empty()).count(),
+            _ => own,
+        };
+        let keys = keys[of_keys].clone();
+        let forgotten = fault == Fault::LastSequenceForgotten && own + 2 == count;
+        (queries[own].clone(), if forgotten { keys.start..keys.start } else { keys })
+    } else if extension.key_lengths != 0 && fault != Fault::KeyLengthsIgnored {
+        let used = memory.words(extension.key_lengths, batch as usize + 1)?[batch as usize];
+        (0..i64::from(params.len_q), 0..i64::from(used))
+    } else {
+        (0..i64::from(params.len_q), 0..len_kv)
     };
-    let visible = if params.causal == 0 { params.len_kv } else { (row + diagonal + 1).clamp(0, params.len_kv) };
-    match fault {
-        Fault::LastTileDropped if visible > 64 => (visible as usize - 1) / 64 * 64,
-        _ => visible as usize,
+    let bottom_right = (keys.end - keys.start) - (queries.end - queries.start);
+    let (asked, other) = if extension.top_left == 1 { (0, bottom_right) } else { (bottom_right, 0) };
+    let shift = match fault {
+        Fault::MaskOffByOne => asked + 1,
+        Fault::WrongAlignment => other,
+        Fault::TopLeftOffByOne if top_left => asked - 1,
+        _ => asked,
+    };
+    if fault == Fault::NeighboursKey && keys.end < len_kv {
+        keys.end += 1;
+    }
+    let (length, own) = (keys.end - keys.start, row - queries.start + shift);
+    let side = |keys: i32| match fault {
+        Fault::WindowCutShort if keys != i32::MAX => Some(i64::from(keys.min(127))),
+        _ => (keys != i32::MAX).then_some(i64::from(keys)),
+    };
+    let begin = side(extension.window_left).map_or(0, |left| {
+        let late = i64::from(fault == Fault::WindowBeginsLate);
+        (own - left + late).clamp(0, length)
+    });
+    let end = side(extension.window_right).map_or(length, |right| {
+        // A causal mask ends where it ends; only a window of its own ends late.
+        let late = i64::from(fault == Fault::WindowEndsLate && params.causal == 0);
+        (own + right + late + 1).clamp(0, length)
+    });
+    let mut end = end.max(begin);
+    if fault == Fault::LastTileDropped && end > 64 {
+        end = ((end - 1) / 64 * 64).max(begin);
+    }
+    let keys = (keys.start + begin) as usize..(keys.start + end) as usize;
+    Ok(Some(Seen { diagonal: keys.start as i64 - begin + own, keys }))
+}
+
+/// What a head's products become.
+struct Shape {
+    scale: f32,
+    cap: f32,
+    slope: f32,
+    sink: f32,
+}
+
+impl Shape {
+    fn new(memory: &mut Memory, params: &Params, head: i32, fault: Fault) -> Result<Self, Error> {
+        let extension = &params.extension;
+        let mut of_head = |address: u64, none: f32| match address {
+            0 => Ok(none),
+            _ => memory.words(address, head as usize + 1).map(|words| f32::from_bits(words[head as usize])),
+        };
+        let slope = of_head(extension.slopes, 0.0)?;
+        let scale = match fault {
+            Fault::NoScale => 1.0,
+            Fault::ScaleTwice => params.scale * params.scale,
+            _ => params.scale,
+        };
+        Ok(Self {
+            scale,
+            cap: extension.softcap,
+            slope: if fault == Fault::SlopeUpwards { -slope } else { slope },
+            sink: match of_head(extension.sinks, f32::NEG_INFINITY)? {
+                f32::NEG_INFINITY if extension.sinks != 0 && fault == Fault::SinkOfNothingWeighs => 0.0,
+                sink => sink,
+            },
+        })
+    }
+
+    fn score(&self, product: f32, distance: f32, fault: Fault) -> f32 {
+        let capped = |score: f32| if self.cap == 0.0 { score } else { self.cap * (score / self.cap).tanh() };
+        let score = match fault {
+            Fault::CapBeforeScale => self.scale * capped(product),
+            _ => capped(self.scale * product),
+        };
+        score - self.slope * distance
     }
 }
 
-/// One row's output and log-sum-exp.
-fn attend(query: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], scale: f32, fault: Fault) -> (Vec<f32>, f32) {
-    let scale = match fault {
-        Fault::NoScale => 1.0,
-        Fault::ScaleTwice => scale * scale,
-        _ => scale,
-    };
-    let score = |(index, key): (usize, &Vec<f32>)| {
-        let score = scale * query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>();
+/// One row's output and log-sum-exp. The first of the keys is number `first`, and each has its distance to the diagonal.
+fn attend(
+    query: &[f32],
+    keys: &[Vec<f32>],
+    values: &[Vec<f32>],
+    shape: &Shape,
+    (first, distances): (usize, &[f32]),
+    fault: Fault,
+) -> (Vec<f32>, f32) {
+    let score = |(index, (key, distance)): (usize, (&Vec<f32>, &f32))| {
+        let score = shape.score(query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>(), *distance, fault);
         match fault {
             Fault::MeanOfValues => 0.0,
-            Fault::PositionMatters => score + 0.05 * index as f32,
+            Fault::PositionMatters => score + 0.05 * (first + index) as f32,
             Fault::NanFlushed if score.is_nan() => 0.0,
             _ => score,
         }
     };
-    let scores: Vec<f32> = keys.iter().enumerate().map(score).collect();
-    let maximum = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let scores: Vec<f32> = keys.iter().zip(distances).enumerate().map(score).collect();
+    let maximum = scores.iter().copied().fold(shape.sink, f32::max);
     let weights: Vec<f32> = scores.iter().map(|score| (score - maximum).exp()).collect();
-    let sum: f32 = weights.iter().sum();
+    let sinks = if fault == Fault::SinkTwice { 2.0 } else { 1.0 };
+    let mut sum: f32 = weights.iter().sum();
+    if shape.sink != f32::NEG_INFINITY {
+        sum += sinks * (shape.sink - maximum).exp();
+    }
     let mut out = vec![0.0; query.len()];
     for (weight, value) in weights.iter().zip(values) {
         out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
     }
     if keys.is_empty() && fault != Fault::EmptyRowIsNan {
-        return (out, f32::NEG_INFINITY);
+        return (out, shape.sink);
     }
     let gain = if fault == Fault::Overshoot { 1.01 } else { 1.0 };
     out.iter_mut().for_each(|out| *out *= gain / sum);

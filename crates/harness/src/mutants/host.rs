@@ -45,6 +45,12 @@ impl Memory {
         Ok(bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect())
     }
 
+    /// 4-byte numbers.
+    pub(super) fn words(&mut self, address: u64, count: usize) -> Result<Vec<u32>> {
+        let bytes = self.bytes_mut(address, 4 * count)?;
+        Ok(bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())
+    }
+
     pub(super) fn store(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
         self.bytes_mut(address, bytes.len())?.copy_from_slice(bytes);
         Ok(())
@@ -159,7 +165,7 @@ impl HostGeneration {
             budget: Budget { registers: 0, shared_bytes: 0, spill_bytes: 0 },
             accuracy: Accuracy::Standard,
             alignment: 2,
-            takes: Extensions::NONE,
+            takes: Extensions::ALL,
         };
         Self { fault, generation }
     }

@@ -1,11 +1,12 @@
 //! What must be true of attention for any numbers. Each property takes any case, bends it to its own question
 //! and compares runs with one another, mostly bit for bit, so that no tolerance can hide a fault.
 
+mod extensions;
 mod independence;
 mod layouts;
 mod values;
 
-use sdpa_core::{Attention, Device, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError};
+use sdpa_core::{Attention, Device, Extensions, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError};
 use sdpa_ref::Judged;
 
 use crate::case::Case;
@@ -38,6 +39,12 @@ macro_rules! for_each_property {
             output_lies_within_the_values
             rows_without_keys_are_zero
             empty_lengths
+            packed_is_each_sequence_alone
+            packed_neighbours_do_not_matter
+            packed_order_does_not_matter
+            wide_window_is_none
+            window_hides_the_rest
+            sinks_without_weight_are_none
         }
     };
 }
@@ -60,6 +67,7 @@ for_each_property!(list, []);
 
 /// Where [`ALL`] finds them all.
 mod questions {
+    pub(super) use super::extensions::*;
     pub(super) use super::independence::*;
     pub(super) use super::layouts::*;
     pub(super) use super::matches_reference;
@@ -71,7 +79,27 @@ pub fn find(name: &str) -> Option<&'static Property> {
     ALL.iter().find(|property| property.name == name)
 }
 
+/// Properties that are asked of problems with extensions, and what a generation must take for the question to be one.
+const OF_EXTENSIONS: &[(&str, Extensions)] = &[
+    ("packed_is_each_sequence_alone", Extensions { packed: true, ..Extensions::NONE }),
+    ("packed_neighbours_do_not_matter", Extensions { packed: true, ..Extensions::NONE }),
+    ("packed_order_does_not_matter", Extensions { packed: true, ..Extensions::NONE }),
+    ("wide_window_is_none", Extensions { window: true, ..Extensions::NONE }),
+    ("window_hides_the_rest", Extensions { window: true, ..Extensions::NONE }),
+    ("sinks_without_weight_are_none", Extensions { sinks: true, ..Extensions::NONE }),
+];
+
 impl Property {
+    /// What a generation must take beyond dense attention for this to be a question.
+    pub fn needs(&self) -> Extensions {
+        OF_EXTENSIONS.iter().find(|(name, _)| *name == self.name).map_or(Extensions::NONE, |(_, needs)| *needs)
+    }
+
+    /// True if it is asked of problems with extensions, too; the others are about dense attention.
+    pub fn is_of_extensions(&self) -> bool {
+        self.name == MATCHES_REFERENCE || self.needs() != Extensions::NONE
+    }
+
     /// Asks whether the property holds for a generation, starting from this case: of how many rows it was seen to.
     ///
     /// # Errors
@@ -79,7 +107,12 @@ impl Property {
     pub fn check(&self, device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<Judged, Failure> {
         // Only the first property places rows that lie far apart; the others bend numbers where they lie.
         let near = Case { problem: near(&case.problem).into_owned(), ..case.clone() };
-        let asked = if self.name == MATCHES_REFERENCE { case } else { &near };
+        let dense = Case { problem: near.problem.to_dense(), ..near.clone() };
+        let asked = match self.name {
+            MATCHES_REFERENCE => case,
+            _ if self.is_of_extensions() => &near,
+            _ => &dense,
+        };
         (self.ask)(&Instance { device, generation, case: asked })
             .map_err(|reason| Failure::new(device, generation, case, self.name, reason))
     }

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use proptest::strategy::Just;
 use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestError, TestRunner};
-use sdpa_core::{Attention, Device, DeviceChoice, DeviceKind};
+use sdpa_core::{Attention, Device, DeviceChoice, DeviceKind, Extensions};
 
 pub use remembered::remembered;
 
 use crate::case::Case;
 use crate::properties::Property;
-use crate::strategies::{Size, cases};
+use crate::strategies::{Size, cases_with};
 use crate::verify::{Failure, MATCHES_REFERENCE, Reason, repeat_command};
 use remembered::remember;
-use tally::{Report, Tally, kind_of, say};
+use tally::{Report, Tally, kind_of, say, short};
 
 /// Cases a test, without `PROPTEST_CASES`.
 fn default_cases(kind: DeviceKind, property: &Property) -> u32 {
@@ -44,6 +44,11 @@ fn default_cases(kind: DeviceKind, property: &Property) -> u32 {
 /// no row of any case be judged.
 pub fn prove(test: &'static str, generation: &dyn Attention, property: &'static Property) {
     let kind = announce();
+    let takes = generation.generation().takes;
+    if let Some(extension) = property.needs().first_not_in(takes) {
+        say(&format!("{}: not asked, it takes no {extension}", short(test)));
+        return;
+    }
     let mut config = config(test);
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = default_cases(kind, property);
@@ -100,7 +105,8 @@ pub fn prove_on(
     // every later case for a failure, and name one that holds. Here later cases are taken to hold, in both.
     let shrinking = Duration::from_millis(std::mem::take(&mut config.max_shrink_time).into());
     let first_failure = OnceLock::new();
-    let outcome = TestRunner::new(config).run(&cases(size), {
+    let takes = if property.is_of_extensions() { generation.generation().takes } else { Extensions::NONE };
+    let outcome = TestRunner::new(config).run(&cases_with(size, takes), {
         let tally = tally.clone();
         move |case| {
             if first_failure.get().is_some_and(|failed: &Instant| failed.elapsed() > shrinking) {

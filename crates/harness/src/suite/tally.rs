@@ -14,6 +14,11 @@ pub(super) fn say(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
+/// A test's name without its program's.
+pub(super) fn short(test: &str) -> &str {
+    test.split_once("::").map_or(test, |(_, name)| name)
+}
+
 /// Counts what ran and what was declined in the process that runs the cases, and hands it to the one that reports.
 #[derive(Clone)]
 pub(super) struct Tally {
@@ -45,7 +50,7 @@ impl Tally {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut counts);
         let Counts { device, ran, judged, declined, text, unjudged } = &*counts;
-        let mut line = format!("{}: ", self.test.split_once("::").map_or(self.test, |(_, name)| name));
+        let mut line = format!("{}: ", short(self.test));
         match text.is_empty() {
             true if device.is_empty() => line += "no case ran",
             true => line += &format!("{ran} cases on {device}, {}", rows_of(*judged)),
@@ -147,6 +152,7 @@ fn parent_process() -> u32 {
 pub(super) fn kind_of(reason: &Unsupported) -> String {
     match reason {
         Unsupported::Dtype { dtype, .. } => format!("no {dtype} kernel"),
+        Unsupported::Extension { extension, .. } => format!("takes no {extension}"),
         Unsupported::Size { quantity, range: SizeRange::UpTo(most), .. } => format!("{quantity} over {most}"),
         Unsupported::Size { quantity, range: SizeRange::From(least), .. } => format!("{quantity} under {least}"),
         Unsupported::Stride { multiple, .. } => format!("stride no multiple of {multiple}"),

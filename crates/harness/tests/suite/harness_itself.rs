@@ -8,18 +8,18 @@ use harness::execute::{MemoryFault, RunError, Surroundings, execute};
 use harness::mutants::{Fault, HostDevice, HostGeneration};
 use harness::properties;
 use harness::regime::Regime;
-use harness::strategies::{Size, cases};
+use harness::strategies::{Size, cases_with};
 use harness::suite;
 use harness::verify::{Answer, Failure, Question, Reason, Thoroughness, verify};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, TestRunner};
-use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, Layout, Operand, Problem, Unsupported};
+use sdpa_core::{Attention, DeviceLimits, Extensions, Generation, LaunchPlan, Layout, Operand, Problem, Unsupported};
 use sdpa_ref::Check;
 
 /// Random cases, the same in every run.
 fn sample(count: usize) -> Vec<Case> {
     let mut runner = TestRunner::deterministic();
-    let strategy = cases(Size::Small);
+    let strategy = cases_with(Size::Small, Extensions::ALL);
     (0..count).map(|_| strategy.new_tree(&mut runner).expect("no case is rejected").current()).collect()
 }
 
@@ -96,8 +96,28 @@ const NOTICES: &[(&str, &[Fault])] = &[
             Fault::WritesBehind,
             Fault::InputScaled,
             Fault::Unsteady,
+            Fault::WindowBeginsLate,
+            Fault::WindowEndsLate,
+            Fault::WindowCutShort,
+            Fault::SinkOfNothingWeighs,
+            Fault::CapBeforeScale,
+            Fault::SinkTwice,
+            Fault::NeighboursKey,
+            Fault::SlopeUpwards,
+            Fault::LastSequenceForgotten,
+            Fault::EmptySequenceShifts,
+            Fault::KeyLengthsIgnored,
         ],
     ),
+    (
+        "packed_is_each_sequence_alone",
+        &[Fault::NeighboursKey, Fault::LastSequenceForgotten, Fault::EmptySequenceShifts],
+    ),
+    ("packed_neighbours_do_not_matter", &[Fault::NeighboursKey, Fault::EmptySequenceShifts]),
+    ("packed_order_does_not_matter", &[Fault::LastSequenceForgotten, Fault::EmptySequenceShifts]),
+    ("wide_window_is_none", &[Fault::WindowCutShort]),
+    ("window_hides_the_rest", &[Fault::FutureLeaks, Fault::WindowEndsLate]),
+    ("sinks_without_weight_are_none", &[Fault::SinkOfNothingWeighs]),
     ("causal_prefix", &[Fault::FutureLeaks, Fault::MaskOffByOne]),
     ("batches_are_independent", &[Fault::FirstBatchForAll]),
     ("heads_are_independent", &[Fault::FirstHeadForAll]),
@@ -118,7 +138,7 @@ const NOTICES: &[(&str, &[Fault])] = &[
 
 #[test]
 fn every_property_notices_its_faults() {
-    let cases = sample(60);
+    let cases = sample(150);
     for property in properties::ALL {
         assert!(NOTICES.iter().any(|(name, _)| *name == property.name), "{} is never shown a fault", property.name);
     }
