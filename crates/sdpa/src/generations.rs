@@ -22,6 +22,8 @@ macro_rules! for_each_generation {
             (v3c, "v3c", v3c::V3c);
             (v3d, "v3d", v3d::V3d);
             (v3e, "v3e", v3e::V3e);
+            (v2h, "v2h", v2h::V2h);
+            (v2i, "v2i", v2i::V2i);
         }
     };
 }

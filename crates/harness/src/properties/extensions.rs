@@ -84,7 +84,9 @@ pub(super) fn packed_neighbours_do_not_matter(instance: &Instance<'_>) -> Result
     let mut data = instance.data(&problem);
     let before = instance.run(&problem, &data)?;
     let sequences = data.extension.sequences(&problem, 0);
-    let kept = &sequences[instance.choices().below(sequences.len())];
+    // One with rows, if there is any.
+    let with_rows: Vec<&Sequence> = sequences.iter().filter(|sequence| !sequence.queries.is_empty()).collect();
+    let Some(kept) = with_rows.get(instance.choices().below(with_rows.len())) else { return Ok(Judged::default()) };
     for (operand, own) in [(Operand::Query, &kept.queries), (Operand::Key, &kept.keys), (Operand::Value, &kept.keys)] {
         for at in operand_rows(&problem, operand).filter(|[_, _, position]| !own.contains(position)) {
             data.row_mut(&problem, operand, at).fill(GAP);

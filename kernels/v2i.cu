@@ -1,0 +1,525 @@
+// V2i: packed sequences. Each block finds its tile among sequences of any lengths in two or three
+// steps, from the cumulative lengths as they are.
+//
+// parent: v2h
+// idea:   one block for each tile that the longest sequence would have leaves most blocks idle, and
+// a
+//         prefix sum of tiles costs a launch or a walk through all lengths. Here sequence s owns
+//         the tile numbers from cu_seqlens[s] / TILE_ROWS + s on: never too few for its rows, at
+//         most one too many, and rising with s, so that a warp finds the sequence of a number by a
+//         search with 32 probes a step. The grid follows from the total and the number of sequences
+//         alone.
+// needs:  16-byte aligned tensors, strides in multiples of 8 elements
+// build:  -DHEAD_DIM=32|64|96|128|256 -DWARPS=2|4 -DROW_BLOCKS=1|2 -DTILE_KEYS=64 -DSTAGES=1|2
+//         -DSHAPE=PLAIN|SLOPED|CAPPED, -DAPART to wait for keys and values apart; f16 or
+//         -DDTYPE_BF16
+#include "machine/async_copy.cuh"
+#include "machine/element.cuh"
+#include "machine/exponent.cuh"
+#include "machine/extended_params.cuh"
+#include "machine/key_range.cuh"
+#include "machine/large_logits.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/score_shape.cuh"
+#include "machine/softmax.cuh"
+#include "machine/swizzled_tile.cuh"
+#include "machine/tensor_core.cuh"
+#include "machine/warp.cuh"
+
+// Tile laws. With two blocks of 16 rows per warp, every K and V fragment that is loaded serves
+// twice, which takes shared memory off the critical path; with one block there are twice as many
+// warps for a short problem.
+constexpr int THREADS = WARPS * WARP_SIZE;
+constexpr int WARP_ROWS = 16 * ROW_BLOCKS;
+constexpr int TILE_ROWS = WARPS * WARP_ROWS;
+constexpr int LANE_ROWS = 2;  // fragments give each lane two rows of a block, 8 apart
+static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
+
+constexpr ScoreShape SCORE_SHAPE = ScoreShape::SHAPE;
+constexpr bool IS_PLAIN = SCORE_SHAPE == ScoreShape::PLAIN;
+
+// The output takes half of the registers or more.
+constexpr bool WIDE = ROW_BLOCKS * HEAD_DIM > 128;
+
+struct SharedMemory {
+    SwizzledTile<TILE_ROWS, HEAD_DIM> query;
+    SwizzledTile<TILE_KEYS, HEAD_DIM> key[STAGES];
+    SwizzledTile<TILE_KEYS, HEAD_DIM> value[STAGES];
+};
+
+static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
+static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+
+// FIX: v2h has one tile grid for all sequences, as long as they are. Here a block works on a tile
+// of one packed sequence.
+//
+// Where a packed sequence begins. Numbers beyond the tensor, negative ones of a signed type among
+// them, are its end.
+__device__ inline int boundary(const unsigned* cu_seqlens, int sequence, int total) {
+    return min(cu_seqlens[sequence], static_cast<unsigned>(total));
+}
+
+// The number of a sequence's first tile.
+__device__ inline int first_tile(const ExtendedParams& params, int sequence) {
+    return boundary(params.cu_seqlens_q, sequence, params.len_q) / TILE_ROWS + sequence;
+}
+
+// The last sequence whose tiles begin at this number or before it; all lanes of a warp take part.
+__device__ inline int sequence_of_tile(const ExtendedParams& params, int number) {
+    const int lane = threadIdx.x % WARP_SIZE;
+    int low = 0;
+    int high = params.sequences;
+    while (high - low > 1) {
+        const int step = (high - low + WARP_SIZE - 1) / WARP_SIZE;
+        const int probe = low + (lane + 1) * step;
+        const bool is_before = probe < high && first_tile(params, probe) <= number;
+        low += __popc(__ballot_sync(ALL_LANES, is_before)) * step;
+        high = min(high, low + step);
+    }
+    return low;
+}
+
+// A block's tile, whose rows count from its sequence's first; no rows where the tile is one too
+// many.
+struct Work {
+    QueryTile tile;
+    Sequence sequence;
+
+    __device__ explicit Work(const ExtendedParams& params) {
+        if (params.sequences == 0) {
+            tile = locate_query_tile<TILE_ROWS>(params);
+            sequence = {0, params.len_q, 0, params.len_kv};
+            if (params.key_lengths) {
+                // More than there are, or a negative number of a signed type, means all.
+                sequence.len_kv =
+                    min(params.key_lengths[tile.batch], static_cast<unsigned>(params.len_kv));
+            }
+            return;
+        }
+        // Heads of the same rows side by side, as they lie in memory.
+        int number = blockIdx.x / params.heads_q;
+        const int head = blockIdx.x - number * params.heads_q;
+        // The last tiles of a sequence see the most keys: start with them.
+        if (params.causal) number = gridDim.x / params.heads_q - 1 - number;
+        const int index = sequence_of_tile(params, number);
+        sequence.first_query = boundary(params.cu_seqlens_q, index, params.len_q);
+        sequence.len_q =
+            boundary(params.cu_seqlens_q, index + 1, params.len_q) - sequence.first_query;
+        sequence.first_key = boundary(params.cu_seqlens_k, index, params.len_kv);
+        sequence.len_kv =
+            max(boundary(params.cu_seqlens_k, index + 1, params.len_kv) - sequence.first_key, 0);
+        tile = {0, head, (number - first_tile(params, index)) * TILE_ROWS};
+    }
+
+    __device__ bool exists() const {
+        return tile.first_row >= 0 && tile.first_row < sequence.len_q;
+    }
+};
+
+// The tensor from row `row` on.
+__device__ inline TensorView from_row(TensorView tensor, int row) {
+    tensor.data = static_cast<Element*>(tensor.data) + row * tensor.row_stride;
+    return tensor;
+}
+
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
+// is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
+// matrices are the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of
+// a depth step; for V two blocks of 8 keys, each with both halves of 16 columns.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    template <typename QueryTile, typename KeyTile>
+    __device__ LaneStart(const QueryTile& queries, int first_row, const KeyTile& keys,
+                         const KeyTile& values) {
+        const int lane = thread_index() % WARP_SIZE;
+        query = queries.start(first_row + lane % 16, lane / 16);
+        key = keys.start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = values.start(lane % 16, lane / 16);
+    }
+};
+
+// The rows of one warp: its queries, their output so far, and the steps of one tile of keys.
+class WarpRows {
+    static constexpr int KEY_BLOCKS = TILE_KEYS / 8;    // columns of a score fragment
+    static constexpr int COLUMN_BLOCKS = HEAD_DIM / 8;  // columns of an output fragment
+    static constexpr int DEPTH_STEPS = HEAD_DIM / 16;   // of Q·Kᵀ
+    static constexpr int KEY_STEPS = TILE_KEYS / 16;    // of P·V
+    static constexpr int BLOCK_BYTES = 16 * HEAD_DIM * sizeof(Element);  // 16 rows of a tile
+    using Tile = SwizzledTile<TILE_KEYS, HEAD_DIM>;
+
+    // Q stays in registers if the output leaves room for it.
+    static constexpr bool KEEP_QUERY = !WIDE;
+    static constexpr int KEPT_STEPS = KEEP_QUERY ? DEPTH_STEPS : 1;
+
+    // Measured on an H200 at 64 and 128 columns: 3 % slower and 4 % faster.
+    static constexpr bool VOTE = WIDE;
+
+    // `maximum` is of the scores as they are, not yet times the exponent's scale.
+    using RowState = RowStatistics;
+
+    unsigned query[KEPT_STEPS][ROW_BLOCKS][4];
+    float output[ROW_BLOCKS][COLUMN_BLOCKS][4] = {};
+    RowState state[ROW_BLOCKS][LANE_ROWS];
+    float exponent_scale;
+    ScoreShaper<SCORE_SHAPE> shaper;
+
+public:
+    using Scores = float[ROW_BLOCKS][KEY_BLOCKS][4];
+
+    // `query_start` as in LaneStart. The scale must have been made positive: see `negate_own`.
+    __device__ WarpRows(const ExtendedParams& params, int head, unsigned query_start)
+        : shaper(params, head) {
+        // Never 0: a masked score times it must stay -infinity. The smallest normal number leaves
+        // the exponent of every finite score at 0.
+        exponent_scale = IS_PLAIN ? fmaxf(fabsf(params.scale_log2e), 1.17549435e-38f) : 1.0f;
+        if constexpr (KEEP_QUERY) {
+#pragma unroll
+            for (int step = 0; step < DEPTH_STEPS; ++step) {
+                load_query(query[step], query_start, step);
+            }
+        }
+    }
+
+    // S = Q · Kᵀ, added to scores of 0.
+    __device__ void multiply_keys(Scores& score, const LaneStart& start) {
+#pragma unroll
+        for (int step = 0; step < DEPTH_STEPS; ++step) {
+            auto& left = query[KEEP_QUERY ? step : 0];
+            if constexpr (!KEEP_QUERY) load_query(left, start.query, step);
+            const unsigned key = Tile::advanced(start.key, step);
+#pragma unroll
+            for (int pair = 0; pair < KEY_BLOCKS / 2; ++pair) {
+                unsigned right[4];
+                load_matrices(right, key + pair * BLOCK_BYTES);
+#pragma unroll
+                for (int block = 0; block < ROW_BLOCKS; ++block) {
+                    multiply_accumulate(score[block][2 * pair], left[block], right[0], right[1]);
+                    multiply_accumulate(score[block][2 * pair + 1], left[block], right[2],
+                                        right[3]);
+                }
+            }
+        }
+    }
+
+    // What slopes and soft caps make of the scores. `diagonal(row)` is the key on the row's
+    // diagonal, counted from the tile's first; `row` counts from the warp's first.
+    template <typename Diagonal>
+    __device__ void shape_scores(Scores& score, Diagonal diagonal) const {
+        if constexpr (IS_PLAIN) return;
+        const int lane = thread_index() % WARP_SIZE;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const float distance = diagonal(16 * block + 8 * half + lane / 4) - lane % 4 * 2;
+#pragma unroll
+                for (int column = 0; column < KEY_BLOCKS; ++column) {
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        float& entry = score[block][column][2 * half + i];
+                        entry = shaper.shaped(entry, distance - (8 * column + i));
+                    }
+                }
+            }
+        }
+    }
+
+    // -infinity where a row does not see the key. `visible(row)` is the range of keys that it sees,
+    // counted from the tile's first one; `row` counts from the warp's first.
+    template <typename Visible>
+    __device__ static void mask_scores(Scores& score, Visible visible) {
+        const int lane = thread_index() % WARP_SIZE;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const KeyRange seen = visible(16 * block + 8 * half + lane / 4);
+                const int begin = seen.begin - lane % 4 * 2;
+                const int end = seen.end - lane % 4 * 2;
+#pragma unroll
+                for (int column = 0; column < KEY_BLOCKS; ++column) {
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        if (8 * column + i < begin || 8 * column + i >= end) {
+                            score[block][column][2 * half + i] = NEGATIVE_INFINITY;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
+    // so large that their rounding could show become differences to its maximum.
+    __device__ void raise_maxima(Scores& score) {
+        float factor[ROW_BLOCKS][LANE_ROWS];
+        bool grown = false;
+        bool large = false;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                float maximum = NEGATIVE_INFINITY;
+#pragma unroll
+                for (int column = 0; column < KEY_BLOCKS; ++column) {
+                    maximum = fmaxf(maximum, fmaxf(score[block][column][2 * half],
+                                                   score[block][column][2 * half + 1]));
+                }
+                // INSIGHT: where the scale is positive, the largest score has the largest exponent:
+                // one product per row instead of one per score.
+                RowState& row = state[block][half];
+                maximum = fmaxf(row.maximum, group_max<4>(maximum));
+                factor[block][half] =
+                    exp2_approx(exponent(row.maximum) - safe_maximum(exponent(maximum)));
+                if (is_large_row(maximum)) {
+                    factor[block][half] = exp2_approx((row.maximum - maximum) * exponent_scale);
+                    large = true;
+                }
+                row.maximum = maximum;
+                row.sum *= factor[block][half];
+                grown |= factor[block][half] != 1.0f;
+            }
+        }
+        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences(score);
+        // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
+        // the products with 1; a narrow one is not. The result is the same to the bit.
+        if (VOTE && !__any_sync(ALL_LANES, grown)) return;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+#pragma unroll
+                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                    output[block][column][2 * half] *= factor[block][half];
+                    output[block][column][2 * half + 1] *= factor[block][half];
+                }
+            }
+        }
+    }
+
+    // O += P · V, with P = 2^(score · exponent_scale - maximum) rounded to the dtype on the way.
+    // The accumulator fragments of two neighbouring key blocks are, element for element, one
+    // operand fragment of 16 keys. Taken 16 keys at a time, the exponentials of the next keys have
+    // the products of the last ones to hide behind.
+    __device__ void multiply_values(const Scores& score, const LaneStart& start) {
+        float subtrahend[ROW_BLOCKS][LANE_ROWS];
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const float maximum = state[block][half].maximum;
+                // The scores of a large row are differences already.
+                subtrahend[block][half] = is_large_row(maximum) ? 0.0f : exponent(maximum);
+            }
+        }
+#pragma unroll
+        for (int step = 0; step < KEY_STEPS; ++step) {
+            unsigned weight[ROW_BLOCKS][4];
+#pragma unroll
+            for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+                for (int quarter = 0; quarter < 4;
+                     ++quarter) {  // of 16×16: two of rows by two of keys
+                    const int half = quarter % 2;
+                    const float* pair = &score[block][2 * step + quarter / 2][2 * half];
+                    const float low =
+                        softmax_weight(pair[0], exponent_scale, subtrahend[block][half]);
+                    const float high =
+                        softmax_weight(pair[1], exponent_scale, subtrahend[block][half]);
+                    // Unrounded: the sum does not inherit P's rounding.
+                    state[block][half].sum += low + high;
+                    weight[block][quarter] = to_element_pair(low, high);
+                }
+            }
+            const unsigned value = start.value + step * BLOCK_BYTES;
+#pragma unroll
+            for (int pair = 0; pair < COLUMN_BLOCKS / 2; ++pair) {
+                unsigned right[4];
+                load_matrices_transposed(right, Tile::advanced(value, pair));
+#pragma unroll
+                for (int block = 0; block < ROW_BLOCKS; ++block) {
+                    multiply_accumulate(output[block][2 * pair], weight[block], right[0], right[1]);
+                    multiply_accumulate(output[block][2 * pair + 1], weight[block], right[2],
+                                        right[3]);
+                }
+            }
+        }
+    }
+
+    // Divides by the sums, in which the head's sink has its part, and writes the rows; `first_row`
+    // is the warp's within its sequence.
+    __device__ void store(const ExtendedParams& params, const QueryTile& tile,
+                          const Sequence& sequence, int first_row) {
+        const float sink = params.sinks ? params.sinks[tile.head] * LOG2_E : NEGATIVE_INFINITY;
+        Element* const head = head_data(params.output, tile.batch, tile.head);
+        const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const RowState& own = state[block][half];
+                RowStatistics total = {own.maximum, group_sum<4>(own.sum)};
+                const int row = first_row + 16 * block + 8 * half + lane / 4;
+                if (row >= sequence.len_q) continue;
+                total.maximum = is_large_row(own.maximum) ? own.maximum * exponent_scale
+                                                          : exponent(own.maximum);
+                // How much less everything weighs where the sink is larger than all scores.
+                const float factor = params.sinks ? add_sink(total, sink) : 1.0f;
+                const float normalise = factor * normaliser(total.sum);
+                const int position = sequence.first_query + row;
+                Element* destination = head + position * params.output.row_stride + lane % 4 * 2;
+#pragma unroll
+                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                    if (8 * column >= params.head_dim) break;
+                    const float* pair = &output[block][column][2 * half];
+                    *reinterpret_cast<unsigned*>(destination + 8 * column) =
+                        to_element_pair(pair[0] * normalise, pair[1] * normalise);
+                }
+                if (lane % 4 == 0) store_lse(params, tile, position, row_lse(total));
+            }
+        }
+    }
+
+private:
+    // Of a score in the units of log2, rounded up.
+    __device__ float exponent(float score) const {
+        return IS_PLAIN ? exponent_above(score, exponent_scale) : score;
+    }
+
+    // Shaped scores are exponents already, and nothing rounds the difference of two of them.
+    __device__ bool is_large_row(float maximum) const {
+        return IS_PLAIN && is_large(exponent(maximum));
+    }
+
+    __device__ void take_differences(Scores& score) const {
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const float maximum = state[block][half].maximum;
+                if (!is_large_row(maximum)) continue;
+#pragma unroll
+                for (int column = 0; column < KEY_BLOCKS; ++column) {
+                    score[block][column][2 * half] -= maximum;
+                    score[block][column][2 * half + 1] -= maximum;
+                }
+            }
+        }
+    }
+
+    __device__ static void load_query(unsigned (&fragment)[ROW_BLOCKS][4], unsigned start,
+                                      int step) {
+#pragma unroll
+        for (int block = 0; block < ROW_BLOCKS; ++block) {
+            load_matrices(fragment[block], Tile::advanced(start, step) + block * BLOCK_BYTES);
+        }
+    }
+};
+
+// Eight warps per multiprocessor, in one block or in two: 255 registers for each thread.
+extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
+    attention(const __grid_constant__ ExtendedParams params) {
+    extern __shared__ __align__(128) unsigned char shared_memory[];
+    SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
+
+    const Work work(params);
+    if (!work.exists()) return;
+    const QueryTile& tile = work.tile;
+    const Sequence& sequence = work.sequence;
+    const int head_kv = key_head(params, tile.head);
+    const KeyTiles key_tiles(params, sequence, tile.first_row, TILE_ROWS, TILE_KEYS);
+
+    const auto load = [&](auto& stages, const TensorView& tensor, int key_tile) {
+        if (key_tile >= key_tiles.end) return;
+        stages[ring_stage<STAGES>(key_tile)].template load_async<THREADS>(
+            threadIdx.x, from_row(tensor, sequence.first_key), tile.batch, head_kv,
+            key_tile * TILE_KEYS, sequence.len_kv, params.head_dim);
+    };
+    // Each commits a group even past the last tile, so that counting groups counts tiles.
+    const auto load_keys = [&](int key_tile) {
+        load(shared.key, params.key, key_tile);
+        cp_async_commit();
+    };
+    const auto load_values = [&](int key_tile) {
+        load(shared.value, params.value, key_tile);
+        cp_async_commit();
+    };
+    const auto load_both = [&](int key_tile) {
+        load(shared.key, params.key, key_tile);
+        load(shared.value, params.value, key_tile);
+        cp_async_commit();
+    };
+
+    shared.query.template load_async<THREADS>(
+        threadIdx.x, from_row(params.query, sequence.first_query), tile.batch, tile.head,
+        tile.first_row, sequence.len_q, params.head_dim);
+    cp_async_commit();
+#ifdef APART
+    static_assert(STAGES == 1, "keys are loaded once their own stage is free");
+    load_keys(key_tiles.begin);
+    cp_async_wait<1>();
+#else
+    static_assert(STAGES == 2, "one tile is under way while another is worked on");
+    load_both(key_tiles.begin);
+    cp_async_wait<1>();
+#endif
+
+    // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A
+    // negative scale moves into Q, so that the softmax may count on it being positive.
+    if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
+    __syncthreads();
+    const int warp_row = threadIdx.x / WARP_SIZE * WARP_ROWS;  // the warp's first, within the tile
+    const auto start_of_lane = [&] {
+        return LaneStart(shared.query, warp_row, shared.key[0], shared.value[0]);
+    };
+    const LaneStart lane_start = start_of_lane();
+    WarpRows rows(params, tile.head, lane_start.query);
+
+#pragma unroll 1
+    for (int key_tile = key_tiles.begin; key_tile < key_tiles.end; ++key_tile) {
+        // This thread's copies have landed; behind the barrier, every thread's have. The barrier
+        // also says that all are done with what lies where the next copies go.
+        cp_async_wait<0>();
+        __syncthreads();
+#ifdef APART
+        load_values(key_tile);
+#else
+        load_both(key_tile + 1);
+#endif
+        // Only now: ahead of the copies it would be in the way of their addresses, and spill.
+        // Worked out again where the output needs the registers.
+        LaneStart stage = WIDE ? start_of_lane() : lane_start;
+        stage.key += ring_offset<STAGES>(key_tile, sizeof(shared.key[0]));
+        stage.value += ring_offset<STAGES>(key_tile, sizeof(shared.value[0]));
+        WarpRows::Scores score = {};
+        rows.multiply_keys(score, stage);
+#ifdef APART
+        cp_async_wait<0>();
+        __syncthreads();
+        load_keys(key_tile + 1);
+#endif
+        // Opaque, so that what follows from the row is worked out again for every tile instead of
+        // being kept in registers.
+        int first_row = tile.first_row;
+        asm volatile("" : "+r"(first_row));
+        const KeyTiles seen_tiles(params, sequence, first_row, TILE_ROWS, TILE_KEYS);
+        first_row += warp_row;
+        const int first_key = key_tile * TILE_KEYS;
+        rows.shape_scores(score, [&](int row) {
+            return diagonal_key(params, sequence, first_row + row) - first_key;
+        });
+        if (!seen_tiles.is_whole(key_tile)) {
+            rows.mask_scores(score, [&](int row) {
+                const KeyRange seen = visible_range(params, sequence, first_row + row);
+                return KeyRange{seen.begin - first_key, seen.end - first_key};
+            });
+        }
+        rows.raise_maxima(score);
+        rows.multiply_values(score, stage);
+    }
+
+    rows.store(params, tile, sequence, tile.first_row + warp_row);
+}
