@@ -74,7 +74,7 @@ const EVERY_WIDTH: &str = "L33 full normal seed=12";
 
 /// Sizes beyond those above, each with what a kernel that fails it has not thought of; and the multiprocessors that it is
 /// planned for, if it is about persistent blocks. Few rows, so that many keys, heads and sequences stay fast.
-const BEYOND: [(&str, &str, Option<u32>); 22] = [
+const BEYOND: [(&str, &str, Option<u32>); 50] = [
     ("groups that are no power of two", "h6/2 L65 d64 f16 full normal seed=20", None),
     ("groups that are no power of two", "h5/1 q9 kv129 d64 bf16 causal normal seed=21", None),
     ("groups that are no power of two", "h3/1 q5 kv700 d64 f16 full normal seed=22", None),
@@ -84,7 +84,7 @@ const BEYOND: [(&str, &str, Option<u32>); 22] = [
     ("more than four sequences", "b70 h2 q1 kv5 d64 f16 causal normal seed=26", None),
     // More parts, too, than any kernel merges at once.
     ("more than 4096 keys", "q1 kv4300 d64 f16 full normal seed=27", None),
-    ("more than 4096 keys", "h2/1 q2 kv8711 d64 f16 causal normal seed=28", None),
+    ("more than 4096 keys", "h2/1 q2 kv8923 d40 f16 causal normal seed=28", None),
     ("more than 4096 keys", "q1 kv4200 d128 f16 full normal seed=29", None),
     // In kernels that only longer rows take.
     ("logits beyond 2^24", "b2 h2/1 q3 kv300 d64 bf16 causal vast-logits seed=46", None),
@@ -92,6 +92,18 @@ const BEYOND: [(&str, &str, Option<u32>); 22] = [
     ("logits beyond 2^24", "q1 kv2113 d64 f16 full vast-logits seed=48", None),
     ("logits beyond 2^24", "q1 kv2113 d128 f16 causal vast-logits seed=49", None),
     ("logits beyond 2^24", "q17 kv1030 d64 f16 full vast-logits seed=50", None),
+    // Both halves of a warp's rows, of several warps.
+    ("logits beyond 2^24", "h2 q40 kv33 d64 f16 full vast-logits seed=51", None),
+    // Enough causal tiles for the largest kernels on one multiprocessor.
+    ("logits beyond 2^24", "h8/2 q5 kv3 d64 f16 causal vast-logits seed=84", None),
+    // One query in one part, and several queries that see different keys of several parts.
+    ("logits beyond 2^24", "q1 kv40 d64 f16 full vast-logits seed=52", None),
+    ("logits beyond 2^24", "b2 h2/1 q3 kv515 d64 f16 causal vast-logits seed=53", None),
+    // Several keys of a row have its largest logit: of vast ones drawn by chance one has all the weight.
+    ("logits beyond 2^24", "h2 q40 kv33 d64 f16 full scale=1e8 integers seed=78", None),
+    ("logits beyond 2^24", "b2 h2/1 q3 kv515 d64 f16 causal scale=1e8 integers seed=79", None),
+    // A single key, so that the largest logit of half of the rows is negative.
+    ("logits beyond 2^24", "h4/2 q3 kv1 d64 f16 full vast-logits seed=67", None),
     // Long tiles, then short ones, and the other way round, for one block or for several.
     ("tiles in another order", "h2 q384 kv256 d64 f16 causal normal seed=30", Some(1)),
     ("tiles in another order", "h3 q400 kv300 d64 f16 causal-top-left normal seed=31", Some(2)),
@@ -100,16 +112,60 @@ const BEYOND: [(&str, &str, Option<u32>); 22] = [
     ("tiles in another order", "h2 q300 kv70 d64 f16 full scale=-0.125 normal seed=34", Some(1)),
     ("tiles in another order", "h3 q128 kv0 d64 f16 full normal seed=35", Some(2)),
     ("tiles in another order", "b2 h2 q130 kv129 d64 bf16 causal normal seed=36", Some(1)),
+    // So many keys that two of three heads fill the L2 cache, of which the first rows see few: the third head's tiles
+    // come after all of theirs. Heads share keys and values, so that there is little to draw.
+    (
+        "more heads than a section has",
+        "h3 q260 kv50000 d64 f16 causal-top-left key=0,0,64 value=0,0,64 normal seed=54",
+        Some(1),
+    ),
+    (
+        "more heads than a section has",
+        "h3 q260 kv50000 d64 f16 causal-top-left key=0,0,64 value=0,0,64 normal seed=55",
+        Some(2),
+    ),
+    ("a last tile that is full", "h2 q130 kv256 d64 f16 full normal seed=56", None),
+    ("a last tile that is full", "q70 kv256 d128 bf16 full normal seed=57", None),
+    ("a last tile that is full", "h2 q150 kv256 d64 f16 full huge-logits seed=77", None),
+    // Of two passes the second has the ragged tile, for one query and for several; and more tiles than its ring holds.
+    ("a ragged tile in a later pass", "h2 q1 kv345 d64 f16 full normal seed=58", Some(1)),
+    ("a ragged tile in a later pass", "h4/2 q3 kv345 d64 f16 full normal seed=59", Some(1)),
+    ("more tiles in a pass than stages", "q1 kv6200 d96 f16 full normal seed=60", Some(1)),
+    // More slices of the parts than a row sees parts.
+    ("parts that some rows do not see", "h2/1 q3 kv1100 d64 f16 causal-top-left normal seed=61", None),
+    // Of the last tile's keys different numbers, so that each of the rows that a thread copies is once the first beyond them.
+    ("ragged tiles of other lengths", "q1 kv404 d64 f16 full normal seed=68", Some(1)),
+    ("ragged tiles of other lengths", "q2 kv316 d64 f16 causal normal seed=69", Some(1)),
+    ("ragged tiles of other lengths", "q1 kv456 d128 f16 full normal seed=70", Some(1)),
+    ("ragged tiles of other lengths", "q2 kv366 d64 f16 full normal seed=71", None),
+    ("a negative scale for few queries", "h4/2 q5 kv300 d64 f16 causal scale=-0.25 normal seed=72", None),
+    ("a negative scale for few queries", "q1 kv530 d128 bf16 full scale=-0.125 normal seed=73", None),
+    ("huge logits for few queries", "h2/1 q3 kv400 d64 f16 full huge-logits seed=80", None),
+    // A masked score times a scale of 0 must not be NaN.
+    ("a scale of 0", "h2 q40 kv33 d64 f16 causal scale=0 normal seed=83", None),
+    ("few queries, of which some see no key", "h2/1 q9 kv5 d64 f16 causal normal seed=81", None),
+    ("as many queries as fill their tiles", "h2 q128 kv70 d64 f16 causal normal seed=82", None),
+    // The tile of the first two queries sees whole parts, and nothing of the next.
+    ("rows that see whole parts", "h8/1 q5 kv771 d64 f16 causal normal seed=74", None),
+    ("three tiles with a mask", "q64 kv1086 d256 f16 causal normal seed=62", None),
 ];
 
 /// Cases whose tensors are stretched until their last row lies this many elements behind the first.
-const FAR: [(&str, i64); 6] = [
+const FAR: [(&str, i64); 12] = [
     ("b2 h2 q9 kv70 d64 f16 causal normal seed=40", 1 << 32),
     ("h2 q9 kv70 d64 f16 full normal seed=41", 1 << 31),
     ("h2/1 q9 kv70 d64 f16 full normal seed=42", 1 << 32),
     ("q9 kv70 d64 f16 causal normal seed=43", 1 << 31),
     ("b3 h2 q20 kv300 d64 f16 causal normal seed=44", 1 << 31),
     ("q5 kv600 d64 f16 full normal seed=45", 1 << 32),
+    // Neighbouring rows 2^31 elements and more apart.
+    ("q9 kv40 d64 f16 causal normal seed=63", 40 << 31),
+    // The same for rows that are computed once more, and for their heads and sequences.
+    ("q12 kv3 d64 f16 full vast-logits seed=64", 1 << 36),
+    ("h2 q3 kv3 d64 f16 full vast-logits seed=65", 1 << 32),
+    ("b2 h2 q3 kv3 d64 f16 full vast-logits seed=66", 1 << 32),
+    ("h2 q1 kv520 d64 f16 full vast-logits seed=75", 1 << 32),
+    ("b2 q1 kv520 d64 f16 full vast-logits seed=76", 1 << 32),
 ];
 
 /// A case, and the device that it is planned for.
@@ -192,7 +248,7 @@ pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
             trials.push(small);
         }
     }
-    trials.extend(beyond().into_iter().filter_map(|trial| taken(generation, trial)));
+    trials.extend(beyond().into_iter().flat_map(|trial| taken(generation, trial)));
     trials
 }
 
@@ -213,15 +269,23 @@ pub(crate) fn beyond() -> Vec<Trial> {
     sizes.chain(far).collect()
 }
 
-/// The trial as a generation takes it: planned for one multiprocessor where it declines it on the device as it is, and
-/// none where the number of multiprocessors that it is about changes nothing.
-fn taken(generation: &dyn Attention, trial: Trial) -> Option<Trial> {
+/// The trial as a generation takes it: planned for one multiprocessor, too, where it declines it on the device as it is, or
+/// takes other kernels and there are few keys; and none where the number of multiprocessors that it is about changes
+/// nothing.
+fn taken(generation: &dyn Attention, trial: Trial) -> Vec<Trial> {
+    /// With more the second trial takes longer than what it may find is worth.
+    const FEW_KEYS: usize = 600;
     let plan = |trial: &Trial| trial.subject(generation).plan(&trial.case.problem, &DeviceLimits::H200).ok();
     let other = |multiprocessors| Trial { multiprocessors, ..trial.clone() };
-    match trial.multiprocessors {
-        Some(_) => plan(&trial).is_some_and(|own| plan(&other(None)) != Some(own)).then_some(trial),
-        None => [None, Some(1)].map(other).into_iter().find(|trial| plan(trial).is_some()),
+    if trial.multiprocessors.is_some() {
+        let differs = plan(&trial).is_some_and(|own| plan(&other(None)) != Some(own));
+        return if differs { vec![trial] } else { Vec::new() };
     }
+    let [as_it_is, small] = [None, Some(1)].map(other);
+    let [kernels, others] = [&as_it_is, &small].map(|trial| trial.kernels(generation).ok());
+    let both = trial.case.problem.len_kv() <= FEW_KEYS && others != kernels;
+    let is_taken = [kernels.is_some(), others.is_some() && (kernels.is_none() || both)];
+    [as_it_is, small].into_iter().zip(is_taken).filter_map(|(trial, taken)| taken.then_some(trial)).collect()
 }
 
 /// A generation that plans as though its device had another number of multiprocessors.
@@ -257,6 +321,16 @@ mod tests {
             for kernel in generation.generation().specialisations {
                 assert!(taken.contains(kernel), "no trial takes {kernel}");
             }
+        }
+    }
+
+    #[test]
+    fn large_logits_come_to_the_kernels_of_a_device_that_is_full_too() {
+        let generation = generations::find("v2d").expect("a generation");
+        let trials = trials(generation).into_iter().filter(|trial| trial.size == Some("logits beyond 2^24"));
+        let kernels: Vec<_> = trials.flat_map(|trial| trial.kernels(generation).expect("taken")).collect();
+        for name in ["f16_d64_m64", "f16_d64_m128"] {
+            assert!(kernels.iter().any(|kernel| kernel.name == name), "{name}: {kernels:?}");
         }
     }
 

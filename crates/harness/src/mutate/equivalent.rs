@@ -8,11 +8,15 @@ use sdpa_toolchain::source_line;
 
 use super::{Mutation, MutationKind};
 
-/// Why survivors that people looked at change nothing: a line of source or a statement, kinds, and the reason.
+/// Why survivors that people looked at change nothing. The format stands at its head.
 const LIST: &str = include_str!("equivalent.txt");
 
+/// In the list: any change to a statement that no trial comes to.
+const NOT_EXECUTED: &str = "not executed";
+
 struct Entry {
-    text: &'static str,
+    sources: Vec<&'static str>,
+    ptx: &'static str,
     kinds: Vec<&'static str>,
     reason: &'static str,
 }
@@ -20,29 +24,44 @@ struct Entry {
 fn entries() -> impl Iterator<Item = Entry> {
     LIST.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| {
         let parts: Vec<&str> = line.split(" | ").map(str::trim).collect();
-        let [text, kinds, reason] = parts[..] else {
-            panic!("equivalent.txt: this line is not SOURCE | KINDS | REASON: {line}")
+        let [sources, ptx, kinds, reason] = parts[..] else {
+            panic!("equivalent.txt: this line is not SOURCE | PTX | KINDS | REASON: {line}")
         };
-        Entry { text, kinds: kinds.split(", ").collect(), reason }
+        Entry { sources: sources.split(" <- ").collect(), ptx, kinds: kinds.split(", ").collect(), reason }
     })
+}
+
+impl Entry {
+    /// True if the entry is about this mutation, whose statement stands in these lines of the source, the innermost first.
+    fn fits(&self, mutation: &Mutation, lines: &[&str], is_executed: bool) -> bool {
+        let is_in = |text: &&str| match (*text, text.strip_prefix('^')) {
+            ("-", _) => mutation.origin.is_none(),
+            (_, Some(innermost)) => lines.first().is_some_and(|line| line.contains(innermost)),
+            (text, None) => lines.iter().any(|line| line.contains(text)),
+        };
+        let kinds = match self.kinds[..] {
+            ["*"] => true,
+            [NOT_EXECUTED] => !is_executed,
+            _ => self.kinds.contains(&mutation.kind.name()),
+        };
+        let ptx = self.ptx == "*" || mutation.statement.contains(self.ptx) || mutation.replacement().contains(self.ptx);
+        kinds && ptx && self.sources.iter().all(is_in)
+    }
 }
 
 /// Why a mutation that nothing notices changes nothing, as the list says.
 ///
 /// # Panics
 /// If a line of the list does not read.
-pub(super) fn listed(mutation: &Mutation) -> Option<&'static str> {
-    let lines: Vec<&str> = mutation
+pub(super) fn listed(mutation: &Mutation, is_executed: bool) -> Option<&'static str> {
+    let lines: Vec<String> = mutation
         .origin
         .iter()
         .flat_map(|origin| origin.chain())
-        .filter_map(|(file, line)| source_line(file, line))
+        .filter_map(|(file, line)| Some(format!("{file}: {}", source_line(file, line)?)))
         .collect();
-    let fits = |entry: &Entry| {
-        (entry.kinds == ["*"] || entry.kinds.contains(&mutation.kind.name()))
-            && (mutation.statement.contains(entry.text) || lines.iter().any(|line| line.contains(entry.text)))
-    };
-    entries().find(fits).map(|entry| entry.reason)
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    entries().find(|entry| entry.fits(mutation, &lines, is_executed)).map(|entry| entry.reason)
 }
 
 /// True if nothing reads what the mutated statement writes.
@@ -76,10 +95,39 @@ mod tests {
     #[test]
     fn the_list_reads_and_names_kinds_that_there_are() {
         let known: Vec<&str> = MutationKind::all().into_iter().map(MutationKind::name).collect();
-        for Entry { text, kinds, reason } in entries() {
-            assert!(text.len() > 8 && reason.len() > 20, "{text}: {reason}");
-            assert!(kinds == ["*"] || kinds.iter().all(|kind| known.contains(kind)), "{kinds:?}");
+        for Entry { sources, ptx, kinds, reason } in entries() {
+            let are_long = sources.iter().all(|text| *text == "-" || text.len() > 7);
+            assert!(are_long && !ptx.is_empty() && reason.len() > 20, "{sources:?}: {reason}");
+            let are_known = kinds.iter().all(|kind| known.contains(kind));
+            assert!(matches!(kinds[..], ["*" | NOT_EXECUTED]) || are_known, "{kinds:?}");
         }
+    }
+
+    #[test]
+    fn an_entry_fits_its_lines_its_statement_and_its_kinds_alone() {
+        let ptx = ".entry k() {\nsetp.eq.s32 %p1, %r1, 1;\nret; }";
+        let found = mutations(ptx);
+        let constants: Vec<&Mutation> = found.iter().filter(|one| one.kind == MutationKind::Constant).collect();
+        let [more, fewer] = constants[..] else { panic!("two neighbours: {constants:?}") };
+        let entry = |sources: &[&'static str], ptx, kind| Entry {
+            sources: sources.to_vec(),
+            ptx,
+            kinds: vec![kind],
+            reason: "",
+        };
+        let lines = ["batch == 1 ? 0 : x", "locate(params)"];
+        let fits =
+            |sources: &[&'static str], ptx, kind, mutation| entry(sources, ptx, kind).fits(mutation, &lines, true);
+        let kind = "constant changed by 1";
+        assert!(fits(&["batch == 1"], "*", kind, more) && fits(&["locate("], "setp", kind, more));
+        // What replaces the statement tells neighbours apart.
+        assert!(fits(&["batch == 1"], ", 0;", kind, fewer) && !fits(&["batch == 1"], ", 0;", kind, more));
+        assert!(fits(&["^batch == 1", "locate("], "*", kind, more) && !fits(&["^locate("], "*", kind, more));
+        assert!(!fits(&["batch == 1", "elsewhere("], "*", kind, more) && !fits(&["batch == 1"], "selp", kind, more));
+        assert!(
+            !fits(&["batch == 1"], "*", "comparison flipped", more) && !fits(&["batch == 1"], "*", NOT_EXECUTED, more)
+        );
+        assert!(entry(&["-"], "*", NOT_EXECUTED).fits(more, &[], false));
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Mutation {
             && opcode(self) == opcode(other)
     }
 
+    /// What stands in the statement's place.
+    pub(super) fn replacement(&self) -> &str {
+        &self.replacement
+    }
+
     /// The text with this change, every other line where it was.
     pub fn apply(&self, ptx: &str) -> String {
         [&ptx[..self.span.start], &self.replacement, &ptx[self.span.end..]].concat()

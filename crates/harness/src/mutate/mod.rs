@@ -2,6 +2,7 @@
 //! what computes computes otherwise, and what orders promises less.
 
 mod equivalent;
+mod evaluate;
 mod find;
 mod kind;
 mod record;
@@ -247,10 +248,13 @@ impl Subject<'_> {
             Ok(Some(kill)) => return mutant(Some(kill), None),
             Ok(None) => {}
         }
-        if let Some(reason) = equivalent::listed(mutation) {
+        let executed = trials.iter().any(|trial| trial.executes(mutation));
+        if let Some(reason) = equivalent::listed(mutation, executed) {
             return mutant(None, Some(reason));
         }
-        let executed = trials.iter().any(|trial| trial.executes(mutation));
+        if evaluate::is_same_for_all(mutation, ptx, kernel.threads) {
+            return mutant(None, Some("the same value for every thread and head dimension"));
+        }
         if mutation.kind == MutationKind::NonCoherent && executed {
             return mutant(None, Some("the kernel writes nothing that the load reads"));
         }

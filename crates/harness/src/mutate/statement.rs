@@ -69,10 +69,7 @@ pub(super) struct Statement<'p> {
 impl<'p> Statement<'p> {
     /// The predicate with its `@`, if there is one, and the instruction.
     pub(super) fn parts(&self) -> (Option<&'p str>, &'p str) {
-        match self.text.split_once(char::is_whitespace) {
-            Some((guard, rest)) if guard.starts_with('@') => (Some(guard), rest.trim_start()),
-            _ => (None, self.text),
-        }
+        guard_and_instruction(self.text)
     }
 
     /// True for what reads or writes memory that others see.
@@ -84,6 +81,14 @@ impl<'p> Statement<'p> {
             parts.any(|part| matches!(part, "param" | "local" | "const" | "commit_group" | "wait_group" | "wait_all"));
         let touches = ["ld", "st", "red", "atom", "cp", "ldmatrix", "stmatrix", "wmma"];
         first.is_some_and(|first| touches.contains(&first)) && !private && !instruction.starts_with("wmma.mma")
+    }
+}
+
+/// The predicate with its `@`, if there is one, and the rest of an instruction.
+pub(super) fn guard_and_instruction(text: &str) -> (Option<&str>, &str) {
+    match text.split_once(char::is_whitespace) {
+        Some((guard, rest)) if guard.starts_with('@') => (Some(guard), rest.trim_start()),
+        _ => (None, text),
     }
 }
 

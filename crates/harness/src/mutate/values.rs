@@ -1,7 +1,7 @@
 //! Changes to what a statement computes.
 
 use super::kind::MutationKind::{self, *};
-use super::statement::Statement;
+use super::statement::{Statement, guard_and_instruction};
 
 type Changes = Vec<(MutationKind, String)>;
 
@@ -15,7 +15,12 @@ pub(super) struct Parts<'p> {
 
 impl<'p> Parts<'p> {
     pub(super) fn new(statement: &Statement<'p>) -> Option<Self> {
-        let (guard, instruction) = statement.parts();
+        Self::of(statement.text)
+    }
+
+    /// Of one instruction without its semicolon.
+    pub(super) fn of(text: &'p str) -> Option<Self> {
+        let (guard, instruction) = guard_and_instruction(text);
         let (opcode, operands) = instruction.split_once(char::is_whitespace).unwrap_or((instruction, ""));
         if opcode.is_empty() || opcode.starts_with('.') {
             return None;

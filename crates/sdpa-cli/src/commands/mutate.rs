@@ -17,8 +17,9 @@ use super::{Outcome, bar, generation, kernel_texts_or_packed};
 /// are relaxed and scopes narrowed. Each mutation of the kernel's PTX is verified on the interpreter until a case notices. A
 /// survivor is a missing test, or something that the kernel does not need: its line of source says which to look for.
 ///
-/// Mutations that change nothing are counted apart: where nothing reads the result, where ptxas (if it is there) makes the
-/// same machine code, and where crates/harness/src/mutate/equivalent.txt gives a reason.
+/// Mutations that change nothing are counted apart: where nothing reads the result, where it is the same for every thread
+/// and head dimension, where ptxas (if it is there) makes the same machine code, and where
+/// crates/harness/src/mutate/equivalent.txt gives a reason.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Mutate {
     /// Which generation
