@@ -23,9 +23,8 @@ pub fn likeness(reference: &Reference, inputs: &Inputs<'_>, found: &Found<'_>) -
     let wrong = WrongRows::of(reference, found);
     let mut said: Vec<String> = wrong.keys(inputs).into_iter().collect();
     if said.is_empty() {
-        said.extend([wrong.rows(), wrong.columns(), wrong.multiple()].into_iter().flatten());
+        said.extend([wrong.rows(), wrong.columns(), wrong.multiple(), wrong.lse()].into_iter().flatten());
     }
-    said.extend(wrong.lse());
     said
 }
 
