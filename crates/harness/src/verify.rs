@@ -457,6 +457,22 @@ pub(crate) fn judge(reference: &Reference, output: &Output, generation: &dyn Att
     }
 }
 
+/// Runs a case that was found wrong once more and says in words what its result looks like: see [`sdpa_ref::likeness`]. Empty if
+/// it does not run, or nothing known fits.
+pub fn likeness(device: &dyn Device, generation: &dyn Attention, case: &Case) -> Vec<String> {
+    let (problem, data) = (&case.problem, case.data());
+    device.set_schedule(case.schedule);
+    let output = execute(device, generation, problem, &data, Surroundings::Exact);
+    let reference = reference(problem, &data, Thoroughness::for_problem(problem));
+    match (output, reference) {
+        (Ok(output), Ok(reference)) => {
+            let found = Found { out: &output.out, lse: Some(&output.lse) };
+            sdpa_ref::likeness(&reference, &data.inputs(), &found)
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// About `count` query positions of every head: the first and the last quarter of them (64 at most), where tiles begin
 /// and end raggedly, and random ones between them.
 pub(crate) fn sample_rows(problem: &Problem, count: usize) -> Rows {

@@ -25,6 +25,7 @@
 
 mod ideal;
 mod inputs;
+mod likeness;
 mod oracle;
 mod pattern;
 mod report;
@@ -35,6 +36,7 @@ mod verdict;
 
 pub use ideal::Ideal;
 pub use inputs::{ExtensionInputs, Inputs, ReferenceError, Rows};
+pub use likeness::likeness;
 pub use oracle::Oracle;
 pub use report::{Check, Count, Mismatch, Place};
 pub use tolerance::Tolerance;

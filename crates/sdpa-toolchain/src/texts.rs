@@ -53,6 +53,13 @@ impl KernelTexts {
         Ok(Self { compiled: texts.into_iter().collect() })
     }
 
+    /// The same, and what was compiled of other kernels, too.
+    #[must_use]
+    pub fn and(mut self, others: &Self) -> Self {
+        self.compiled.extend(others.compiled.iter().map(|(kernel, text)| (*kernel, text.clone())));
+        self
+    }
+
     /// True if a kernel is judged by something else than its packed PTX.
     pub fn is_compiled(&self, kernel: &Specialisation) -> bool {
         self.compiled.contains_key(kernel)

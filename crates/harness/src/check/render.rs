@@ -71,9 +71,15 @@ fn render_finding(finding: &Finding) -> String {
                 _ => writeln!(text, "{MARGIN}= at {file}:{line}"),
             };
             quote(&mut text, file, *line);
+            if depth == 0 && what == error {
+                note_missing(&mut text, finding);
+            }
         }
         if place.source.is_none() {
             let _ = writeln!(text, "PTX line {}: {what}", place.ptx_line);
+            if what == error {
+                note_missing(&mut text, finding);
+            }
         }
         let _ = writeln!(text, "{MARGIN}= {}", place.thread);
         let _ = writeln!(text, "{MARGIN}= PTX line {}: {}", place.ptx_line, place.ptx);
@@ -81,6 +87,13 @@ fn render_finding(finding: &Finding) -> String {
     let times = if finding.count == 1 { "once".to_owned() } else { format!("{} times", finding.count) };
     let _ = writeln!(text, "{MARGIN}= schedule {}, seen {times}", finding.seed);
     text
+}
+
+/// What would have ordered the two accesses, if that is known.
+fn note_missing(text: &mut String, finding: &Finding) {
+    if let Some(missing) = &finding.missing {
+        let _ = writeln!(text, "{MARGIN}= missing: {missing}");
+    }
 }
 
 fn quote(text: &mut String, file: &str, line: u32) {

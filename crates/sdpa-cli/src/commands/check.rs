@@ -55,6 +55,9 @@ struct CheckJson {
 struct Entry {
     kind: String,
     message: String,
+    /// What would have ordered the accesses, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     places: Vec<Place>,
     case: String,
@@ -134,7 +137,7 @@ impl Frame {
 
 fn report(checked: &Checked) -> CheckJson {
     let entry = |fault: &Fault| {
-        let (kind, message, places) = match &fault.what {
+        let (kind, message, missing, places) = match &fault.what {
             What::Finding(finding) => {
                 let places = std::iter::once(&finding.place).chain(&finding.other).map(|place| Place {
                     file: place.source.as_ref().map(|source| source.file.clone()),
@@ -144,12 +147,13 @@ fn report(checked: &Checked) -> CheckJson {
                     ptx: place.ptx.clone(),
                     thread: place.thread.to_string(),
                 });
-                (finding.kind.name().to_owned(), finding.message.clone(), places.collect())
+                let missing = finding.missing.map(|missing| missing.to_string());
+                (finding.kind.name().to_owned(), finding.message.clone(), missing, places.collect())
             }
-            What::Wrong(failure) => ("wrong result".to_owned(), failure.reason.to_string(), Vec::new()),
+            What::Wrong(failure) => ("wrong result".to_owned(), failure.reason.to_string(), None, Vec::new()),
         };
         let repeat = fault.trial.repeat_command(checked.generation);
-        Entry { kind, message, places, case: fault.trial.to_string(), again: fault.again, repeat }
+        Entry { kind, message, missing, places, case: fault.trial.to_string(), again: fault.again, repeat }
     };
     let findings = checked.faults.iter().map(entry).collect();
     let Checked { generation, runs, judged, .. } = *checked;

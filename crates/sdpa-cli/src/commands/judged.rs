@@ -16,19 +16,45 @@ use super::bar;
 /// [`ToolchainError`]: no compiler where one is needed, a kernel that does not compile, a source that is missing.
 pub(crate) fn kernel_texts(generations: &[&dyn Attention]) -> Result<KernelTexts> {
     let Some(checkout) = judged_checkout() else { return Ok(KernelTexts::packed()) };
+    let (texts, newer) = compile(&checkout, generations)?;
+    if !newer.is_empty() {
+        let count: usize = newer.iter().map(|(_, kernels)| kernels.len()).sum();
+        let names: Vec<&str> = newer.iter().map(|(id, _)| *id).collect();
+        eprintln!(
+            "judging the files on disk, which are newer than their packed PTX: {count} kernels of {} compiled",
+            names.join(", ")
+        );
+    }
+    Ok(texts)
+}
+
+/// The same for mutants of a generation that [`kernel_texts`] was asked for: says nothing once more.
+///
+/// # Errors
+/// As [`kernel_texts`].
+pub(crate) fn kernel_texts_of_mutants(mutants: &[&dyn Attention]) -> Result<KernelTexts> {
+    let Ok(checkout) = Checkout::find() else { return Ok(KernelTexts::packed()) };
+    Ok(compile(&checkout, mutants)?.0)
+}
+
+/// Which kernels of which generation are newer than their packed PTX.
+type Newer = Vec<(&'static str, Vec<Specialisation>)>;
+
+/// Compiles what is newer than its packed PTX, and says what that was.
+fn compile(checkout: &Checkout, generations: &[&dyn Attention]) -> Result<(KernelTexts, Newer)> {
     let sources = checkout.sources()?;
-    let mut newer: Vec<(&str, Vec<Specialisation>)> = Vec::new();
+    let mut newer = Newer::new();
     for who in generations.iter().map(|generation| generation.generation()) {
-        note_newer_plan(&checkout, who.id);
+        note_newer_plan(checkout, who.id);
         let kernels = KernelTexts::stale(who.specialisations, &sources)?;
         if !kernels.is_empty() {
             newer.push((who.id, kernels));
         }
     }
     if newer.is_empty() {
-        return Ok(KernelTexts::packed());
+        return Ok((KernelTexts::packed(), newer));
     }
-    let nvrtc = Nvrtc::find(&checkout)?;
+    let nvrtc = Nvrtc::find(checkout)?;
     let kernels: Vec<Specialisation> = newer.iter().flat_map(|(_, kernels)| kernels).copied().collect();
     let progress = bar(kernels.len() as u64);
     let texts = KernelTexts::compiled(&kernels, &sources, &nvrtc, |kernel| {
@@ -36,14 +62,7 @@ pub(crate) fn kernel_texts(generations: &[&dyn Attention]) -> Result<KernelTexts
         progress.inc(1);
     });
     progress.finish_and_clear();
-    let texts = texts?;
-    let names: Vec<&str> = newer.iter().map(|(id, _)| *id).collect();
-    eprintln!(
-        "judging the files on disk, which are newer than their packed PTX: {} kernels of {} compiled",
-        kernels.len(),
-        names.join(", ")
-    );
-    Ok(texts)
+    Ok((texts?, newer))
 }
 
 /// The same for a verb that has something to say of packed PTX, too: without a compiler it says that it judges this.

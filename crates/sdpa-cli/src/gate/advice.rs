@@ -6,34 +6,74 @@ use sdpa_core::Generation;
 use sdpa_toolchain::{Checkout, source_text, without_comments};
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-/// Places that are worth naming: with more, the lines changed say little about a fault.
-const MOST: usize = 5;
+/// Places that are named: with more, the lines changed say little about a fault.
+const MOST: usize = 4;
 
-/// Where a generation's kernel is other than it was committed, or than its parent's if it was not committed yet: a line for each
-/// place. None if nothing or too much changed, and where there is no git.
-pub fn what_changed(generation: &Generation) -> Option<String> {
-    let source = format!("kernels/{}", generation.specialisations.first()?.source);
-    let now = source_text(&source)?;
-    let (before, name) = match committed(&source) {
-        Some(text) => (text, "the last commit".to_owned()),
-        None => {
-            let parent = format!("kernels/{}.cu", generation.parent?);
-            (source_text(&parent)?.to_owned(), parent)
-        }
-    };
-    let places = places(&before, now);
-    let said = |place: &Place| match &place.now {
-        Some((line, text)) if place.gone.is_empty() => format!("{source}:{line}: `{text}` is new against {name}"),
-        Some((line, text)) => format!("{source}:{line}: `{text}` stands where {name} has `{}`", place.gone.join(" ")),
-        None => format!("{source}:{}: {name} has `{}` before this line", place.at, place.gone.join(" ")),
-    };
-    ((1..=MOST).contains(&places.len())).then(|| places.iter().map(said).collect::<Vec<_>>().join("\n"))
+/// Where a generation's kernel and what it includes is other than in the last commit; if nothing is and the kernel `is_newer` than its
+/// packed PTX, other than before the kernel's last commit; and of a kernel that was not committed yet, other than its parent's.
+/// Two lines for each place. None if there is no git, and if so much differs from the parent that it says nothing.
+pub fn what_changed(generation: &Generation, is_newer: bool) -> Option<String> {
+    let source = generation.specialisations.first()?.source;
+    let main = format!("kernels/{source}");
+    let now = source_text(&main)?;
+    if at_revision("HEAD", &main).is_none() {
+        let parent = format!("kernels/{}.cu", generation.parent?);
+        let edits = edits(&main, source_text(&parent)?, now);
+        return (1..=MOST).contains(&edits.len()).then(|| say(&edits, &parent));
+    }
+    // The kernel's own file first.
+    let sources = Checkout::find().and_then(|checkout| checkout.sources()).ok()?;
+    let others = sources.closure(source).ok()?.into_keys().filter(|path| *path != source).collect::<Vec<_>>();
+    let files = std::iter::once(source).chain(others).map(|path| format!("kernels/{path}"));
+    let edited = files.flat_map(|path| {
+        let texts = at_revision("HEAD", &path).zip(source_text(&path));
+        texts.map_or_else(Vec::new, |(before, now)| edits(&path, &before, now))
+    });
+    let edited: Vec<Edit> = edited.collect();
+    if !edited.is_empty() {
+        return Some(say(&edited, "the last commit"));
+    }
+    // An author who commits first and asks then.
+    let revisions = is_newer.then(|| git(&["log", "--format=%h", "-n", "2", "--", &main]))??;
+    let (_, before) = revisions.trim().split_once('\n')?;
+    let edits = edits(&main, &at_revision(before, &main)?, now);
+    (1..=MOST).contains(&edits.len()).then(|| say(&edits, &format!("commit {before}")))
 }
 
-/// The file as the last commit has it; none if it has not, or there is no git.
-fn committed(path: &str) -> Option<String> {
+/// A file, and a place in it that differs.
+type Edit = (String, Place);
+
+fn edits(path: &str, before: &str, now: &str) -> Vec<Edit> {
+    places(before, now).into_iter().map(|place| (path.to_owned(), place)).collect()
+}
+
+/// What stands at each place, and what another text has there.
+fn say(edits: &[Edit], other: &str) -> String {
+    let said = |(path, place): &Edit| {
+        let gone = place.gone.join(" ");
+        match &place.now {
+            Some((line, text)) if gone.is_empty() => format!("{path}:{line}: `{text}`\n  is new against {other}"),
+            Some((line, text)) => format!("{path}:{line}: `{text}`\n  was `{gone}` in {other}"),
+            None => format!("{path}:{}: before this line {other} has\n  `{gone}`", place.at),
+        }
+    };
+    let mut lines: Vec<String> = edits.iter().take(MOST).map(said).collect();
+    match edits.len().saturating_sub(MOST) {
+        0 => {}
+        more => lines.push(format!("{more} more places differ from {other}")),
+    }
+    lines.join("\n")
+}
+
+/// A file as a revision has it; none if it has not, or there is no git.
+fn at_revision(revision: &str, path: &str) -> Option<String> {
+    git(&["show", &format!("{revision}:./{path}")])
+}
+
+/// What git says in the checkout; none if it fails.
+fn git(arguments: &[&str]) -> Option<String> {
     let checkout = Checkout::find().ok()?;
-    let output = Command::new("git").arg("-C").arg(checkout.root()).args(["show", &format!("HEAD:./{path}")]).output();
+    let output = Command::new("git").arg("-C").arg(checkout.root()).args(arguments).output();
     output.ok().filter(|output| output.status.success()).and_then(|output| String::from_utf8(output.stdout).ok())
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sdpa_core::{Attention, DeviceKind, Specialisation};
-use sdpa_toolchain::{KernelTexts, source_text};
+use sdpa_toolchain::{KernelTexts, ToolchainError, source_text};
 
 use super::steps::{Outcome, Progress};
 use super::unnoticed;
@@ -35,21 +35,31 @@ fn is_rejected(mutant: &mutants::Mutant, texts: &KernelTexts) -> Result<bool, Bo
 pub struct Sample {
     /// How many of the generation's kernels, drawn by the seed; every one if there are no more.
     pub kernels: usize,
-    /// Removals of guards, in each of them.
+    /// Removals of guards, drawn in each of them.
     pub guards: usize,
-    /// Decides which kernels are drawn.
+    /// Decides which are drawn.
     pub seed: u64,
 }
 
 /// The harness would notice: hand-written mutants of this generation, and its own PTX with what orders or guards taken
-/// out.
+/// out. `texts` are its kernels and those of its mutants, or why they could not be compiled.
 pub fn mutants(
     generation: &'static dyn Attention,
     sample: Sample,
-    texts: &KernelTexts,
+    texts: &Result<KernelTexts, ToolchainError>,
     progress: Progress<'_>,
 ) -> Outcome {
     let who = generation.generation();
+    let texts = match texts {
+        Ok(texts) => texts,
+        Err(ToolchainError::Compile { kernel, log }) => {
+            return Outcome::failed(
+                &format!("NVRTC refuses {kernel}, a mutant that includes this kernel\n{}", log.trim()),
+                "kernels/mutants: a mutant redefines a name that its parent must go on using",
+            );
+        }
+        Err(error) => return Outcome::not_run(&format!("its mutants could not be compiled: {error}")),
+    };
     let rejected = match reject_mutants(who.id, texts, progress) {
         Ok(rejected) => rejected,
         Err(outcome) => return outcome,
@@ -68,7 +78,7 @@ pub fn mutants(
             }
         })
     };
-    match judge_kernels(&drawn, &others, sample.guards, try_out) {
+    match judge_kernels(&drawn, &others, sample, try_out) {
         Ok(judged) => judge_mutations(who.id, &judged, rejected, &how_drawn(&drawn, &others, sample.seed)),
         Err(error) => Outcome::not_run(&format!("the interpreter cannot judge mutations: {error}")),
     }
@@ -131,14 +141,15 @@ struct Judged {
 fn judge_kernels(
     drawn: &[Specialisation],
     others: &[Specialisation],
-    guards: usize,
+    sample: Sample,
     try_out: impl Fn(&Specialisation, &mutate::Options) -> Result<Score, MutateError>,
 ) -> Result<Judged, MutateError> {
     let is_guard = |kind: &MutationKind| matches!(kind, MutationKind::Guard | MutationKind::CopyGuard);
     let (guard_kinds, order_kinds): (Vec<_>, Vec<_>) = MutationKind::REMOVALS.into_iter().partition(is_guard);
     let of_order = mutate::Options { kinds: order_kinds, ..mutate::Options::default() };
-    let of_guards =
-        mutate::Options { kinds: guard_kinds, choice: Choice::Spread(guards), ..mutate::Options::default() };
+    // A guard that nothing notices is tried on every trial, so few of them are drawn, and others in every run.
+    let choice = Choice::Sample { count: sample.guards, seed: sample.seed };
+    let of_guards = mutate::Options { kinds: guard_kinds, choice, ..mutate::Options::default() };
     let mut judged = Judged { places: Vec::new(), guards: 0, guards_noticed: 0 };
     for kernel in drawn {
         add_places(&mut judged.places, &try_out(kernel, &of_order)?, kernel.source);
@@ -362,7 +373,9 @@ mod tests {
             }
         };
         let open = |needed, others: &[Specialisation]| {
-            let judged = judge_kernels(&kernels[..1], others, 0, try_out(needed)).unwrap();
+            let judged =
+                judge_kernels(&kernels[..1], others, Sample { kernels: 1, guards: 0, seed: 1 }, try_out(needed))
+                    .unwrap();
             judged.places.iter().filter(|place| place.is_open()).count()
         };
         assert_eq!([open(true, &kernels[1..]), open(false, &kernels[1..]), open(true, &[])], [0, 1, 1]);

@@ -37,6 +37,9 @@ pub struct StepRecord {
     pub status: Status,
     /// What was found: one line where it passed, the whole story where it failed.
     pub detail: String,
+    /// Where it failed, the lines of the kernel that were edited: the first suspects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edited: Option<String>,
     /// Where it failed, the next thing to look at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub look_at: Option<String>,
@@ -56,14 +59,18 @@ pub fn render_line(number: usize, step: &StepRecord) -> String {
     let mut text = format!("{number} {:<11} {status:<8} {}", step.name, lines.next().unwrap_or_default());
     text.truncate(text.trim_end().len());
     text.push('\n');
+    // An author looks at the last edit first: a finding's story may fill the screen.
+    text += &labelled("edited", step.edited.as_deref());
     for line in lines {
         text += &format!("    {line}\n");
     }
-    for (index, line) in step.look_at.iter().flat_map(|look_at| look_at.lines()).enumerate() {
-        let label = if index == 0 { "look at" } else { "" };
-        text += &format!("    {label:<10} {line}\n");
-    }
-    text
+    text + &labelled("look at", step.look_at.as_deref())
+}
+
+/// Lines behind a label.
+fn labelled(label: &str, text: Option<&str>) -> String {
+    let lines = text.into_iter().flat_map(str::lines).enumerate();
+    lines.map(|(index, line)| format!("    {:<10} {line}\n", if index == 0 { label } else { "" })).collect()
 }
 
 #[cfg(test)]
@@ -71,7 +78,8 @@ mod tests {
     use super::*;
 
     fn step(name: &str, status: Status) -> StepRecord {
-        StepRecord { name: name.to_owned(), status, detail: "found\nmore".to_owned(), look_at: None, seconds: 0.5 }
+        let detail = "found\nmore".to_owned();
+        StepRecord { name: name.to_owned(), status, detail, edited: None, look_at: None, seconds: 0.5 }
     }
 
     #[test]
@@ -107,12 +115,17 @@ mod tests {
 
     #[test]
     fn a_step_is_a_line_and_a_failure_says_what_to_look_at() {
-        let failed =
-            StepRecord { look_at: Some("the line\nthe mask".to_owned()), ..step("acceptance", Status::Failed) };
+        let failed = StepRecord {
+            edited: Some("kernels/v9.cu:7: `a` is new\nkernels/v9.cu:9: `b` is gone".to_owned()),
+            look_at: Some("the line\nthe mask".to_owned()),
+            ..step("acceptance", Status::Failed)
+        };
         let text = render_line(3, &failed)
             + &render_line(8, &StepRecord { detail: "no GPU".to_owned(), ..step("speed", Status::NotRun) });
         insta::assert_snapshot!(text, @r"
         3 acceptance  FAILED   found
+            edited     kernels/v9.cu:7: `a` is new
+                       kernels/v9.cu:9: `b` is gone
             more
             look at    the line
                        the mask

@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-use sdpa_core::{Attention, Device, Dtype, Error, Mask, Problem};
+use rayon::prelude::*;
+use sdpa_core::{Attention, Device, Dtype, Error, Extensions, Mask, Problem};
 use sdpa_toolchain::{KernelTexts, ToolchainError};
 
 use super::Status;
@@ -13,9 +14,9 @@ use harness::check::{self, What, trials};
 use harness::coverage::Executed;
 use harness::properties::{self, Property};
 use harness::real_model;
-use harness::strategies::{Size, cases};
+use harness::strategies::{Size, cases_with};
 use harness::suite::remembered;
-use harness::verify::{Failure, MATCHES_REFERENCE, Reason, verify};
+use harness::verify::{self, Failure, MATCHES_REFERENCE, Reason, verify};
 use sdpa_bench::timing::Shape;
 use sdpa_ref::Judged;
 use sdpa_toolchain::resources::{self, Cost};
@@ -48,10 +49,15 @@ impl Outcome {
         Self { status: Status::NotRun, detail: detail.to_owned(), look_at: None }
     }
 
-    fn of_failure(headline: &str, failure: &Failure) -> Self {
+    /// A failure's story, and what a wrong result looks like.
+    fn of_failure(headline: &str, failure: &Failure, device: &dyn Device, generation: &dyn Attention) -> Self {
+        let mut story = match *failure.reason {
+            Reason::Mismatch(_) => verify::likeness(device, generation, &failure.case),
+            _ => Vec::new(),
+        };
+        story.iter_mut().for_each(|line| line.insert_str(0, "  looks like "));
         // Its own text names the hint, too.
-        let story: Vec<String> =
-            failure.to_string().lines().filter(|line| !line.starts_with("  look at ")).map(str::to_owned).collect();
+        story.extend(failure.to_string().lines().filter(|line| !line.starts_with("  look at ")).map(str::to_owned));
         Self::failed(&format!("{headline}\n{}", story.join("\n")), failure.hint())
     }
 }
@@ -152,7 +158,7 @@ pub fn acceptance(
                 let has_findings = matches!(*failure.reason, Reason::Device(Error::Findings { .. }));
                 return match has_findings.then(|| explain(case)).flatten() {
                     Some(found) => Outcome::failed(&format!("{headline}\n{}", found.trim_end()), failure.hint()),
-                    None => Outcome::of_failure(&headline, &failure),
+                    None => Outcome::of_failure(&headline, &failure, device, generation),
                 };
             }
         }
@@ -167,12 +173,14 @@ pub fn acceptance(
 }
 
 /// Everything that must hold of attention holds, in remembered and in random cases: `count` of them for the comparison
-/// with the oracle, a quarter of them for each other property.
+/// with the oracle, a quarter of them for each other property. Several interpreters run the kernels of
+/// `texts` side by side, if there are any; else the device runs all.
 pub fn properties(
     device: &dyn Device,
     generation: &dyn Attention,
     count: u32,
     seed: u64,
+    texts: Option<&KernelTexts>,
     progress: Progress<'_>,
 ) -> Outcome {
     let (mut ran, mut declined, mut judged) = (0, 0, Judged::default());
@@ -184,22 +192,40 @@ pub fn properties(
                 judged += rows;
             }
             Err(failure) if failure.unsupported().is_some() => declined += 1,
-            Err(failure) => return Outcome::of_failure("a case that failed before fails", &failure),
+            Err(failure) => {
+                return Outcome::of_failure("a case that failed before fails", &failure, device, generation);
+            }
         }
     }
     let remembered = ran;
-    for property in properties::ALL {
-        let count = if property.name == MATCHES_REFERENCE { count } else { count.div_ceil(4) };
-        match random_cases(device, generation, property, count, seed, progress) {
+    // The comparison with the oracle alone, since a wrong kernel fails it first; then the others, side by side on interpreters.
+    let count_of = |property: &Property| if property.name == MATCHES_REFERENCE { count } else { count.div_ceil(4) };
+    let ask = |device: &dyn Device, property: &Property| {
+        random_cases(device, generation, property, count_of(property), seed, progress)
+    };
+    // What the generation does not take is no question to it.
+    let takes = generation.generation().takes;
+    let asked: Vec<&Property> =
+        properties::ALL.iter().filter(|property| property.needs().first_not_in(takes).is_none()).collect();
+    let (first, others) = asked.split_at(1);
+    let mut answers: Vec<RandomCases> = first.iter().map(|property| ask(device, property)).collect();
+    if answers.iter().all(Result::is_ok) {
+        answers.extend(match texts {
+            Some(texts) => others.par_iter().map(|property| ask(&texts.interpreter(), property)).collect::<Vec<_>>(),
+            None => others.iter().map(|property| ask(device, property)).collect(),
+        });
+    }
+    for (property, answer) in asked.iter().zip(answers) {
+        match answer {
             Ok((not_taken, rows)) => {
                 declined += not_taken;
                 judged += rows;
             }
             Err(outcome) => return outcome,
         }
-        ran += count;
+        ran += count_of(property);
     }
-    let asked = properties::ALL.len();
+    let asked = asked.len();
     if judged.rows == judged.unjudged {
         let line = format!("{ran} cases of {asked} properties judged no row");
         return Outcome::failed(&line, "what `plan` declines: a generation must take some ordinary problems with rows");
@@ -210,6 +236,9 @@ pub fn properties(
     ))
 }
 
+/// How many cases were declined, and how many rows were judged in the others; or what did not hold.
+type RandomCases = Result<(u32, Judged), Outcome>;
+
 /// As many random cases as told hold; how many were declined on the way, and of how many rows they hold. A case of which no
 /// row can be judged counts as declined.
 fn random_cases(
@@ -219,11 +248,12 @@ fn random_cases(
     count: u32,
     seed: u64,
     progress: Progress<'_>,
-) -> Result<(u32, Judged), Outcome> {
+) -> RandomCases {
     let (held, declined, judged) = (Cell::new(0_u32), Cell::new(0_u32), Cell::new(Judged::default()));
     // The last one is the smallest: proptest shrinks from failure to failure.
     let found: RefCell<Option<Failure>> = RefCell::new(None);
-    let outcome = runner(seed, property, count).run(&cases(Size::of(device.kind())), |case| {
+    let takes = if property.is_of_extensions() { generation.generation().takes } else { Extensions::NONE };
+    let outcome = runner(seed, property, count).run(&cases_with(Size::of(device.kind()), takes), |case| {
         let shrinking = match found.borrow().as_ref() {
             // A lost device says nothing of a smaller case.
             Some(failure) if failure.is_sticky() => return Ok(()),
@@ -258,7 +288,9 @@ fn random_cases(
     });
     match (outcome, found.into_inner()) {
         (Ok(()), _) => Ok((declined.get(), judged.get())),
-        (Err(_), Some(failure)) => Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure)),
+        (Err(_), Some(failure)) => {
+            Err(Outcome::of_failure(&format!("{} does not hold", property.name), &failure, device, generation))
+        }
         (Err(_), None) => {
             let declined = declined.get();
             let line = format!("{} could not be asked: {declined} random cases were declined", property.name);
@@ -358,27 +390,29 @@ mod tests {
     fn a_property_that_does_not_hold_ends_with_its_smallest_case() {
         let (device, wrong) = (HostDevice::default(), HostGeneration::new(Fault::MaskOffByOne));
         let property = properties::find(MATCHES_REFERENCE).unwrap();
-        let found = random_cases(&device, &wrong, property, 64, 1, &quiet).unwrap_err();
+        // A seed whose smallest case is one of the mask. In others the mask shows by a slope, which counts from the diagonal.
+        let found = random_cases(&device, &wrong, property, 64, 2, &quiet).unwrap_err();
         assert_eq!(found.status, Status::Failed);
+        assert!(found.detail.contains("looks like one key too many is seen"), "{found:?}");
         assert!(
             found.detail.starts_with("matches_reference does not hold\n") && found.detail.contains("b1 h1 "),
             "{found:?}"
         );
         assert!(found.look_at.is_some_and(|look_at| look_at.starts_with("the mask's diagonal")));
-        let remembered = properties(&device, &wrong, 1, 1, &quiet);
+        let remembered = properties(&device, &wrong, 1, 1, None, &quiet);
         assert!(remembered.detail.starts_with("a case that failed before fails\n"), "{remembered:?}");
-        let right = properties(&device, &HostGeneration::new(Fault::None), 8, 1, &quiet);
+        let right = properties(&device, &HostGeneration::new(Fault::None), 8, 1, None, &quiet);
         assert_eq!(right.status, Status::Passed, "{right:?}");
         assert_eq!(
             right,
-            properties(&device, &HostGeneration::new(Fault::None), 8, 1, &quiet),
+            properties(&device, &HostGeneration::new(Fault::None), 8, 1, None, &quiet),
             "a seed means its cases"
         );
     }
 
     #[test]
     fn declining_everything_is_no_pass() {
-        let found = properties(&HostDevice::default(), &HostGeneration::new(Fault::DeclinesAll), 1, 1, &quiet);
+        let found = properties(&HostDevice::default(), &HostGeneration::new(Fault::DeclinesAll), 1, 1, None, &quiet);
         assert!(found.status == Status::Failed && found.detail.contains("could not be asked"), "{found:?}");
     }
 

@@ -3,7 +3,7 @@
 mod accept;
 mod watch;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +23,8 @@ use sdpa_toolchain::{KernelTexts, ToolchainError, write_whole};
 use super::bench::parent_of;
 use super::bench::sitting::Sitting;
 use super::{
-    Outcome, acceptance, generations_or_all, keeps_time, kernel_texts, kernel_texts_or_packed, open, spinner, subject,
+    Outcome, acceptance, generations_or_all, keeps_time, kernel_texts, kernel_texts_of_mutants, kernel_texts_or_packed,
+    open, spinner, subject,
 };
 
 /// Run everything a generation must pass, in order, until the first step that fails
@@ -61,8 +62,8 @@ pub(crate) struct Gate {
     /// Schedules a shape, under the interpreter's checks
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     schedules: u64,
-    /// Removals of guards to try in each kernel that is mutated
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    /// Removals of guards to try in each kernel that is mutated, drawn by the seed; they are counted and nothing more
+    #[arg(long, value_name = "N", default_value_t = 8)]
     guards: usize,
     /// How many of its kernels to mutate, drawn by the seed; or `all`
     #[arg(long, value_name = "N", default_value = "1", value_parser = count_or_all)]
@@ -150,12 +151,7 @@ impl Gate {
         let who = generation.generation();
         let from = who.parent.map(|parent| format!(", from {parent}")).unwrap_or_default();
         writeln!(out, "gate {}: {}{from}", who.id, who.title)?;
-        // Its mutants, too: they include its kernel.
-        let mutants = mutants::ALL.iter().filter(|mutant| mutant.generation().parent == Some(who.id));
-        let judged: Vec<&dyn Attention> = std::iter::once(generation as &dyn Attention)
-            .chain(mutants.map(|mutant| mutant as &dyn Attention))
-            .collect();
-        let compiled = match kernel_texts(&judged) {
+        let compiled = match kernel_texts(&[generation]) {
             Err(missing @ (ToolchainError::NoCompiler { .. } | ToolchainError::NoHeaders { .. })) => {
                 return Err(format!(
                     "{0}: kernels/{1} is newer than its packed PTX, which the gate does not judge; {missing}",
@@ -166,12 +162,22 @@ impl Gate {
             }
             found => found,
         };
+        // They include its kernel. Compiled when they are asked for, since the first verdict does not need them.
+        let mutants: Vec<&dyn Attention> = mutants::ALL
+            .iter()
+            .filter(|mutant| mutant.generation().parent == Some(who.id))
+            .map(|mutant| mutant as &dyn Attention)
+            .collect();
+        let with_mutants = OnceCell::new();
         let packed = KernelTexts::packed();
         let texts = compiled.as_ref().unwrap_or(&packed);
         texts.install(device)?;
 
         let mut steps: Vec<StepRecord> = Vec::new();
-        for (name, question) in self.questions(generation, device, &compiled, texts) {
+        let and_mutants = || -> &Result<KernelTexts, ToolchainError> {
+            with_mutants.get_or_init(|| Ok(kernel_texts_of_mutants(&mutants)?.and(texts)))
+        };
+        for (name, question) in self.questions(generation, device, &compiled, texts, &and_mutants) {
             let started = Instant::now();
             let failed = |step: &StepRecord| step.status == Status::Failed;
             // A kernel that does not compile answers no other question.
@@ -185,15 +191,11 @@ impl Gate {
                     found
                 }
             };
-            let Found { status, detail, mut look_at } = found;
-            if status == Status::Failed
-                && let Some(places) = gate::what_changed(who)
-            {
-                // An author looks at the last edit first.
-                look_at = Some([Some(places), look_at].into_iter().flatten().collect::<Vec<_>>().join("\n"));
-            }
+            let Found { status, detail, look_at } = found;
+            let is_newer = who.specialisations.iter().any(|kernel| texts.is_compiled(kernel));
+            let edited = (status == Status::Failed).then(|| gate::what_changed(who, is_newer)).flatten();
             let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-            let step = StepRecord { name: name.to_owned(), status, detail, look_at, seconds };
+            let step = StepRecord { name: name.to_owned(), status, detail, edited, look_at, seconds };
             if status != Status::NotReached {
                 write!(out, "{}", gate::render_line(steps.len() + 1, &step))?;
                 out.flush()?;
@@ -202,7 +204,12 @@ impl Gate {
         }
         let verdict = self.conclude(out, generation, device, texts, steps)?;
         if self.accept && verdict != Verdict::Failed {
-            accept::accept(out, generation, &judged, texts)?;
+            let judged: Vec<&dyn Attention> =
+                std::iter::once(generation as &dyn Attention).chain(mutants.iter().copied()).collect();
+            match and_mutants() {
+                Ok(texts) => accept::accept(out, generation, &judged, texts)?,
+                Err(error) => return Err(error.to_string().into()),
+            }
         } else if self.accept {
             writeln!(out, "nothing is accepted of a generation that fails")?;
         }
@@ -215,6 +222,7 @@ impl Gate {
         device: &'a dyn Device,
         compiled: &'a Result<KernelTexts, ToolchainError>,
         texts: &'a KernelTexts,
+        and_mutants: &'a dyn Fn() -> &'a Result<KernelTexts, ToolchainError>,
     ) -> Vec<(&'static str, Question<'a>)> {
         let seed =
             self.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
@@ -230,7 +238,13 @@ impl Gate {
                 }),
             ),
             ("real input", Box::new(|_| gate::real_input(device, generation))),
-            ("properties", Box::new(move |progress| gate::properties(device, generation, self.cases, seed, progress))),
+            (
+                "properties",
+                Box::new(move |progress| {
+                    let several = (device.kind() == DeviceKind::Interpreter).then_some(texts);
+                    gate::properties(device, generation, self.cases, seed, several, progress)
+                }),
+            ),
             (
                 "races",
                 Box::new({
@@ -244,7 +258,13 @@ impl Gate {
             questions.push(("sanitizer", Box::new(|progress| gate::sanitizer(generation, device, progress))));
         }
         let sample = gate::Sample { kernels: self.mutated, guards: self.guards, seed };
-        questions.push(("mutants", Box::new(move |progress| gate::mutants(generation, sample, texts, progress))));
+        questions.push((
+            "mutants",
+            Box::new(move |progress| {
+                progress("compiling hand-written mutants".to_owned());
+                gate::mutants(generation, sample, and_mutants(), progress)
+            }),
+        ));
         let mutations = usize::try_from(self.mutations).unwrap_or(usize::MAX);
         let time_limit = Duration::from_secs(self.mutation_seconds);
         questions.push((
