@@ -138,7 +138,7 @@ fn tile(rows: &[usize], problem: &Problem, limits: &DeviceLimits) -> usize {
     let waves = if problem.mask().is_causal() || problem.packing().is_some() { 8 } else { 1 };
     if rows[0] == 32 && average <= SHORT {
         0
-    } else if large > 0 && tiles >= limits.multiprocessors as usize * waves && average >= 2 * rows[large] {
+    } else if large > 0 && tiles >= limits.multiprocessors as usize * waves && average >= rows[large] {
         large
     } else {
         large.saturating_sub(1)

@@ -84,6 +84,8 @@ pub static CHOICES: &[Choice] = &[
     choice(&v3c::V3c, always, "everything else on Hopper"),
     #[cfg(feature = "v2d")]
     choice(&v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
+    #[cfg(feature = "v2i")]
+    choice(&v2i::V2i, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes"),
     #[cfg(feature = "v2c")]
     choice(&v2c::V2c, always, "what v2d should decline"),
     #[cfg(feature = "v2b")]
@@ -319,6 +321,25 @@ mod tests {
             assert!(generation.plan(&problem, &none).is_err(), "{id}");
             let causal = problem.to_builder().mask(Mask::Causal).build().unwrap();
             assert!(generation.plan(&causal, &none).is_err(), "{id}");
+        }
+    }
+
+    #[cfg(feature = "all")]
+    #[test]
+    fn whatever_is_beyond_dense_attention_is_taken() {
+        let packing = Packing { sequences: 64, longest_q: 512, longest_kv: 512 };
+        let packed = Problem::packed(packing, 12, 7357, 64);
+        let dense = Problem::new(2, 8, 512, 64).mask(Mask::Causal);
+        for problem in [
+            packed.clone(),
+            packed.window(Window::left(128)).sinks(),
+            dense.clone().window(Window::left(128)),
+            dense.clone().softcap(30.0),
+            dense.clone().slopes(),
+            dense.key_lengths(),
+        ] {
+            assert_eq!(chosen(problem.clone(), &DeviceLimits::H200), "v2i");
+            assert_eq!(slow_because(&problem.build().unwrap(), &DeviceLimits::H200), None);
         }
     }
 

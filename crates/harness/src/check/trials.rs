@@ -150,6 +150,43 @@ const BEYOND: [(&str, &str, Option<u32>); 50] = [
     ("three tiles with a mask", "q64 kv1086 d256 f16 causal normal seed=62", None),
 ];
 
+/// What problems ask for beyond dense attention, for each kernel that takes it: edges of windows before, at and behind those of
+/// tiles, sequences of no row and of one, more of them than a warp has lanes.
+const EXTENDED: [(&str, &str); 32] = [
+    ("a window", "L200 d64 f16 causal window=64,all normal seed=80"),
+    ("a window", "q70 kv300 d128 f16 full window=63,1 normal seed=81"),
+    ("a window", "h2 q150 kv130 d96 bf16 full window=0,0 normal seed=82"),
+    ("a window", "q130 kv260 d256 f16 causal-top-left window=128,all normal seed=83"),
+    ("a window", "h4/2 L257 d64 bf16 full window=all,65 ascending seed=84"),
+    ("a window", "q200 kv3 d64 f16 full window=2,2 normal seed=85"),
+    ("key lengths", "b4 h2/1 q37 kv193 d64 f16 causal key-lengths normal seed=86"),
+    ("key lengths", "b3 q70 kv70 d128 bf16 full key-lengths window=9,200 normal seed=87"),
+    ("sinks", "h3 q65 kv130 d64 f16 causal sinks normal seed=88"),
+    ("sinks", "h2 q5 kv0 d128 f16 full sinks normal seed=89"),
+    ("sinks", "h2 q9 kv70 d64 f16 full sinks vast-logits seed=90"),
+    ("sinks", "L150 d32 bf16 full sinks normal seed=109"),
+    ("sinks", "q20 kv70 d40 bf16 causal sinks normal seed=110"),
+    ("sinks", "q150 kv40 d40 bf16 full sinks normal seed=111"),
+    ("slopes", "h8/2 L130 d64 f16 causal slopes normal seed=91"),
+    ("slopes", "h4 q70 kv200 d128 bf16 full slopes sinks scale=-0.25 normal seed=92"),
+    ("slopes", "h2 q33 kv150 d256 f16 full slopes window=70,70 normal seed=93"),
+    ("slopes", "h2 q33 kv70 d200 bf16 causal slopes normal seed=94"),
+    ("slopes", "q17 kv70 d72 f16 full slopes vast-logits seed=95"),
+    ("slopes", "q17 kv70 d8 bf16 full slopes peaked seed=96"),
+    ("a soft cap", "h2 L130 d64 f16 causal softcap=8 peaked seed=97"),
+    ("a soft cap", "q70 kv200 d128 bf16 full softcap=50 slopes normal seed=98"),
+    ("a soft cap", "q33 kv150 d256 f16 causal softcap=30 sinks normal seed=99"),
+    ("a soft cap", "q33 kv70 d256 bf16 full softcap=1 huge-logits seed=100"),
+    ("a soft cap", "q33 kv70 d64 bf16 full softcap=1000 window=20,20 normal seed=101"),
+    ("a soft cap", "q33 kv70 d128 f16 full softcap=30 scale=-0.5 normal seed=102"),
+    ("packed sequences", "h2 L230 d64 f16 causal packed=5,100,100 blhd normal seed=103"),
+    ("packed sequences", "h4/2 q100 kv330 d32 bf16 full packed=40,9,70 blhd normal seed=104"),
+    ("packed sequences", "q90 kv140 d64 f16 causal packed=70,5,9 window=3,all sinks blhd normal seed=105"),
+    ("packed sequences", "h2 q200 kv300 d128 f16 full packed=3,150,200 normal seed=106"),
+    ("packed sequences", "h2 q150 kv100 d256 bf16 causal packed=4,64,64 slopes blhd normal seed=107"),
+    ("packed sequences", "L300 d96 f16 full packed=2,170,170 softcap=30 blhd normal seed=108"),
+];
+
 /// Cases whose tensors are stretched until their last row lies this many elements behind the first.
 const FAR: [(&str, i64); 12] = [
     ("b2 h2 q9 kv70 d64 f16 causal normal seed=40", 1 << 32),
@@ -266,7 +303,8 @@ pub(crate) fn beyond() -> Vec<Trial> {
         let problem = stretched(&case.problem, &Operand::ALL, *distance);
         Trial { size: Some(size), ..Trial::new(Case { problem, ..case }) }
     });
-    sizes.chain(far).collect()
+    let extended = EXTENDED.iter().map(|(what, line)| Trial { size: Some(what), ..Trial::new(case(line)) });
+    sizes.chain(far).chain(extended).collect()
 }
 
 /// The trial as a generation takes it: planned for one multiprocessor, too, where it declines it on the device as it is, or
