@@ -33,8 +33,9 @@ impl Default for Tolerance {
 /// True if f32 scores may overflow where Σ|q||k| of a key is so large.
 pub(crate) fn may_overflow(problem: &Problem, products: f64) -> bool {
     let scale = f64::from(problem.scale()).abs();
-    // A factor 4 below overflow leaves room for log2(e) folded into the scale. NaN is not below.
-    !(products * scale.max(1.0) < f64::from(f32::MAX) / 4.0)
+    let reach = products * scale.max(1.0);
+    // A factor 4 below overflow leaves room for log2(e) folded into the scale.
+    reach.is_nan() || reach >= f64::from(f32::MAX) / 4.0
 }
 
 /// Error of the f32 scores, from the magnitude of a key's score, |scale|·Σ|q||k| where it is plain, and the largest magnitude of

@@ -196,7 +196,7 @@ const FAR: [(&str, i64); 12] = [
     ("b3 h2 q20 kv300 d64 f16 causal normal seed=44", 1 << 31),
     ("q5 kv600 d64 f16 full normal seed=45", 1 << 32),
     // Neighbouring rows 2^31 elements and more apart.
-    ("q9 kv40 d64 f16 causal normal seed=63", 40 << 31),
+    ("q9 kv200 d64 f16 causal normal seed=63", 200 << 31),
     // The same for rows that are computed once more, and for their heads and sequences.
     ("q12 kv3 d64 f16 full vast-logits seed=64", 1 << 36),
     ("h2 q3 kv3 d64 f16 full vast-logits seed=65", 1 << 32),
