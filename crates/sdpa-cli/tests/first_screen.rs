@@ -234,8 +234,11 @@ fn gate_screen(folder: &Path, toolkit: &Path) -> String {
     first_screen(&String::from_utf8_lossy(&output.stdout), LINES - 2).join("\n")
 }
 
+/// A test of a compiled kernel.
+type Test = Box<dyn Fn(&Nvrtc, &Checkout) + Send>;
+
 fn main() -> ExitCode {
-    let compiled = |name: &str, test: Box<dyn Fn(&Nvrtc, &Checkout) + Send>| {
+    let compiled = |name: &str, test: Test| {
         Trial::ignorable_test(name, move || {
             let checkout = Checkout::find().map_err(|error| error.to_string())?;
             match Nvrtc::find(&checkout) {

@@ -33,7 +33,7 @@ pub fn render(evidence: &Evidence, rung: &Rung) -> String {
     if let Some((noticed, tried, stale)) = rung.mutation {
         let stale = if stale { ", when the kernel was another (stale)" } else { "" };
         text += &format!(
-            "\n`sdpa mutate {}` removed {tried} barriers, waits and guards one by one; the harness noticed {noticed}{stale}.\n",
+            "\n`sdpa mutate {}` seeded {tried} faults, one at a time; the harness noticed {noticed}{stale}.\n",
             rung.id
         );
     }
@@ -110,7 +110,7 @@ mod tests {
         |---|---|---|---|
         |`all.json`|2026-01-31|faster on 2, ambiguous on 0, slower on 0; geometric mean 5.087 ×, least 3.604 × (stale)|faster on 0, ambiguous on 0, slower on 2; geometric mean 0.108 ×, least 0.062 × (stale)|
 
-        `sdpa mutate v8` removed 38 barriers, waits and guards one by one; the harness noticed 31.
+        `sdpa mutate v8` seeded 38 faults, one at a time; the harness noticed 31.
 
         Written by `sdpa report`; edits between the markers are lost.
         ");
@@ -122,7 +122,7 @@ mod tests {
         insta::assert_snapshot!(render(&evidence, &evidence.rungs[2]), @r"
         Not timed yet.
 
-        `sdpa mutate v8b` removed 9 barriers, waits and guards one by one; the harness noticed 9, when the kernel was another (stale).
+        `sdpa mutate v8b` seeded 9 faults, one at a time; the harness noticed 9, when the kernel was another (stale).
 
         Written by `sdpa report`; edits between the markers are lost.
         ");
