@@ -177,9 +177,10 @@ impl Maker<'_> {
         std::fs::read_to_string(self.root.join(&path)).map_err(|source| ScaffoldError::System { path, source })
     }
 
-    /// Id and struct name, wherever they stand alone.
+    /// Id and struct name, wherever they stand alone, and the crate's name in Rust, where the id follows an underscore.
     fn renamed(&self, text: &str) -> String {
-        rename(&rename(text, self.parent, self.id), &capital(self.parent), &capital(self.id))
+        let text = rename(text, &format!("sdpa_{}", self.parent), &format!("sdpa_{}", self.id));
+        rename(&rename(&text, self.parent, self.id), &capital(self.parent), &capital(self.id))
     }
 
     /// `kernels/<id>.cu` and its PTX.
@@ -406,6 +407,8 @@ mod tests {
             let own = text("crates/sdpa-v987/src/lib.rs");
             assert!(own.contains("pub struct V987;") && own.contains("title: \"a \\\"new\\\" idea\","), "{own}");
             assert!(own.contains(&format!("parent: Some(\"{}\")", who.id)) && own.contains("\"v987.cu\""), "{own}");
+            // The example in its documentation is about itself.
+            assert!(own.contains("sdpa_v987::V987.plan(") && !own.contains(&format!("sdpa_{}", who.id)), "{own}");
             assert_eq!(scaffold.pack.1.len(), who.specialisations.len());
             // Each of the two files that there were gets its lines and loses none.
             assert_eq!(scaffold.edited.len(), 2);
