@@ -1,11 +1,15 @@
 //! Users' tensors in safetensors files.
 
+mod extension;
+
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use harness::regime::ExtensionData;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensorError, SafeTensors};
-use sdpa_core::{Dtype, Layout, Mask, Operand, Problem, ProblemError};
+use sdpa_core::{Dtype, Layout, Mask, Operand, Packing, Problem, ProblemBuilder, ProblemError, Window};
+use sdpa_ref::Inputs;
 use sdpa_toolchain::{WriteError, check_writable, write_whole};
 use thiserror::Error;
 
@@ -41,11 +45,11 @@ pub enum FileError {
         /// The names there are.
         found: String,
     },
-    /// Not four dimensions.
-    #[error("tensor `{name}` has shape {found:?}: expected {}", axes(*layout))]
+    /// Not as many dimensions as there must be.
+    #[error("tensor `{name}` has shape {found:?}: expected {}", expected_axes(*dimensions, found.len()))]
     Rank {
         /// The order of its dimensions.
-        layout: Layout,
+        dimensions: Dimensions,
         /// Which tensor.
         name: &'static str,
         /// Its shape.
@@ -67,10 +71,34 @@ pub enum FileError {
         /// Which tensor.
         name: &'static str,
         /// Its shape.
-        found: [usize; 4],
+        found: Vec<usize>,
         /// The shape it must have, and why.
         expected: String,
     },
+    /// A tensor beside `q`, `k` and `v` that does not fit them.
+    #[error("tensor `{name}` {found}: expected {expected}")]
+    Extension {
+        /// Which tensor.
+        name: &'static str,
+        /// What is wrong with it.
+        found: String,
+        /// What it must be.
+        expected: String,
+    },
+    /// A tensor that another one needs.
+    #[error("tensor `{name}` is missing: {why}")]
+    Needed {
+        /// The tensor that is not there.
+        name: &'static str,
+        /// What needs it, and what it must hold.
+        why: String,
+    },
+    /// An order of dimensions for tensors that have one order only.
+    #[error(
+        "--layout is for dense tensors: with `cu_seqlens_q` in the file, tensors are {}; leave --layout out",
+        Dimensions::Packed.axes()
+    )]
+    PackedLayout,
     /// Shapes that fit one another and still are no attention problem.
     #[error("{error}{}", transposed.as_ref().map(|note| format!("; {note}")).unwrap_or_default())]
     Problem {
@@ -90,19 +118,55 @@ pub enum FileError {
     OutputIsInput(PathBuf),
 }
 
-/// The names of a layout's dimensions, outermost first.
-fn axes(layout: Layout) -> &'static str {
-    match layout {
-        Layout::Bhld => "[batch, heads, length, head_dim]",
-        Layout::Blhd => "[batch, length, heads, head_dim]",
+/// The dimensions of `q`, `k`, `v` and `out` in a file, and their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dimensions {
+    /// Four of them, in a layout's order.
+    Dense(Layout),
+    /// [total, heads, head_dim]: sequences behind one another.
+    Packed,
+}
+
+impl Dimensions {
+    /// Their names, outermost first.
+    fn axes(self) -> &'static str {
+        match self {
+            Self::Dense(Layout::Bhld) => "[batch, heads, length, head_dim]",
+            Self::Dense(Layout::Blhd) => "[batch, length, heads, head_dim]",
+            Self::Packed => "[total, heads, head_dim]",
+        }
+    }
+
+    /// `[batch, heads, length, head_dim]` of a shape in a file; `None` if it has another number of dimensions.
+    fn sizes(self, shape: &[usize]) -> Option<[usize; 4]> {
+        match (self, shape) {
+            (Self::Dense(Layout::Bhld), &[batch, heads, length, head_dim])
+            | (Self::Dense(Layout::Blhd), &[batch, length, heads, head_dim]) => Some([batch, heads, length, head_dim]),
+            (Self::Packed, &[total, heads, head_dim]) => Some([1, heads, total, head_dim]),
+            _ => None,
+        }
+    }
+
+    /// The shape in a file of a tensor of `[batch, heads, length, head_dim]`.
+    fn shape(self, [batch, heads, length, head_dim]: [usize; 4]) -> Vec<usize> {
+        match self {
+            Self::Dense(Layout::Bhld) => vec![batch, heads, length, head_dim],
+            Self::Dense(Layout::Blhd) => vec![batch, length, heads, head_dim],
+            Self::Packed => vec![length, heads, head_dim],
+        }
     }
 }
 
-/// `[batch, heads, length, head_dim]` of a shape that has them in a layout's order, and the other way round.
-fn swapped([batch, one, other, head_dim]: [usize; 4], layout: Layout) -> [usize; 4] {
-    match layout {
-        Layout::Bhld => [batch, one, other, head_dim],
-        Layout::Blhd => [batch, other, one, head_dim],
+/// The dimensions a tensor should have; where it has three instead of four, also what packed sequences need.
+fn expected_axes(dimensions: Dimensions, found: usize) -> String {
+    match dimensions {
+        Dimensions::Packed => format!("{}, since the file holds `cu_seqlens_q`", dimensions.axes()),
+        Dimensions::Dense(_) if found == 3 => format!(
+            "{}; packed sequences, {}, need `cu_seqlens_q` in the file",
+            dimensions.axes(),
+            Dimensions::Packed.axes()
+        ),
+        Dimensions::Dense(_) => dimensions.axes().to_owned(),
     }
 }
 
@@ -118,9 +182,24 @@ fn transposed(layout: Layout, query: [usize; 4], key: [usize; 4]) -> Option<Stri
     let (name, [_, heads, length, _]) = tensors.into_iter().find(|(_, shape)| looks_so(*shape))?;
     Some(format!(
         "read as {}, `{name}` has {heads} heads and only {length} positions: if it is {}, say --layout {flag}",
-        axes(layout),
-        axes(other)
+        Dimensions::Dense(layout).axes(),
+        Dimensions::Dense(other).axes()
     ))
+}
+
+/// What is asked for of a file's tensors, beyond what the file says.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Which keys a query sees.
+    pub mask: Mask,
+    /// Factor on query · key; by default 1/√head_dim.
+    pub scale: Option<f32>,
+    /// Keys on either side of the diagonal.
+    pub window: Window,
+    /// `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// The order of four dimensions; by default `Bhld`. Packed tensors have one order, and need none.
+    pub layout: Option<Layout>,
 }
 
 /// An attention problem from a user's file, contiguous.
@@ -128,18 +207,31 @@ fn transposed(layout: Layout, query: [usize; 4], key: [usize; 4]) -> Option<Stri
 pub struct UserTensors {
     /// The problem that the shapes describe.
     pub problem: Problem,
+    /// The dimensions of the tensors in the file.
+    pub dimensions: Dimensions,
+    /// Rows of packed queries behind the last sequence: they belong to none, and are no part of the problem.
+    pub rows_behind: usize,
     /// Element bits of `q`, in the problem's layout.
     pub query: Vec<u16>,
     /// Element bits of `k`, in the problem's layout.
     pub key: Vec<u16>,
     /// Element bits of `v`, as `k`.
     pub value: Vec<u16>,
+    /// What the problem's extensions read.
+    pub extension: ExtensionData,
     /// What the output should be, where the file says.
     pub expected: Option<Expected>,
     /// Why a reference in the file is not compared with, where there is one and it is not.
     pub not_compared: Option<String>,
     /// Which other layout the shapes look like.
     pub transposed: Option<String>,
+}
+
+impl UserTensors {
+    /// As the oracle takes them.
+    pub fn inputs(&self) -> Inputs<'_> {
+        Inputs { query: &self.query, key: &self.key, value: &self.value, extension: self.extension.inputs() }
+    }
 }
 
 /// A reference output that came with the inputs.
@@ -153,62 +245,129 @@ pub struct Expected {
     pub roundoff: f64,
 }
 
-/// Reads `q`, `k` and `v`, whose dimensions are in the order of `layout`, and the reference that fits the mask.
+/// Reads `q`, `k` and `v`, what extensions read of them, and the reference that fits the mask.
 ///
 /// # Errors
 /// A [`FileError`] that names the first thing found wrong.
-pub fn read(path: &Path, mask: Mask, scale: Option<f32>, layout: Layout) -> Result<UserTensors, FileError> {
+pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
     let bytes = std::fs::read(path).map_err(|source| FileError::System { path: path.to_owned(), source })?;
     let file =
         SafeTensors::deserialize(&bytes).map_err(|source| FileError::Format { path: path.to_owned(), source })?;
 
-    let (query_view, query_shape, dtype) = operand(path, &file, "q", layout, None)?;
-    let (key_view, key_shape, _) = operand(path, &file, "k", layout, Some(dtype))?;
-    let (value_view, value_shape, _) = operand(path, &file, "v", layout, Some(dtype))?;
-    let [batch, heads, len_q, head_dim] = swapped(query_shape, layout);
-    if key_shape[0] != batch || key_shape[3] != head_dim {
-        let inner = axes(layout).trim_start_matches("[batch, ").trim_end_matches(", head_dim]");
-        let expected = format!("[{batch}, {inner}, {head_dim}], with the batch and head_dim of `q` {query_shape:?}");
-        return Err(FileError::Shape { name: "k", found: key_shape, expected });
-    }
-    if value_shape != key_shape {
-        let expected = format!("{key_shape:?}, the shape of `k`");
-        return Err(FileError::Shape { name: "v", found: value_shape, expected });
-    }
-    let [_, heads_kv, len_kv, _] = swapped(key_shape, layout);
-    let transposed = transposed(layout, swapped(query_shape, layout), swapped(key_shape, layout));
-    let mut builder = Problem::new(batch, heads, len_q, head_dim)
-        .heads_kv(heads_kv)
-        .len_kv(len_kv)
-        .dtype(dtype)
-        .mask(mask)
-        .layout(layout);
-    if let Some(scale) = scale {
+    let dimensions = match (extension::is_packed(&file)?, asked.layout) {
+        (true, None) => Dimensions::Packed,
+        (true, Some(_)) => return Err(FileError::PackedLayout),
+        (false, layout) => Dimensions::Dense(layout.unwrap_or(Layout::Bhld)),
+    };
+    let (query_view, query_sizes, dtype) = operand(path, &file, "q", dimensions, None)?;
+    let (key_view, key_sizes, _) = operand(path, &file, "k", dimensions, Some(dtype))?;
+    let (value_view, value_sizes, _) = operand(path, &file, "v", dimensions, Some(dtype))?;
+    check_shapes(dimensions, query_sizes, key_sizes, value_sizes)?;
+
+    let [batch, heads, mut len_q, head_dim] = query_sizes;
+    let [_, heads_kv, mut len_kv, _] = key_sizes;
+    let extension = extension::read(&file, query_sizes, len_kv)?;
+    let mut rows_behind = 0;
+    let (builder, transposed) = match dimensions {
+        Dimensions::Dense(layout) => {
+            let builder = Problem::new(batch, heads, len_q, head_dim).layout(layout);
+            (builder, transposed(layout, query_sizes, key_sizes))
+        }
+        Dimensions::Packed => {
+            // What lies behind the last sequence belongs to none, so the problem ends there.
+            rows_behind = len_q - end(&extension.cu_seqlens_q);
+            (len_q, len_kv) = (end(&extension.cu_seqlens_q), end(&extension.cu_seqlens_k));
+            let packing = Packing {
+                sequences: extension.cu_seqlens_q.len() - 1,
+                longest_q: longest(&extension.cu_seqlens_q),
+                longest_kv: longest(&extension.cu_seqlens_k),
+            };
+            (Problem::packed(packing, heads, len_q, head_dim), None)
+        }
+    };
+    let mut builder = builder.heads_kv(heads_kv).len_kv(len_kv).dtype(dtype).mask(asked.mask).window(asked.window);
+    if let Some(scale) = asked.scale {
         builder = builder.scale(scale);
+    }
+    if let Some(cap) = asked.softcap {
+        builder = builder.softcap(cap);
+    }
+    for (is_there, add) in [
+        (!extension.key_lengths.is_empty(), ProblemBuilder::key_lengths as fn(ProblemBuilder) -> ProblemBuilder),
+        (!extension.sinks.is_empty(), ProblemBuilder::sinks),
+        (!extension.slopes.is_empty(), ProblemBuilder::slopes),
+    ] {
+        builder = if is_there { add(builder) } else { builder };
     }
     let problem = match builder.build() {
         Ok(problem) => problem,
-        // A scale has no dimensions.
-        Err(error @ ProblemError::Scale(_)) => return Err(FileError::Problem { error, transposed: None }),
+        // Neither has dimensions.
+        Err(error @ (ProblemError::Scale(_) | ProblemError::Softcap(_))) => {
+            return Err(FileError::Problem { error, transposed: None });
+        }
         Err(error) => return Err(FileError::Problem { error, transposed }),
     };
-    let (expected, not_compared) = expected(&file, &problem, layout);
+    let (expected, not_compared) = expected(&file, &problem, dimensions, query_sizes);
+    let first_rows = |view: &TensorView<'_>, operand: Operand| {
+        let mut bits = half_bits(view);
+        bits.truncate(problem.span(operand));
+        bits
+    };
     Ok(UserTensors {
-        query: half_bits(&query_view),
-        key: half_bits(&key_view),
-        value: half_bits(&value_view),
+        query: first_rows(&query_view, Operand::Query),
+        key: first_rows(&key_view, Operand::Key),
+        value: first_rows(&value_view, Operand::Value),
         problem,
+        dimensions,
+        rows_behind,
+        extension,
         expected,
         not_compared,
         transposed,
     })
 }
 
+/// Where the last sequence ends.
+fn end(cu_seqlens: &[u32]) -> usize {
+    cu_seqlens.last().map_or(0, |end| *end as usize)
+}
+
+/// Rows of the longest sequence.
+fn longest(cu_seqlens: &[u32]) -> usize {
+    cu_seqlens.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
+}
+
+/// Keys fit the queries, and values the keys; all of them [batch, heads, length, head_dim].
+fn check_shapes(
+    dimensions: Dimensions,
+    query: [usize; 4],
+    key: [usize; 4],
+    value: [usize; 4],
+) -> Result<(), FileError> {
+    let [batch, _, _, head_dim] = query;
+    if key[0] != batch || key[3] != head_dim {
+        let found = dimensions.shape(query);
+        let expected = match dimensions {
+            Dimensions::Dense(_) => {
+                let inner = dimensions.axes().trim_start_matches("[batch, ").trim_end_matches(", head_dim]");
+                format!("[{batch}, {inner}, {head_dim}], with the batch and head_dim of `q` {found:?}")
+            }
+            Dimensions::Packed => format!("[total, heads, {head_dim}], with the head_dim of `q` {found:?}"),
+        };
+        return Err(FileError::Shape { name: "k", found: dimensions.shape(key), expected });
+    }
+    if value != key {
+        let expected = format!("{:?}, the shape of `k`", dimensions.shape(key));
+        return Err(FileError::Shape { name: "v", found: dimensions.shape(value), expected });
+    }
+    Ok(())
+}
+
 fn operand<'a>(
     path: &Path,
     file: &SafeTensors<'a>,
     name: &'static str,
-    layout: Layout,
+    dimensions: Dimensions,
     like: Option<Dtype>,
 ) -> Result<(TensorView<'a>, [usize; 4], Dtype), FileError> {
     let view = file.tensor(name).map_err(|_| {
@@ -231,12 +390,18 @@ fn operand<'a>(
         (_, Some(Dtype::F16)) => return Err(wrong_dtype("f16, as `q` is")),
         (_, Some(Dtype::Bf16)) => return Err(wrong_dtype("bf16, as `q` is")),
     };
-    let shape = view.shape().try_into().map_err(|_| FileError::Rank { layout, name, found: view.shape().to_vec() })?;
-    Ok((view, shape, dtype))
+    let sizes = dimensions.sizes(view.shape());
+    let sizes = sizes.ok_or_else(|| FileError::Rank { dimensions, name, found: view.shape().to_vec() })?;
+    Ok((view, sizes, dtype))
 }
 
 /// The reference that fits the mask, or why there is one that cannot be used.
-fn expected(file: &SafeTensors<'_>, problem: &Problem, layout: Layout) -> (Option<Expected>, Option<String>) {
+fn expected(
+    file: &SafeTensors<'_>,
+    problem: &Problem,
+    dimensions: Dimensions,
+    query_sizes: [usize; 4],
+) -> (Option<Expected>, Option<String>) {
     let name = match problem.mask() {
         Mask::Full => "out",
         // One reference serves both alignments only where they are the same.
@@ -247,7 +412,7 @@ fn expected(file: &SafeTensors<'_>, problem: &Problem, layout: Layout) -> (Optio
         Mask::Causal | Mask::CausalTopLeft => "out_causal",
     };
     let Ok(view) = file.tensor(name) else { return (None, None) };
-    let shape = swapped(problem.shape(Operand::Output), layout);
+    let shape = dimensions.shape(query_sizes);
     if view.shape() != shape {
         return (
             None,
@@ -255,7 +420,7 @@ fn expected(file: &SafeTensors<'_>, problem: &Problem, layout: Layout) -> (Optio
         );
     }
     let data = view.data();
-    let (values, roundoff) = match view.dtype() {
+    let (mut values, roundoff) = match view.dtype() {
         FileDtype::F16 => (decode(data, |bytes| f16::from_le_bytes(bytes).to_f64()), Dtype::F16.unit_roundoff()),
         FileDtype::BF16 => (decode(data, |bytes| bf16::from_le_bytes(bytes).to_f64()), Dtype::Bf16.unit_roundoff()),
         FileDtype::F32 => (decode(data, |bytes| f64::from(f32::from_le_bytes(bytes))), f64::from(f32::EPSILON) / 2.0),
@@ -268,10 +433,12 @@ fn expected(file: &SafeTensors<'_>, problem: &Problem, layout: Layout) -> (Optio
             );
         }
     };
+    // Of packed rows behind the last sequence, no reference says anything.
+    values.truncate(problem.span(Operand::Output));
     (Some(Expected { name, values, roundoff }), None)
 }
 
-fn decode<const N: usize>(data: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<f64> {
+fn decode<const N: usize, T>(data: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
     data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect()
 }
 
@@ -298,22 +465,35 @@ pub fn check_output(input: &Path, output: &Path) -> Result<(), FileError> {
     }
 }
 
-/// Writes `out` in the problem's element type and layout and `lse`, [batch, heads, length] in f32, whole or not at all.
+/// Writes `out` in the dimensions and the element type of `q` and `lse`, [batch, heads, length] in f32, whole or not at all.
+/// Packed, `lse` is [heads, total], and rows behind the last sequence are as those that see no key: 0, and a log-sum-exp of −∞.
 ///
 /// # Errors
 /// [`FileError::System`], or [`FileError::Format`] where the format cannot hold the tensors.
-pub fn write(path: &Path, problem: &Problem, layout: Layout, out: &[u16], lse: &[f32]) -> Result<(), FileError> {
-    let out: Vec<u8> = out.iter().flat_map(|bits| bits.to_le_bytes()).collect();
-    let lse: Vec<u8> = lse.iter().flat_map(|value| value.to_le_bytes()).collect();
+pub fn write(path: &Path, tensors: &UserTensors, out: &[u16], lse: &[f32]) -> Result<(), FileError> {
+    let UserTensors { problem, dimensions, rows_behind, .. } = tensors;
+    let [batch, heads, len_q, head_dim] = problem.shape(Operand::Output);
+    let total = len_q + rows_behind;
+    let sizes = [batch, heads, total, head_dim];
+    let mut out: Vec<u8> = out.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+    out.resize(sizes.iter().product::<usize>() * problem.dtype().bytes(), 0);
+    let row = |head: usize| {
+        let of_head = lse[head * len_q..][..len_q].iter().copied();
+        of_head.chain(std::iter::repeat_n(f32::NEG_INFINITY, *rows_behind))
+    };
+    let lse: Vec<u8> = (0..batch * heads).flat_map(row).flat_map(f32::to_le_bytes).collect();
     let dtype = match problem.dtype() {
         Dtype::F16 => FileDtype::F16,
         Dtype::Bf16 => FileDtype::BF16,
     };
-    let rows = problem.shape(Operand::Output)[..3].to_vec();
-    let shape = swapped(problem.shape(Operand::Output), layout).to_vec();
+    let lse_shape = match dimensions {
+        Dimensions::Dense(_) => vec![batch, heads, len_q],
+        Dimensions::Packed => vec![heads, total],
+    };
+    let shape = dimensions.shape(sizes);
     let serialise = || {
         let tensors =
-            [("out", TensorView::new(dtype, shape, &out)?), ("lse", TensorView::new(FileDtype::F32, rows, &lse)?)];
+            [("out", TensorView::new(dtype, shape, &out)?), ("lse", TensorView::new(FileDtype::F32, lse_shape, &lse)?)];
         safetensors::serialize(tensors, None)
     };
     let bytes = serialise().map_err(|source| FileError::Format { path: path.to_owned(), source })?;

@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use sdpa_cli::files::{self, Expected, UserTensors};
+use sdpa_cli::files::{self, Asked, Expected, UserTensors};
 use sdpa_core::{
-    Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
-    Unsupported,
+    Attention, Buffer, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
+    Unsupported, Window,
 };
-use sdpa_ref::{Found, Inputs, Measured, Reference, Rows, Tolerance};
+use sdpa_ref::{Found, Measured, Reference, Rows, Tolerance};
 
 use super::{FAILED, Outcome, generation, open, spinner};
 
@@ -19,6 +19,20 @@ use super::{FAILED, Outcome, generation, open, spinner};
 /// may have fewer heads (a divisor) and another length. Writes `out` in the same type and order and `lse`, the log-sum-exp
 /// of every row, [batch, heads, length], in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the
 /// error against it.
+///
+/// The file may also hold:
+///
+/// - `cu_seqlens_q`: where each sequence begins and the last one ends, [sequences + 1], i32, u32 or i64, from 0 on. Tensors are
+///   then packed, [total, heads, head_dim], and so is `out`; `lse` is [heads, total]. Rows behind the last sequence are written
+///   as 0, their log-sum-exp as −∞.
+///
+/// - `cu_seqlens_k`: the same of the keys; without it, they are those of the queries, which must be as many.
+///
+/// - `key_lengths`: how many of its keys each sequence of a batch that is not packed uses, [batch].
+///
+/// - `sinks`: for each query head a logit that counts in the softmax's sum and has no value, [heads], f32, f16 or bf16.
+///
+/// - `slopes`: for each query head a slope, by which scores fall with each key of distance from the diagonal (ALiBi), [heads].
 ///
 /// Every finite logit is computed right, however large. Where query · key itself is beyond the largest f32 the output is
 /// NaN, which is said, with exit code 1.
@@ -33,9 +47,9 @@ pub(crate) struct Run {
     /// The file to write
     #[arg(short, long, value_name = "OUT.safetensors")]
     output: PathBuf,
-    /// The order of the tensors' dimensions, in the input and in the output
-    #[arg(long, value_enum, value_name = "ORDER", default_value = "bhld")]
-    layout: Order,
+    /// The order of the tensors' dimensions, in the input and in the output; by default bhld. Packed tensors have one order
+    #[arg(long, value_enum, value_name = "ORDER")]
+    layout: Option<Order>,
     /// Hide keys after the query; the last query sees every key
     #[arg(long)]
     causal: bool,
@@ -45,6 +59,28 @@ pub(crate) struct Run {
     /// Factor on query · key; by default 1/√head_dim
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     scale: Option<f32>,
+    /// Hide keys that are farther from the query's own place than LEFT before it and RIGHT behind it, each a number or `all`.
+    /// The last query's place is the last key
+    #[arg(long, value_name = "LEFT,RIGHT", value_parser = window, allow_hyphen_values = true)]
+    window: Option<Window>,
+    /// Scores become CAP · tanh(score / CAP)
+    #[arg(long, value_name = "CAP", allow_negative_numbers = true)]
+    softcap: Option<f32>,
+}
+
+/// `128,0`, or `128,all`.
+fn window(text: &str) -> Result<Window, String> {
+    let side = |text: &str| match text.trim() {
+        "all" => Ok(None),
+        number => number
+            .parse()
+            .map(Some)
+            .map_err(|_| format!("`{number}` is no number of keys; `all` is no limit on that side")),
+    };
+    match text.split(',').collect::<Vec<_>>()[..] {
+        [left, right] => Ok(Window { left: side(left)?, right: side(right)? }),
+        _ => Err("expected LEFT,RIGHT, such as 128,0 or 128,all".to_owned()),
+    }
 }
 
 /// An order of dimensions, as it is written.
@@ -74,8 +110,16 @@ impl Run {
         };
         let wanted = self.generation.as_deref().map(generation).transpose()?;
         files::check_output(&self.input, &self.output)?;
-        let layout = self.layout.layout();
-        let tensors = files::read(&self.input, mask, self.scale, layout)?;
+        let tensors = files::read(
+            &self.input,
+            &Asked {
+                mask,
+                scale: self.scale,
+                window: self.window.unwrap_or(Window::ALL),
+                softcap: self.softcap,
+                layout: self.layout.map(Order::layout),
+            },
+        )?;
         let problem = &tensors.problem;
 
         let device = open(out)?;
@@ -84,7 +128,8 @@ impl Run {
         writeln!(out, "problem: {problem} scale {}", readable(problem.scale()))?;
         writeln!(out, "generation: {}, {}", who.id, who.title)?;
         writeln!(out, "plan: {plan}")?;
-        for note in [tensors.transposed.clone(), slow_note(wanted.is_some(), problem, device.limits())] {
+        let slow = slow_note(wanted.is_some(), problem, device.limits());
+        for note in [tensors.transposed.clone(), rows_behind_note(&tensors), slow] {
             note.map_or(Ok(()), |note| writeln!(out, "note: {note}"))?;
         }
 
@@ -95,7 +140,7 @@ impl Run {
         let result = compute(&*device, generation, &tensors);
         progress.finish_and_clear();
         let result = result?;
-        files::write(&self.output, problem, layout, &result.out, &result.lse)?;
+        files::write(&self.output, &tensors, &result.out, &result.lse)?;
         writeln!(out, "wrote {}", self.output.display())?;
         let overflow = overflow_note(&tensors, &result);
         if let Some(note) = &overflow {
@@ -128,6 +173,16 @@ fn choose(
     }
 }
 
+/// What to say of packed rows that no sequence has.
+fn rows_behind_note(tensors: &UserTensors) -> Option<String> {
+    let rows = match tensors.rows_behind {
+        0 => return None,
+        1 => "1 row of `q` lies".to_owned(),
+        rows => format!("{rows} rows of `q` lie"),
+    };
+    Some(format!("{rows} behind the last sequence: written as 0, with a log-sum-exp of −∞"))
+}
+
 /// Why a far slower generation than the others was chosen, if one was.
 fn slow_note(asked_for: bool, problem: &Problem, limits: &DeviceLimits) -> Option<String> {
     if asked_for {
@@ -154,14 +209,28 @@ fn overflow_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
 /// What to say of rows whose log-sum-exp no f32 holds, of which −∞ would mean that they see no key.
 fn infinite_lse_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
     let problem = &tensors.problem;
-    let rows = result.lse.iter().enumerate();
-    let beyond = rows.filter(|(row, lse)| lse.is_infinite() && problem.visible_keys(row % problem.len_q()) > 0).count();
+    let sees_keys: Vec<Vec<bool>> = (0..problem.batch()).map(|batch| rows_that_see_keys(tensors, batch)).collect();
+    let rows = result.lse.iter().enumerate().filter(|(_, lse)| lse.is_infinite());
+    let of_batch = problem.heads_q() * problem.len_q();
+    let beyond = rows.filter(|(row, _)| sees_keys[row / of_batch][row % problem.len_q()]).count();
     if beyond == 0 || nonfinite_inputs(tensors) > 0 {
         return None;
     }
     Some(format!(
         "the log-sum-exp of {beyond} rows that see keys is beyond the largest f32, and infinite in the output"
     ))
+}
+
+/// Which queries of a batch see a key.
+fn rows_that_see_keys(tensors: &UserTensors, batch: usize) -> Vec<bool> {
+    let problem = &tensors.problem;
+    let mut sees_keys = vec![false; problem.len_q()];
+    for sequence in tensors.extension.sequences(problem, batch) {
+        for query in sequence.queries.clone() {
+            sees_keys[query] = !problem.visible(&sequence, query).is_empty();
+        }
+    }
+    sees_keys
 }
 
 /// A number without a dozen zeros.
@@ -200,7 +269,9 @@ fn compute(
     let (query, key, value) = (upload(&tensors.query)?, upload(&tensors.key)?, upload(&tensors.value)?);
     let output = device.allocate(problem.span(Operand::Output) * problem.dtype().bytes())?;
     let lse = device.allocate(problem.lse_len() * size_of::<f32>())?;
-    generation.forward(device, problem, &Tensors::new(&query, &key, &value, &output).with_lse(&lse))?;
+    let extension = Extension::upload(device, tensors)?;
+    let tensors = Tensors::new(&query, &key, &value, &output).with_lse(&lse);
+    generation.forward(device, problem, &extension.add_to(tensors))?;
 
     let mut out_bytes = vec![0; output.bytes()];
     device.read(&output, 0, &mut out_bytes)?;
@@ -210,6 +281,48 @@ fn compute(
         out: out_bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(),
         lse: lse_bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
     })
+}
+
+/// What the problem's extensions read, on the device.
+struct Extension {
+    cu_seqlens: Option<[Buffer; 2]>,
+    key_lengths: Option<Buffer>,
+    sinks: Option<Buffer>,
+    slopes: Option<Buffer>,
+}
+
+impl Extension {
+    fn upload(device: &dyn Device, tensors: &UserTensors) -> Result<Self, sdpa_core::Error> {
+        let UserTensors { problem, extension: data, .. } = tensors;
+        let upload = |asked: bool, bytes: Vec<u8>| asked.then(|| device.upload(&bytes)).transpose();
+        let integers = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let numbers = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let packed = problem.packing().is_some();
+        let queries = upload(packed, integers(&data.cu_seqlens_q))?;
+        let keys = upload(packed, integers(&data.cu_seqlens_k))?;
+        Ok(Self {
+            cu_seqlens: queries.zip(keys).map(|(queries, keys)| [queries, keys]),
+            key_lengths: upload(problem.key_lengths(), integers(&data.key_lengths))?,
+            sinks: upload(problem.sinks(), numbers(&data.sinks))?,
+            slopes: upload(problem.slopes(), numbers(&data.slopes))?,
+        })
+    }
+
+    fn add_to<'a>(&'a self, mut tensors: Tensors<'a>) -> Tensors<'a> {
+        if let Some([queries, keys]) = &self.cu_seqlens {
+            tensors = tensors.with_cu_seqlens(queries, keys);
+        }
+        if let Some(lengths) = &self.key_lengths {
+            tensors = tensors.with_key_lengths(lengths);
+        }
+        if let Some(sinks) = &self.sinks {
+            tensors = tensors.with_sinks(sinks);
+        }
+        if let Some(slopes) = &self.slopes {
+            tensors = tensors.with_slopes(slopes);
+        }
+        tensors
+    }
 }
 
 /// Prints the error against the reference that came with the inputs, and whether it is what rounding explains.
@@ -277,8 +390,7 @@ fn limit(
     const F32_ERROR: f64 = 1e-5;
 
     let problem = &tensors.problem;
-    let inputs = Inputs { query: &tensors.query, key: &tensors.key, value: &tensors.value, ..Inputs::default() };
-    let reference = Reference::compute(problem, &inputs, Some(&some_rows(problem)))?;
+    let reference = Reference::compute(problem, &tensors.inputs(), Some(&some_rows(problem)))?;
     let tolerance = Tolerance { factor: generation.generation().accuracy.factor(), ..Tolerance::default() };
     let measured = match reference.judge(&Found { out: &result.out, lse: None }, &tolerance) {
         Ok(measured) => measured,

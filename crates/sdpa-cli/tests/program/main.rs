@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 mod driver;
+mod extensions;
 mod sandbox;
 #[cfg(unix)]
 mod user_files;

@@ -1,0 +1,169 @@
+//! What packed sequences, key lengths, sinks and slopes read, from a user's file.
+
+use half::{bf16, f16};
+use harness::regime::ExtensionData;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype as FileDtype, SafeTensors};
+use sdpa_core::ProblemError;
+
+use super::{FileError, decode};
+
+/// True if the tensors are sequences behind one another.
+///
+/// # Errors
+/// [`FileError::Needed`] if it says only where the keys of each sequence begin.
+pub(super) fn is_packed(file: &SafeTensors<'_>) -> Result<bool, FileError> {
+    let holds = |name: &str| file.tensor(name).is_ok();
+    match (holds("cu_seqlens_q"), holds("cu_seqlens_k")) {
+        (false, true) => Err(FileError::Needed {
+            name: "cu_seqlens_q",
+            why: "the file holds `cu_seqlens_k`, which says where each sequence's keys begin; add where its queries do"
+                .to_owned(),
+        }),
+        (packed, _) => Ok(packed),
+    }
+}
+
+/// Reads what there is; `query` is [batch, heads, length, head_dim] of `q`.
+///
+/// # Errors
+/// A [`FileError`] that names the first thing found wrong.
+pub(super) fn read(
+    file: &SafeTensors<'_>,
+    query @ [batch, _, len_q, _]: [usize; 4],
+    len_kv: usize,
+) -> Result<ExtensionData, FileError> {
+    let mut read = ExtensionData::default();
+    if let Ok(view) = file.tensor("cu_seqlens_q") {
+        read.cu_seqlens_q = cu_seqlens("cu_seqlens_q", &view, ("q", len_q))?;
+        read.cu_seqlens_k = match file.tensor("cu_seqlens_k") {
+            Ok(view) => cu_seqlens("cu_seqlens_k", &view, ("k", len_kv))?,
+            Err(_) if len_q == len_kv => read.cu_seqlens_q.clone(),
+            Err(_) => {
+                let why = format!(
+                    "`q` has {len_q} rows and `k` {len_kv}, so `cu_seqlens_q` cannot serve both; add where each \
+                     sequence's keys begin"
+                );
+                return Err(FileError::Needed { name: "cu_seqlens_k", why });
+            }
+        };
+        let [needed, found] = [&read.cu_seqlens_q, &read.cu_seqlens_k].map(Vec::len);
+        if found != needed {
+            return wrong(
+                "cu_seqlens_k",
+                format!("has {found} numbers"),
+                format!("{needed}, as many as `cu_seqlens_q` has"),
+            );
+        }
+    }
+    if let Ok(view) = file.tensor("key_lengths") {
+        if !read.cu_seqlens_q.is_empty() {
+            return Err(FileError::Problem { error: ProblemError::PackedKeyLengths, transposed: None });
+        }
+        read.key_lengths = key_lengths(&view, batch, len_kv)?;
+    }
+    let is_sink = |sink: f32| sink.is_finite() || sink == f32::NEG_INFINITY;
+    read.sinks = of_each_head(file, "sinks", query, is_sink, "numbers, or −∞ for a head without a sink")?;
+    read.slopes = of_each_head(file, "slopes", query, f32::is_finite, "finite numbers")?;
+    Ok(read)
+}
+
+fn wrong<T>(name: &'static str, found: String, expected: impl Into<String>) -> Result<T, FileError> {
+    Err(FileError::Extension { name, found, expected: expected.into() })
+}
+
+/// The one dimension of a tensor.
+fn length(name: &'static str, view: &TensorView<'_>, expected: impl FnOnce() -> String) -> Result<usize, FileError> {
+    match view.shape() {
+        &[length] => Ok(length),
+        shape => wrong(name, format!("has shape {shape:?}"), expected()),
+    }
+}
+
+fn integers(name: &'static str, view: &TensorView<'_>) -> Result<Vec<i64>, FileError> {
+    let data = view.data();
+    match view.dtype() {
+        FileDtype::I32 => Ok(decode(data, |bytes| i64::from(i32::from_le_bytes(bytes)))),
+        FileDtype::U32 => Ok(decode(data, |bytes| i64::from(u32::from_le_bytes(bytes)))),
+        FileDtype::I64 => Ok(decode(data, i64::from_le_bytes)),
+        other => wrong(name, format!("is {}", format!("{other:?}").to_lowercase()), "i32, u32 or i64"),
+    }
+}
+
+/// Where each sequence begins in the rows of an operand, and the last one ends.
+fn cu_seqlens(
+    name: &'static str,
+    view: &TensorView<'_>,
+    (operand, rows): (&str, usize),
+) -> Result<Vec<u32>, FileError> {
+    let expected = || "[sequences + 1], where each sequence begins and the last one ends".to_owned();
+    if length(name, view, expected)? == 0 {
+        return wrong(name, "has no numbers".to_owned(), expected());
+    }
+    let numbers = integers(name, view)?;
+    if numbers[0] != 0 {
+        return wrong(
+            name,
+            format!("starts at {}", numbers[0]),
+            "0, where the first sequence begins; lengths must be added up",
+        );
+    }
+    if let Some(index) = numbers.windows(2).position(|pair| pair[1] < pair[0]) {
+        let (before, after) = (numbers[index], numbers[index + 1]);
+        return wrong(
+            name,
+            format!("falls from {before} to {after} at index {}", index + 1),
+            "numbers that never fall, since each sequence begins where the one before it ends",
+        );
+    }
+    // Those before are no larger, and the first is 0.
+    let end = numbers[numbers.len() - 1];
+    match u32::try_from(end) {
+        Ok(end) if end as usize <= rows => Ok(numbers.into_iter().map(|number| number as u32).collect()),
+        _ => wrong(name, format!("ends at {end}"), format!("at most {rows}, the rows of `{operand}`")),
+    }
+}
+
+fn key_lengths(view: &TensorView<'_>, batch: usize, len_kv: usize) -> Result<Vec<u32>, FileError> {
+    const NAME: &str = "key_lengths";
+
+    let expected = || format!("[{batch}], one number for each sequence of the batch");
+    if length(NAME, view, expected)? != batch {
+        return wrong(NAME, format!("has shape {:?}", view.shape()), expected());
+    }
+    let numbers = integers(NAME, view)?;
+    match numbers.iter().position(|number| *number < 0 || *number > len_kv as i64) {
+        Some(index) => wrong(
+            NAME,
+            format!("holds {} at index {index}", numbers[index]),
+            format!("from 0 to {len_kv}, the length of `k`"),
+        ),
+        None => Ok(numbers.into_iter().map(|number| number as u32).collect()),
+    }
+}
+
+/// A number for each query head, if the file holds such a tensor.
+fn of_each_head(
+    file: &SafeTensors<'_>,
+    name: &'static str,
+    [_, heads, ..]: [usize; 4],
+    is_fit: impl Fn(f32) -> bool,
+    fit: &str,
+) -> Result<Vec<f32>, FileError> {
+    let Ok(view) = file.tensor(name) else { return Ok(Vec::new()) };
+    let expected = || format!("[{heads}], one number for each head of `q`");
+    if length(name, &view, expected)? != heads {
+        return wrong(name, format!("has shape {:?}", view.shape()), expected());
+    }
+    let data = view.data();
+    let numbers: Vec<f32> = match view.dtype() {
+        FileDtype::F32 => decode(data, f32::from_le_bytes),
+        FileDtype::F16 => decode(data, |bytes| f16::from_le_bytes(bytes).to_f32()),
+        FileDtype::BF16 => decode(data, |bytes| bf16::from_le_bytes(bytes).to_f32()),
+        other => return wrong(name, format!("is {}", format!("{other:?}").to_lowercase()), "f32, f16 or bf16"),
+    };
+    match numbers.iter().position(|number| !is_fit(*number)) {
+        Some(index) => wrong(name, format!("holds {} at index {index}", numbers[index]), fit),
+        None => Ok(numbers),
+    }
+}
