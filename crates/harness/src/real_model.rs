@@ -1,14 +1,19 @@
-//! The queries, keys and values of a real model's first layer, causal, not, and its last position alone.
+//! The queries, keys and values of a real model's first layer, causal, not, its last position alone, and cut into packed
+//! sequences.
 
 use safetensors::SafeTensors;
-use sdpa_core::{Attention, Device, Mask, Problem};
+use sdpa_core::{Attention, Device, Layout, Mask, Packing, Problem, ProblemError, Window};
 use sdpa_ref::Judged;
 
-use crate::regime::Data;
+use crate::regime::{Data, ExtensionData};
 use crate::verify::{Reason, Thoroughness, verify_data};
 
 /// Where it comes from is told beside the file.
 const MINILM: &[u8] = include_bytes!("../../sdpa-ref/tests/data/minilm-layer0.safetensors");
+
+/// Lengths of the packed sequences that the layer's positions are cut into: one position, none, a whole tile of 64 and one
+/// more, and lengths between.
+const PACKED: [usize; 7] = [38, 1, 64, 0, 65, 17, 71];
 
 /// Verifies all heads, each way that the generation takes: how near it comes to an ideal kernel.
 ///
@@ -32,14 +37,21 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
             .collect(),
         ..data.clone()
     };
+    let packed = Data { extension: packed(), ..data.clone() };
     let (mut lines, mut judged) = (Vec::new(), Judged::default());
-    for (what, mask, len_q, data) in [
-        ("full", Mask::Full, length, &data),
-        ("causal", Mask::Causal, length, &data),
-        ("decoding", Mask::Causal, 1, &last),
+    let dense = |len_q| Problem::new(batch, heads, len_q, head_dim).len_kv(length);
+    let longest = PACKED.into_iter().max().unwrap_or(0);
+    let packing = Packing { sequences: PACKED.len(), longest_q: longest, longest_kv: longest };
+    // The tensors stay as they are, with the heads outermost.
+    let of_sequences = || Problem::packed(packing, heads, length, head_dim).layout(Layout::Bhld);
+    for (what, problem, data) in [
+        ("full", dense(length), &data),
+        ("causal", dense(length).mask(Mask::Causal), &data),
+        ("decoding", dense(1).mask(Mask::Causal), &last),
+        ("packed", of_sequences(), &packed),
+        ("packed, causal, in a window", of_sequences().mask(Mask::Causal).window(Window::left(20)), &packed),
     ] {
-        let problem = Problem::new(batch, heads, len_q, head_dim).len_kv(length).mask(mask).build();
-        let problem = problem.map_err(|error| error.to_string())?;
+        let problem = problem.build().map_err(|error: ProblemError| error.to_string())?;
         match verify_data(device, generation, &problem, data, 0, Thoroughness::default()) {
             Ok(measured) => {
                 judged += measured.judged;
@@ -56,4 +68,14 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
         0 => Err(format!("MiniLM's first layer: {}", lines.join(", "))),
         _ => Ok(format!("MiniLM's first layer, {judged}, error {}", lines.join(", "))),
     }
+}
+
+/// Where the sequences begin, in queries and in keys.
+fn packed() -> ExtensionData {
+    let ends = PACKED.iter().scan(0, |end, length| {
+        *end += *length as u32;
+        Some(*end)
+    });
+    let cu_seqlens: Vec<u32> = std::iter::once(0).chain(ends).collect();
+    ExtensionData { cu_seqlens_q: cu_seqlens.clone(), cu_seqlens_k: cu_seqlens, ..ExtensionData::default() }
 }
