@@ -18,7 +18,53 @@
 //! ```
 //!
 //! `examples/own_program.rs` shows layouts, grouped heads, the log-sum-exp and how results are read back;
-//! `examples/decode_steps.rs` prepares a problem once and runs it step after step.
+//! `examples/decode_steps.rs` prepares a problem once and runs it step after step; `examples/packed_sequences.rs` computes a
+//! batch of sequences of different lengths.
+//!
+//! # What can be asked for
+//!
+//! Beside causal masks and grouped heads, a problem may have
+//! - packed sequences ([`Problem::packed`]): sequences of different lengths behind one another, without padding, and where
+//!   each begins in [`Tensors::with_cu_seqlens`];
+//! - a window ([`ProblemBuilder::window`]): so many keys before a query's own, and so many behind it;
+//! - a soft cap ([`ProblemBuilder::softcap`]): scores become `cap · tanh(score / cap)`;
+//! - sinks ([`ProblemBuilder::sinks`], [`Tensors::with_sinks`]): a logit for each query head that takes its part of the
+//!   softmax and adds nothing to the output;
+//! - slopes ([`ProblemBuilder::slopes`], [`Tensors::with_slopes`]): scores fall with each key of distance, by another slope
+//!   for each query head (ALiBi);
+//! - key lengths ([`ProblemBuilder::key_lengths`], [`Tensors::with_key_lengths`]): each sequence of a batch uses the first of
+//!   its keys only, as many as a number on the device says.
+//!
+//! They go together, but for key lengths with packed sequences, whose `cu_seqlens` has them. What a problem asks for and a
+//! generation does not know is declined, in words.
+//!
+//! ```
+//! use sdpa::{Device as _, Interpreter, Mask, Operand, Packing, Problem, Tensors, Window};
+//!
+//! // Two sequences of 3 and 7 rows, [10, 2, 64]. A query sees its own key and 4 before it, and each head has a sink.
+//! let device = Interpreter::new();
+//! let packing = Packing { sequences: 2, longest_q: 7, longest_kv: 7 };
+//! let problem =
+//!     Problem::packed(packing, 2, 10, 64).mask(Mask::Causal).window(Window::left(4)).softcap(30.0).sinks().build()?;
+//! let bytes = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
+//! let begins = device.upload(&bytes(&[0, 3, 10]))?;
+//! let sinks = device.upload(&bytes(&[0.5_f32.to_bits(), f32::NEG_INFINITY.to_bits()]))?;
+//!
+//! let ones = [0x00, 0x3c].repeat(problem.span(Operand::Query)); // f16
+//! let (query, key, value) = (device.upload(&ones)?, device.upload(&ones)?, device.upload(&ones)?);
+//! let output = device.allocate(ones.len())?;
+//! let tensors = Tensors::new(&query, &key, &value, &output).with_cu_seqlens(&begins, &begins).with_sinks(&sinks);
+//! sdpa::forward(&device, &problem, &tensors)?;
+//!
+//! let mut found = vec![0; ones.len()];
+//! device.read(&output, 0, &mut found)?;
+//! let (with_sink, without) = found[..2 * 128].split_at(128);
+//! assert!(with_sink != &ones[..128], "the sink of head 0 has its part");
+//! assert_eq!(without, &ones[..128]); // −∞ is no sink: an average of ones
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Which generation runs
 //!
 //! The table [`CHOICES`] decides which generation runs, from the most special to the most general: the first whose condition
 //! holds and which takes the problem. Conditions are about sizes and the device and nothing else, so the same problem is
