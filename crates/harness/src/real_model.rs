@@ -49,7 +49,7 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
         ("causal", dense(length).mask(Mask::Causal), &data),
         ("decoding", dense(1).mask(Mask::Causal), &last),
         ("packed", of_sequences(), &packed),
-        ("packed, causal, in a window", of_sequences().mask(Mask::Causal).window(Window::left(20)), &packed),
+        ("packed in a causal window", of_sequences().mask(Mask::Causal).window(Window::left(20)), &packed),
     ] {
         let problem = problem.build().map_err(|error: ProblemError| error.to_string())?;
         match verify_data(device, generation, &problem, data, 0, Thoroughness::default()) {
