@@ -100,4 +100,7 @@ fn a_new_generation_compiles_and_passes_as_it_is() {
         "{said}"
     );
     assert!(said.contains("every_generation_plans_as_it_did ... ok"), "{said}");
+    // The example in its documentation, which names the crate as Rust does.
+    let said = cargo(&["test", "--offline", "--doc", "-p", "sdpa-v987"]);
+    assert!(said.contains("test result: ok. 1 passed"), "{said}");
 }
