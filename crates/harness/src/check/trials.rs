@@ -152,7 +152,7 @@ const BEYOND: [(&str, &str, Option<u32>); 50] = [
 
 /// What problems ask for beyond dense attention, for each kernel that takes it: edges of windows before, at and behind those of
 /// tiles, sequences of no row and of one, more of them than a warp has lanes.
-const EXTENDED: [(&str, &str); 32] = [
+const EXTENDED: [(&str, &str); 45] = [
     ("a window", "L200 d64 f16 causal window=64,all normal seed=80"),
     ("a window", "q70 kv300 d128 f16 full window=63,1 normal seed=81"),
     ("a window", "h2 q150 kv130 d96 bf16 full window=0,0 normal seed=82"),
@@ -179,6 +179,20 @@ const EXTENDED: [(&str, &str); 32] = [
     ("a soft cap", "q33 kv70 d256 bf16 full softcap=1 huge-logits seed=100"),
     ("a soft cap", "q33 kv70 d64 bf16 full softcap=1000 window=20,20 normal seed=101"),
     ("a soft cap", "q33 kv70 d128 f16 full softcap=30 scale=-0.5 normal seed=102"),
+    // Few rows, for the smallest tiles: everything once more.
+    ("few rows", "h3 L33 d32 f16 causal sinks slopes normal seed=112"),
+    ("few rows", "h3 q33 kv200 d24 f16 full window=70,66 sinks normal seed=113"),
+    ("few rows", "h3 q20 kv150 d32 f16 causal-top-left scale=-0.25 window=1,all normal seed=114"),
+    ("few rows", "b3 h4/2 q20 kv150 d32 f16 full key-lengths window=all,9 blhd sinks normal seed=115"),
+    ("few rows", "h2 q40 kv70 d32 f16 full vast-logits sinks seed=116"),
+    ("few rows", "h2 q40 kv130 d32 f16 causal vast-logits window=65,all seed=117"),
+    ("few rows", "b2 h2 q9 kv130 d16 f16 full key-lengths peaked seed=118"),
+    ("few rows", "h4/2 q100 kv330 d32 f16 causal packed=40,9,70 blhd sinks normal seed=119"),
+    ("few rows", "h2 q70 kv200 d32 f16 full packed=3,40,100 window=9,70 scale=-0.5 blhd normal seed=120"),
+    ("few rows", "h2 q100 kv100 d32 f16 full packed=70,40,40 vast-logits sinks seed=121"),
+    ("few rows", "h6/3 q300 kv200 d24 f16 causal-top-left packed=35,33,20 blhd normal seed=122"),
+    ("few rows", "h2 q96 kv128 d32 f16 full packed=3,32,64 blhd normal seed=123"),
+    ("few rows", "h2 q64 kv90 d32 f16 full packed=2,33,90 blhd ascending seed=124"),
     ("packed sequences", "h2 L230 d64 f16 causal packed=5,100,100 blhd normal seed=103"),
     ("packed sequences", "h4/2 q100 kv330 d32 bf16 full packed=40,9,70 blhd normal seed=104"),
     ("packed sequences", "q90 kv140 d64 f16 causal packed=70,5,9 window=3,all sinks blhd normal seed=105"),
