@@ -477,11 +477,14 @@ pub fn write(path: &Path, tensors: &UserTensors, out: &[u16], lse: &[f32]) -> Re
     let sizes = [batch, heads, total, head_dim];
     let mut out: Vec<u8> = out.iter().flat_map(|bits| bits.to_le_bytes()).collect();
     out.resize(sizes.iter().product::<usize>() * problem.dtype().bytes(), 0);
-    let row = |head: usize| {
-        let of_head = lse[head * len_q..][..len_q].iter().copied();
-        of_head.chain(std::iter::repeat_n(f32::NEG_INFINITY, *rows_behind))
+    let bytes = |lse: &mut dyn Iterator<Item = f32>| lse.flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+    let lse = match rows_behind {
+        0 => bytes(&mut lse.iter().copied()),
+        behind => bytes(&mut (0..batch * heads).flat_map(|head| {
+            let of_head = lse[head * len_q..][..len_q].iter().copied();
+            of_head.chain(std::iter::repeat_n(f32::NEG_INFINITY, *behind))
+        })),
     };
-    let lse: Vec<u8> = (0..batch * heads).flat_map(row).flat_map(f32::to_le_bytes).collect();
     let dtype = match problem.dtype() {
         Dtype::F16 => FileDtype::F16,
         Dtype::Bf16 => FileDtype::BF16,

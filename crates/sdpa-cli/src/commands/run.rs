@@ -47,7 +47,7 @@ pub(crate) struct Run {
     /// The file to write
     #[arg(short, long, value_name = "OUT.safetensors")]
     output: PathBuf,
-    /// The order of the tensors' dimensions, in the input and in the output; by default bhld. Packed tensors have one order
+    /// The order of the tensors' dimensions, in the input and in the output; by default bhld. Packed tensors need none
     #[arg(long, value_enum, value_name = "ORDER")]
     layout: Option<Order>,
     /// Hide keys after the query; the last query sees every key
@@ -60,7 +60,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     scale: Option<f32>,
     /// Hide keys that are farther from the query's own place than LEFT before it and RIGHT behind it, each a number or `all`.
-    /// The last query's place is the last key
+    /// The last query's place is the last key; with --causal-top-left the first query's is the first
     #[arg(long, value_name = "LEFT,RIGHT", value_parser = window, allow_hyphen_values = true)]
     window: Option<Window>,
     /// Scores become CAP · tanh(score / CAP)
@@ -209,10 +209,16 @@ fn overflow_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
 /// What to say of rows whose log-sum-exp no f32 holds, of which −∞ would mean that they see no key.
 fn infinite_lse_note(tensors: &UserTensors, result: &Computed) -> Option<String> {
     let problem = &tensors.problem;
-    let sees_keys: Vec<Vec<bool>> = (0..problem.batch()).map(|batch| rows_that_see_keys(tensors, batch)).collect();
-    let rows = result.lse.iter().enumerate().filter(|(_, lse)| lse.is_infinite());
-    let of_batch = problem.heads_q() * problem.len_q();
-    let beyond = rows.filter(|(row, _)| sees_keys[row / of_batch][row % problem.len_q()]).count();
+    let of_a_batch = (problem.heads_q() * problem.len_q()).max(1);
+    let batches = result.lse.chunks(of_a_batch).enumerate();
+    let beyond: usize = batches
+        .filter(|(_, lse)| lse.iter().any(|lse| lse.is_infinite()))
+        .map(|(batch, lse)| {
+            let sees_keys = rows_that_see_keys(tensors, batch);
+            let rows = lse.iter().enumerate();
+            rows.filter(|(row, lse)| lse.is_infinite() && sees_keys[row % problem.len_q()]).count()
+        })
+        .sum();
     if beyond == 0 || nonfinite_inputs(tensors) > 0 {
         return None;
     }

@@ -398,6 +398,14 @@ fn windows_and_caps_that_are_none_are_told() {
     assert!(!sandbox.path("out.safetensors").exists());
 }
 
+/// Memory and time go with the numbers in a file, not with its shapes.
+#[test]
+fn a_vast_batch_of_empty_sequences_takes_no_memory() {
+    let shape = [1 << 30, 1 << 30, 0, HEAD_DIM];
+    let said = run(&Sandbox::new(), &qkv(Dtype::F16, &shape, &shape, &shape), &[]);
+    assert!(said.contains("\nwrote out.safetensors\n") && said.ends_with("exit 0"), "{said}");
+}
+
 /// No sequence at all, or only empty ones: nothing to compute, and a whole file of zeros.
 #[test]
 fn packed_batches_without_rows_are_taken() {
