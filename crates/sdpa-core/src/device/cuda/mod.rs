@@ -83,6 +83,24 @@ impl Cuda {
         Self::from_stream(context.new_stream().map_err(unusable)?)
     }
 
+    /// [`from_stream`](Self::from_stream) for a program that has no stream of this cudarc's: `stream` is a `CUstream` of the
+    /// primary context of the device with this ordinal, or null for its default stream. It is not destroyed with this.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new) and [`from_stream`](Self::from_stream).
+    ///
+    /// # Safety
+    /// The stream is one, and stays one as long as this device or work queued on it lives.
+    pub unsafe fn from_raw_stream(ordinal: usize, stream: *mut std::ffi::c_void) -> Result<Self> {
+        library::start(ordinal)?;
+        let unusable = |error: DriverError| library::unusable(ordinal)(error.into());
+        let context = CudaContext::new(ordinal).map_err(unusable)?;
+        // SAFETY: as in `new`; the caller orders other streams.
+        unsafe { context.disable_event_tracking() };
+        // SAFETY: as promised by the caller.
+        Self::from_stream(unsafe { context.wrap_borrowed_stream(stream.cast()) })
+    }
+
     /// Uses a stream of your own program: work is queued behind what you queued there. It must not be recording a graph
     /// yet.
     ///

@@ -1,0 +1,347 @@
+/* Attention by evo-sdpa's kernels. Written by cbindgen from src/lib.rs: a test keeps it so. */
+
+#ifndef SDPA_H
+#define SDPA_H
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+/*
+ Element type f16.
+ */
+#define SDPA_F16 0
+
+/*
+ Element type bf16.
+ */
+#define SDPA_BF16 1
+
+/*
+ Every query sees every key.
+ */
+#define SDPA_FULL 0
+
+/*
+ The last query sees every key: FlashAttention's causal mask.
+ */
+#define SDPA_CAUSAL 1
+
+/*
+ The first query sees the first key: PyTorch's `is_causal`.
+ */
+#define SDPA_CAUSAL_TOP_LEFT 2
+
+/*
+ Contiguous `[batch, heads, length, head_dim]`.
+ */
+#define SDPA_BHLD 0
+
+/*
+ Contiguous `[batch, length, heads, head_dim]`.
+ */
+#define SDPA_BLHD 1
+
+/*
+ A side of a window without an end.
+ */
+#define SDPA_UNBOUNDED -1
+
+/*
+ Flag of [`sdpa_prepare`]: query heads have sinks.
+ */
+#define SDPA_SINKS 1
+
+/*
+ Flag of [`sdpa_prepare`]: query heads have slopes.
+ */
+#define SDPA_SLOPES 2
+
+/*
+ Flag of [`sdpa_prepare`]: sequences of a dense batch use a number of their keys.
+ */
+#define SDPA_KEY_LENGTHS 4
+
+/*
+ How a call went. [`sdpa_last_error`] has the words.
+ */
+typedef enum SdpaStatus {
+  /*
+   As asked.
+   */
+  SdpaOk = 0,
+  /*
+   An argument is wrong: a null pointer, a shape that makes no problem, a tensor that does not fit it.
+   */
+  SdpaInvalid = 1,
+  /*
+   No kernel takes the problem on this device.
+   */
+  SdpaUnsupported = 2,
+  /*
+   The device or its driver refused, or failed.
+   */
+  SdpaDeviceFailed = 3,
+  /*
+   A fault of this library.
+   */
+  SdpaBug = 4,
+} SdpaStatus;
+
+/*
+ A device and the stream that its work is queued on.
+ */
+typedef struct SdpaDevice SdpaDevice;
+
+/*
+ A problem made ready on a device.
+ */
+typedef struct SdpaPrepared SdpaPrepared;
+
+/*
+ What to attend over. [`sdpa_problem`] fills in the defaults; change what differs.
+ */
+typedef struct SdpaProblem {
+  /*
+   Independent sequences; 1 if they are packed.
+   */
+  size_t batch;
+  /*
+   Query heads.
+   */
+  size_t heads_q;
+  /*
+   Key and value heads, a divisor of the query heads.
+   */
+  size_t heads_kv;
+  /*
+   Queries a head; of all sequences together if they are packed.
+   */
+  size_t len_q;
+  /*
+   Keys and values a head; of all sequences together if they are packed.
+   */
+  size_t len_kv;
+  /*
+   Elements of a vector: a multiple of 8 up to 256.
+   */
+  size_t head_dim;
+  /*
+   `SDPA_F16` or `SDPA_BF16`.
+   */
+  uint32_t dtype;
+  /*
+   `SDPA_FULL`, `SDPA_CAUSAL` or `SDPA_CAUSAL_TOP_LEFT`.
+   */
+  uint32_t mask;
+  /*
+   `SDPA_BHLD` or `SDPA_BLHD`: strides of every tensor whose `strides` are 0.
+   */
+  uint32_t layout;
+  /*
+   Factor on query · key; NaN for 1/√head_dim.
+   */
+  float scale;
+  /*
+   Of query, key, value and output: elements between two batches, two heads, two rows. All 0 for the layout's.
+   */
+  int64_t strides[4][3];
+  /*
+   Packed sequences, `[total, heads, head_dim]`; 0 for a dense batch.
+   */
+  size_t sequences;
+  /*
+   Most queries of a packed sequence.
+   */
+  size_t longest_q;
+  /*
+   Most keys of a packed sequence.
+   */
+  size_t longest_kv;
+  /*
+   Keys before the diagonal that a query sees, or `SDPA_UNBOUNDED`.
+   */
+  int64_t window_left;
+  /*
+   Keys behind the diagonal that a query sees, or `SDPA_UNBOUNDED`.
+   */
+  int64_t window_right;
+  /*
+   Scores become softcap · tanh(score / softcap); 0 for none.
+   */
+  float softcap;
+} SdpaProblem;
+
+/*
+ Device addresses of the tensors of one pass. NULL for those that are not wanted or not asked for.
+ */
+typedef struct SdpaTensors {
+  /*
+   `[batch, heads_q, len_q, head_dim]`, strided as the problem says.
+   */
+  const void *query;
+  /*
+   `[batch, heads_kv, len_kv, head_dim]`.
+   */
+  const void *key;
+  /*
+   `[batch, heads_kv, len_kv, head_dim]`.
+   */
+  const void *value;
+  /*
+   `[batch, heads_q, len_q, head_dim]`; overlaps none of the others.
+   */
+  void *output;
+  /*
+   Natural-log sum of exp, `[batch, heads_q, len_q]` f32; may be NULL.
+   */
+  void *lse;
+  /*
+   Where each packed sequence's queries begin, `[sequences + 1]` of 32 bits.
+   */
+  const void *cu_seqlens_q;
+  /*
+   The same of its keys.
+   */
+  const void *cu_seqlens_k;
+  /*
+   A logit without a value for each query head, f32; needs `SDPA_SINKS` in `sdpa_prepare`'s `extensions`.
+   */
+  const void *sinks;
+  /*
+   A slope for each query head, f32; needs `SDPA_SLOPES`.
+   */
+  const void *slopes;
+  /*
+   Keys that each sequence of a dense batch uses, `[batch]` of 32 bits; needs `SDPA_KEY_LENGTHS`.
+   */
+  const void *key_lengths;
+} SdpaTensors;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/*
+ Why this thread's last failing call failed; empty before. Valid until the thread's next failing call.
+ */
+const char *sdpa_last_error(void);
+
+/*
+ Opens a device: `which` is "cuda", "interpreter" or "auto", or NULL for what the variable `SDPA_DEVICE` says.
+
+ # Safety
+ `which` is NULL or a C string; `device` may be written.
+ */
+enum SdpaStatus sdpa_open(const char *which,
+                          struct SdpaDevice **device);
+
+/*
+ Uses a stream of your program: work is queued behind what you queued there. `stream` is a `CUstream` (or `cudaStream_t`) of the
+ primary context of the device with this ordinal; NULL is the default stream. It is not destroyed by `sdpa_close`.
+
+ # Safety
+ The stream is one, and stays one until the device and everything prepared on it are gone; `device` may be written.
+ */
+enum SdpaStatus sdpa_open_stream(uint32_t ordinal,
+                                 void *stream,
+                                 struct SdpaDevice **device);
+
+/*
+ Closes a device. What was prepared on it keeps it alive until it is freed, too. NULL is fine.
+
+ # Safety
+ It came from `sdpa_open` or `sdpa_open_stream`, and is not used again.
+ */
+void sdpa_close(struct SdpaDevice *device);
+
+/*
+ Waits until everything queued on the device is done.
+
+ # Safety
+ `device` is NULL or open.
+ */
+enum SdpaStatus sdpa_synchronize(const struct SdpaDevice *device);
+
+/*
+ Self-attention of this shape: f16, no mask, contiguous, scale 1/√head_dim.
+ */
+struct SdpaProblem sdpa_problem(size_t batch, size_t heads, size_t length, size_t head_dim);
+
+/*
+ Plans a problem for the fastest kernels that take it, loads them and allocates what they need. `extensions` is 0 or a sum of
+ `SDPA_SINKS`, `SDPA_SLOPES` and `SDPA_KEY_LENGTHS`.
+
+ # Safety
+ `device` is NULL or open; `asked` is NULL or a problem; `prepared` may be written.
+ */
+enum SdpaStatus sdpa_prepare(const struct SdpaDevice *device,
+                             const struct SdpaProblem *asked,
+                             uint32_t extensions,
+                             struct SdpaPrepared **prepared);
+
+/*
+ Frees what `sdpa_prepare` made; work that is queued with it is done first. NULL is fine.
+
+ # Safety
+ It came from `sdpa_prepare`, and is not used again.
+ */
+void sdpa_release(struct SdpaPrepared *prepared);
+
+/*
+ Queues attention over these tensors, and returns. The device's stream orders it.
+
+ # Safety
+ `prepared` is NULL or came from `sdpa_prepare`; `tensors` is NULL or holds addresses of device memory as large as the problem's
+ shapes and strides need, which stays allocated until the work is done.
+ */
+enum SdpaStatus sdpa_forward(const struct SdpaPrepared *prepared,
+                             const struct SdpaTensors *tensors);
+
+/*
+ Allocates device memory. Memory of your own serves as well, on a GPU; the interpreter has none but this.
+
+ # Safety
+ `device` is NULL or open; `address` may be written.
+ */
+enum SdpaStatus sdpa_allocate(const struct SdpaDevice *device,
+                              size_t bytes,
+                              void **address);
+
+/*
+ Frees what `sdpa_allocate` gave. NULL is fine.
+
+ # Safety
+ `device` is NULL or open.
+ */
+enum SdpaStatus sdpa_free(const struct SdpaDevice *device, void *address);
+
+/*
+ Copies to memory of `sdpa_allocate`; done when it returns.
+
+ # Safety
+ `device` is NULL or open; `from` has `bytes` bytes.
+ */
+enum SdpaStatus sdpa_write(const struct SdpaDevice *device,
+                           void *to,
+                           const void *from,
+                           size_t bytes);
+
+/*
+ Copies from memory of `sdpa_allocate`, behind everything that is queued; done when it returns.
+
+ # Safety
+ `device` is NULL or open; `to` has room for `bytes` bytes.
+ */
+enum SdpaStatus sdpa_read(const struct SdpaDevice *device,
+                          void *to,
+                          const void *from,
+                          size_t bytes);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* SDPA_H */

@@ -1,0 +1,55 @@
+//! The header is what the source says, and a C program that uses it compiles, links and is right.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `HEADER_UPDATE=1 cargo test -p sdpa-c` writes it.
+#[test]
+fn the_header_is_what_the_source_says() {
+    let config = cbindgen::Config::from_file(folder().join("cbindgen.toml")).unwrap();
+    let bindings =
+        cbindgen::Builder::new().with_src(folder().join("src/lib.rs")).with_config(config).generate().unwrap();
+    let mut text = Vec::new();
+    bindings.write(&mut text);
+    let (text, path) = (String::from_utf8(text).unwrap(), folder().join("include/sdpa.h"));
+    if std::env::var_os("HEADER_UPDATE").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert!(
+        text == std::fs::read_to_string(&path).unwrap(),
+        "include/sdpa.h is not what src/lib.rs says: HEADER_UPDATE=1"
+    );
+}
+
+/// Where cargo put the library beside this test.
+fn libraries() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().to_owned()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_c_program_attends() {
+    let out = tempfile::tempdir().unwrap();
+    let program = out.path().join("attention");
+    let mut compile = Command::new("cc");
+    compile.arg(folder().join("examples/attention.c")).arg("-o").arg(&program);
+    compile.args(["-std=c11", "-Wall", "-Wextra", "-Werror"]).arg("-I").arg(folder().join("include"));
+    compile.arg("-L").arg(libraries()).args(["-lsdpa_c", "-lm"]);
+    let compiled = compile.output().unwrap();
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let ran = Command::new(&program)
+        .env("LD_LIBRARY_PATH", libraries())
+        .env("DYLD_LIBRARY_PATH", libraries())
+        .env("SDPA_DEVICE", "interpreter")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
+    assert!(said.contains("two packed sequences attended to themselves"), "{said}");
+    assert!(said.contains("head_dim is 7: it must be a multiple of 8"), "{said}");
+}
