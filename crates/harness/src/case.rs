@@ -6,17 +6,21 @@ use std::str::FromStr;
 use sdpa_core::{Dtype, Layout, Mask, Operand, Packing, Problem, ProblemBuilder, ProblemError, Strides, Window};
 
 use crate::far::near;
-use crate::regime::{Data, Regime, UnknownRegime};
+use crate::regime::{Data, ExtensionData, Regime, UnknownRegime, cumulative};
 
 /// A problem, the numbers in it, and the order in which the interpreter runs it.
 ///
 /// Its text holds all of it and reads back:
 /// `b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3`.
-/// What is left out is the default: one sequence, one head, full mask, `bhld`, scale 1/√d, `normal`, seeds 0.
+/// What is left out is the default: one sequence, one head, full mask, `bhld`, scale 1/√d, `normal`, seeds 0, and lengths of packed
+/// sequences that the seed draws. `lengths=32x512,7` are 512 sequences of 32 and one of 7, queries and keys alike.
 #[derive(Clone, PartialEq)]
 pub struct Case {
     /// What to attend over.
     pub problem: Problem,
+    /// Lengths of the packed sequences, queries and keys alike; the seed draws them where none are given. They count only
+    /// where the problem is packed and they fit it.
+    pub lengths: Option<Vec<usize>>,
     /// What the numbers look like.
     pub regime: Regime,
     /// Which numbers of that kind.
@@ -28,17 +32,99 @@ pub struct Case {
 impl Case {
     /// A problem with normal numbers.
     pub fn new(problem: Problem) -> Self {
-        Self { problem, regime: Regime::Normal, seed: 0, schedule: 0 }
+        Self { problem, lengths: None, regime: Regime::Normal, seed: 0, schedule: 0 }
+    }
+
+    /// A problem of packed sequences of these lengths, queries and keys alike, with normal numbers.
+    ///
+    /// # Errors
+    /// [`CaseError::Lengths`] where the problem is not packed, or packed otherwise.
+    pub fn of_lengths(problem: Problem, lengths: Vec<usize>) -> Result<Self, CaseError> {
+        match lengths_fit(&problem, &lengths) {
+            true => Ok(Self { lengths: Some(lengths), ..Self::new(problem) }),
+            false => Err(CaseError::Lengths {
+                sequences: lengths.len(),
+                total: lengths.iter().fold(0, |total, length| total.saturating_add(*length)),
+                longest: lengths.iter().copied().max().unwrap_or(0),
+                problem: problem.to_string(),
+            }),
+        }
     }
 
     /// The numbers, as they lie in [`near`]'s problem.
     pub fn data(&self) -> Data {
-        self.regime.generate(&near(&self.problem), self.seed)
+        let mut data = self.regime.generate(&near(&self.problem), self.seed);
+        self.give_lengths(&mut data.extension);
+        data
+    }
+
+    /// What the problem's extensions read: of [`data`](Self::data), without drawing the rest.
+    pub fn extension_data(&self) -> ExtensionData {
+        let mut drawn = ExtensionData::generate(&self.problem, self.seed);
+        self.give_lengths(&mut drawn);
+        drawn
+    }
+
+    fn give_lengths(&self, drawn: &mut ExtensionData) {
+        if let Some(lengths) = self.lengths.as_ref().filter(|lengths| lengths_fit(&self.problem, lengths)) {
+            drawn.cu_seqlens_q = cumulative(lengths);
+            drawn.cu_seqlens_k = drawn.cu_seqlens_q.clone();
+        }
+    }
+
+    /// The words that say what the problem asks for beyond dense attention, lengths among them: `packed=2,7,7 lengths=7,3`.
+    /// Empty for dense attention.
+    pub fn extensions(&self) -> String {
+        let (all, dense) = (self.problem.to_string(), self.problem.to_dense().to_string());
+        // A problem's text ends with its extensions.
+        let mut words = all.strip_prefix(&dense).unwrap_or(&all).trim_start().to_owned();
+        if let Some(lengths) = &self.lengths {
+            let separator = if words.is_empty() { "" } else { " " };
+            words += &format!("{separator}lengths={}", Runs(lengths));
+        }
+        words
+    }
+
+    /// Floating-point operations of a pass, by [`Problem::flops`]' convention: each sequence counts with its own lengths.
+    pub fn flops(&self) -> f64 {
+        let problem = &self.problem;
+        if problem.packing().is_none() && !problem.key_lengths() {
+            return problem.flops();
+        }
+        let drawn = self.extension_data();
+        let sequences = (0..problem.batch()).flat_map(|batch| drawn.sequences(problem, batch));
+        sequences.map(|sequence| problem.flops_of(&sequence)).sum()
     }
 
     /// The command that repeats this case for a generation.
     pub fn repeat_command(&self, generation: &str) -> String {
         format!("cargo run --release -- verify {generation} \"{self}\"")
+    }
+}
+
+/// True if these are lengths of the problem's packed sequences, queries and keys alike.
+fn lengths_fit(problem: &Problem, lengths: &[usize]) -> bool {
+    let total = lengths.iter().fold(0_usize, |total, length| total.saturating_add(*length));
+    let longest = lengths.iter().copied().max().unwrap_or(0);
+    (problem.len_q(), problem.len_kv()) == (total, total)
+        && problem.packing().is_some_and(|packing| {
+            packing.sequences == lengths.len() && longest <= packing.longest_q && longest <= packing.longest_kv
+        })
+}
+
+/// Numbers with commas; `32x512` is 512 times 32.
+struct Runs<'a>(&'a [usize]);
+
+impl fmt::Display for Runs<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, run) in self.0.chunk_by(PartialEq::eq).enumerate() {
+            f.write_str(if index == 0 { "" } else { "," })?;
+            write!(f, "{}", run[0])?;
+            if run.len() > 1 {
+                write!(f, "x{}", run.len())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -53,6 +139,9 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let problem = &self.problem;
         write!(f, "{problem}")?;
+        if let Some(lengths) = &self.lengths {
+            write!(f, " lengths={}", Runs(lengths))?;
+        }
         let contiguous = |layout: Layout, operand| {
             let [_, heads, length, head_dim] = problem.shape(operand);
             layout.strides(heads, length, head_dim)
@@ -117,6 +206,21 @@ pub enum CaseError {
         /// What there should be.
         what: &'static str,
     },
+    /// Lengths of other packed sequences than the problem's.
+    #[error(
+        "the case gives {sequences} lengths of at most {longest}, {total} in all: its problem ({problem}) must be packed, of \
+         {sequences} sequences, with {total} queries and {total} keys, and a longest of at least {longest} on both sides"
+    )]
+    Lengths {
+        /// How many lengths.
+        sequences: usize,
+        /// Their sum.
+        total: usize,
+        /// The longest.
+        longest: usize,
+        /// The problem.
+        problem: String,
+    },
     /// The parts are fine and do not make a problem.
     #[error(transparent)]
     Problem(#[from] ProblemError),
@@ -153,6 +257,7 @@ struct Parts {
     strides: [Option<Strides>; 4],
     scale: Option<f32>,
     packing: Option<Packing>,
+    lengths: Option<Vec<usize>>,
     window: Option<Window>,
     softcap: Option<f32>,
     key_lengths: bool,
@@ -228,6 +333,10 @@ impl Parts {
                 };
                 self.packing = Some(Packing { sequences, longest_q, longest_kv });
                 "packing"
+            }
+            "lengths" => {
+                self.lengths = Some(runs(word, value)?);
+                "lengths"
             }
             "seed" => {
                 self.seed = number(word, value)?;
@@ -329,8 +438,29 @@ impl Parts {
             }
         }
         let regime = self.regime.unwrap_or(Regime::Normal);
-        Ok(Case { problem: builder.build()?, regime, seed: self.seed, schedule: self.schedule })
+        let problem = builder.build()?;
+        let case = match self.lengths {
+            Some(lengths) => Case::of_lengths(problem, lengths)?,
+            None => Case::new(problem),
+        };
+        Ok(Case { regime, seed: self.seed, schedule: self.schedule, ..case })
     }
+}
+
+/// Reads what [`Runs`] writes.
+fn runs(word: &str, text: &str) -> Result<Vec<usize>, CaseError> {
+    /// More sequences than this are a mistake, and must not take the memory.
+    const MOST: usize = 1 << 20;
+    let mut all = Vec::new();
+    for run in text.split(',') {
+        let (length, count) = run.split_once('x').unwrap_or((run, "1"));
+        let (length, count): (usize, usize) = (number(word, length)?, number(word, count)?);
+        if count == 0 || count > MOST - all.len() {
+            return Err(CaseError::Number { word: word.to_owned() });
+        }
+        all.extend(std::iter::repeat_n(length, count));
+    }
+    Ok(all)
 }
 
 fn number<T: FromStr>(word: &str, text: &str) -> Result<T, CaseError> {
@@ -355,9 +485,43 @@ mod tests {
         for text in [
             "b1 h4 q40 kv70 d64 f16 causal packed=5,17,30 window=63,all softcap=30 sinks slopes blhd normal seed=3",
             "b3 h2 L70 d64 bf16 full key-lengths window=0,12 normal seed=0",
+            "b1 h4/2 L70 d64 bf16 causal packed=5,17,30 sinks lengths=17x3,2,17 blhd normal seed=3",
         ] {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
         }
+    }
+
+    #[test]
+    fn given_lengths_are_those_that_a_kernel_gets() {
+        let case: Case = "h2 L42 d8 packed=4,30,30 lengths=5,0,30,7 sinks blhd".parse().unwrap();
+        let data = case.data();
+        assert_eq!(data.extension.cu_seqlens_q, [0, 5, 5, 35, 42]);
+        assert_eq!(data.extension.cu_seqlens_k, data.extension.cu_seqlens_q);
+        assert_eq!(case.extension_data(), data.extension);
+        assert_eq!(case.extensions(), "packed=4,30,30 sinks lengths=5,0,30,7");
+        // Drawn ones are others, and their figures must not be taken for these.
+        let drawn = Case { lengths: None, ..case };
+        assert_ne!(drawn.data().extension.cu_seqlens_q, data.extension.cu_seqlens_q);
+        assert_eq!(drawn.extensions(), "packed=4,30,30 sinks");
+        assert_eq!("L42 d8".parse::<Case>().unwrap().extensions(), "");
+    }
+
+    #[test]
+    fn operations_are_those_of_each_sequence() {
+        let flops = |text: &str| text.parse::<Case>().unwrap().flops() / (4.0 * 2.0 * 8.0);
+        assert_eq!(flops("h2 L42 d8 packed=4,30,30 lengths=5,0,30,7"), 25.0 + 900.0 + 49.0);
+        assert_eq!(flops("h2 L42 d8 causal packed=4,30,30 lengths=5,0,30,7"), (25.0 + 900.0 + 49.0) / 2.0);
+        // A window counts what it leaves: 1 + 2 + 3 · 3, and 1 + 2 + 3 · 28.
+        assert_eq!(flops("h2 L35 d8 causal packed=2,30,30 window=2,all lengths=5,30"), 12.0 + 87.0);
+        assert_eq!(flops("h2 L30 d8 causal window=2,all"), 87.0);
+        assert_eq!(flops("h2 L5 d8 window=1,0"), 9.0);
+        assert_eq!(flops("h2 L30 d8 causal"), 450.0);
+        let used: Case = "b3 h2 L30 d8 key-lengths seed=4".parse().unwrap();
+        let keys: u32 = used.extension_data().key_lengths.iter().sum();
+        assert_eq!(used.flops(), 4.0 * 2.0 * 8.0 * 30.0 * f64::from(keys));
+        // What is known without the lengths is no less.
+        let packed: Case = "h2 L42 d8 packed=4,30,30 lengths=5,0,30,7".parse().unwrap();
+        assert!(packed.problem.flops() >= packed.flops());
     }
 
     #[test]
@@ -386,6 +550,10 @@ mod tests {
                 error("b2 L4 d64 packed=2,4,4"),
                 error("L4 d64 window=3"),
                 error("L4 d64 softcap=0"),
+                error("L4 d64 lengths=4"),
+                error("L4 d64 packed=2,3,3 lengths=4,0"),
+                error("L4 d64 packed=2,3,3 lengths=2,1"),
+                error("L4 d64 packed=2,3,3 lengths=2x1000000000000"),
             ]
             .join("\n"),
             @r#"
@@ -404,6 +572,10 @@ mod tests {
         packed sequences are one batch of their total length; this problem has 2 batches
         "window=3" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         softcap is 0e0: it must be above 0 and at most 2^20; leave it out for scores without a cap
+        the case gives 1 lengths of at most 4, 4 in all: its problem (b1 h1 L4 d64 f16 full) must be packed, of 1 sequences, with 4 queries and 4 keys, and a longest of at least 4 on both sides
+        the case gives 2 lengths of at most 4, 4 in all: its problem (b1 h1 L4 d64 f16 full packed=2,3,3) must be packed, of 2 sequences, with 4 queries and 4 keys, and a longest of at least 4 on both sides
+        the case gives 2 lengths of at most 2, 3 in all: its problem (b1 h1 L4 d64 f16 full packed=2,3,3) must be packed, of 2 sequences, with 3 queries and 3 keys, and a longest of at least 2 on both sides
+        "lengths=2x1000000000000" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         "#
         );
     }

@@ -43,7 +43,7 @@ pub struct ExtensionData {
 
 impl ExtensionData {
     /// Draws them: lengths that add up to the problem's totals, some of them 0 or the longest.
-    fn generate(problem: &Problem, seed: u64) -> Self {
+    pub(crate) fn generate(problem: &Problem, seed: u64) -> Self {
         let mut random = Random::new(seed, &[0x6578_7465_6e64]);
         let mut drawn = Self::default();
         if let Some(Packing { sequences, longest_q, longest_kv }) = problem.packing() {
@@ -112,7 +112,7 @@ fn lengths(random: &mut Random, sequences: usize, longest: usize, total: usize) 
 }
 
 /// Where each of these lengths begins, and the end.
-fn cumulative(lengths: &[usize]) -> Vec<u32> {
+pub(crate) fn cumulative(lengths: &[usize]) -> Vec<u32> {
     let mut end = 0;
     let ends = lengths.iter().map(|length| {
         end += *length as u32;

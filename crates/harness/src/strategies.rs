@@ -117,7 +117,7 @@ pub fn cases(size: Size) -> impl Strategy<Value = Case> {
     (shape(size), dtype, mask, memory(), scale(), prop::sample::select(Regime::ALL.to_vec()), seeds).prop_map(
         move |(shape, dtype, mask, memory, scale, regime, (seed, schedule))| {
             let problem = problem(size.fit_regime(shape, regime), dtype, mask, memory, scale);
-            Case { problem, regime, seed, schedule }
+            Case { regime, seed, schedule, ..Case::new(problem) }
         },
     )
 }

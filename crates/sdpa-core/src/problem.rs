@@ -375,11 +375,35 @@ impl Problem {
         }
     }
 
-    /// Floating-point operations by the convention of the attention papers: 4·batch·heads·len_q·len_kv·head_dim,
-    /// halved for causal masks.
+    /// Floating-point operations by the convention of the attention papers: 4·batch·heads·len_q·len_kv·head_dim, halved for
+    /// causal masks. A window, by itself or with a mask, counts the pairs that it leaves.
+    ///
+    /// Lengths that stand on the device are not known here: these are the most that there can be, with every query beside
+    /// the longest packed sequence's keys, and all keys used. [`flops_of`](Self::flops_of) has the exact number.
     pub fn flops(&self) -> f64 {
-        let pairs = self.len_q as f64 * self.len_kv as f64 * if self.mask.is_causal() { 0.5 } else { 1.0 };
+        let pairs = match self.packing {
+            Some(packing) => self.unmasked_share() * self.len_q as f64 * packing.longest_kv as f64,
+            None => self.pairs(&Sequence { queries: 0..self.len_q, keys: 0..self.len_kv }),
+        };
         4.0 * self.batch as f64 * self.heads_q as f64 * pairs * self.head_dim as f64
+    }
+
+    /// [`flops`](Self::flops) over one sequence: its own queries beside its own keys, by the same convention.
+    pub fn flops_of(&self, sequence: &Sequence) -> f64 {
+        4.0 * self.heads_q as f64 * self.pairs(sequence) * self.head_dim as f64
+    }
+
+    /// Pairs of a query and a key that count.
+    fn pairs(&self, sequence: &Sequence) -> f64 {
+        if self.window == Window::ALL {
+            return sequence.queries.len() as f64 * sequence.keys.len() as f64 * self.unmasked_share();
+        }
+        sequence.queries.clone().map(|query| self.visible(sequence, query).len() as f64).sum()
+    }
+
+    /// What the convention counts of a score matrix without a window.
+    fn unmasked_share(&self) -> f64 {
+        if self.mask.is_causal() { 0.5 } else { 1.0 }
     }
 
     /// A builder that holds this problem, to make one that differs in one thing. Strides are kept as they are.
