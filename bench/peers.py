@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Times other people's attention kernels: PyTorch's SDPA backends and FlashAttention-3 (`fa3_fwd_interface`).
+"""Times other people's attention kernels: PyTorch's SDPA backends, FlashAttention-3 (`fa3_fwd_interface`) and FlashAttention-4
+(`flash_attn.cute`).
 
 The method is that of `sdpa bench`: N(0, 1) inputs, CUDA graphs of many forward passes that rotate over several sets of
 tensors, replays of at least 5 ms between two events, contenders in turn, the median of 15 samples. Each peer is checked
@@ -13,7 +14,10 @@ Tested with Python 3.12 and PyTorch 2.11.
 """
 
 import argparse
+import bisect
 import gc
+import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -35,7 +39,8 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-DEFAULT_PEERS = ["flash", "cudnn", "efficient", "fa3"]
+DEFAULT_PEERS = ["flash", "cudnn", "efficient", "fa3", "fa4"]
+EVERY_PEER = [*BACKENDS, "fa3", "fa4"]
 
 # As in crates/sdpa-bench/src/timing: the same rules, or a ratio would compare methods.
 WARM_SETS = 4
@@ -54,12 +59,52 @@ class Unfit(Exception):
 
 
 class Problem:
-    """What to attend over; field names as in the figures' files."""
+    """What to attend over; field names as in the figures' files.
 
-    def __init__(self, batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype="f16", mask="full"):
+    What goes beyond dense attention comes from `sdpa bench` alone: where packed sequences begin and the longest of them, the
+    keys on either side of the diagonal that a query sees (None: all), a soft cap, and of each query head a sink (None: none)
+    and a slope, and how many keys each sequence of a batch uses.
+    """
+
+    EXTENSIONS = ["cu_seqlens_q", "window", "softcap", "sinks", "slopes", "key_lengths"]
+    WORDS = ["packed sequences", "windows", "soft caps", "sinks", "slopes", "key lengths"]
+
+    def __init__(self, batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype="f16", mask="full", cu_seqlens_q=None,
+                 cu_seqlens_k=None, longest_q=None, longest_kv=None, window=None, softcap=None, sinks=None, slopes=None,
+                 key_lengths=None):
         self.batch, self.heads_q, self.heads_kv = batch, heads_q, heads_kv
         self.len_q, self.len_kv, self.head_dim = len_q, len_kv, head_dim
         self.dtype, self.mask = dtype, mask
+        self.cu_seqlens_q, self.cu_seqlens_k = cu_seqlens_q, cu_seqlens_k
+        self.longest_q, self.longest_kv = longest_q, longest_kv
+        self.window, self.softcap, self.slopes, self.key_lengths = window, softcap, slopes, key_lengths
+        # JSON has no infinity.
+        self.sinks = None if sinks is None else [-math.inf if sink is None else sink for sink in sinks]
+
+    @property
+    def packed(self):
+        return self.cu_seqlens_q is not None
+
+    def takes_only(self, *fields):
+        """Raises Unfit for the first extension that is asked for and not among these fields."""
+        for field, words in zip(self.EXTENSIONS, self.WORDS):
+            if getattr(self, field) is not None and field not in fields:
+                raise Unfit(f"takes no {words}")
+
+    def visible(self, row):
+        """The keys that a query sees, as first and end; positions count from the tensors' first rows."""
+        starts_q, starts_k = self.cu_seqlens_q or [0, self.len_q], self.cu_seqlens_k or [0, self.len_kv]
+        # Of empty sequences at the same place the last one is not empty.
+        sequence = bisect.bisect_right(starts_q, row) - 1
+        (begin_q, end_q), (begin_k, end_k) = (starts[sequence:sequence + 2] for starts in (starts_q, starts_k))
+        own = row - begin_q + begin_k
+        if self.mask != "causal-top-left":
+            own += (end_k - begin_k) - (end_q - begin_q)
+        left, right = self.window or (None, None)
+        right = 0 if self.causal else right
+        first = begin_k if left is None else min(max(own - left, begin_k), end_k)
+        end = end_k if right is None else min(max(own + right + 1, begin_k), end_k)
+        return first, max(first, end)
 
     @property
     def causal(self):
@@ -87,11 +132,14 @@ class Problem:
         return f"({self.batch},{heads},{length},{self.head_dim}) {self.dtype} {self.mask}"
 
     def fields(self):
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def torch_pass(name, problem):
     """A PyTorch backend's forward pass, as a function of q, k, v."""
+    if name == "flash" and problem.packed:
+        return torch_packed_pass(problem)
+    problem.takes_only()
     backend = BACKENDS[name]
     grouped = problem.heads_q != problem.heads_kv
     arguments = {"enable_gqa": True} if grouped else {}
@@ -110,36 +158,139 @@ def torch_pass(name, problem):
     return run, lambda q, k, v: (q, k, v), lambda out: out
 
 
-def fa3_pass(problem):
-    """FlashAttention-3's forward pass; its own layout is [batch, length, heads, head_dim]."""
+def torch_packed_pass(problem):
+    """PyTorch's FlashAttention-2 over packed sequences."""
+    problem.takes_only("cu_seqlens_q", "window")
     try:
-        from fa3_fwd_interface import flash_attn_func
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError as error:
-        raise Unfit(f"not installed ({error})") from error
-    if problem.mask == "causal-top-left" and problem.len_q != problem.len_kv:
-        raise Unfit("its causal mask is bottom-right")
+        raise Unfit(f"not in this PyTorch ({error})") from error
+    only_bottom_right(problem)
+    known = inspect.signature(varlen_attn).parameters
+    arguments = {}
+    if problem.heads_q != problem.heads_kv:
+        if "enable_gqa" not in known:
+            raise Unfit("takes no grouped heads in packed sequences")
+        arguments["enable_gqa"] = True
+    # Its way to say causal differs between versions of PyTorch.
+    if "window_size" in known:
+        left, right = problem.window or (None, None)
+        right = 0 if problem.causal else right
+        arguments["window_size"] = tuple(-1 if side is None else side for side in (left, right))
+    elif problem.window is not None:
+        raise Unfit("takes no windows")
+    else:
+        arguments["is_causal"] = problem.causal
+    where = packing(problem)
 
     def run(q, k, v):
-        out = flash_attn_func(q, k, v, causal=problem.causal)
+        return varlen_attn(q, k, v, *where, **arguments)
+
+    return run, *natives(problem)
+
+
+def fa3_pass(problem):
+    """FlashAttention-3's forward pass."""
+    try:
+        import fa3_fwd_interface as fa3
+    except ImportError as error:
+        raise Unfit(f"not installed ({error})") from error
+    # Its wheel is built without windows.
+    problem.takes_only("cu_seqlens_q", "softcap")
+    only_bottom_right(problem)
+    arguments = {"causal": problem.causal}
+    if problem.softcap is not None:
+        arguments["softcap"] = problem.softcap
+    return flash_pass(fa3, problem, arguments)
+
+
+def fa4_pass(problem):
+    """FlashAttention-4's forward pass."""
+    try:
+        from flash_attn import cute as fa4
+        fa4.flash_attn_func, fa4.flash_attn_varlen_func
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise Unfit(f"not installed ({first_line(error)})") from error
+    problem.takes_only("cu_seqlens_q", "window", "softcap", "sinks")
+    only_bottom_right(problem)
+    arguments = {"causal": problem.causal}
+    if problem.window is not None:
+        left, right = problem.window
+        arguments["window_size"] = (left, 0 if problem.causal else right)
+    if problem.softcap is not None:
+        arguments["softcap"] = problem.softcap
+    if problem.sinks is not None:
+        # It takes them in bf16 alone; what that rounds is far below the check's limit.
+        arguments["learnable_sink"] = torch.tensor(problem.sinks, dtype=torch.bfloat16, device="cuda")
+    return flash_pass(fa4, problem, arguments)
+
+
+def flash_pass(module, problem, arguments):
+    """A pass of the interface that FlashAttention-3 and -4 share."""
+    function = module.flash_attn_func
+    if problem.packed:
+        function = module.flash_attn_varlen_func
+        names = ["cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"]
+        arguments = {**arguments, **dict(zip(names, packing(problem)))}
+
+    def run(q, k, v):
+        out = function(q, k, v, **arguments)
         return out[0] if isinstance(out, (tuple, list)) else out
 
-    def blhd(*tensors):
-        return tuple(tensor.transpose(1, 2).contiguous() for tensor in tensors)
+    return run, *natives(problem)
 
-    return run, blhd, lambda out: out.transpose(1, 2)
+
+def only_bottom_right(problem):
+    """Raises Unfit where a causal mask of the other alignment would hide other keys."""
+    same = problem.len_q == problem.len_kv and problem.cu_seqlens_q == problem.cu_seqlens_k
+    if problem.mask == "causal-top-left" and not same:
+        raise Unfit("its causal mask is bottom-right")
+
+
+def packing(problem):
+    """Where packed sequences begin and the longest of them, as all interfaces take it."""
+    starts = [torch.tensor(starts, dtype=torch.int32, device="cuda") for starts in (problem.cu_seqlens_q, problem.cu_seqlens_k)]
+    return *starts, problem.longest_q, problem.longest_kv
+
+
+def natives(problem):
+    """To [batch, length, heads, head_dim], or [total, heads, head_dim] of packed sequences, and the output back."""
+    if problem.packed:
+        return (
+            lambda *tensors: tuple(tensor[0].transpose(0, 1).contiguous() for tensor in tensors),
+            lambda out: out.transpose(0, 1)[None],
+        )
+    return (
+        lambda *tensors: tuple(tensor.transpose(1, 2).contiguous() for tensor in tensors),
+        lambda out: out.transpose(1, 2),
+    )
+
+
+def pass_of(name, problem):
+    """A peer's forward pass, and the ways to and from its layout."""
+    named = {"fa3": fa3_pass, "fa4": fa4_pass}
+    return named[name](problem) if name in named else torch_pass(name, problem)
 
 
 def reference(problem, q, k, v):
-    """f32 arithmetic over the last sequence's last head, at most 512 of its queries."""
+    """f32 arithmetic over the last batch's last head: its last 512 queries at most, or 512 in all parts of packed sequences."""
     head_kv = problem.heads_kv - 1
     q, k, v = q[-1, -1].float(), k[-1, head_kv].float(), v[-1, head_kv].float()
-    rows = torch.arange(max(0, problem.len_q - 512), problem.len_q, device="cuda")
+    count = min(512, problem.len_q)
+    rows = range(problem.len_q - count, problem.len_q)
+    if problem.packed:
+        rows = [index * problem.len_q // count for index in range(count)]
+    first, end = torch.tensor([problem.visible(row) for row in rows], device="cuda").reshape(-1, 2, 1).unbind(1)
+    rows = torch.tensor(list(rows), device="cuda", dtype=torch.int64)
     scores = q[rows] @ k.T / math.sqrt(problem.head_dim)
-    if problem.causal:
-        diagonal = problem.len_kv - problem.len_q if problem.mask == "causal" else 0
-        hidden = torch.arange(problem.len_kv, device="cuda")[None, :] > rows[:, None] + diagonal
-        scores = scores.masked_fill(hidden, float("-inf"))
-    return rows, scores.softmax(-1) @ v
+    if problem.softcap is not None:
+        scores = problem.softcap * (scores / problem.softcap).tanh()
+    keys = torch.arange(problem.len_kv, device="cuda")[None, :]
+    scores = scores.masked_fill((keys < first) | (keys >= end), float("-inf"))
+    if problem.sinks is None:
+        return rows, scores.softmax(-1) @ v
+    sink = torch.full((len(rows), 1), problem.sinks[-1], device="cuda")
+    return rows, torch.cat([scores, sink], -1).softmax(-1)[:, :-1] @ v
 
 
 class Replayed:
@@ -190,7 +341,7 @@ class Replayed:
 
 def peer(name, problem, sets, expected, sample_ms):
     """One peer on one problem, checked, recorded and warm."""
-    run, to_native, to_bhld = fa3_pass(problem) if name == "fa3" else torch_pass(name, problem)
+    run, to_native, to_bhld = pass_of(name, problem)
     native = [to_native(*tensors) for tensors in sets]
     try:
         out = to_bhld(aside(lambda: run(*native[0])))
@@ -253,7 +404,7 @@ def ceiling(dtype, samples, sample_ms):
 def profile(name, problem):
     """One pass between the profiler's start and stop, for `bench/ncu_table.py --peers`; one before it loads the kernels."""
     try:
-        run, to_native, _ = fa3_pass(problem) if name == "fa3" else torch_pass(name, problem)
+        run, to_native, _ = pass_of(name, problem)
     except Unfit as reason:
         sys.exit(f"error: {name}: {reason}")
     native = to_native(*problem.inputs())
@@ -311,11 +462,11 @@ def environment():
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
     }
-    try:
-        from importlib.metadata import version
-        found["fa3-fwd"] = version("fa3-fwd")
-    except Exception:  # not installed, or installed under another name
-        pass
+    for package in ("fa3-fwd", "flash-attn-4"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pass  # not installed, or installed under another name
     fields = ["driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"]
     query = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
     try:
@@ -378,7 +529,7 @@ def main():
     parser.add_argument("--shape", action="append", metavar="B,H,L,d[,Hkv][,Lq]", help="may be given several times")
     parser.add_argument("--dtype", choices=DTYPES, default="f16")
     parser.add_argument("--mask", choices=["full", "causal", "both"], default="both")
-    parser.add_argument("--peers", default=",".join(DEFAULT_PEERS), help="of flash, cudnn, efficient, math, fa3")
+    parser.add_argument("--peers", default=",".join(DEFAULT_PEERS), help=f"of {', '.join(EVERY_PEER)}")
     parser.add_argument("--samples", type=int, default=15)
     parser.add_argument("--cold", action="store_true", help="also with inputs that come from memory")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
@@ -387,7 +538,7 @@ def main():
     arguments = parser.parse_args()
 
     names = [arguments.profile] if arguments.profile else arguments.peers.split(",")
-    unknown = [name for name in names if name not in [*BACKENDS, "fa3"]]
+    unknown = [name for name in names if name not in EVERY_PEER]
     if unknown:
         parser.error(f"no such peer: {', '.join(unknown)}")
     if arguments.samples < 2:

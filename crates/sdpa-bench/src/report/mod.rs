@@ -125,7 +125,7 @@ pub struct EvidenceRecord {
     pub environment: serde_json::Map<String, serde_json::Value>,
     /// What the device reached in the same run.
     pub ceilings: Vec<Ceiling>,
-    /// Figures of peers and of today's generations.
+    /// Figures of peers and of today's generations, of dense problems.
     pub entries: Vec<Entry>,
 }
 
@@ -233,7 +233,8 @@ impl Evidence {
                 Some(_) => {}
             }
             let mut entries = Vec::new();
-            for figure in record.figures {
+            // The pages and plots are about dense attention.
+            for figure in record.figures.into_iter().filter(|figure| figure.extensions.is_none()) {
                 let generation =
                     generations.iter().copied().find(|generation| generation.generation().id == figure.contender);
                 match generation {
@@ -468,6 +469,17 @@ pub(crate) mod tests {
             evidence.records[0].entries[0].stale
         };
         assert_eq!([now, Some("c0ffee".to_owned()), None].map(stale), [false, true, true]);
+    }
+
+    #[test]
+    fn figures_with_extensions_are_not_among_the_dense_ones() {
+        let problem = mission();
+        let sinks = problem.to_builder().sinks().build().unwrap();
+        let figures = vec![figure("flash", &problem, 9.0), figure("flash", &sinks, 1.0)];
+        let record = Record { device: DEVICE.to_owned(), figures, ..Record::default() };
+        let evidence = Evidence::new(generations::ALL, vec![("a.json".to_owned(), record)], &[], &[]).unwrap();
+        let times: Vec<f64> = evidence.records[0].entries.iter().map(|entry| entry.figure.median_us).collect();
+        assert_eq!(times, [9.0]);
     }
 
     #[test]

@@ -105,6 +105,7 @@ pub(super) fn title_of(peer: &str) -> &str {
         "efficient" => "PyTorch memory-efficient",
         "math" => "PyTorch unfused",
         "fa3" => "FlashAttention-3",
+        "fa4" => "FlashAttention-4",
         name => name,
     }
 }
@@ -164,6 +165,7 @@ pub(super) fn circumstances(record: &EvidenceRecord) -> String {
         fact(peers, "cuda", "CUDA");
         // Or a reader would think that it was beaten.
         fact(peers, "fa3-fwd", if timed("fa3") { "fa3-fwd" } else { "without a figure of fa3-fwd" });
+        fact(peers, "flash-attn-4", if timed("fa4") { "flash-attn-4" } else { "without a figure of flash-attn-4" });
     }
     for Ceiling { dtype, matmul_tflops, copy_gb_s, .. } in &record.ceilings {
         facts.push(format!(

@@ -2,9 +2,11 @@
 
 use std::str::FromStr;
 
-use sdpa_core::{Dtype, Mask, Problem, ProblemError};
+use sdpa_core::{Dtype, Mask, Packing, Problem, ProblemBuilder, ProblemError, Window};
 
 use harness::acceptance;
+use harness::case::{Case, CaseError};
+use harness::random::Random;
 
 /// Sizes of a problem without its element type and mask: `B,H,L,d[,Hkv][,Lq]` on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,11 +112,16 @@ pub enum Grid {
     Widths,
     /// One query over a cache: four query heads per key head in batches, and eight with caches of up to 64 K keys.
     Decode,
+    /// Packed sequences: encoders over many short ones without a mask, then a few long ones with a causal mask.
+    Packed,
+    /// Windows, soft caps and sinks, as language models have them; causal.
+    Windows,
 }
 
 impl Grid {
     /// All of them, in the order they are timed: the longest last, so that a run that is cut off has the others.
-    pub const ALL: [Self; 5] = [Self::Acceptance, Self::Short, Self::Decode, Self::Widths, Self::Targets];
+    pub const ALL: [Self; 7] =
+        [Self::Acceptance, Self::Short, Self::Decode, Self::Packed, Self::Windows, Self::Widths, Self::Targets];
 
     /// Name, as on the command line and in the names of records.
     pub const fn name(self) -> &'static str {
@@ -124,6 +131,8 @@ impl Grid {
             Self::Short => "short",
             Self::Widths => "widths",
             Self::Decode => "decode",
+            Self::Packed => "packed",
+            Self::Windows => "windows",
         }
     }
 
@@ -131,11 +140,11 @@ impl Grid {
     pub const fn dtype(self) -> Dtype {
         match self {
             Self::Acceptance | Self::Short => Dtype::F16,
-            Self::Targets | Self::Widths | Self::Decode => Dtype::Bf16,
+            Self::Targets | Self::Widths | Self::Decode | Self::Packed | Self::Windows => Dtype::Bf16,
         }
     }
 
-    /// Its shapes, in the order they are timed.
+    /// Its dense shapes, in the order they are timed; none if its problems are more than a shape ([`cases`](Self::cases)).
     pub fn shapes(self) -> Vec<Shape> {
         match self {
             Self::Acceptance => acceptance::SHAPES.map(Shape::square).to_vec(),
@@ -164,13 +173,97 @@ impl Grid {
                 let batches = batches.map(|(batch, len_kv)| one_query(batch, 8, len_kv));
                 batches.chain([8192, 65536].map(|len_kv| one_query(1, 4, len_kv))).collect()
             }
+            Self::Packed | Self::Windows => Vec::new(),
         }
     }
+
+    /// Its problems with extensions, each with its own mask, in the order they are timed; none if they are dense.
+    ///
+    /// # Errors
+    /// [`CaseError`] where the sizes make no problem.
+    pub fn cases(self, dtype: Dtype) -> Result<Vec<Case>, CaseError> {
+        match self {
+            Self::Packed => packed(dtype),
+            Self::Windows => windows(dtype),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+fn packed(dtype: Dtype) -> Result<Vec<Case>, CaseError> {
+    let few = log_normal(64, 7357);
+    let mixed = vec![128, 333, 777, 1024, 1500, 2048, 4096, 6200];
+    let [none, causal] = [Mask::Full, Mask::Causal];
+    let rows = [
+        ([12, 12, 32], none, few.clone()),
+        ([12, 12, 64], none, few.clone()),
+        ([16, 16, 64], none, few),
+        ([12, 12, 64], none, log_normal(256, 22109)),
+        ([12, 12, 64], none, vec![32; 512]),
+        ([32, 8, 128], causal, mixed.clone()),
+        ([64, 8, 64], causal, mixed),
+        ([32, 8, 128], causal, vec![2048; 8]),
+    ];
+    let case = |([heads_q, heads_kv, head_dim], mask, lengths): ([usize; 3], Mask, Vec<usize>)| {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let packing = Packing { sequences: lengths.len(), longest_q: longest, longest_kv: longest };
+        let problem = Problem::packed(packing, heads_q, lengths.iter().sum(), head_dim);
+        Case::of_lengths(problem.heads_kv(heads_kv).dtype(dtype).mask(mask).build()?, lengths)
+    };
+    rows.into_iter().map(case).collect()
+}
+
+fn windows(dtype: Dtype) -> Result<Vec<Case>, CaseError> {
+    type Ask = fn(ProblemBuilder) -> ProblemBuilder;
+    // A query sees its own key, too: a window of 1024 keys has 1023 before the diagonal.
+    let of_1024: Ask = |problem| problem.window(Window::left(1023));
+    let of_4096: Ask = |problem| problem.window(Window::left(4095));
+    let rows: [([usize; 5], Ask); 7] = [
+        ([1, 32, 8, 16384, 128], of_1024),
+        ([2, 64, 8, 8192, 64], of_1024),
+        ([2, 64, 8, 8192, 64], |problem| problem.window(Window::left(127)).sinks()),
+        ([2, 64, 8, 8192, 64], ProblemBuilder::sinks),
+        ([1, 16, 8, 8192, 256], |problem| problem.window(Window::left(4095)).softcap(50.0)),
+        ([2, 32, 8, 4096, 128], |problem| problem.softcap(30.0)),
+        ([1, 32, 8, 16384, 128], of_4096),
+    ];
+    let case = |([batch, heads_q, heads_kv, length, head_dim], ask): ([usize; 5], Ask)| {
+        let problem = Problem::new(batch, heads_q, length, head_dim).heads_kv(heads_kv).dtype(dtype).mask(Mask::Causal);
+        Ok(Case::new(ask(problem).build()?))
+    };
+    rows.into_iter().map(case).collect()
+}
+
+/// Lengths from 16 to 512 that add up to `total`, as the sentences of a text have them: `exp(μ + 0.8·N)`, rounded and kept in
+/// the range, where `N` are the normal numbers of [`Random`] with seed 0 and the stream of the two arguments. `μ` is the
+/// largest multiple of 2⁻³² whose lengths do not pass the total. What is then missing is given one by one to the first
+/// sequences that are below the limit.
+fn log_normal(sequences: usize, total: usize) -> Vec<usize> {
+    const RANGE: [usize; 2] = [16, 512];
+    const DEVIATION: f64 = 0.8;
+    let mut random = Random::new(0, &[sequences as u64, total as u64]);
+    let drawn: Vec<f64> = (0..sequences).map(|_| DEVIATION * random.normal()).collect();
+    let lengths = |mu: u64| -> Vec<usize> {
+        let mu = mu as f64 / (1_u64 << 32) as f64;
+        drawn.iter().map(|normal| ((mu + normal).exp().round() as usize).clamp(RANGE[0], RANGE[1])).collect()
+    };
+    // e^16 is far above the range.
+    let (mut low, mut high) = (0_u64, 16 << 32);
+    while high - low > 1 {
+        let middle = low.midpoint(high);
+        if lengths(middle).iter().sum::<usize>() <= total { low = middle } else { high = middle }
+    }
+    let mut found = lengths(low);
+    let missing = total.saturating_sub(found.iter().sum());
+    found.iter_mut().filter(|length| **length < RANGE[1]).take(missing).for_each(|length| *length += 1);
+    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sdpa::generations;
+    use sdpa_core::DeviceLimits;
 
     #[test]
     fn shapes_are_read() {
@@ -192,6 +285,68 @@ mod tests {
         assert_eq!(Grid::Targets.shapes()[3], Shape::square([32, 32, 512, 64]));
         assert_eq!(Grid::Targets.shapes()[20], Shape::square([1, 8, 16384, 256]));
         assert_eq!(Grid::Widths.shapes()[1], Shape::square([4, 16, 4096, 96]));
+    }
+
+    #[test]
+    fn a_grid_holds_shapes_or_problems_with_extensions() {
+        for grid in Grid::ALL {
+            let cases = grid.cases(grid.dtype()).unwrap();
+            assert_ne!(grid.shapes().is_empty(), cases.is_empty(), "{}", grid.name());
+            for case in cases {
+                let takes = |id: &str| generations::find(id).unwrap().plan(&case.problem, &DeviceLimits::H200).is_ok();
+                assert!(takes("v2i"), "{case}");
+                assert!(takes("v2h") || case.problem.packing().is_some(), "{case}");
+                assert_eq!(case.to_string().parse::<Case>().as_ref(), Ok(&case));
+            }
+        }
+    }
+
+    /// The totals that peers were measured with, and what a formula says of the pairs that count.
+    #[test]
+    fn operations_are_what_figures_of_peers_were_counted_by() {
+        let cases = [Grid::Packed, Grid::Windows].map(|grid| grid.cases(Dtype::Bf16).unwrap());
+        let pairs = |case: &Case| {
+            case.flops() / (4 * case.problem.batch() * case.problem.heads_q() * case.problem.head_dim()) as f64
+        };
+        let tokens: Vec<usize> = cases[0].iter().map(|case| case.problem.len_q()).collect();
+        assert_eq!(tokens, [7357, 7357, 7357, 22109, 16384, 16106, 16106, 16384]);
+        let squares = |lengths: &[usize]| lengths.iter().map(|length| (length * length) as f64).sum::<f64>();
+        assert_eq!(pairs(&cases[0][0]), squares(cases[0][0].lengths.as_ref().unwrap()));
+        assert_eq!(pairs(&cases[0][4]), squares(&[32; 512]));
+        assert_eq!(pairs(&cases[0][5]), squares(&[128, 333, 777, 1024, 1500, 2048, 4096, 6200]) / 2.0);
+        let window = |length: usize, keys: usize| (length * keys - keys * (keys - 1) / 2) as f64;
+        let half = |length: usize| (length * length) as f64 / 2.0;
+        assert_eq!(
+            cases[1].iter().map(pairs).collect::<Vec<_>>(),
+            [
+                window(16384, 1024),
+                window(8192, 1024),
+                window(8192, 128),
+                half(8192),
+                window(8192, 4096),
+                half(4096),
+                window(16384, 4096)
+            ]
+        );
+    }
+
+    #[test]
+    fn drawn_lengths_are_spread_and_add_up() {
+        for (sequences, total) in [(64, 7357), (256, 22109)] {
+            let lengths = log_normal(sequences, total);
+            assert_eq!((lengths.len(), lengths.iter().sum::<usize>()), (sequences, total));
+            assert!(lengths.iter().all(|length| (16..=512).contains(length)), "{lengths:?}");
+            // Skewed to the right: the median is well below the mean, and a few are several times as long.
+            let mut sorted = lengths.clone();
+            sorted.sort_unstable();
+            let (median, mean) = (sorted[sequences / 2] as f64, total as f64 / sequences as f64);
+            assert!(median < 0.9 * mean && sorted[sequences - 1] as f64 > 3.0 * mean, "{sorted:?}");
+        }
+        // A record holds lengths, and figures of other lengths are not compared: these must stay what they are.
+        let weighted =
+            |lengths: &[usize]| lengths.iter().enumerate().map(|(index, length)| index * length).sum::<usize>();
+        assert_eq!(log_normal(64, 7357)[..8], [61, 64, 45, 205, 68, 300, 217, 30]);
+        assert_eq!([weighted(&log_normal(64, 7357)), weighted(&log_normal(256, 22109))], [212_386, 2_677_530]);
     }
 
     #[test]

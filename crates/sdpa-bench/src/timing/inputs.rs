@@ -2,8 +2,9 @@
 
 use sdpa_core::{Buffer, Device, Error, Operand, Problem, Tensors};
 
+use harness::case::Case;
 use harness::execute::to_bytes;
-use harness::regime::{Data, Regime};
+use harness::regime::{Data, ExtensionData};
 
 /// What passes find in the L2 cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +25,18 @@ const COLD_BYTES: usize = 128 << 20;
 /// addresses, and the power that numbers draw is their distribution's.
 pub struct InputSets {
     problem: Problem,
-    /// Query, key, value and output of each set.
-    sets: Vec<[Buffer; 4]>,
+    extension: ExtensionData,
+    sets: Vec<Set>,
+}
+
+/// The tensors of a pass.
+struct Set {
+    /// Query, key, value and output.
+    operands: [Buffer; 4],
+    cu_seqlens: Option<[Buffer; 2]>,
+    key_lengths: Option<Buffer>,
+    sinks: Option<Buffer>,
+    slopes: Option<Buffer>,
 }
 
 impl InputSets {
@@ -34,7 +45,7 @@ impl InputSets {
     /// # Errors
     /// The device's, out of memory above all.
     pub fn new(device: &dyn Device, problem: &Problem, cache: Cache) -> Result<Self, Error> {
-        Self::of(device, problem, &Regime::Normal.generate(problem, 0), cache)
+        Self::of(device, problem, &Case::new(problem.clone()).data(), cache)
     }
 
     /// Copies of these numbers.
@@ -45,18 +56,38 @@ impl InputSets {
         let bytes = [&data.query, &data.key, &data.value].map(|bits| to_bytes(bits));
         let count = sets_needed(bytes.iter().map(Vec::len).sum(), cache);
         let out = problem.span(Operand::Output) * problem.dtype().bytes();
+        let words = |asked: bool, words: Vec<u32>| {
+            let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+            asked.then(|| device.upload(&bytes)).transpose()
+        };
+        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect();
+        let extension = &data.extension;
         let set = || {
             let [query, key, value] = &bytes;
-            Ok([device.upload(query)?, device.upload(key)?, device.upload(value)?, device.allocate(out)?])
+            let packed = problem.packing().is_some();
+            let queries = words(packed, extension.cu_seqlens_q.clone())?;
+            let keys = words(packed, extension.cu_seqlens_k.clone())?;
+            Ok(Set {
+                operands: [device.upload(query)?, device.upload(key)?, device.upload(value)?, device.allocate(out)?],
+                cu_seqlens: queries.zip(keys).map(|(queries, keys)| [queries, keys]),
+                key_lengths: words(problem.key_lengths(), extension.key_lengths.clone())?,
+                sinks: words(problem.sinks(), bits(&extension.sinks))?,
+                slopes: words(problem.slopes(), bits(&extension.slopes))?,
+            })
         };
         let sets = (0..count).map(|_| set()).collect::<Result<_, Error>>()?;
         device.synchronize()?;
-        Ok(Self { problem: problem.clone(), sets })
+        Ok(Self { problem: problem.clone(), extension: extension.clone(), sets })
     }
 
     /// The problem that the tensors are of.
     pub fn problem(&self) -> &Problem {
         &self.problem
+    }
+
+    /// What the problem's extensions read, lengths above all.
+    pub fn extension(&self) -> &ExtensionData {
+        &self.extension
     }
 
     /// How many sets there are; at least one.
@@ -67,8 +98,22 @@ impl InputSets {
 
     /// The tensors of a pass.
     pub fn tensors(&self, pass: usize) -> Tensors<'_> {
-        let [query, key, value, output] = &self.sets[pass % self.sets.len()];
-        Tensors::new(query, key, value, output)
+        let Set { operands: [query, key, value, output], cu_seqlens, key_lengths, sinks, slopes } =
+            &self.sets[pass % self.sets.len()];
+        let mut tensors = Tensors::new(query, key, value, output);
+        if let Some([queries, keys]) = cu_seqlens {
+            tensors = tensors.with_cu_seqlens(queries, keys);
+        }
+        if let Some(lengths) = key_lengths {
+            tensors = tensors.with_key_lengths(lengths);
+        }
+        if let Some(sinks) = sinks {
+            tensors = tensors.with_sinks(sinks);
+        }
+        if let Some(slopes) = slopes {
+            tensors = tensors.with_slopes(slopes);
+        }
+        tensors
     }
 }
 
@@ -90,6 +135,31 @@ fn sets_needed(input_bytes: usize, cache: Cache) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use harness::execute::{Surroundings, execute};
+    use sdpa::generations;
+    use sdpa_core::Interpreter;
+
+    /// Each extension's tensor is the one that verification gives: with the same inputs the outputs are the same bits.
+    #[test]
+    fn timed_passes_compute_what_was_verified() {
+        for line in [
+            "h2/1 L42 d64 bf16 causal packed=4,30,30 lengths=5,0,30,7 sinks slopes blhd",
+            "b2 h2 L20 d64 bf16 key-lengths window=7,3 softcap=2 slopes seed=1",
+        ] {
+            let case: Case = line.parse().unwrap();
+            let device = Interpreter::new();
+            let generation = generations::find("v2i").unwrap();
+            let data = case.data();
+            let verified = execute(&device, generation, &case.problem, &data, Surroundings::Exact).unwrap();
+            let sets = InputSets::of(&device, &case.problem, &data, Cache::Warm).unwrap();
+            let pass = sets.len() - 1;
+            generation.forward(&device, &case.problem, &sets.tensors(pass)).unwrap();
+            device.synchronize().unwrap();
+            let mut found = vec![0; 2 * verified.out.len()];
+            device.read(&sets.sets[pass].operands[3], 0, &mut found).unwrap();
+            assert!(found == to_bytes(&verified.out), "{line}");
+        }
+    }
 
     #[test]
     fn cold_sets_outgrow_the_cache_and_warm_ones_do_not_fill_the_memory() {

@@ -33,6 +33,7 @@ use sdpa_core::{Attention, Device, Error, Problem, Recording};
 use sdpa_ref::Measured;
 
 use harness::case::Case;
+use harness::regime::ExtensionData;
 use harness::verify::{Answer, Failure, MATCHES_REFERENCE, Question, Thoroughness};
 
 /// How to measure.
@@ -65,6 +66,7 @@ impl Default for Options {
 pub struct Verified<'g> {
     generation: &'g dyn Attention,
     problem: Problem,
+    extension: ExtensionData,
     answer: Answer,
 }
 
@@ -80,7 +82,8 @@ impl<'g> Verified<'g> {
         let question = Question::new(case.clone(), Thoroughness::for_problem(&case.problem))
             .map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))?;
         let answer = question.ask(device, generation)?;
-        Ok(Self { generation, problem: case.problem.clone(), answer })
+        let extension = question.data().extension.clone();
+        Ok(Self { generation, problem: case.problem.clone(), extension, answer })
     }
 
     /// [`new`](Self::new) of several generations that are asked the same, in their order.
@@ -90,7 +93,8 @@ impl<'g> Verified<'g> {
         question: &Question,
     ) -> Vec<Result<Self, Box<Failure>>> {
         let proof = |(generation, answer): (&&'g dyn Attention, Result<Answer, Failure>)| {
-            Ok(Self { generation: *generation, problem: question.case().problem.clone(), answer: answer? })
+            let (problem, extension) = (question.case().problem.clone(), question.data().extension.clone());
+            Ok(Self { generation: *generation, problem, extension, answer: answer? })
         };
         generations.iter().zip(question.ask_all(device, generations)).map(proof).collect()
     }
@@ -161,7 +165,7 @@ impl<'d> Prepared<'d> {
     /// [`Error::NoClock`] on a device that keeps no time, or the error that keeps the kernels from running.
     ///
     /// # Panics
-    /// If the sets are of another problem: a figure would be for a problem that was not verified.
+    /// If the sets are of another problem, or of other lengths: a figure would be for a problem that was not verified.
     pub fn new(
         device: &'d dyn Device,
         verified: Verified<'_>,
@@ -169,6 +173,7 @@ impl<'d> Prepared<'d> {
         options: &Options,
     ) -> Result<Self, Error> {
         assert_eq!(sets.problem(), &verified.problem, "verified on one problem, measured on another");
+        assert_eq!(sets.extension(), &verified.extension, "verified with some lengths, measured with others");
         let Verified { generation, problem, .. } = verified;
         let record = |passes: u32| {
             device.record(&mut || {
@@ -265,6 +270,17 @@ mod tests {
         assert_eq!(passes_recorded(micros(5), 85), 85);
         assert_eq!(passes_recorded(micros(2000), 4), 5);
         assert_eq!(passes_recorded(Duration::from_millis(600), 4), 1);
+    }
+
+    #[test]
+    #[should_panic(expected = "verified with some lengths, measured with others")]
+    fn other_lengths_than_the_verified_ones_are_not_timed() {
+        let case: Case = "h2 L42 d64 bf16 packed=4,30,30 lengths=5,0,30,7 blhd".parse().unwrap();
+        let device = sdpa_core::Interpreter::new();
+        let generation = sdpa::generations::find("v2i").unwrap();
+        let verified = Verified::new(&device, generation, &case).unwrap();
+        let sets = InputSets::new(&device, &case.problem, Cache::Warm).unwrap();
+        let _ = Prepared::new(&device, verified, &sets, &Options::default());
     }
 
     struct Counting<'a>(&'a std::cell::RefCell<Vec<u32>>, u32);

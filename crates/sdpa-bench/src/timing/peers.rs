@@ -6,7 +6,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use sdpa_core::{Dtype, Problem};
+use harness::regime::ExtensionData;
+use sdpa_core::{Dtype, Packing, Problem, Window};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -87,16 +88,17 @@ impl Peers {
     }
 
     /// Makes the peers ready for a problem, each checked against f32 arithmetic first: the names of those that are
-    /// ready, and why others are not.
+    /// ready, and why others are not. They get the lengths and sinks that the generations are timed with.
     ///
     /// # Errors
     /// [`PeerError`].
     pub fn prepare(
         &self,
         problem: &Problem,
+        extension: &ExtensionData,
         options: &Options,
     ) -> Result<(Vec<String>, BTreeMap<String, String>), PeerError> {
-        let question = json!({"prepare": {
+        let mut asked = json!({
             "batch": problem.batch(),
             "heads_q": problem.heads_q(),
             "heads_kv": problem.heads_kv(),
@@ -107,8 +109,11 @@ impl Peers {
             "mask": problem.mask().name(),
             "cold": options.cache == Cache::Cold,
             "sample_ms": options.sample.as_secs_f64() * 1e3,
-        }});
-        let answer = self.ask(&question)?;
+        });
+        for (field, value) in extension_fields(problem, extension) {
+            asked[field] = value;
+        }
+        let answer = self.ask(&json!({"prepare": asked}))?;
         let ready: Ready = serde_json::from_value(answer)
             .map_err(|error| PeerError::NoAnswer { question: "prepare".to_owned(), reason: error.to_string() })?;
         Ok((ready.peers, ready.skipped))
@@ -157,6 +162,28 @@ impl Peers {
             None => Ok(answer),
         }
     }
+}
+
+/// What a question says of a problem's extensions; nothing of a dense problem.
+fn extension_fields(problem: &Problem, data: &ExtensionData) -> Vec<(&'static str, Value)> {
+    let mut fields = Vec::new();
+    if let Some(Packing { longest_q, longest_kv, .. }) = problem.packing() {
+        fields.push(("cu_seqlens_q", json!(data.cu_seqlens_q)));
+        fields.push(("cu_seqlens_k", json!(data.cu_seqlens_k)));
+        fields.push(("longest_q", json!(longest_q)));
+        fields.push(("longest_kv", json!(longest_kv)));
+    }
+    if problem.window() != Window::ALL {
+        fields.push(("window", json!([problem.window().left, problem.window().right])));
+    }
+    if let Some(cap) = problem.softcap() {
+        fields.push(("softcap", json!(cap)));
+    }
+    // JSON has no infinity: a sink of −∞ is null.
+    fields.extend(problem.sinks().then(|| ("sinks", json!(data.sinks))));
+    fields.extend(problem.slopes().then(|| ("slopes", json!(data.slopes))));
+    fields.extend(problem.key_lengths().then(|| ("key_lengths", json!(data.key_lengths))));
+    fields
 }
 
 impl Drop for Peers {
@@ -220,11 +247,36 @@ mod tests {
         let options = Options::default();
         assert_eq!(peers.ceiling(Dtype::F16, &options).unwrap().matmul_tflops, 700.0);
         let problem = Problem::new(1, 8, 512, 64).mask(sdpa_core::Mask::Causal).build().unwrap();
-        let (ready, skipped) = peers.prepare(&problem, &options).unwrap();
+        let (ready, skipped) = peers.prepare(&problem, &ExtensionData::default(), &options).unwrap();
         assert_eq!((ready, skipped["fa3"].as_str()), (vec!["flash".to_owned()], "not installed"));
         assert_eq!(peers.contender("flash").sample().unwrap(), 9.5);
         let refused = peers.contender("cudnn").sample().unwrap_err().to_string();
         assert_eq!(refused, "bench/peers.py: RuntimeError: out of memory");
+    }
+
+    #[test]
+    fn peers_hear_what_generations_are_timed_with() {
+        let fields = |line: &str| {
+            let case: harness::case::Case = line.parse().unwrap();
+            let mut data = case.data().extension;
+            data.sinks.first_mut().into_iter().for_each(|sink| *sink = f32::NEG_INFINITY);
+            data.sinks.iter_mut().skip(1).for_each(|sink| *sink = 0.5);
+            Value::Object(
+                extension_fields(&case.problem, &data)
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .collect(),
+            )
+        };
+        assert_eq!(fields("h2 L42 d64"), json!({}));
+        assert_eq!(
+            fields("h2 L42 d64 packed=4,30,31 lengths=5,0,30,7 softcap=2 sinks"),
+            json!({
+                "cu_seqlens_q": [0, 5, 5, 35, 42], "cu_seqlens_k": [0, 5, 5, 35, 42], "longest_q": 30, "longest_kv": 31,
+                "softcap": 2.0, "sinks": [null, 0.5],
+            })
+        );
+        assert_eq!(fields("h2 L42 d64 causal window=7,all"), json!({"window": [7, null]}));
     }
 
     #[test]

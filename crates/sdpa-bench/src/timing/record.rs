@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use sdpa_core::{Dtype, Mask, Operand, Problem};
+use harness::case::Case;
+use sdpa_core::{Operand, Problem};
 use serde::{Deserialize, Serialize};
 
-use super::{Quartiles, Shape, Timing, Verdict};
+use super::{Quartiles, Timing, Verdict};
 
 /// Figures of one sitting and what they were taken with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,10 +44,11 @@ pub struct Ceiling {
 impl Ceiling {
     /// The least time that a pass could take: its arithmetic at the product's speed, or its tensors at the copy's, each
     /// read or written once, whichever takes longer.
-    pub fn least_us(&self, problem: &Problem) -> f64 {
+    pub fn least_us(&self, case: &Case) -> f64 {
+        let problem = &case.problem;
         let elements = |operand: &Operand| problem.shape(*operand).iter().product::<usize>();
         let bytes = Operand::ALL.iter().map(elements).sum::<usize>() * problem.dtype().bytes();
-        (problem.flops() / self.matmul_tflops * 1e-6).max(bytes as f64 / self.copy_gb_s * 1e-3)
+        (case.flops() / self.matmul_tflops * 1e-6).max(bytes as f64 / self.copy_gb_s * 1e-3)
     }
 }
 
@@ -93,6 +95,10 @@ pub struct Figure {
     pub dtype: String,
     /// `full`, `causal` or `causal-top-left`.
     pub mask: String,
+    /// What the problem asks for beyond dense attention, in the words of a case, lengths among them: `packed=2,30,30
+    /// lengths=5,30`. None for dense attention.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extensions: Option<String>,
     /// Median time of a pass, in microseconds.
     pub median_us: f64,
     /// Lower quartile.
@@ -120,8 +126,14 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// A contender's figure.
+    /// A contender's figure of dense attention, or of a problem whose lengths stand on the host.
     pub fn new(contender: &str, problem: &Problem, timing: &Timing) -> Self {
+        Self::of_case(contender, &Case::new(problem.clone()), timing)
+    }
+
+    /// A contender's figure.
+    pub fn of_case(contender: &str, case: &Case, timing: &Timing) -> Self {
+        let problem = &case.problem;
         Self {
             contender: contender.to_owned(),
             batch: problem.batch(),
@@ -132,10 +144,11 @@ impl Figure {
             head_dim: problem.head_dim(),
             dtype: problem.dtype().name().to_owned(),
             mask: problem.mask().name().to_owned(),
+            extensions: Some(case.extensions()).filter(|words| !words.is_empty()),
             median_us: timing.median_us,
             low_us: timing.low_us,
             high_us: timing.high_us,
-            tflops: Some(timing.tflops(problem.flops())),
+            tflops: Some(timing.tflops(case.flops())),
             cold_median_us: None,
             of_ceiling: None,
             parent: None,
@@ -151,18 +164,35 @@ impl Figure {
 
     /// The problem, contiguous and with the default scale, where this program knows its dtype and mask.
     pub fn problem(&self) -> Option<Problem> {
-        let dtype = [Dtype::F16, Dtype::Bf16].into_iter().find(|dtype| dtype.name() == self.dtype)?;
-        let masks = [Mask::Full, Mask::Causal, Mask::CausalTopLeft];
-        let mask = masks.into_iter().find(|mask| mask.name() == self.mask)?;
-        let &Self { batch, heads_q, heads_kv, len_q, len_kv, head_dim, .. } = self;
-        Shape { batch, heads_q, heads_kv, len_q, len_kv, head_dim }.problem(dtype, mask).ok()
+        self.case().map(|case| case.problem)
     }
 
-    /// True if it is a figure of this problem; strides and scale do not count.
+    /// The problem with its lengths, as [`problem`](Self::problem).
+    pub fn case(&self) -> Option<Case> {
+        let Self { batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype, mask, .. } = self;
+        let words = self.extensions.as_deref().unwrap_or_default();
+        // Packed tensors are [total, heads, head_dim].
+        let layout = if words.starts_with("packed=") { "blhd" } else { "bhld" };
+        let line =
+            format!("b{batch} h{heads_q}/{heads_kv} q{len_q} kv{len_kv} d{head_dim} {dtype} {mask} {words} {layout}");
+        line.parse().ok()
+    }
+
+    /// True if it is a figure of this problem, without lengths of its own; strides and scale do not count.
     pub fn is_of(&self, problem: &Problem) -> bool {
         (self.batch, self.heads_q, self.heads_kv) == (problem.batch(), problem.heads_q(), problem.heads_kv())
             && (self.len_q, self.len_kv, self.head_dim) == (problem.len_q(), problem.len_kv(), problem.head_dim())
             && (self.dtype.as_str(), self.mask.as_str()) == (problem.dtype().name(), problem.mask().name())
+            && self.extensions.as_deref().unwrap_or_default() == Case::new(problem.clone()).extensions()
+    }
+
+    /// True if both are figures of one problem, with the same extensions and lengths.
+    pub fn is_beside(&self, other: &Self) -> bool {
+        let sizes = |figure: &Self| {
+            [figure.batch, figure.heads_q, figure.heads_kv, figure.len_q, figure.len_kv, figure.head_dim]
+        };
+        sizes(self) == sizes(other)
+            && (&self.dtype, &self.mask, &self.extensions) == (&other.dtype, &other.mask, &other.extensions)
     }
 }
 
@@ -219,6 +249,11 @@ impl Record {
         self.figures.iter().find(|figure| figure.contender == contender && figure.is_of(problem))
     }
 
+    /// A contender's figure of the problem that another figure is of.
+    pub fn beside(&self, contender: &str, other: &Figure) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.contender == contender && figure.is_beside(other))
+    }
+
     /// The fastest peer's figure of a problem. Generations, which have a kernel's fingerprint, are no peers.
     pub fn best_peer(&self, problem: &Problem) -> Option<&Figure> {
         let peers = self.figures.iter().filter(|figure| figure.kernel.is_none() && figure.is_of(problem));
@@ -229,6 +264,37 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sdpa_core::Mask;
+
+    /// Figures of the same sizes with other extensions or lengths are of other problems.
+    #[test]
+    fn extensions_and_lengths_tell_problems_apart() {
+        let lines = [
+            "h2 L42 d64 bf16 causal",
+            "h2 L42 d64 bf16 causal sinks",
+            "h2 L42 d64 bf16 causal window=7,all",
+            "h2 L42 d64 bf16 causal packed=4,30,30 blhd",
+            "h2 L42 d64 bf16 causal packed=4,30,30 lengths=5,0,30,7 blhd",
+            "h2 L42 d64 bf16 causal packed=4,30,30 lengths=0,5,30,7 blhd",
+        ];
+        let cases: Vec<Case> = lines.iter().map(|line| line.parse().unwrap()).collect();
+        let figure = |case| Figure::of_case("flash", case, &Timing::new(vec![2.0]));
+        let record = Record { figures: cases.iter().map(figure).collect(), ..Record::default() };
+        let read: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        for (index, case) in cases.iter().enumerate() {
+            let figure = &read.figures[index];
+            assert_eq!(figure.case().as_ref(), Some(case));
+            let beside: Vec<usize> = (0..6).filter(|other| read.figures[*other].is_beside(figure)).collect();
+            assert_eq!(beside, [index]);
+            let of: Vec<usize> = (0..6).filter(|other| read.figures[*other].is_of(&case.problem)).collect();
+            assert_eq!(of, if case.lengths.is_some() { [3] } else { [index] });
+            assert_eq!(record.figures[index].tflops, Some(case.flops() / 2.0 * 1e-6));
+        }
+        // What was written before there were extensions is dense attention.
+        let old = serde_json::to_value(&read.figures[0]).unwrap();
+        assert_eq!((old.get("extensions"), read.figures[0].extensions.as_deref()), (None, None));
+        assert_eq!(read.figures[1].extensions.as_deref(), Some("sinks"));
+    }
 
     #[test]
     fn a_record_reads_back_and_knows_its_fastest() {
@@ -263,13 +329,14 @@ mod tests {
             copy: String::new(),
             copy_gb_s: 4000.0,
         };
+        let of = |problem: &Problem| Case::new(problem.clone());
         // 4·16·2048²·64 operations; half of them under a causal mask.
         let long = Problem::new(2, 8, 2048, 64).build().unwrap();
-        assert!((ceiling.least_us(&long) - 34.36).abs() < 0.01);
+        assert!((ceiling.least_us(&of(&long)) - 34.36).abs() < 0.01);
         let causal = long.to_builder().mask(Mask::Causal).build().unwrap();
-        assert!((ceiling.least_us(&causal) / ceiling.least_us(&long) - 0.5).abs() < 0.001);
+        assert!((ceiling.least_us(&of(&causal)) / ceiling.least_us(&of(&long)) - 0.5).abs() < 0.001);
         // A query over a cache: 2 × 8 × 4096 × 128 elements of 2 bytes, and next to nothing else.
         let decode = Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096).build().unwrap();
-        assert!((ceiling.least_us(&decode) - 4.198).abs() < 0.001, "{}", ceiling.least_us(&decode));
+        assert!((ceiling.least_us(&of(&decode)) - 4.198).abs() < 0.001, "{}", ceiling.least_us(&of(&decode)));
     }
 }

@@ -77,10 +77,11 @@ impl Moves {
         let mut found = Self::default();
         let mut problems = Vec::new();
         for figure in now.figures.iter().filter(|figure| figure.kernel.is_some()) {
-            let Some(problem) = figure.problem() else { continue };
-            let Some(earlier) = before.of(&figure.contender, &problem) else { continue };
+            let Some(case) = figure.case() else { continue };
+            let Some(earlier) = before.beside(&figure.contender, figure) else { continue };
             // A peer has no kernel of ours: in each run it is the peer that was the fastest.
-            let kernel = |record: &Record, with: &str| record.of(with, &problem).and_then(|other| other.kernel.clone());
+            let kernel =
+                |record: &Record, with: &str| record.beside(with, figure).and_then(|other| other.kernel.clone());
             let is_unchanged = earlier.kernel == figure.kernel;
             let beside_peer = earlier.best_peer.as_ref().zip(figure.best_peer.as_ref());
             let beside_parent = earlier.parent.as_ref().zip(figure.parent.as_ref());
@@ -93,8 +94,8 @@ impl Moves {
                     found.about_others += 1;
                     continue;
                 }
-                if !problems.contains(&problem) {
-                    problems.push(problem.clone());
+                if !problems.contains(&case) {
+                    problems.push(case.clone());
                 }
                 if [then.verdict, now.verdict].contains(&Verdict::Ambiguous) {
                     found.ambiguous += 1;
@@ -103,7 +104,7 @@ impl Moves {
                 } else {
                     found.moved.push(Move {
                         contender: figure.contender.clone(),
-                        problem: problem.to_string(),
+                        problem: case.problem.to_string(),
                         then_and_now: [then, now].map(|found| (found.with.clone(), found.verdict)),
                     });
                 }

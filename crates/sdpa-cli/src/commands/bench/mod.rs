@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use harness::case::{Case, CaseError};
 use sdpa::generations;
 use sdpa_bench::timing::{self, Baseline, Ceiling, Grid, Moves, Options, Peers, Record, Shape};
 use sdpa_cli::files;
-use sdpa_core::{Dtype, Error, Mask, Problem, ProblemError};
+use sdpa_core::{Dtype, Error, Mask};
 use sdpa_toolchain::write_whole;
 
 use super::{FAILED, Outcome, generations_or_all, keeps_time, open, spinner};
@@ -41,10 +42,10 @@ pub(crate) struct Bench {
     /// Element type; by default each grid's own, and f16 for shapes
     #[arg(long, value_enum)]
     dtype: Option<DtypeName>,
-    /// With a causal mask (bottom-right)
+    /// With a causal mask (bottom-right); problems of the grids packed and windows have masks of their own
     #[arg(long, conflicts_with = "both")]
     causal: bool,
-    /// Without and with a causal mask
+    /// Without and with a causal mask; problems of the grids packed and windows have masks of their own
     #[arg(long)]
     both: bool,
     /// Which generations; all by default
@@ -53,7 +54,7 @@ pub(crate) struct Bench {
     /// Also with inputs that come from memory instead of the L2 cache
     #[arg(long)]
     cold: bool,
-    /// Also time PyTorch's backends and FlashAttention-3, in turn with ours, and measure the device's ceiling
+    /// Also time PyTorch's backends, FlashAttention-3 and -4, in turn with ours, and measure the device's ceiling
     /// (bench/peers.py)
     #[arg(long)]
     peers: bool,
@@ -94,6 +95,10 @@ enum GridName {
     Decode,
     /// Head dimensions 96 and 192
     Widths,
+    /// Packed sequences: many short ones, and a few long ones with a causal mask
+    Packed,
+    /// Windows, soft caps and sinks, with a causal mask
+    Windows,
     /// All of these
     All,
 }
@@ -118,7 +123,7 @@ impl From<DtypeName> for Dtype {
 struct Sweep {
     name: &'static str,
     dtype: Dtype,
-    problems: Vec<Problem>,
+    cases: Vec<Case>,
 }
 
 impl Bench {
@@ -154,14 +159,14 @@ impl Bench {
             }
             let ceiling = ceilings.get(sweep.dtype.name());
             record.ceilings.extend(ceiling.cloned());
-            for problem in &sweep.problems {
+            for case in &sweep.cases {
                 if is_over() {
                     break 'sweeps;
                 }
                 let sitting = Sitting {
                     device: &*device,
                     peers: peers.as_ref(),
-                    problem,
+                    case,
                     options: self.options(),
                     cold: self.cold,
                     ceiling,
@@ -199,7 +204,7 @@ impl Bench {
         if baseline.is_some() {
             writeln!(out, "{moves}")?;
         }
-        let asked: usize = sweeps.iter().map(|sweep| sweep.problems.len()).sum();
+        let asked: usize = sweeps.iter().map(|sweep| sweep.cases.len()).sum();
         if let Some(minutes) = self.minutes.filter(|_| count < asked) {
             return Err(format!("{minutes} minutes were over before {} of {asked} problems", asked - count).into());
         }
@@ -234,7 +239,7 @@ impl Bench {
         }
     }
 
-    fn sweeps(&self) -> Result<Vec<Sweep>, ProblemError> {
+    fn sweeps(&self) -> Result<Vec<Sweep>, CaseError> {
         let mut grids: Vec<Grid> = Vec::new();
         let asked = match (self.grids.as_slice(), self.shapes.is_empty()) {
             ([], true) => &[GridName::Acceptance][..],
@@ -247,6 +252,8 @@ impl Bench {
                 GridName::Short => &[Grid::Short],
                 GridName::Decode => &[Grid::Decode],
                 GridName::Widths => &[Grid::Widths],
+                GridName::Packed => &[Grid::Packed],
+                GridName::Windows => &[Grid::Windows],
                 GridName::All => &Grid::ALL,
             };
             grids.extend(these.iter().filter(|grid| !grids.contains(grid)).collect::<Vec<_>>());
@@ -256,21 +263,25 @@ impl Bench {
             (_, true) => &[Mask::Causal],
             _ => &[Mask::Full],
         };
-        let sweep = |name, dtype, shapes: &[Shape]| {
+        let dense = |dtype, shapes: &[Shape]| -> Result<Vec<Case>, CaseError> {
             let problems = shapes.iter().flat_map(|shape| {
                 // The last query sees every key either way.
                 let masks = if self.both && shape.len_q == 1 { &masks[..1] } else { masks };
-                masks.iter().map(|mask| shape.problem(dtype, *mask))
+                masks.iter().map(|mask| Ok(Case::new(shape.problem(dtype, *mask)?)))
             });
-            Ok(Sweep { name, dtype, problems: problems.collect::<Result<_, _>>()? })
+            problems.collect()
         };
         let dtype = self.dtype.map(Dtype::from);
         let mut sweeps = Vec::new();
         if !self.shapes.is_empty() {
-            sweeps.push(sweep("shapes", dtype.unwrap_or(Dtype::F16), &self.shapes)?);
+            let dtype = dtype.unwrap_or(Dtype::F16);
+            sweeps.push(Sweep { name: "shapes", dtype, cases: dense(dtype, &self.shapes)? });
         }
         for grid in grids {
-            sweeps.push(sweep(grid.name(), dtype.unwrap_or(grid.dtype()), &grid.shapes())?);
+            let dtype = dtype.unwrap_or(grid.dtype());
+            let mut cases = dense(dtype, &grid.shapes())?;
+            cases.extend(grid.cases(dtype)?);
+            sweeps.push(Sweep { name: grid.name(), dtype, cases });
         }
         Ok(sweeps)
     }
@@ -319,7 +330,7 @@ mod tests {
         let sweeps = program.bench.sweeps().unwrap();
         let line = |sweep: &Sweep| {
             let name = file_name("NVIDIA H200 (sm_90, 132 multiprocessors)", sweep);
-            format!("{name}: {}", sweep.problems.len())
+            format!("{name}: {}", sweep.cases.len())
         };
         sweeps.iter().map(line).collect()
     }
@@ -329,12 +340,15 @@ mod tests {
         assert_eq!(sweeps(""), ["nvidia-h200-acceptance-f16.json: 3"]);
         assert_eq!(sweeps("--grid targets --dtype f16 --causal"), ["nvidia-h200-targets-f16.json: 21"]);
         assert_eq!(sweeps("--shape 1,8,512,64 --shape 8,32,4096,128,8,1 --both"), ["nvidia-h200-shapes-f16.json: 3"]);
+        assert_eq!(sweeps("--grid packed --both --dtype f16"), ["nvidia-h200-packed-f16.json: 8"]);
         assert_eq!(
             sweeps("--grid acceptance,all --both"),
             [
                 "nvidia-h200-acceptance-f16.json: 6",
                 "nvidia-h200-short-f16.json: 20",
                 "nvidia-h200-decode-bf16.json: 8",
+                "nvidia-h200-packed-bf16.json: 8",
+                "nvidia-h200-windows-bf16.json: 7",
                 "nvidia-h200-widths-bf16.json: 8",
                 "nvidia-h200-targets-bf16.json: 42",
             ]

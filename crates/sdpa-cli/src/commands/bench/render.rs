@@ -2,10 +2,9 @@
 
 use harness::table::{Align, Table, microseconds};
 use sdpa_bench::timing::{self, Comparison, Figure, Record};
-use sdpa_core::Problem;
 
 /// One row per contender; columns without any value are left out.
-pub(super) fn table(problem: &Problem, figures: &[Figure], baseline: Option<&Record>) -> String {
+pub(super) fn table(figures: &[Figure], baseline: Option<&Record>) -> String {
     type Column<'a> = (&'static str, Align, Vec<Option<String>>);
     let column = |title, align, cell: &dyn Fn(&Figure) -> Option<String>| -> Column<'_> {
         (title, align, figures.iter().map(cell).collect())
@@ -14,7 +13,7 @@ pub(super) fn table(problem: &Problem, figures: &[Figure], baseline: Option<&Rec
         |found: &Option<Comparison>| found.as_ref().map(|found| format!("{:.2} ({})", found.speedup, found.with));
     let verdict = |found: &Option<Comparison>| found.as_ref().map(|found| found.verdict.to_string());
     let earlier = |figure: &Figure| {
-        baseline.and_then(|record| record.of(&figure.contender, problem)).map(|old| timing::beside(figure, old))
+        baseline.and_then(|record| record.beside(&figure.contender, figure)).map(|old| timing::beside(figure, old))
     };
     use Align::{Left, Right};
     let columns = [
@@ -47,6 +46,7 @@ pub(super) fn table(problem: &Problem, figures: &[Figure], baseline: Option<&Rec
 mod tests {
     use super::*;
     use sdpa_bench::timing::Timing;
+    use sdpa_core::Problem;
 
     fn figures(problem: &Problem) -> Vec<Figure> {
         let figure = |name: &str, samples: [f64; 3], kernel: Option<&str>| Figure {
@@ -68,7 +68,7 @@ mod tests {
     fn ratios_are_to_the_parent_the_best_peer_and_the_baseline() {
         let problem = Problem::new(1, 8, 512, 64).build().unwrap();
         let mut figures = figures(&problem);
-        insta::assert_snapshot!(table(&problem, &figures, None), @r"
+        insta::assert_snapshot!(table(&figures, None), @r"
         contender    µs      ±  TFLOP/s  cold µs   × parent  verdict   × best peer  verdict
         v1          301  0.2 %      1.8      602          –           0.03 (cudnn)  slower
         v2b         100  0.2 %      5.3      201  3.00 (v1)  faster   0.09 (cudnn)  slower
@@ -80,7 +80,7 @@ mod tests {
             figure.cold_median_us = None;
         }
         let baseline = Record { figures: figures[..1].to_vec(), ..Record::default() };
-        insta::assert_snapshot!(table(&problem, &figures, Some(&baseline)), @r"
+        insta::assert_snapshot!(table(&figures, Some(&baseline)), @r"
         contender    µs      ±  TFLOP/s  of ceiling   × parent  verdict   × best peer  verdict  × baseline  verdict
         v1          301  0.2 %      1.8         0 %          –           0.03 (cudnn)  slower         1.00  same
         v2b         100  0.2 %      5.3         1 %  3.00 (v1)  faster   0.09 (cudnn)  slower            –

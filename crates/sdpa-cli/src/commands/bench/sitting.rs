@@ -23,7 +23,7 @@ type AnyError = Box<dyn StdError>;
 pub(in crate::commands) struct Sitting<'a> {
     pub(in crate::commands) device: &'a dyn Device,
     pub(in crate::commands) peers: Option<&'a Peers>,
-    pub(in crate::commands) problem: &'a Problem,
+    pub(in crate::commands) case: &'a Case,
     pub(in crate::commands) options: Options,
     pub(in crate::commands) cold: bool,
     pub(in crate::commands) ceiling: Option<&'a Ceiling>,
@@ -40,11 +40,11 @@ impl Sitting<'_> {
         generations: &[&'static dyn Attention],
         record: &mut Record,
     ) -> Result<bool, AnyError> {
-        let problem = self.problem;
-        writeln!(out, "\n{} {} {}", shape_of(problem), problem.dtype(), problem.mask().name())?;
+        let problem = &self.case.problem;
+        writeln!(out, "\n{} {} {}{}", shape_of(problem), problem.dtype(), problem.mask().name(), self.extensions())?;
         let started = Instant::now();
         let progress = spinner(format!("asking the oracle about {problem}"));
-        let question = Question::new(Case::new(problem.clone()), Thoroughness::before_timing(problem));
+        let question = Question::new(self.case.clone(), Thoroughness::before_timing(problem));
         progress.finish_and_clear();
         let question = question?;
         let asked = started.elapsed();
@@ -76,18 +76,30 @@ impl Sitting<'_> {
             let generation = right.iter().find(|generation| generation.generation().id == name);
             figures.push(Figure {
                 cold_median_us: cold.map(|(_, timing)| timing.median_us),
-                of_ceiling: self.ceiling.map(|ceiling| ceiling.least_us(problem) / timing.median_us),
+                of_ceiling: self.ceiling.map(|ceiling| ceiling.least_us(self.case) / timing.median_us),
                 kernel: generation.map(|generation| self.fingerprint(*generation)).transpose()?,
-                ..Figure::new(&name, problem, &timing)
+                ..Figure::of_case(&name, self.case, &timing)
             });
         }
         timing::judge(&mut figures, &parent_of);
-        write!(out, "{}", render::table(problem, &figures, self.baseline))?;
+        write!(out, "{}", render::table(&figures, self.baseline))?;
         let seconds = [asked, verified - asked, started.elapsed() - verified].map(|part| part.as_secs_f64());
         writeln!(out, "oracle {:.1} s, verification {:.1} s, timing {:.1} s", seconds[0], seconds[1], seconds[2])?;
         out.flush()?;
         record.figures.extend(figures);
         Ok(all_right)
+    }
+
+    fn problem(&self) -> &Problem {
+        &self.case.problem
+    }
+
+    /// What is asked for beyond dense attention, for people: lengths by the dozen are in the record.
+    fn extensions(&self) -> String {
+        match Case::new(self.problem().clone()).extensions() {
+            words if words.is_empty() => words,
+            words => format!(" {words}"),
+        }
     }
 
     /// Proofs of the generations that are right, and whether all that take the problem are.
@@ -99,7 +111,7 @@ impl Sitting<'_> {
         absent: &mut Vec<Absent>,
     ) -> Result<(Vec<Verified<'static>>, bool), AnyError> {
         let (mut right, mut all_right) = (Vec::new(), true);
-        let progress = spinner(format!("verifying on {}", self.problem));
+        let progress = spinner(format!("verifying on {}", self.problem()));
         let answers = Verified::all(self.device, generations, question);
         progress.finish_and_clear();
         for (generation, answer) in generations.iter().zip(answers) {
@@ -129,7 +141,7 @@ impl Sitting<'_> {
         absent: &mut Vec<Absent>,
     ) -> Result<Vec<(String, Timing)>, AnyError> {
         let options = Options { cache, ..self.options };
-        let sets = InputSets::of(self.device, self.problem, question.data(), cache)?;
+        let sets = InputSets::of(self.device, self.problem(), question.data(), cache)?;
         let mut names = Vec::new();
         let mut contenders: Vec<Box<dyn Contender<Error = AnyError> + '_>> = Vec::new();
         for proof in proofs {
@@ -137,8 +149,8 @@ impl Sitting<'_> {
             contenders.push(Box::new(AnyContender(Prepared::new(self.device, proof, &sets, &options)?)));
         }
         if let Some(peers) = self.peers {
-            let progress = spinner(format!("preparing the peers for {}", self.problem));
-            let prepared = peers.prepare(self.problem, &options);
+            let progress = spinner(format!("preparing the peers for {}", self.problem()));
+            let prepared = peers.prepare(self.problem(), &question.data().extension, &options);
             progress.finish_and_clear();
             let (ready, skipped) = prepared?;
             for name in ready {
@@ -152,7 +164,7 @@ impl Sitting<'_> {
             }
         }
         let progress = bar(options.samples as u64);
-        progress.set_message(format!("timing {}", self.problem));
+        progress.set_message(format!("timing {}", self.problem()));
         let timings = timing::round_robin(&mut contenders, options.samples, || progress.inc(1));
         progress.finish_and_clear();
         Ok(names.into_iter().zip(timings?).collect())
@@ -168,14 +180,14 @@ impl Sitting<'_> {
         writeln!(out, "  not timed: {contender}: {reason}")?;
         absent.push(Absent {
             contender: contender.to_owned(),
-            problem: self.problem.to_string(),
+            problem: self.problem().to_string(),
             reason: reason.to_owned(),
         });
         Ok(())
     }
 
     fn fingerprint(&self, generation: &dyn Attention) -> Result<String, AnyError> {
-        Ok(Fingerprint::of_plan(&generation.plan(self.problem, self.device.limits())?)?)
+        Ok(Fingerprint::of_plan(&generation.plan(self.problem(), self.device.limits())?)?)
     }
 }
 

@@ -307,7 +307,7 @@ impl Gate {
             let sitting = Sitting {
                 device,
                 peers: None,
-                problem: &problem,
+                case: &Case::new(problem.clone()),
                 options: Options::default(),
                 cold: false,
                 ceiling: None,
