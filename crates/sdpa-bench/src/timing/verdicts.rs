@@ -206,6 +206,27 @@ mod tests {
         assert_eq!(Moves::between(&before, &now), Moves { about_others: 1, ..Moves::default() });
     }
 
+    /// A verdict on packed sequences is about their lengths.
+    #[test]
+    fn only_figures_of_the_same_lengths_are_compared() {
+        let record = |line: &str, us: f64| {
+            let case = line.parse().unwrap();
+            let figure = |who: &str, us| Figure {
+                kernel: (who == "v1").then(|| "kernel".to_owned()),
+                ..Figure::of_case(who, &case, &Timing::new(vec![us]))
+            };
+            let mut figures = vec![figure("v1", us), figure("fa3", 10.0)];
+            judge(&mut figures, &family);
+            Record { figures, ..Record::default() }
+        };
+        let packed = "L42 d64 packed=4,30,30 blhd";
+        let before = record(&format!("{packed} lengths=5,0,30,7"), 5.0);
+        assert_eq!(Moves::between(&before, &record(&format!("{packed} lengths=5,0,30,7"), 20.0)).moved.len(), 1);
+        for other in [packed.to_owned(), format!("{packed} lengths=0,5,30,7"), "L42 d64".to_owned()] {
+            assert_eq!(Moves::between(&before, &record(&other, 20.0)), Moves::default(), "{other}");
+        }
+    }
+
     #[test]
     fn grids_add_up() {
         let before = judged(&[("v1", 90.0), ("v2", 9.0), ("cudnn", 10.0)]);
