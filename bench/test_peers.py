@@ -120,6 +120,18 @@ class Passes(unittest.TestCase):
             self.assertIn("not installed", self.unfit("fa4", problem()))
 
 
+    def test_a_peer_that_fails_is_named_and_the_others_are_timed(self):
+        def peer(name, *_):
+            if name == "fa3":
+                return name
+            raise {"flash": peers.Unfit("takes no sinks"), "fa4": KeyError("sm_90")}[name]
+
+        with mock.patch.object(peers, "peer", peer):
+            with mock.patch.object(peers, "reference"):
+                ready, skipped = peers.prepare(problem(), ["flash", "fa3", "fa4"], False, 5.0)
+        self.assertEqual((ready, skipped), ({"fa3": "fa3"}, {"flash": "takes no sinks", "fa4": "KeyError: 'sm_90'"}))
+
+
 class Reference(unittest.TestCase):
     def test_a_query_sees_its_own_sequence(self):
         self.assertEqual([packed().visible(row) for row in (0, 4, 5, 34, 41)], [(0, 5), (0, 5), (5, 35), (5, 35), (35, 42)])
