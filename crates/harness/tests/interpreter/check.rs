@@ -28,6 +28,7 @@ fn a_race_is_shown_with_both_lines_of_source_and_the_command_that_repeats_it() {
     insta::assert_snapshot!(render(&checked, SHOWN), @r#"
     kernels/mutants/shared_statistics_race.cu:57: error: race in shared memory: reads 4 bytes at shared address 0x4500 that thread 128 has written: no barrier and nothing else orders the write before thread 64's read
         57 |             const float alpha = raise_maximum(statistics, score * params.scale_log2e);
+           = missing: a barrier between the two, such as `__syncthreads()`
            = in `raise_maximum` at kernels/machine/softmax.cuh:26
         26 |     const float maximum = fmaxf(row.maximum, tile_maximum);
            = thread (64,0,0) of block (0,0,0) (warp 2, lane 0)
