@@ -555,9 +555,8 @@ impl ProblemBuilder {
     }
 
     /// Each query head has a sink, a logit in the softmax's sum without a value: [`Tensors::with_sinks`](crate::Tensors).
-    pub fn sinks(mut self) -> Self {
-        self.sinks = true;
-        self
+    pub fn sinks(self) -> Self {
+        self.sinks_if(true)
     }
 
     /// Each query head has a slope, by which scores fall with each key of distance from the diagonal:

@@ -67,6 +67,16 @@ pub struct Cuda {
     replaced: Mutex<Vec<CudaFunction>>,
 }
 
+/// The primary context of the device with this ordinal.
+fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
+    library::start(ordinal)?;
+    let context = CudaContext::new(ordinal).map_err(|error: DriverError| library::unusable(ordinal)(error.into()))?;
+    // SAFETY: a device allocates, frees and launches on one stream only, so there is nothing to order between streams;
+    // tracking would add an event record and wait to every launch, and break graph capture.
+    unsafe { context.disable_event_tracking() };
+    Ok(context)
+}
+
 impl Cuda {
     /// Opens the device with this ordinal and makes a stream for it.
     ///
@@ -74,12 +84,8 @@ impl Cuda {
     /// [`Error::NoDriver`] or [`Error::NoDevice`] where there is none. [`Error::DriverLibrary`],
     /// [`Error::DriverFunction`] or [`Error::UnusableDevice`] where there is one that cannot be used.
     pub fn new(ordinal: usize) -> Result<Self> {
-        library::start(ordinal)?;
         let unusable = |error: DriverError| library::unusable(ordinal)(error.into());
-        let context = CudaContext::new(ordinal).map_err(unusable)?;
-        // SAFETY: this device allocates, frees and launches on one stream only, so there is nothing to order between
-        // streams; tracking would add an event record and wait to every launch, and break graph capture.
-        unsafe { context.disable_event_tracking() };
+        let context = context(ordinal)?;
         Self::from_stream(context.new_stream().map_err(unusable)?)
     }
 
@@ -92,11 +98,7 @@ impl Cuda {
     /// # Safety
     /// The stream is one, and stays one as long as this device or work queued on it lives.
     pub unsafe fn from_raw_stream(ordinal: usize, stream: *mut std::ffi::c_void) -> Result<Self> {
-        library::start(ordinal)?;
-        let unusable = |error: DriverError| library::unusable(ordinal)(error.into());
-        let context = CudaContext::new(ordinal).map_err(unusable)?;
-        // SAFETY: as in `new`; the caller orders other streams.
-        unsafe { context.disable_event_tracking() };
+        let context = context(ordinal)?;
         // SAFETY: as promised by the caller.
         Self::from_stream(unsafe { context.wrap_borrowed_stream(stream.cast()) })
     }
