@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use sdpa_core::{Attention, Buffer, Device, Error, Operand, Problem, Tensors, View};
 
+use crate::extension_tensors::ExtensionTensors;
 use crate::far::{near, pieces, row_bytes, row_starts};
-use crate::regime::{Data, ExtensionData};
+use crate::regime::Data;
 
 /// Bits of an output element before the kernel runs: a quiet NaN in f16 and bf16, and twice over in f32, with a payload
 /// that no arithmetic makes (hardware makes 0x7fff).
@@ -154,60 +155,7 @@ pub(crate) struct Stage<'d> {
     surroundings: Surroundings,
     /// Query, key and value.
     inputs: [Placed; 3],
-    extension: ExtensionStage,
-}
-
-/// What the problem's extensions read, on a device.
-struct ExtensionStage {
-    cu_seqlens: Option<[Placed; 2]>,
-    key_lengths: Option<Placed>,
-    sinks: Option<Placed>,
-    slopes: Option<Placed>,
-}
-
-impl ExtensionStage {
-    fn new(
-        device: &dyn Device,
-        problem: &Problem,
-        data: &ExtensionData,
-        surroundings: Surroundings,
-    ) -> Result<Self, Error> {
-        let place = |name, asked: bool, words: Vec<u32>| {
-            let bytes = words.into_iter().flat_map(u32::to_le_bytes).collect();
-            asked.then(|| Placed::new(device, name, bytes, surroundings)).transpose()
-        };
-        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect();
-        let packed = problem.packing().is_some();
-        let queries = place("cu_seqlens_q", packed, data.cu_seqlens_q.clone())?;
-        let keys = place("cu_seqlens_k", packed, data.cu_seqlens_k.clone())?;
-        Ok(Self {
-            cu_seqlens: queries.zip(keys).map(|(queries, keys)| [queries, keys]),
-            key_lengths: place("key_lengths", problem.key_lengths(), data.key_lengths.clone())?,
-            sinks: place("sinks", problem.sinks(), bits(&data.sinks))?,
-            slopes: place("slopes", problem.slopes(), bits(&data.slopes))?,
-        })
-    }
-
-    /// The tensors with these besides.
-    fn add_to<'a>(&'a self, mut tensors: Tensors<'a>) -> Tensors<'a> {
-        if let Some([queries, keys]) = &self.cu_seqlens {
-            tensors = tensors.with_cu_seqlens(queries.view(), keys.view());
-        }
-        if let Some(lengths) = &self.key_lengths {
-            tensors = tensors.with_key_lengths(lengths.view());
-        }
-        if let Some(sinks) = &self.sinks {
-            tensors = tensors.with_sinks(sinks.view());
-        }
-        if let Some(slopes) = &self.slopes {
-            tensors = tensors.with_slopes(slopes.view());
-        }
-        tensors
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Placed> {
-        self.cu_seqlens.iter().flatten().chain(&self.key_lengths).chain(&self.sinks).chain(&self.slopes)
-    }
+    extension: ExtensionTensors<Placed>,
 }
 
 impl<'d> Stage<'d> {
@@ -221,7 +169,9 @@ impl<'d> Stage<'d> {
             |operand, elements: &[u16]| Placed::operand(device, problem, operand, to_bytes(elements), surroundings);
         let inputs =
             [place(Operand::Query, &data.query)?, place(Operand::Key, &data.key)?, place(Operand::Value, &data.value)?];
-        let extension = ExtensionStage::new(device, problem, &data.extension, surroundings)?;
+        let extension = ExtensionTensors::new(problem, &data.extension, |name, bytes| {
+            Placed::new(device, name, bytes, surroundings)
+        })?;
         Ok(Self { device, problem, surroundings, inputs, extension })
     }
 
@@ -379,6 +329,12 @@ impl Placed {
             return Err(fault("behind its end", *nearest, above.len()).into());
         }
         Ok(tensor)
+    }
+}
+
+impl<'a> From<&'a Placed> for View<'a> {
+    fn from(placed: &'a Placed) -> Self {
+        placed.view()
     }
 }
 

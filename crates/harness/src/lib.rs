@@ -10,6 +10,7 @@ pub mod check;
 pub mod counters;
 pub mod coverage;
 pub mod execute;
+pub mod extension_tensors;
 pub mod far;
 pub mod golden;
 pub mod mutants;

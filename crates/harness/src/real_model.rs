@@ -5,7 +5,7 @@ use safetensors::SafeTensors;
 use sdpa_core::{Attention, Device, Layout, Mask, Packing, Problem, ProblemError, Window};
 use sdpa_ref::Judged;
 
-use crate::regime::{Data, ExtensionData};
+use crate::regime::{Data, ExtensionData, cumulative};
 use crate::verify::{Reason, Thoroughness, verify_data};
 
 /// Where it comes from is told beside the file.
@@ -72,10 +72,6 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
 
 /// Where the sequences begin, in queries and in keys.
 fn packed() -> ExtensionData {
-    let ends = PACKED.iter().scan(0, |end, length| {
-        *end += *length as u32;
-        Some(*end)
-    });
-    let cu_seqlens: Vec<u32> = std::iter::once(0).chain(ends).collect();
+    let cu_seqlens = cumulative(&PACKED);
     ExtensionData { cu_seqlens_q: cu_seqlens.clone(), cu_seqlens_k: cu_seqlens, ..ExtensionData::default() }
 }

@@ -4,6 +4,7 @@ use sdpa_core::{Buffer, Device, Error, Operand, Problem, Tensors};
 
 use harness::case::Case;
 use harness::execute::to_bytes;
+use harness::extension_tensors::ExtensionTensors;
 use harness::regime::{Data, ExtensionData};
 
 /// What passes find in the L2 cache.
@@ -33,10 +34,7 @@ pub struct InputSets {
 struct Set {
     /// Query, key, value and output.
     operands: [Buffer; 4],
-    cu_seqlens: Option<[Buffer; 2]>,
-    key_lengths: Option<Buffer>,
-    sinks: Option<Buffer>,
-    slopes: Option<Buffer>,
+    extension: ExtensionTensors<Buffer>,
 }
 
 impl InputSets {
@@ -56,23 +54,12 @@ impl InputSets {
         let bytes = [&data.query, &data.key, &data.value].map(|bits| to_bytes(bits));
         let count = sets_needed(bytes.iter().map(Vec::len).sum(), cache);
         let out = problem.span(Operand::Output) * problem.dtype().bytes();
-        let words = |asked: bool, words: Vec<u32>| {
-            let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
-            asked.then(|| device.upload(&bytes)).transpose()
-        };
-        let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect();
         let extension = &data.extension;
         let set = || {
             let [query, key, value] = &bytes;
-            let packed = problem.packing().is_some();
-            let queries = words(packed, extension.cu_seqlens_q.clone())?;
-            let keys = words(packed, extension.cu_seqlens_k.clone())?;
             Ok(Set {
                 operands: [device.upload(query)?, device.upload(key)?, device.upload(value)?, device.allocate(out)?],
-                cu_seqlens: queries.zip(keys).map(|(queries, keys)| [queries, keys]),
-                key_lengths: words(problem.key_lengths(), extension.key_lengths.clone())?,
-                sinks: words(problem.sinks(), bits(&extension.sinks))?,
-                slopes: words(problem.slopes(), bits(&extension.slopes))?,
+                extension: ExtensionTensors::new(problem, extension, |_, bytes| device.upload(&bytes))?,
             })
         };
         let sets = (0..count).map(|_| set()).collect::<Result<_, Error>>()?;
@@ -98,22 +85,8 @@ impl InputSets {
 
     /// The tensors of a pass.
     pub fn tensors(&self, pass: usize) -> Tensors<'_> {
-        let Set { operands: [query, key, value, output], cu_seqlens, key_lengths, sinks, slopes } =
-            &self.sets[pass % self.sets.len()];
-        let mut tensors = Tensors::new(query, key, value, output);
-        if let Some([queries, keys]) = cu_seqlens {
-            tensors = tensors.with_cu_seqlens(queries, keys);
-        }
-        if let Some(lengths) = key_lengths {
-            tensors = tensors.with_key_lengths(lengths);
-        }
-        if let Some(sinks) = sinks {
-            tensors = tensors.with_sinks(sinks);
-        }
-        if let Some(slopes) = slopes {
-            tensors = tensors.with_slopes(slopes);
-        }
-        tensors
+        let Set { operands: [query, key, value, output], extension } = &self.sets[pass % self.sets.len()];
+        extension.add_to(Tensors::new(query, key, value, output))
     }
 }
 

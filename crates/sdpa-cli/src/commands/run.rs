@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use harness::extension_tensors::ExtensionTensors;
 use sdpa_cli::files::{self, Asked, Expected, UserTensors};
 use sdpa_core::{
-    Attention, Buffer, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
+    Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
     Unsupported, Window,
 };
 use sdpa_ref::{Found, Measured, Reference, Rows, Tolerance};
@@ -275,7 +276,7 @@ fn compute(
     let (query, key, value) = (upload(&tensors.query)?, upload(&tensors.key)?, upload(&tensors.value)?);
     let output = device.allocate(problem.span(Operand::Output) * problem.dtype().bytes())?;
     let lse = device.allocate(problem.lse_len() * size_of::<f32>())?;
-    let extension = Extension::upload(device, tensors)?;
+    let extension = ExtensionTensors::new(problem, &tensors.extension, |_, bytes| device.upload(&bytes))?;
     let tensors = Tensors::new(&query, &key, &value, &output).with_lse(&lse);
     generation.forward(device, problem, &extension.add_to(tensors))?;
 
@@ -287,48 +288,6 @@ fn compute(
         out: out_bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect(),
         lse: lse_bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
     })
-}
-
-/// What the problem's extensions read, on the device.
-struct Extension {
-    cu_seqlens: Option<[Buffer; 2]>,
-    key_lengths: Option<Buffer>,
-    sinks: Option<Buffer>,
-    slopes: Option<Buffer>,
-}
-
-impl Extension {
-    fn upload(device: &dyn Device, tensors: &UserTensors) -> Result<Self, sdpa_core::Error> {
-        let UserTensors { problem, extension: data, .. } = tensors;
-        let upload = |asked: bool, bytes: Vec<u8>| asked.then(|| device.upload(&bytes)).transpose();
-        let integers = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let numbers = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let packed = problem.packing().is_some();
-        let queries = upload(packed, integers(&data.cu_seqlens_q))?;
-        let keys = upload(packed, integers(&data.cu_seqlens_k))?;
-        Ok(Self {
-            cu_seqlens: queries.zip(keys).map(|(queries, keys)| [queries, keys]),
-            key_lengths: upload(problem.key_lengths(), integers(&data.key_lengths))?,
-            sinks: upload(problem.sinks(), numbers(&data.sinks))?,
-            slopes: upload(problem.slopes(), numbers(&data.slopes))?,
-        })
-    }
-
-    fn add_to<'a>(&'a self, mut tensors: Tensors<'a>) -> Tensors<'a> {
-        if let Some([queries, keys]) = &self.cu_seqlens {
-            tensors = tensors.with_cu_seqlens(queries, keys);
-        }
-        if let Some(lengths) = &self.key_lengths {
-            tensors = tensors.with_key_lengths(lengths);
-        }
-        if let Some(sinks) = &self.sinks {
-            tensors = tensors.with_sinks(sinks);
-        }
-        if let Some(slopes) = &self.slopes {
-            tensors = tensors.with_slopes(slopes);
-        }
-        tensors
-    }
 }
 
 /// Prints the error against the reference that came with the inputs, and whether it is what rounding explains.
