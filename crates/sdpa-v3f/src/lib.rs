@@ -157,7 +157,9 @@ mod tests {
     /// Every tile of every sequence has a number in the grid, wherever sequences begin.
     #[test]
     fn the_grid_holds_every_tile() {
-        for (rows, lengths) in [(128, vec![1_usize; 70]), (128, vec![0, 127, 128, 129, 0, 1, 400]), (192, vec![5, 0, 0])] {
+        for (rows, lengths) in
+            [(128, vec![1_usize; 70]), (128, vec![0, 127, 128, 129, 0, 1, 400]), (192, vec![5, 0, 0])]
+        {
             let (mut begin, mut next) = (0, 0);
             for (sequence, length) in lengths.iter().enumerate() {
                 let first = begin / rows + sequence;
