@@ -559,35 +559,48 @@ private:
         bool large = false;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            RowStatistics& row = statistics[half];
-            const float before = exponent(row.maximum);
-            float grown = fmaxf(row.maximum, maximum[half]);
-            const bool is_exact = is_large_row(row.maximum) || is_large_row(grown);
-            if (!is_exact && exponent(grown) - before <= float(SLACK)) grown = row.maximum;
-            subtrahend[half] = safe_maximum(exponent(grown));
-            factor[half] = exp2_approx(before - subtrahend[half]);
-            if (is_exact) {
-                factor[half] = exp2_approx((row.maximum - grown) * exponent_scale);
-                if (is_large_row(grown)) {
-                    large = true;
-                    subtrahend[half] = 0.0f;
-                }
+            const float before = exponent(statistics[half].maximum);
+            maximum[half] = fmaxf(maximum[half], statistics[half].maximum);
+            float after = exponent(maximum[half]);
+            large |= IS_PLAIN && (is_large(before) || is_large(after));
+            if (after - before <= float(SLACK)) {
+                maximum[half] = statistics[half].maximum;
+                after = before;
             }
-            row.maximum = grown;
-            row.sum *= factor[half];
+            subtrahend[half] = safe_maximum(after);
+            factor[half] = exp2_approx(before - subtrahend[half]);
         }
-        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences();
-    }
-
-    __device__ void take_differences() {
+        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences(maximum, subtrahend);
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            const float maximum = statistics[half].maximum;
-            if (!is_large_row(maximum)) continue;
+            statistics[half].maximum = maximum[half];
+            statistics[half].sum *= factor[half];
+        }
+    }
+
+    // Scores of rows whose exponents are so large that their rounding could show become differences
+    // to the maximum, and lag behind none.
+    __device__ void take_differences(float (&maximum)[LANE_ROWS], float (&subtrahend)[LANE_ROWS]) {
 #pragma unroll
-            for (int block = 0; block < TILE_KEYS / 8; ++block) {
-                score[4 * block + 2 * half] -= maximum;
-                score[4 * block + 2 * half + 1] -= maximum;
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float before = statistics[half].maximum;
+            float after = before;
+#pragma unroll
+            for (int i = 0; i < TILE_KEYS / 2; ++i) {
+                if (i / 2 % 2 == half) after = fmaxf(after, score[i]);
+            }
+            after = group_max<4>(after);
+            if (!is_large_row(before) && !is_large_row(after)) continue;
+            maximum[half] = after;
+            factor[half] = exp2_approx((before - safe_maximum(after)) * exponent_scale);
+            if (!is_large_row(after)) {
+                subtrahend[half] = safe_maximum(exponent(after));
+                continue;
+            }
+            subtrahend[half] = 0.0f;
+#pragma unroll
+            for (int i = 0; i < TILE_KEYS / 2; ++i) {
+                if (i / 2 % 2 == half) score[i] -= after;
             }
         }
     }
