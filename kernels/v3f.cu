@@ -1,7 +1,7 @@
 // V3f: ragged work on Hopper. The pipeline of persistent blocks over packed sequences, key lengths
 // and windows: tiles are found from cu_seqlens, and each has a range of keys.
 //
-// parent: v3c
+// parent: v3d
 // idea:   the copy engine does not know where a sequence ends: the map is of the packed rows, so
 //         the last tiles of a sequence hold rows of the next one. Scores of theirs are masked,
 //         queries of theirs not stored. Only values may do harm, as 0 times infinity is NaN; the
@@ -9,8 +9,8 @@
 //         A tile of queries goes from the last key that a row sees to the first, and no further.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|128|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|128 -DKEY_STAGES=2|3
-//         -DQUERY_STAGES=1|2 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|ALWAYS
-//         -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
+//         -DQUERY_STAGES=1|2|3 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|IF_CAUSAL|ALWAYS
+//         -DEIGHTHS_BEFORE_WAIT=6|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
@@ -21,7 +21,6 @@
 #include "machine/score_shape.cuh"
 #include "machine/softmax.cuh"
 #include "machine/tensor_copy.cuh"
-#include "machine/tickets.cuh"
 #include "machine/tile_ring.cuh"
 #include "machine/warp.cuh"
 #include "machine/warpgroup.cuh"
@@ -34,7 +33,7 @@ constexpr int WARP_ROWS = 16;
 constexpr int LANE_ROWS = 2;  // fragments give each lane two rows, 8 apart
 constexpr int TILE_ROWS = CONSUMERS * WARPGROUP_ROWS;
 constexpr int CONSUMER_WARPS = CONSUMERS * WARPGROUP_WARPS;
-constexpr int WORK_STAGES = 3;  // the tile that is worked on, the next, and the one after it
+constexpr int WORK_STAGES = QUERY_STAGES + 1;  // the last one waits for a stage of queries
 // Registers per thread; in units of 8, together at most what the launch has for all.
 constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 40 : 32;
 constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : 160;
@@ -42,17 +41,20 @@ constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : 160;
 constexpr ScoreShape SCORE_SHAPE = ScoreShape::SHAPE;
 constexpr bool IS_PLAIN = SCORE_SHAPE == ScoreShape::PLAIN;
 
-// How much of the softmax runs before the wait for the product; ptxas may move it. Measured on an
-// H200: at the end with three warpgroups, after three quarters with two.
-constexpr int EIGHTHS_BEFORE_WAIT = CONSUMERS == 3 ? 8 : 6;
-
 // Powers of two that a maximum may lag behind. Weights up to 2^8 are as exact as those up to 1.
 constexpr int SLACK = 8;
 
+// A sequence may end, and a warpgroup's rows reach the diagonal, in a tile's first half.
+constexpr int NEAR_KEYS = WARPGROUP_ROWS < TILE_KEYS ? WARPGROUP_ROWS : TILE_KEYS;
+
 // Whether warpgroups take turns in issuing their products, so that one multiplies while another
 // takes exponentials: worth it where the products do not take longer than the softmax.
-enum class TakeTurns { NEVER, ALWAYS };
-constexpr bool TAKES_TURNS = TakeTurns::TURNS == TakeTurns::ALWAYS;
+enum class TakeTurns { NEVER, IF_CAUSAL, ALWAYS };
+constexpr TakeTurns TAKE_TURNS = TakeTurns::TURNS;
+__device__ inline bool takes_turns(const ExtendedParams& params) {
+    return TAKE_TURNS == TakeTurns::ALWAYS ||
+           (TAKE_TURNS == TakeTurns::IF_CAUSAL && params.causal);
+}
 
 // What a block has to do for one tile of queries, whose rows count from its sequence's first.
 struct alignas(16) Work {
@@ -60,8 +62,10 @@ struct alignas(16) Work {
     QueryTile tile;
     int key_begin;  // tiles of keys, counted from the sequence's first
     int key_end;    // negative: nothing, ever again
+    float slope;    // of the head's exponents, for each key of distance; negative: it lowers scores
+    float sink;     // the head's, as an exponent; -infinity where there is none
 
-    __device__ static Work none() { return {{}, {}, 0, -1}; }
+    __device__ static Work none() { return {{}, {}, 0, -1, 0.0f, 0.0f}; }
     __device__ bool is_last() const { return key_end < 0; }
     // A packed tile may be one too many.
     __device__ bool has_rows() const {
@@ -163,22 +167,91 @@ public:
         const KeyTiles keys(params, work.sequence, work.tile.first_row, TILE_ROWS, TILE_KEYS);
         work.key_begin = keys.begin;
         work.key_end = keys.end;
+        const int head_q = work.tile.head;
+        work.slope = !IS_PLAIN && params.slopes ? -params.slopes[head_q] * LOG2_E : 0.0f;
+        work.sink = params.sinks ? params.sinks[head_q] * LOG2_E : NEGATIVE_INFINITY;
         return work;
     }
 
-    // The number of the block's next tile; at least `total` where there is none. To be asked for
-    // when a tile is nearly done: a tile that was drawn early waits for its block.
+    // Draws the ticket for the block's next tile, the first lane alone. A block draws once for each
+    // of its tiles, so there are as many draws as tiles.
     __device__ int draw() const {
+        return lane == 0 && gridDim.x < total() ? atomicAdd(params.tickets, 1u) : 0;
+    }
+
+    // The number of the tile that the ticket is for; at least `total` where there is none.
+    __device__ int number(int ticket) const {
         if (gridDim.x >= total()) return total();
-        // A block draws once for each of its tiles, so there are as many draws as tiles.
-        int ticket = 0;
-        if (lane == 0) ticket = draw_ticket(params.tickets, total());
+        // The last draw leaves the word as it was found.
+        if (lane == 0 && ticket == total() - 1) atomicExch(params.tickets, 0u);
         return gridDim.x + __shfl_sync(ALL_LANES, ticket, 0);
     }
 };
 
 using QueryBoxes = BoxedTile<TILE_ROWS, HEAD_DIM>;
 using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
+
+// What makes scores of products, but for the slope. Like `ScoreShaper`, and for all scores of a lane
+// at once: whether the short way will do is asked once for all of them. Lies in shared memory, as
+// registers are scarce.
+class Shaper {
+    // tanh(x) = x · p(x²) up to LIMIT, to 2^-25 of itself.
+    static constexpr float LIMIT = 0.5f;
+    static constexpr int TERMS = 5;
+
+    float factor;       // of the product: to the exponent, or to what tanh takes
+    float cap;          // of the exponent
+    float term[TERMS];  // of p, times the cap
+
+    __device__ float capped_near(float x) const {
+        const float square = x * x;
+        float series = term[TERMS - 1];
+#pragma unroll
+        for (int i = TERMS - 2; i >= 0; --i) series = fmaf(series, square, term[i]);
+        return series * x;
+    }
+    __device__ float capped_far(float x) const {
+        const float power = exp2_approx(fabsf(x) * (2.0f * LOG2_E));
+        return copysignf(fmaf(-cap, __fdividef(2.0f, power + 1.0f), cap), x);
+    }
+
+public:
+    // The products' scale must have been made positive.
+    __device__ void initialise(const ExtendedParams& params) {
+        factor = fabsf(params.scale_log2e);
+        if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
+            factor = fabsf(params.scale) / params.softcap;
+            cap = params.softcap * LOG2_E;
+            constexpr float P[TERMS] = {1.0f, -0.33333144f, 0.13325879f, -0.053045493f,
+                                        0.017241491f};
+#pragma unroll
+            for (int i = 0; i < TERMS; ++i) term[i] = cap * P[i];
+        }
+    }
+
+    template <int COUNT>
+    __device__ void shape(float (&score)[COUNT]) const {
+        bool is_far = false;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            score[i] *= factor;
+            is_far |= !(fabsf(score[i]) <= LIMIT);
+        }
+        if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
+            // INSIGHT: logits are seldom half as large as the cap. The vote changes no bit.
+            if (!__any_sync(ALL_LANES, is_far)) {
+#pragma unroll
+                for (int i = 0; i < COUNT; ++i) score[i] = capped_near(score[i]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < COUNT; ++i) {
+                    const float x = score[i];
+                    score[i] = fabsf(x) <= LIMIT ? capped_near(x) : capped_far(x);
+                }
+            }
+        }
+    }
+};
 
 struct SharedMemory {
     QueryBoxes query[QUERY_STAGES];
@@ -188,6 +261,8 @@ struct SharedMemory {
     KeyBoxes key[KEY_STAGES];
     KeyBoxes value[KEY_STAGES];
     Work work[WORK_STAGES];
+    KeyTiles seen[WORK_STAGES][CONSUMERS];  // by each 64 rows of the work's tile
+    Shaper shaper;
     Turns<WORK_STAGES> work_turns;
     Turns<QUERY_STAGES> query_turns;
     Turns<KEY_STAGES> key_turns;
@@ -195,7 +270,8 @@ struct SharedMemory {
     Barrier landed;  // values that the producer has to look through
 
     // By one thread, before the others meet it.
-    __device__ void initialise() {
+    __device__ void initialise(const ExtendedParams& params) {
+        if (!IS_PLAIN) shaper.initialise(params);
         work_turns.initialise(CONSUMER_WARPS);
         query_turns.initialise(CONSUMER_WARPS);
         key_turns.initialise(CONSUMER_WARPS);
@@ -267,19 +343,22 @@ __device__ inline void produce(SharedMemory& shared, const ExtendedParams& param
     TileProducer keys(shared.key, shared.key_turns);
     ValueProducer values(shared, lane);
     RingPosition<WORK_STAGES> position;
-    const auto announce = [&](const Work& work) {
-        if (lane == 0) {
-            shared.work_turns.empty[position.stage].wait(position.parity ^ 1);
-            shared.work[position.stage] = work;
-            shared.work_turns.full[position.stage].arrive();
+    // Gives back what it was given, from shared memory: registers are scarce here.
+    const auto announce = [&](const Work& work) -> const Work& {
+        shared.work_turns.empty[position.stage].wait(position.parity ^ 1);
+        if (lane == 0) shared.work[position.stage] = work;
+        if (lane < CONSUMERS) {
+            shared.seen[position.stage][lane] =
+                KeyTiles(params, work.sequence, work.tile.first_row + lane * WARPGROUP_ROWS,
+                         WARPGROUP_ROWS, TILE_KEYS);
         }
+        __syncwarp();
+        if (lane == 0) shared.work_turns.full[position.stage].arrive();
+        const Work& announced = shared.work[position.stage];
         position.advance();
+        return announced;
     };
-    for (int index = blockIdx.x; index < tiles.total(); index = tiles.draw()) {
-        const Work work = tiles[index];
-        if (!work.has_rows()) continue;
-        announce(work);
-        if (work.key_begin == work.key_end) continue;
+    const auto load = [&](const Work& work) {
         const Sequence& sequence = work.sequence;
         const int batch = work.tile.batch;
         const int head_kv = key_head(params, work.tile.head);
@@ -301,6 +380,21 @@ __device__ inline void produce(SharedMemory& shared, const ExtendedParams& param
             values.load(maps.value, sequence.first_key + row, head_kv, batch,
                         sequence.len_kv - row, others_follow);
         }
+    };
+    int ticket = 0;
+    for (int index = blockIdx.x; index < tiles.total(); index = tiles.number(ticket)) {
+        const Work next = tiles[index];
+        if (!next.has_rows()) {
+            ticket = tiles.draw();
+            continue;
+        }
+        const Work& work = announce(next);
+        // INSIGHT: a tile that is drawn early waits for its block, and others may be idle by then.
+        // Of a short tile that is less than what a ticket takes to come.
+        const bool is_short = work.key_end - work.key_begin <= KEY_STAGES;
+        if (is_short) ticket = tiles.draw();
+        if (work.key_begin < work.key_end) load(work);
+        if (!is_short) ticket = tiles.draw();
     }
     announce(Work::none());
 }
@@ -355,14 +449,18 @@ public:
         pin(output);
     }
 
-    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup.
+    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup. Of the
+    // tile's keys the first COUNT, here and in the steps of the softmax.
+    template <int COUNT = TILE_KEYS>
     __device__ void multiply_keys(Descriptor query, const KeyBoxes& keys) {
         const Descriptor key = keys.along_columns();
+        auto& first_scores = reinterpret_cast<float (&)[COUNT / 2]>(score);
         wgmma_fence();
 #pragma unroll
         for (int step = 0; step < HEAD_DIM / 16; ++step) {
-            Wgmma<TILE_KEYS>::multiply_shared(score, query.advanced(QueryBoxes::column_step(step)),
-                                              key.advanced(keys.column_step(step)), step != 0);
+            Wgmma<COUNT>::multiply_shared(first_scores,
+                                          query.advanced(QueryBoxes::column_step(step)),
+                                          key.advanced(keys.column_step(step)), step != 0);
         }
         wgmma_commit();
     }
@@ -381,27 +479,31 @@ public:
 
     // What slopes and soft caps make of the products; `first_row` is the warp's within its
     // sequence, `first_key` the tile's.
+    template <int COUNT = TILE_KEYS>
     __device__ void shape_scores(const ExtendedParams& params, const Work& work,
-                                 const ScoreShaper<SCORE_SHAPE>& shaper, int first_row,
-                                 int first_key) {
+                                 const Shaper& shaper, int first_row, int first_key) {
         if constexpr (IS_PLAIN) return;
+        shaper.shape(reinterpret_cast<float (&)[COUNT / 2]>(score));
+        if (!params.slopes) return;
+        const float slope = work.slope;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             const int row = first_row + 8 * half + lane / 4;
             const float distance =
                 diagonal_key(params, work.sequence, row) - first_key - lane % 4 * 2;
 #pragma unroll
-            for (int block = 0; block < TILE_KEYS / 8; ++block) {
+            for (int block = 0; block < COUNT / 8; ++block) {
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     float& x = score[4 * block + 2 * half + i];
-                    x = shaper.shaped(x, distance - (8 * block + i));
+                    x = fmaf(slope, fabsf(distance - (8 * block + i)), x);
                 }
             }
         }
     }
 
     // -infinity where a row does not see the key.
+    template <int COUNT = TILE_KEYS>
     __device__ void mask_scores(const ExtendedParams& params, const Work& work, int first_row,
                                 int first_key) {
 #pragma unroll
@@ -411,7 +513,7 @@ public:
             const int begin = seen.begin - first_key - lane % 4 * 2;
             const int end = seen.end - first_key - lane % 4 * 2;
 #pragma unroll
-            for (int block = 0; block < TILE_KEYS / 8; ++block) {
+            for (int block = 0; block < COUNT / 8; ++block) {
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     const int key = 8 * block + i;
@@ -425,12 +527,12 @@ public:
 
     // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls
     // `meanwhile` when EIGHTHS_BEFORE_WAIT of the exponentials are done.
-    template <typename Meanwhile>
+    template <int COUNT = TILE_KEYS, typename Meanwhile>
     __device__ void softmax(Meanwhile meanwhile) {
         float subtrahend[LANE_ROWS];
-        raise_maxima(subtrahend);
+        raise_maxima<COUNT>(subtrahend);
         float sum[LANE_ROWS][2] = {};  // two chains of additions per row instead of one
-        constexpr int BLOCKS = TILE_KEYS / 8;
+        constexpr int BLOCKS = COUNT / 8;
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
             if (EIGHTHS_BEFORE_WAIT < 8 && block == BLOCKS * EIGHTHS_BEFORE_WAIT / 8) meanwhile();
@@ -448,11 +550,13 @@ public:
         if (EIGHTHS_BEFORE_WAIT == 8) meanwhile();
     }
 
-    // P, rounded to the dtype, once the products that read the last P are done.
+    // P, rounded to the dtype, once the products that read the last P are done. Keys behind the
+    // first COUNT weigh nothing.
+    template <int COUNT = TILE_KEYS>
     __device__ void round_weights() {
 #pragma unroll
         for (int i = 0; i < TILE_KEYS / 4; ++i) {
-            weight[i] = to_element_pair(score[2 * i], score[2 * i + 1]);
+            weight[i] = i < COUNT / 4 ? to_element_pair(score[2 * i], score[2 * i + 1]) : 0;
         }
     }
 
@@ -465,8 +569,6 @@ public:
     // Divides by the sums, in which the head's sink has its part, and gives out the log-sum-exp;
     // `first_row` is the warp's within its sequence.
     __device__ void normalise(const ExtendedParams& params, const Work& work, int first_row) {
-        const float sink =
-            params.sinks ? params.sinks[work.tile.head] * LOG2_E : NEGATIVE_INFINITY;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             const float maximum = statistics[half].maximum;
@@ -474,7 +576,7 @@ public:
                 is_large_row(maximum) ? maximum * exponent_scale : exponent(maximum),
                 group_sum<4>(statistics[half].sum)};
             // How much less everything weighs where the sink is larger than all scores.
-            const float weight = params.sinks ? add_sink(total, sink) : 1.0f;
+            const float weight = params.sinks ? add_sink(total, work.sink) : 1.0f;
             factor[half] = weight * normaliser(total.sum);
             const int row = first_row + 8 * half + lane / 4;
             if (lane % 4 == 0 && row < work.sequence.len_q) {
@@ -531,6 +633,7 @@ private:
     // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by
     // no more than SLACK (as a power of two) stays what it is. Scores of a row whose exponents are
     // so large that their rounding could show become differences to its maximum.
+    template <int COUNT>
     __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
         float maximum[LANE_ROWS];
 #pragma unroll
@@ -539,7 +642,7 @@ private:
             float chain[4] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY, NEGATIVE_INFINITY,
                               NEGATIVE_INFINITY};
 #pragma unroll
-            for (int block = 0; block < TILE_KEYS / 8; ++block) {
+            for (int block = 0; block < COUNT / 8; ++block) {
 #pragma unroll
                 for (int i = 0; i < 2; ++i) {
                     float& longest = chain[block % 2 * 2 + i];
@@ -570,7 +673,9 @@ private:
             subtrahend[half] = safe_maximum(after);
             factor[half] = exp2_approx(before - subtrahend[half]);
         }
-        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences(maximum, subtrahend);
+        if (IS_PLAIN && __any_sync(ALL_LANES, large)) {
+            take_differences<COUNT>(maximum, subtrahend);
+        }
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             statistics[half].maximum = maximum[half];
@@ -580,13 +685,14 @@ private:
 
     // Scores of rows whose exponents are so large that their rounding could show become differences
     // to the maximum, and lag behind none.
+    template <int COUNT>
     __device__ void take_differences(float (&maximum)[LANE_ROWS], float (&subtrahend)[LANE_ROWS]) {
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             const float before = statistics[half].maximum;
             float after = before;
 #pragma unroll
-            for (int i = 0; i < TILE_KEYS / 2; ++i) {
+            for (int i = 0; i < COUNT / 2; ++i) {
                 if (i / 2 % 2 == half) after = fmaxf(after, score[i]);
             }
             after = group_max<4>(after);
@@ -599,7 +705,7 @@ private:
             }
             subtrahend[half] = 0.0f;
 #pragma unroll
-            for (int i = 0; i < TILE_KEYS / 2; ++i) {
+            for (int i = 0; i < COUNT / 2; ++i) {
                 if (i / 2 % 2 == half) score[i] -= after;
             }
         }
@@ -611,12 +717,17 @@ private:
     }
 };
 
+template <int COUNT>
+struct Count {
+    static constexpr int value = COUNT;
+};
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention(const __grid_constant__ ExtendedParams params,
               const __grid_constant__ TensorMaps maps) {
     extern __shared__ __align__(1024) unsigned char shared_memory[];
     SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
-    if (threadIdx.x == 0) shared.initialise();
+    if (threadIdx.x == 0) shared.initialise(params);
     __syncthreads();
 
     const int warpgroup = warpgroup_index();
@@ -628,13 +739,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     grow_registers<CONSUMER_REGISTERS>();
     const int lane = threadIdx.x % WARP_SIZE;
-    const int warpgroup_row = warpgroup * WARPGROUP_ROWS;  // within the tile, as the warp's
-    const int warp_row = threadIdx.x / WARP_SIZE * WARP_ROWS;
+    const int warp_of_group = threadIdx.x % WARPGROUP_SIZE / WARP_SIZE;
     TileConsumer queries(shared.query, shared.query_turns);
     TileConsumer keys(shared.key, shared.key_turns);
     TileConsumer values(shared.value, shared.value_turns);
     WarpgroupRows rows(params, lane);
-    const TurnTaking<CONSUMERS> turn(warpgroup, TAKES_TURNS);
+    const TurnTaking<CONSUMERS> turn(warpgroup, takes_turns(params));
 
     // Tiles of keys that only other warpgroups' rows see.
     const auto pass_keys = [&] {
@@ -648,11 +758,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         values.release(lane);
     };
 
-    // Everything between a tile of queries and its output.
-    const auto attend_to = [&](const Work& work) {
+    // Everything between a tile of queries and its output; the rows are counted within the tile.
+    const auto attend_to = [&](const Work& work, const KeyTiles& own, int warpgroup_row,
+                              int warp_row) {
         const int first_row = work.tile.first_row + warp_row;
         const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
-        const KeyTiles own(params, work.sequence, warpgroup_first_row, WARPGROUP_ROWS, TILE_KEYS);
 
         queries.wait();
         if (warpgroup_first_row >= work.sequence.len_q || own.begin == own.end) {
@@ -677,35 +787,54 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             fence_for_async_proxy();
             warpgroup_sync(warpgroup);
         }
-        const Descriptor query = queries.tile().along_columns(warpgroup_row);
-        const ScoreShaper<SCORE_SHAPE> shaper(params, work.tile.head);
+        const auto multiply_keys = [&](auto count) {
+            // Opaque, so that the steps' descriptors are worked out again for every tile instead
+            // of being kept in registers.
+            int first = warpgroup_row;
+            asm volatile("" : "+r"(first));
+            rows.template multiply_keys<count.value>(queries.tile().along_columns(first), keys.tile());
+        };
 
         const auto softmax = [&](int key_tile, auto masked, auto meanwhile) {
             const int first_key = key_tile * TILE_KEYS;
-            rows.shape_scores(params, work, shaper, first_row, first_key);
+            rows.shape_scores(params, work, shared.shaper, first_row, first_key);
             if constexpr (masked.value) rows.mask_scores(params, work, first_row, first_key);
             rows.softmax(meanwhile);
         };
         const auto nothing = [] {};
 
         int key_tile = own.end - 1;
+        const int first_key = key_tile * TILE_KEYS;
+        const int last_row =
+            min(warpgroup_first_row + WARPGROUP_ROWS, work.sequence.len_q) - 1;
         keys.wait();
         rows.begin_products();
-        rows.multiply_keys(query, keys.tile());
-        rows.end_products();
-        keys.release(lane);
-        if (own.is_whole(key_tile)) {
-            softmax(key_tile, Unmasked{}, nothing);
+        if (NEAR_KEYS < TILE_KEYS &&
+            visible_range(params, work.sequence, last_row).end <= first_key + NEAR_KEYS) {
+            multiply_keys(Count<NEAR_KEYS>{});
+            rows.end_products();
+            keys.release(lane);
+            rows.shape_scores<NEAR_KEYS>(params, work, shared.shaper, first_row, first_key);
+            rows.mask_scores<NEAR_KEYS>(params, work, first_row, first_key);
+            rows.softmax<NEAR_KEYS>(nothing);
+            rows.round_weights<NEAR_KEYS>();
         } else {
-            softmax(key_tile, Masked{}, nothing);
+            multiply_keys(Count<TILE_KEYS>{});
+            rows.end_products();
+            keys.release(lane);
+            if (own.is_whole(key_tile)) {
+                softmax(key_tile, Unmasked{}, nothing);
+            } else {
+                softmax(key_tile, Masked{}, nothing);
+            }
+            rows.round_weights();
         }
-        rows.round_weights();
 
         const auto attend = [&](auto masked) {
             keys.wait();
             turn.take();
             rows.begin_products();
-            rows.multiply_keys(query, keys.tile());
+            multiply_keys(Count<TILE_KEYS>{});
             values.wait();
             // UNNOTICED: begin_products has fenced the same registers, and nothing
             // touches them in between.
@@ -744,6 +873,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         }
     };
 
+    // Which 64 rows of a tile are this warpgroup's: others in the next one, so that the work comes
+    // out even where some rows see more keys than others, or a tile has few rows.
+    int place = warpgroup;
     RingPosition<WORK_STAGES> position;
 #pragma unroll 1
     for (;; position.advance()) {
@@ -751,23 +883,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const Work& work = shared.work[position.stage];
         if (work.is_last()) break;
         rows.start_over();
-        if (work.key_begin < work.key_end) attend_to(work);
+        const int warpgroup_row = place * WARPGROUP_ROWS;
+        const int warp_row = warpgroup_row + warp_of_group * WARP_ROWS;
+        if (work.key_begin < work.key_end) {
+            attend_to(work, shared.seen[position.stage][place], warpgroup_row, warp_row);
+        }
 
         const int first_row = work.tile.first_row + warp_row;
         const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
         rows.normalise(params, work, first_row);
 #if STAGED_OUTPUT
-        // The copy engine stores while the warps go on; it would store the next sequence's rows,
-        // too.
+        // The copy engine stores while the warps go on, but it would store the next sequence's
+        // rows, too. The place in shared memory is not traded: only this warpgroup's own store
+        // reads it.
         if (warpgroup_first_row + WARPGROUP_ROWS <= work.sequence.len_q) {
             const bool leader = threadIdx.x % WARPGROUP_SIZE == 0;
             if (leader) wait_until_stores_have_read();
             warpgroup_sync(warpgroup);
-            rows.stage(shared.output, warp_row);
+            const int staged_row = warpgroup * WARPGROUP_ROWS;
+            rows.stage(shared.output, staged_row + warp_of_group * WARP_ROWS);
             fence_for_async_proxy();
             warpgroup_sync(warpgroup);
             if (leader) {
-                shared.output.store_async(maps.output, warpgroup_row,
+                shared.output.store_async(maps.output, staged_row,
                                           work.sequence.first_query + warpgroup_first_row,
                                           work.tile.head, work.tile.batch);
             }
@@ -779,6 +917,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #endif
         __syncwarp();
         if (lane == 0) shared.work_turns.empty[position.stage].arrive();
+        place = (place + 1) % CONSUMERS;
     }
 #if STAGED_OUTPUT
     if (threadIdx.x % WARPGROUP_SIZE == 0) wait_until_stores_have_read();
