@@ -192,12 +192,13 @@ using QueryBoxes = BoxedTile<TILE_ROWS, HEAD_DIM>;
 using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
 
 // What makes scores of products, but for the slope. Like `ScoreShaper`, and for all scores of a lane
-// at once: whether the short way will do is asked once for all of them. Lies in shared memory, as
+// at once: whether the short way will do is asked once for AT_ONCE. Lies in shared memory, as
 // registers are scarce.
 class Shaper {
-    // tanh(x) = x · p(x²) up to LIMIT, to 2^-25 of itself.
-    static constexpr float LIMIT = 0.5f;
-    static constexpr int TERMS = 5;
+    // tanh(x) = x · p(x²) up to LIMIT, to 2^-24 of itself.
+    static constexpr float LIMIT = 0.75f;
+    static constexpr int TERMS = 6;
+    static constexpr int AT_ONCE = 16;
 
     float factor;       // of the product: to the exponent, or to what tanh takes
     float cap;          // of the exponent
@@ -222,8 +223,8 @@ public:
         if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
             factor = fabsf(params.scale) / params.softcap;
             cap = params.softcap * LOG2_E;
-            constexpr float P[TERMS] = {1.0f, -0.33333144f, 0.13325879f, -0.053045493f,
-                                        0.017241491f};
+            constexpr float P[TERMS] = {1.0f,          -0.33333069f, 0.13326521f,
+                                        -0.053390257f, 0.019664914f, -0.0047694906f};
 #pragma unroll
             for (int i = 0; i < TERMS; ++i) term[i] = cap * P[i];
         }
@@ -231,22 +232,26 @@ public:
 
     template <int COUNT>
     __device__ void shape(float (&score)[COUNT]) const {
-        bool is_far = false;
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            score[i] *= factor;
-            is_far |= !(fabsf(score[i]) <= LIMIT);
-        }
+        for (int i = 0; i < COUNT; ++i) score[i] *= factor;
         if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
-            // INSIGHT: logits are seldom half as large as the cap. The vote changes no bit.
-            if (!__any_sync(ALL_LANES, is_far)) {
+            // INSIGHT: logits are seldom as large as the cap. The vote changes no bit.
 #pragma unroll
-                for (int i = 0; i < COUNT; ++i) score[i] = capped_near(score[i]);
-            } else {
+            for (int first = 0; first < COUNT; first += AT_ONCE) {
+                bool is_far = false;
 #pragma unroll
-                for (int i = 0; i < COUNT; ++i) {
-                    const float x = score[i];
-                    score[i] = fabsf(x) <= LIMIT ? capped_near(x) : capped_far(x);
+                for (int i = 0; i < AT_ONCE; ++i) is_far |= !(fabsf(score[first + i]) <= LIMIT);
+                if (!__any_sync(ALL_LANES, is_far)) {
+#pragma unroll
+                    for (int i = 0; i < AT_ONCE; ++i) {
+                        score[first + i] = capped_near(score[first + i]);
+                    }
+                } else {
+#pragma unroll
+                    for (int i = 0; i < AT_ONCE; ++i) {
+                        float& x = score[first + i];
+                        x = fabsf(x) <= LIMIT ? capped_near(x) : capped_far(x);
+                    }
                 }
             }
         }
