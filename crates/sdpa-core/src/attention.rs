@@ -51,6 +51,14 @@ pub trait Attention: Sync {
         }
     }
 
+    /// Every plan that would be right for a problem which the generation takes, the one that [`decide`](Self::decide) makes
+    /// among them: what a search for faster choices tries. Other kernels of the generation's table, mostly.
+    ///
+    /// By default the decided one alone.
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        self.plan(problem, limits).into_iter().collect()
+    }
+
     /// Plans, loads and launches. Returns as soon as the work is queued; [`Device::synchronize`] waits for it.
     ///
     /// The output and the log-sum-exp need memory of their own: see [`Tensors`]. Into a graph of your own this may be

@@ -76,19 +76,30 @@ impl Attention for V2d {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v2d", problem, 256)?;
-        require::strides_multiple_of("v2d", problem, 8)?;
-        let bf16 = problem.dtype() == Dtype::Bf16;
-        let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
-        let launch = |kernel, rows| Launch::per_query_tile("v2d", kernel, problem, rows, limits);
-        match &kernels[2 * width..] {
-            [large, _, ..] if width < WIDEST && large_tiles_pay(problem, limits) => launch(*large, 128),
-            [_, small, ..] if width < WIDEST => launch(*small, 64),
-            _ => launch(kernels[OF_EACH_DTYPE - 1], 64),
-        }
-        .map(LaunchPlan::single)
+        plan_with(problem, limits, large_tiles_pay(problem, limits))
     }
+
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        let mut plans: Vec<_> = [true, false].into_iter().flat_map(|large| plan_with(problem, limits, large)).collect();
+        plans.dedup();
+        plans
+    }
+}
+
+/// The plan with tiles of 128 query rows, or of 64; at head dimension 256 there are only small ones.
+fn plan_with(problem: &Problem, limits: &DeviceLimits, large_tiles: bool) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to("v2d", problem, 256)?;
+    require::strides_multiple_of("v2d", problem, 8)?;
+    let bf16 = problem.dtype() == Dtype::Bf16;
+    let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+    let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
+    let launch = |kernel, rows| Launch::per_query_tile("v2d", kernel, problem, rows, limits);
+    match &kernels[2 * width..] {
+        [large, _, ..] if width < WIDEST && large_tiles => launch(*large, 128),
+        [_, small, ..] if width < WIDEST => launch(*small, 64),
+        _ => launch(kernels[OF_EACH_DTYPE - 1], 64),
+    }
+    .map(LaunchPlan::single)
 }
 
 /// Large tiles load every key half as often, small ones leave fewer multiprocessors idle. Measured on an H200: large

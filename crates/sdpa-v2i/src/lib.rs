@@ -91,30 +91,46 @@ impl Attention for V2i {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v2i", problem, 256)?;
-        require::strides_multiple_of("v2i", problem, 8)?;
-        let bf16 = problem.dtype() == Dtype::Bf16;
-        let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
-        let (plain, shaped) = kernels.split_at(PLAIN);
-        let (sloped, capped) = shaped.split_at(SHAPED_HEAD_DIMS.len());
-        let shaped_width = SHAPED_HEAD_DIMS.partition_point(|width| *width < problem.head_dim());
-        let (kernel, rows) = match (problem.softcap(), problem.slopes()) {
-            // A capped kernel has slopes, too, of 0 where there are none.
-            (Some(_), _) => (capped[shaped_width], 64),
-            (None, true) => (sloped[shaped_width], 64),
-            (None, false) => {
-                let width = TILES.partition_point(|(width, _)| *width < problem.head_dim());
-                let narrower: usize = TILES[..width].iter().map(|(_, tiles)| tiles.len()).sum();
-                let choice = tile(TILES[width].1, problem, limits);
-                (plain[narrower + choice], TILES[width].1[choice])
-            }
-        };
-        match problem.packing() {
-            Some(_) => Launch::new("v2i", kernel, blocks(problem, rows), limits),
-            None => Launch::per_query_tile("v2i", kernel, problem, rows, limits),
-        }
-        .map(LaunchPlan::single)
+        plan_with(problem, limits, |rows| tile(rows, problem, limits))
     }
+
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        let mut plans: Vec<_> =
+            (0..3).flat_map(|tile| plan_with(problem, limits, |rows| tile.min(rows.len() - 1))).collect();
+        plans.dedup();
+        plans
+    }
+}
+
+/// The plan with the tile that `choose` takes out of those of a head dimension, where there are several.
+fn plan_with(
+    problem: &Problem,
+    limits: &DeviceLimits,
+    choose: impl Fn(&[usize]) -> usize,
+) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to("v2i", problem, 256)?;
+    require::strides_multiple_of("v2i", problem, 8)?;
+    let bf16 = problem.dtype() == Dtype::Bf16;
+    let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
+    let (plain, shaped) = kernels.split_at(PLAIN);
+    let (sloped, capped) = shaped.split_at(SHAPED_HEAD_DIMS.len());
+    let shaped_width = SHAPED_HEAD_DIMS.partition_point(|width| *width < problem.head_dim());
+    let (kernel, rows) = match (problem.softcap(), problem.slopes()) {
+        // A capped kernel has slopes, too, of 0 where there are none.
+        (Some(_), _) => (capped[shaped_width], 64),
+        (None, true) => (sloped[shaped_width], 64),
+        (None, false) => {
+            let width = TILES.partition_point(|(width, _)| *width < problem.head_dim());
+            let narrower: usize = TILES[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+            let choice = choose(TILES[width].1);
+            (plain[narrower + choice], TILES[width].1[choice])
+        }
+    };
+    match problem.packing() {
+        Some(_) => Launch::new("v2i", kernel, blocks(problem, rows), limits),
+        None => Launch::per_query_tile("v2i", kernel, problem, rows, limits),
+    }
+    .map(LaunchPlan::single)
 }
 
 /// Blocks of a packed problem, for tiles of `rows` queries: the kernel numbers the tiles of sequence `s` from

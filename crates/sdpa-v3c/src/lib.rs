@@ -81,20 +81,36 @@ impl Attention for V3c {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v3c", problem, 256)?;
-        require::tensor_maps("v3c", problem)?;
-        let of_each_dtype = GENERATION.specialisations.len() / 2;
-        let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
-        let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
-        let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
-        let kernel = kernels[narrower + fastest_tile(HEAD_DIMS[width].1, problem, limits)];
-        // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
-        let tiles = Launch::per_query_tile("v3c", kernel, problem, kernel.query_rows(), limits)?.grid[0];
-        let blocks = tiles.min(limits.multiprocessors);
-        let plan = LaunchPlan::single(Launch::new("v3c", kernel, u64::from(blocks), limits)?);
-        Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
+        plan_with(problem, limits, |tiles| fastest_tile(tiles, problem, limits))
     }
+
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        let mut plans: Vec<_> =
+            (0..3).flat_map(|tile| plan_with(problem, limits, |tiles| tile.min(tiles.len() - 1))).collect();
+        plans.dedup();
+        plans
+    }
+}
+
+/// The plan with the tile that `choose` takes out of those of a head dimension.
+fn plan_with(
+    problem: &Problem,
+    limits: &DeviceLimits,
+    choose: impl Fn(&[Tile]) -> usize,
+) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to("v3c", problem, 256)?;
+    require::tensor_maps("v3c", problem)?;
+    let of_each_dtype = GENERATION.specialisations.len() / 2;
+    let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
+    let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
+    let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+    let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+    let kernel = kernels[narrower + choose(HEAD_DIMS[width].1)];
+    // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
+    let tiles = Launch::per_query_tile("v3c", kernel, problem, kernel.query_rows(), limits)?.grid[0];
+    let blocks = tiles.min(limits.multiprocessors);
+    let plan = LaunchPlan::single(Launch::new("v3c", kernel, u64::from(blocks), limits)?);
+    Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
 }
 
 /// Which of a head dimension's kernels is done first, by the work of the multiprocessor that has most.

@@ -76,31 +76,47 @@ impl Attention for V3d {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        /// Wider tiles have no half to leave out, and lose more to rows that change than they gain.
-        const LARGEST: usize = 128;
-        /// Without a mask this is V3c, as fast at 64. At 128 it is faster where a block has one tile, whose warpgroups
-        /// would otherwise run in step, and up to 6 % slower where it has several.
-        const LARGEST_UNMASKED: usize = 64;
-        require::head_dim_up_to("v3d", problem, LARGEST)?;
-        require::tensor_maps("v3d", problem)?;
-        let of_each_dtype = GENERATION.specialisations.len() / 2;
-        let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
-        let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
-        let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
-        let kernel = kernels[narrower + fastest_tile(HEAD_DIMS[width].1, problem, limits)];
-        // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
-        let tiles = Launch::per_query_tile("v3d", kernel, problem, kernel.query_rows(), limits)?.grid[0];
-        let blocks = tiles.min(limits.multiprocessors);
-        let plan = LaunchPlan::single(Launch::new("v3d", kernel, u64::from(blocks), limits)?);
-        let plan = if tiles > blocks { plan.drawing_tickets() } else { plan };
-        if !problem.mask().is_causal() && plan.tickets > 0 {
-            let (width, narrow) = (problem.head_dim(), SizeRange::UpTo(LARGEST_UNMASKED));
-            let reason = "without a mask and with several tiles per block its parent is faster on wider ones";
-            require::size("v3d", "head_dim", width, narrow, reason)?;
-        }
-        Ok(plan)
+        plan_with(problem, limits, |tiles| fastest_tile(tiles, problem, limits))
     }
+
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        let mut plans: Vec<_> =
+            (0..3).flat_map(|tile| plan_with(problem, limits, |tiles| tile.min(tiles.len() - 1))).collect();
+        plans.dedup();
+        plans
+    }
+}
+
+/// The plan with the tile that `choose` takes out of those of a head dimension.
+fn plan_with(
+    problem: &Problem,
+    limits: &DeviceLimits,
+    choose: impl Fn(&[Tile]) -> usize,
+) -> Result<LaunchPlan, Unsupported> {
+    /// Wider tiles have no half to leave out, and lose more to rows that change than they gain.
+    const LARGEST: usize = 128;
+    /// Without a mask this is V3c, as fast at 64. At 128 it is faster where a block has one tile, whose warpgroups
+    /// would otherwise run in step, and up to 6 % slower where it has several.
+    const LARGEST_UNMASKED: usize = 64;
+    require::head_dim_up_to("v3d", problem, LARGEST)?;
+    require::tensor_maps("v3d", problem)?;
+    let of_each_dtype = GENERATION.specialisations.len() / 2;
+    let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
+    let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
+    let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+    let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+    let kernel = kernels[narrower + choose(HEAD_DIMS[width].1)];
+    // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
+    let tiles = Launch::per_query_tile("v3d", kernel, problem, kernel.query_rows(), limits)?.grid[0];
+    let blocks = tiles.min(limits.multiprocessors);
+    let plan = LaunchPlan::single(Launch::new("v3d", kernel, u64::from(blocks), limits)?);
+    let plan = if tiles > blocks { plan.drawing_tickets() } else { plan };
+    if !problem.mask().is_causal() && plan.tickets > 0 {
+        let (width, narrow) = (problem.head_dim(), SizeRange::UpTo(LARGEST_UNMASKED));
+        let reason = "without a mask and with several tiles per block its parent is faster on wider ones";
+        require::size("v3d", "head_dim", width, narrow, reason)?;
+    }
+    Ok(plan)
 }
 
 /// Which of a head dimension's kernels is done first, by the work of the multiprocessor that has most.

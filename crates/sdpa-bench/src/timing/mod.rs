@@ -33,6 +33,7 @@ use sdpa_core::{Attention, Device, Error, Problem, Recording};
 use sdpa_ref::Measured;
 
 use harness::case::Case;
+use harness::random::Random;
 use harness::regime::ExtensionData;
 use harness::verify::{Answer, Failure, MATCHES_REFERENCE, Question, Thoroughness};
 
@@ -47,6 +48,8 @@ pub struct Options {
     pub warm_up: Duration,
     /// Whether passes may find inputs in the L2 cache.
     pub cache: Cache,
+    /// What the order of the turns is drawn from.
+    pub seed: u64,
 }
 
 impl Default for Options {
@@ -57,6 +60,7 @@ impl Default for Options {
             sample: Duration::from_millis(5),
             warm_up: Duration::from_millis(30),
             cache: Cache::Warm,
+            seed: 0,
         }
     }
 }
@@ -130,21 +134,34 @@ pub trait Contender {
 
 /// Takes one sample of each contender in turn, `rounds` times; the samples of each, in the contenders' order.
 ///
+/// The order of the turns is drawn anew for each round: who runs behind a slow neighbour finds a cooler chip, and with a
+/// fixed order it would always be the same one.
+///
 /// # Errors
 /// The first contender's that could not take a sample.
 pub fn round_robin<E>(
     contenders: &mut [Box<dyn Contender<Error = E> + '_>],
     rounds: usize,
+    seed: u64,
     mut progress: impl FnMut(),
 ) -> Result<Vec<Timing>, E> {
     let mut samples = vec![Vec::with_capacity(rounds); contenders.len()];
-    for _ in 0..rounds {
-        for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
-            samples.push(contender.sample()?);
+    let mut order: Vec<usize> = (0..contenders.len()).collect();
+    for round in 0..rounds {
+        shuffle(&mut order, &mut Random::new(seed, &[round as u64]));
+        for turn in &order {
+            samples[*turn].push(contenders[*turn].sample()?);
         }
         progress();
     }
     Ok(samples.into_iter().map(Timing::new).collect())
+}
+
+/// Fisher and Yates's: every order is as likely as any other.
+fn shuffle(order: &mut [usize], random: &mut Random) {
+    for last in (1..order.len()).rev() {
+        order.swap(last, random.below(last + 1));
+    }
 }
 
 /// A generation ready to be sampled: its passes recorded, its kernels loaded, the device warm.
@@ -255,7 +272,7 @@ pub fn time(
     for verified in contenders {
         prepared.push(Box::new(Prepared::new(device, verified, &sets, options)?));
     }
-    round_robin(&mut prepared, options.samples, || {})
+    round_robin(&mut prepared, options.samples, options.seed, || {})
 }
 
 #[cfg(test)]
@@ -295,11 +312,27 @@ mod tests {
     }
 
     #[test]
-    fn contenders_take_turns() {
+    fn contenders_take_turns_in_an_order_drawn_anew() {
         let order = std::cell::RefCell::default();
         let contender = |id| Box::new(Counting(&order, id)) as Box<dyn Contender<Error = _>>;
-        let Ok(timings) = round_robin(&mut [contender(1), contender(2)], 3, || {});
-        assert_eq!(*order.borrow(), [1, 2, 1, 2, 1, 2]);
-        assert_eq!(timings.iter().map(|timing| timing.median_us).collect::<Vec<_>>(), [1.0, 2.0]);
+        let ids: Vec<u32> = (1..=5).collect();
+        let mut contenders: Vec<_> = ids.iter().map(|id| contender(*id)).collect();
+        let Ok(timings) = round_robin(&mut contenders, 20, 7, || {});
+        assert_eq!(timings.iter().map(|timing| timing.median_us).collect::<Vec<_>>(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+        let taken = order.take();
+        let mut rounds: Vec<Vec<u32>> = taken.chunks(ids.len()).map(<[u32]>::to_vec).collect();
+        for round in &rounds {
+            let mut sorted = round.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, ids, "each takes one turn a round");
+        }
+        for place in 0..ids.len() {
+            let first = rounds.iter().filter(|round| round[place] == 1).count();
+            assert!((1..=10).contains(&first), "the first contender is {first} times of 20 at place {place}");
+        }
+        rounds.dedup();
+        assert_eq!(rounds.len(), 20, "no two rounds in a row have the same order");
+        let Ok(_) = round_robin(&mut contenders, 20, 7, || {});
+        assert_eq!(order.take(), taken, "a seed gives the same order again");
     }
 }

@@ -1,5 +1,6 @@
 //! `sdpa bench`: generations and peers against one another.
 
+pub(super) mod problems;
 mod render;
 pub(super) mod sitting;
 
@@ -9,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use harness::case::{Case, CaseError};
 use sdpa::generations;
-use sdpa_bench::timing::{self, Baseline, Ceiling, Grid, Moves, Options, Peers, Record, Shape};
+use sdpa_bench::timing::{self, Baseline, Ceiling, Moves, Options, Peers, Record};
 use sdpa_cli::files;
-use sdpa_core::{Dtype, Error, Mask};
+use sdpa_core::{Dtype, Error};
 use sdpa_toolchain::write_whole;
 
 use super::{FAILED, Outcome, generations_or_all, keeps_time, open, spinner};
+use problems::{Problems, Sweep};
 use sitting::Sitting;
 
 /// Time the generations against one another, and against peers; needs a GPU
@@ -33,21 +34,8 @@ use sitting::Sitting;
 /// Exits 1 if a generation is wrong, or if a verdict on an unchanged kernel differs from the baseline's.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Bench {
-    /// Sizes B,H,L,d with Hkv and Lq after them where they differ; may be given several times
-    #[arg(long = "shape", value_name = "B,H,L,d[,Hkv][,Lq]")]
-    shapes: Vec<Shape>,
-    /// Sizes that belong together, several with commas; `acceptance` where no shape is given either
-    #[arg(long = "grid", value_enum, value_name = "NAME,…", value_delimiter = ',')]
-    grids: Vec<GridName>,
-    /// Element type; by default each grid's own, and f16 for shapes
-    #[arg(long, value_enum)]
-    dtype: Option<DtypeName>,
-    /// With a causal mask (bottom-right); problems of the grids packed and windows have masks of their own
-    #[arg(long, conflicts_with = "both")]
-    causal: bool,
-    /// Without and with a causal mask; problems of the grids packed and windows have masks of their own
-    #[arg(long)]
-    both: bool,
+    #[command(flatten)]
+    problems: Problems,
     /// Which generations; all by default
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     generations: Vec<String>,
@@ -64,6 +52,9 @@ pub(crate) struct Bench {
     /// Samples of each contender
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(3..))]
     samples: u16,
+    /// What the order of the turns is drawn from, anew for each round
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
     /// The least time a sample takes
     #[arg(long, value_name = "MS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     sample_ms: u16,
@@ -83,54 +74,11 @@ pub(crate) struct Bench {
     record: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum GridName {
-    /// The gate's three shapes
-    Acceptance,
-    /// The gate's, and 16 K positions in batches of 512 to 16 K, head dimensions 64, 128 and 256
-    Targets,
-    /// One sequence of 64 to 1024
-    Short,
-    /// One query over a cache
-    Decode,
-    /// Head dimensions 96 and 192
-    Widths,
-    /// Packed sequences: many short ones, and a few long ones with a causal mask
-    Packed,
-    /// Windows, soft caps and sinks, with a causal mask
-    Windows,
-    /// All of these
-    All,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum DtypeName {
-    F16,
-    Bf16,
-}
-
-impl From<DtypeName> for Dtype {
-    fn from(name: DtypeName) -> Self {
-        match name {
-            DtypeName::F16 => Self::F16,
-            DtypeName::Bf16 => Self::Bf16,
-        }
-    }
-}
-
-/// Problems whose figures belong in one record.
-#[derive(Debug, PartialEq)]
-struct Sweep {
-    name: &'static str,
-    dtype: Dtype,
-    cases: Vec<Case>,
-}
-
 impl Bench {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let started = Instant::now();
         let chosen = generations_or_all(&self.generations)?;
-        let sweeps = self.sweeps()?;
+        let sweeps = self.problems.sweeps()?;
         self.check_outputs()?;
         let baseline = self.baseline.as_deref().map(Baseline::read).transpose()?;
         let device = open(out)?;
@@ -182,6 +130,7 @@ impl Bench {
             }
             // Asked at the end, while the clocks are what they were.
             record.environment = timing::environment();
+            record.environment.insert("seed of the turns' order".to_owned(), self.seed.into());
             if let Some(peers) = &peers {
                 record.environment.insert("peers".to_owned(), peers.environment.clone().into());
             }
@@ -213,7 +162,7 @@ impl Bench {
 
     fn options(&self) -> Options {
         let sample = Duration::from_millis(self.sample_ms.into());
-        Options { samples: self.samples.into(), sample, ..Options::default() }
+        Options { samples: self.samples.into(), sample, seed: self.seed, ..Options::default() }
     }
 
     fn ceiling(&self, out: &mut dyn Write, peers: &Peers, dtype: Dtype) -> Result<Ceiling, Box<dyn std::error::Error>> {
@@ -237,53 +186,6 @@ impl Bench {
             Err(files::FileError::OutputIsInput(_)) => Ok(()),
             other => other,
         }
-    }
-
-    fn sweeps(&self) -> Result<Vec<Sweep>, CaseError> {
-        let mut grids: Vec<Grid> = Vec::new();
-        let asked = match (self.grids.as_slice(), self.shapes.is_empty()) {
-            ([], true) => &[GridName::Acceptance][..],
-            (grids, _) => grids,
-        };
-        for name in asked {
-            let these: &[Grid] = match name {
-                GridName::Acceptance => &[Grid::Acceptance],
-                GridName::Targets => &[Grid::Targets],
-                GridName::Short => &[Grid::Short],
-                GridName::Decode => &[Grid::Decode],
-                GridName::Widths => &[Grid::Widths],
-                GridName::Packed => &[Grid::Packed],
-                GridName::Windows => &[Grid::Windows],
-                GridName::All => &Grid::ALL,
-            };
-            grids.extend(these.iter().filter(|grid| !grids.contains(grid)).collect::<Vec<_>>());
-        }
-        let masks: &[Mask] = match (self.both, self.causal) {
-            (true, _) => &[Mask::Full, Mask::Causal],
-            (_, true) => &[Mask::Causal],
-            _ => &[Mask::Full],
-        };
-        let dense = |dtype, shapes: &[Shape]| -> Result<Vec<Case>, CaseError> {
-            let problems = shapes.iter().flat_map(|shape| {
-                // The last query sees every key either way.
-                let masks = if self.both && shape.len_q == 1 { &masks[..1] } else { masks };
-                masks.iter().map(|mask| Ok(Case::new(shape.problem(dtype, *mask)?)))
-            });
-            problems.collect()
-        };
-        let dtype = self.dtype.map(Dtype::from);
-        let mut sweeps = Vec::new();
-        if !self.shapes.is_empty() {
-            let dtype = dtype.unwrap_or(Dtype::F16);
-            sweeps.push(Sweep { name: "shapes", dtype, cases: dense(dtype, &self.shapes)? });
-        }
-        for grid in grids {
-            let dtype = dtype.unwrap_or(grid.dtype());
-            let mut cases = dense(dtype, &grid.shapes())?;
-            cases.extend(grid.cases(dtype)?);
-            sweeps.push(Sweep { name: grid.name(), dtype, cases });
-        }
-        Ok(sweeps)
     }
 }
 
@@ -327,7 +229,7 @@ mod tests {
 
     fn sweeps(arguments: &str) -> Vec<String> {
         let program = Program::parse_from(std::iter::once("sdpa").chain(arguments.split_whitespace()));
-        let sweeps = program.bench.sweeps().unwrap();
+        let sweeps = program.bench.problems.sweeps().unwrap();
         let line = |sweep: &Sweep| {
             let name = file_name("NVIDIA H200 (sm_90, 132 multiprocessors)", sweep);
             format!("{name}: {}", sweep.cases.len())

@@ -165,7 +165,7 @@ impl Sitting<'_> {
         }
         let progress = bar(options.samples as u64);
         progress.set_message(format!("timing {}", self.problem()));
-        let timings = timing::round_robin(&mut contenders, options.samples, || progress.inc(1));
+        let timings = timing::round_robin(&mut contenders, options.samples, options.seed, || progress.inc(1));
         progress.finish_and_clear();
         Ok(names.into_iter().zip(timings?).collect())
     }
