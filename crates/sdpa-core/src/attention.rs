@@ -2,7 +2,7 @@
 
 use crate::{
     Accuracy, Budget, Buffer, Device, DeviceLimits, Extensions, LaunchPlan, Params, Prepared, Problem, Result,
-    Specialisation, Tensors, Unsupported,
+    Specialisation, Tensors, Tunable, Unsupported,
 };
 
 /// What a generation is: everything that the harness needs to know, so that it never asks for the id.
@@ -57,6 +57,17 @@ pub trait Attention: Sync {
     /// By default the decided one alone.
     fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
         self.plan(problem, limits).into_iter().collect()
+    }
+
+    /// The numbers that its kernels are compiled with and that a search may choose otherwise. By default none.
+    fn tunables(&self) -> &'static [Tunable] {
+        &[]
+    }
+
+    /// A kernel of its table whose definitions were changed, with the threads, the shared memory and the boxes that
+    /// follow from them; `None` where the numbers do not go together. By default nothing follows.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        Some(kernel)
     }
 
     /// Plans, loads and launches. Returns as soon as the work is queued; [`Device::synchronize`] waits for it.

@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
-    PackedPtx, Problem, Specialisation, Unsupported, for_both_dtypes, require,
+    PackedPtx, Problem, Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2d`.
@@ -84,6 +84,18 @@ impl Attention for V2d {
         plans.dedup();
         plans
     }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[Tunable { define: "TILE_KEYS", values: &["32", "64", "128"] }]
+    }
+
+    /// Q, and each stage's K and V, in two bytes an element.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        let number = |name| kernel.number(name);
+        let rows = 16 * number("WARPS")? * number("ROW_BLOCKS")?;
+        let shared_bytes = 2 * number("HEAD_DIM")? * (rows + 2 * number("STAGES")? * number("TILE_KEYS")?);
+        (shared_bytes <= GENERATION.budget.shared_bytes).then_some(Specialisation { shared_bytes, ..kernel })
+    }
 }
 
 /// The plan with tiles of 128 query rows, or of 64; at head dimension 256 there are only small ones.
@@ -108,4 +120,17 @@ fn plan_with(problem: &Problem, limits: &DeviceLimits, large_tiles: bool) -> Res
 fn large_tiles_pay(problem: &Problem, limits: &DeviceLimits) -> bool {
     let tiles = problem.len_q().div_ceil(128) * problem.batch() * problem.heads_q();
     tiles >= limits.multiprocessors as usize * if problem.mask().is_causal() { 8 } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The law that a search goes by gives what the table says.
+    #[test]
+    fn the_tables_kernels_are_as_large_as_the_law_says() {
+        for kernel in GENERATION.specialisations {
+            assert_eq!(V2d.resized(*kernel), Some(*kernel));
+        }
+    }
 }

@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    Specialisation, TileBoxes, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3c`.
@@ -90,6 +90,26 @@ impl Attention for V3c {
         plans.dedup();
         plans
     }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[
+            Tunable { define: "TURNS", values: &["NEVER", "UNLESS_CAUSAL", "ALWAYS"] },
+            Tunable { define: "TILE_KEYS", values: &["64", "80", "96", "112", "128"] },
+            Tunable { define: "KEY_STAGES", values: &["2", "3", "4", "6"] },
+        ]
+    }
+
+    /// Queries, the output, and each stage's keys and values in boxes of 64 columns, and a box row of barriers.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        let number = |name| kernel.number(name);
+        let columns = number("HEAD_DIM")?.next_multiple_of(TileBoxes::COLUMNS);
+        let (rows, tile_keys) = (64 * number("CONSUMERS")?, number("TILE_KEYS")?);
+        let tiles = (number("QUERY_STAGES")? + number("STAGED_OUTPUT")?) * rows + 2 * number("KEY_STAGES")? * tile_keys;
+        let (key, value) = (tile_keys, tile_keys);
+        let boxes = kernel.boxes.map(|boxes| TileBoxes { key, value, ..boxes });
+        let shared_bytes = 2 * columns * tiles + 1024;
+        (shared_bytes <= GENERATION.budget.shared_bytes).then_some(Specialisation { shared_bytes, boxes, ..kernel })
+    }
 }
 
 /// The plan with the tile that `choose` takes out of those of a head dimension.
@@ -140,6 +160,14 @@ mod tests {
     use sdpa_core::Mask;
 
     use super::*;
+
+    /// The law that a search goes by gives what the table says.
+    #[test]
+    fn the_tables_kernels_are_as_large_as_the_law_says() {
+        for kernel in GENERATION.specialisations {
+            assert_eq!(V3c.resized(*kernel), Some(*kernel));
+        }
+    }
 
     fn rows(shape: (usize, usize, usize), head_dim: usize, mask: Mask) -> usize {
         let (batch, heads, len) = shape;

@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
+    SizeRange, Specialisation, TileBoxes, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3d`.
@@ -85,6 +85,27 @@ impl Attention for V3d {
         plans.dedup();
         plans
     }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[
+            Tunable { define: "EIGHTHS_BEFORE_WAIT", values: &["2", "3", "4", "5", "6", "7", "8"] },
+            Tunable { define: "TURNS", values: &["NEVER", "UNLESS_CAUSAL", "ALWAYS"] },
+            Tunable { define: "TILE_KEYS", values: &["64", "80", "96", "112", "128"] },
+            Tunable { define: "KEY_STAGES", values: &["2", "3", "4", "6"] },
+        ]
+    }
+
+    /// Queries, the output, and each stage's keys and values in boxes of 64 columns, and a box row of barriers.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        let number = |name| kernel.number(name);
+        let columns = number("HEAD_DIM")?.next_multiple_of(TileBoxes::COLUMNS);
+        let (rows, tile_keys) = (64 * number("CONSUMERS")?, number("TILE_KEYS")?);
+        let tiles = (number("QUERY_STAGES")? + 1) * rows + 2 * number("KEY_STAGES")? * tile_keys;
+        let (key, value) = (tile_keys, tile_keys);
+        let boxes = kernel.boxes.map(|boxes| TileBoxes { key, value, ..boxes });
+        let shared_bytes = 2 * columns * tiles + 1024;
+        (shared_bytes <= GENERATION.budget.shared_bytes).then_some(Specialisation { shared_bytes, boxes, ..kernel })
+    }
 }
 
 /// The plan with the tile that `choose` takes out of those of a head dimension.
@@ -139,4 +160,17 @@ fn fastest_tile(tiles: &[Tile], problem: &Problem, limits: &DeviceLimits) -> usi
         most * percent[usize::from(keys > MANY_KEYS)]
     };
     (0..tiles.len()).min_by_key(|kernel| cost(&tiles[*kernel])).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The law that a search goes by gives what the table says.
+    #[test]
+    fn the_tables_kernels_are_as_large_as_the_law_says() {
+        for kernel in GENERATION.specialisations {
+            assert_eq!(V3d.resized(*kernel), Some(*kernel));
+        }
+    }
 }
