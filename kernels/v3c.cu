@@ -478,6 +478,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             // no schedule tried lets the others lag so far.
             values.wait();
             values.release(lane);
+            // UNREACHED: where turns depend on the mask, none are taken under one.
             turn.pass_unused();
         }
 
@@ -531,6 +532,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             rows.rescale_output_if_needed();
         };
 #pragma unroll 1
+        // UNREACHED: as above, of turns.
         for (--key_tile; key_tile >= unmasked_tiles; --key_tile) attend(Masked{});
 #pragma unroll 1
         for (; key_tile >= 0; --key_tile) attend(Unmasked{});

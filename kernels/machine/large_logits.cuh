@@ -110,6 +110,7 @@ __device__ inline void attend_exactly_to_rows(const AttentionParams& params, con
                                   });
             if (!large) continue;
             if (column < params.head_dim) {
+                // UNREACHED: a row with a large maximum has seen a key, so its sum is not 0.
                 const float normalise = normaliser(total.sum);
 #pragma unroll
                 for (int c = 0; c < 4; ++c) sum[c] *= normalise;
