@@ -353,12 +353,7 @@ public:
             }
         }
         const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
-        attend_exactly_to_rows(
-            params, tile, first_row, maxima, true,
-            [&](int row, int column, const float (&columns)[4]) {
-                store_from_float(tensor + (first_row + row) * params.output.row_stride + column,
-                                 columns);
-            });
+        attend_exactly_to_output(params, tile, first_row, maxima);
     }
 
 private:

@@ -120,3 +120,14 @@ __device__ inline void attend_exactly_to_rows(const AttentionParams& params, con
         }
     }
 }
+
+// The same, straight to the output.
+__device__ inline void attend_exactly_to_output(const AttentionParams& params,
+                                                const QueryTile& tile, int first_row,
+                                                const float (&maxima)[2]) {
+    Element* const head = head_data(params.output, tile.batch, tile.head);
+    const auto store = [&](int row, int column, const float (&columns)[4]) {
+        store_from_float(head + (first_row + row) * params.output.row_stride + column, columns);
+    };
+    attend_exactly_to_rows(params, tile, first_row, maxima, true, store);
+}

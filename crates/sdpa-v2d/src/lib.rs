@@ -56,7 +56,7 @@ static GENERATION: Generation = Generation {
         "d96_m64", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 61_440;
         "d128_m128", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 98_304;
         "d128_m64", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 81_920;
-        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"], 128, 98_304;
+        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1"], 128, 98_304;
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
     // multiprocessor of an A100 or an H200, and one an L4's.
