@@ -7,8 +7,8 @@
 //         prefix sum of tiles costs a launch or a walk through all lengths. Here sequence s owns
 //         the tile numbers from cu_seqlens[s] / TILE_ROWS + s on: never too few for its rows, at
 //         most one too many, and rising with s, so that a warp finds the sequence of a number by a
-//         search with 128 probes a step. The grid follows from the total and the number of sequences
-//         alone.
+//         search with 128 probes a step. The grid follows from the total and the number of
+//         sequences alone.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=32|64|96|128|256 -DWARPS=2|4 -DROW_BLOCKS=1|2 -DTILE_KEYS=64 -DSTAGES=1|2
 //         -DSHAPE=PLAIN|SLOPED|CAPPED -DBLOCKS_PER_SM=2|4|6; f16 or -DDTYPE_BF16
