@@ -13,36 +13,51 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is open.
+#[derive(Default)]
+struct Open {
+    /// By the GPU's ordinal and the stream's handle.
+    devices: HashMap<(usize, usize), Arc<Cuda>>,
+    /// GPUs on which the next graph could not be recorded on a stream that is not known yet: its tickets were taken.
+    without_spare: Vec<usize>,
+}
+
 /// The device of a stream, by its GPU's ordinal and its handle. It is opened once; kernels are loaded once per GPU.
 ///
 /// # Errors
 /// Those of opening it. A stream that records a graph needs a call on another stream of the GPU before.
 pub(crate) fn of_stream(ordinal: usize, stream: usize) -> Result<Arc<Cuda>, Failure> {
-    type Devices = HashMap<(usize, usize), Arc<Cuda>>;
-    static DEVICES: Mutex<Option<Devices>> = Mutex::new(None);
+    static OPEN: Mutex<Option<Open>> = Mutex::new(None);
 
-    let mut devices = lock(&DEVICES);
-    let devices = devices.get_or_insert_default();
-    if let Some(device) = devices.get(&(ordinal, stream)) {
-        return Ok(Arc::clone(device));
-    }
-    let first = devices.iter().find(|((other, _), _)| *other == ordinal).map(|(_, device)| Arc::clone(device));
-    let handle = stream as *mut c_void;
-    // SAFETY: Python gives a current stream of PyTorch's, which is of the GPU's primary context. PyTorch never destroys its
-    // own; whoever makes one outside of it keeps it while its work is queued, and a later one with the same handle is a
-    // stream as well.
-    let device = Arc::new(unsafe {
-        match first {
-            Some(first) => first.on_raw_stream(handle)?,
-            None => Cuda::from_raw_stream(ordinal, handle)?,
+    let mut open = lock(&OPEN);
+    let Open { devices, without_spare } = open.get_or_insert_default();
+    let device = match devices.get(&(ordinal, stream)) {
+        Some(device) => Arc::clone(device),
+        None => {
+            let first = devices.iter().find(|((other, _), _)| *other == ordinal).map(|(_, device)| Arc::clone(device));
+            let handle = stream as *mut c_void;
+            // SAFETY: Python gives a current stream of PyTorch's, which is of the GPU's primary context. PyTorch never
+            // destroys its own; whoever makes one outside of it keeps it while its work is queued, and a later one with the
+            // same handle is a stream as well.
+            let device = Arc::new(unsafe {
+                match first {
+                    Some(first) => first.on_raw_stream(handle)?,
+                    None => Cuda::from_raw_stream(ordinal, handle)?,
+                }
+            });
+            devices.insert((ordinal, stream), Arc::clone(&device));
+            without_spare.push(ordinal);
+            device
         }
-    });
-    match device.keep_spare_tickets() {
-        // The next graph on a stream that is not known yet has its tickets. This one is recorded already.
-        Ok(()) | Err(Error::Capturing { .. }) => {}
-        Err(error) => return Err(error.into()),
+    };
+    if without_spare.contains(&ordinal) {
+        match device.keep_spare_tickets() {
+            Ok(()) => without_spare.retain(|other| *other != ordinal),
+            // A later call that is not recorded does it.
+            Err(Error::Capturing { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    devices.insert((ordinal, stream), Arc::clone(&device));
     Ok(device)
 }
 

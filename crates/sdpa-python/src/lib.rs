@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
-use sdpa::{CHOICES, Problem};
+use sdpa::{Attention, CHOICES, Device, LaunchPlan, Problem};
 
 use crate::failure::Failure;
 use crate::request::{Numbers, Request, Tensor};
@@ -39,12 +39,16 @@ mod _native {
 /// last query seeing every key, 2 for causal with the first query seeing the first key. Sides of the window are -1 without an
 /// end, `softcap` is 0 without one. `lse` and what follows `softcap` are (address, count) of 4-byte numbers, or None.
 ///
+/// `workspace` is called for GPU memory that the kernels hand to one another, if they do: with a number of bytes, for (address,
+/// owner), at a multiple of 256 bytes. The owner is let go once the work is queued.
+///
 /// The addresses must be memory as long as shapes, strides and counts say, of the place, until the work is done: this
 /// function cannot see whether they are.
 #[pyfunction]
 fn forward(
     py: Python<'_>,
     place: Option<(usize, usize)>,
+    workspace: Option<Bound<'_, PyAny>>,
     only_interpreter: bool,
     layout: u8,
     dtype: u8,
@@ -79,24 +83,42 @@ fn forward(
         cu_seqlens,
         longest,
     };
-    // Loading a kernel takes as long as compiling it, and the interpreter longer.
-    let computed = py.detach(|| {
-        let problem = request.problem()?;
-        let generation = match place {
-            Some((ordinal, stream)) => {
-                let device = devices::of_stream(ordinal, stream)?;
-                request.run_on_device(&*device, &problem)?
-            }
-            None => request.run_on_host(&*devices::for_host(only_interpreter)?, &problem)?,
-        };
-        Ok::<_, Failure>((generation, problem))
-    });
-    let (generation, problem) = computed?;
-    warn_if_slow(py, generation, &problem)?;
-    Ok(generation)
+    let problem = request.problem()?;
+    let Some((ordinal, stream)) = place else {
+        // The interpreter takes its time.
+        let generation = py.detach(|| {
+            let device = devices::for_host(only_interpreter)?;
+            let (generation, plan) = planned(&problem, &*device)?;
+            request.run_on_host(&*device, &problem, (generation, &plan))?;
+            Ok::<_, Failure>(generation)
+        })?;
+        return id_of(py, generation, &problem);
+    };
+    let device = py.detach(|| devices::of_stream(ordinal, stream))?;
+    let (generation, plan) = planned(&problem, &*device)?;
+    let (address, _owner) = match workspace.filter(|_| plan.workspace_bytes > 0) {
+        Some(allocate) => {
+            let (address, owner) = allocate.call1((plan.workspace_bytes,))?.extract::<(u64, Bound<'_, PyAny>)>()?;
+            (Some(address), Some(owner))
+        }
+        None => (None, None),
+    };
+    // Loading a kernel takes as long as compiling it.
+    py.detach(|| request.run_on_device(&*device, &problem, (generation, &plan), address))?;
+    id_of(py, generation, &problem)
 }
 
-/// Warns, once for each reason, of a generation that is 10 to 100 times slower than the others.
+fn planned(problem: &Problem, device: &dyn Device) -> Result<(&'static dyn Attention, LaunchPlan), Failure> {
+    Ok(sdpa::planned(problem, device.limits()).map_err(sdpa::Error::from)?)
+}
+
+/// A generation's id, with a warning, once for each reason, if it is 10 to 100 times slower than the others.
+fn id_of(py: Python<'_>, generation: &dyn Attention, problem: &Problem) -> PyResult<&'static str> {
+    let id = generation.generation().id;
+    warn_if_slow(py, id, problem)?;
+    Ok(id)
+}
+
 fn warn_if_slow(py: Python<'_>, generation: &'static str, problem: &Problem) -> PyResult<()> {
     static SAID: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     let is_slow = |choice: &sdpa::Choice| choice.last_resort && choice.generation.generation().id == generation;

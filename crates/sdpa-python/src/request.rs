@@ -1,7 +1,9 @@
 //! What Python asks for, as a problem and its tensors.
 
 use pyo3::prelude::*;
-use sdpa::{Buffer, Device, Dtype, Layout, Mask, Operand, Packing, Problem, Strides, Tensors, Window};
+use sdpa::{
+    Attention, Buffer, Device, Dtype, LaunchPlan, Layout, Mask, Operand, Packing, Problem, Strides, Tensors, Window,
+};
 
 use crate::failure::Failure;
 
@@ -165,14 +167,16 @@ impl Request {
         Ok(builder.build()?)
     }
 
-    /// Plans and launches on buffers of these tensors.
+    /// Launches on buffers of these tensors.
     fn launch(
         &self,
         device: &dyn Device,
         problem: &Problem,
+        (generation, plan): (&dyn Attention, &LaunchPlan),
         operands: &[Buffer; 4],
         numbers: &[Option<Buffer>; 6],
-    ) -> Result<&'static str, Failure> {
+        workspace: Option<&Buffer>,
+    ) -> Result<(), Failure> {
         let [query, key, value, output] = operands;
         let [lse, slopes, sinks, key_lengths, cu_seqlens_q, cu_seqlens_k] = numbers;
         let mut tensors = Tensors::new(query, key, value, output);
@@ -191,9 +195,11 @@ impl Request {
         if let (Some(queries), Some(keys)) = (cu_seqlens_q, cu_seqlens_k) {
             tensors = tensors.with_cu_seqlens(queries, keys);
         }
-        let (generation, plan) = sdpa::planned(problem, device.limits()).map_err(sdpa::Error::from)?;
-        generation.forward_planned(device, problem, &tensors, &plan)?;
-        Ok(generation.generation().id)
+        match workspace {
+            Some(workspace) => generation.forward_in(device, problem, &tensors, plan, workspace)?,
+            None => generation.forward_planned(device, problem, &tensors, plan)?,
+        }
+        Ok(())
     }
 
     /// The log-sum-exp, then what extensions read.
@@ -202,26 +208,39 @@ impl Request {
         [self.lse, self.slopes, self.sinks, self.key_lengths, queries, keys]
     }
 
-    /// Queues the work on tensors that lie on the device. Returns which generation it is.
+    /// Queues the work on tensors that lie on the device, with a workspace there if the plan needs one.
     ///
     /// # Errors
     /// A [`Failure`], in words.
-    pub(crate) fn run_on_device(&self, device: &dyn Device, problem: &Problem) -> Result<&'static str, Failure> {
+    pub(crate) fn run_on_device(
+        &self,
+        device: &dyn Device,
+        problem: &Problem,
+        planned: (&dyn Attention, &LaunchPlan),
+        workspace: Option<u64>,
+    ) -> Result<(), Failure> {
         // SAFETY: Python's half gives the address, shape and strides of a live tensor of this device, whose span the problem
-        // has; and PyTorch gives freed memory only to work behind this one, on the same stream.
+        // has, and a workspace as long as the plan asked for; and PyTorch gives freed memory only to work behind this one,
+        // on the same stream.
         let borrowed = |address: u64, bytes: usize| unsafe { Buffer::borrowed(address, bytes) };
         let operand = |operand: Operand| {
             borrowed(self.tensors[operand as usize].0, problem.span(operand) * problem.dtype().bytes())
         };
         let numbers = self.numbers().map(|numbers| numbers.map(|Numbers(address, count)| borrowed(address, 4 * count)));
-        self.launch(device, problem, &Operand::ALL.map(operand), &numbers)
+        let workspace = workspace.map(|address| borrowed(address, planned.1.workspace_bytes));
+        self.launch(device, problem, planned, &Operand::ALL.map(operand), &numbers, workspace.as_ref())
     }
 
     /// Copies host memory to the device, computes, and copies the output and the log-sum-exp back.
     ///
     /// # Errors
     /// A [`Failure`], in words.
-    pub(crate) fn run_on_host(&self, device: &dyn Device, problem: &Problem) -> Result<&'static str, Failure> {
+    pub(crate) fn run_on_host(
+        &self,
+        device: &dyn Device,
+        problem: &Problem,
+        planned: (&dyn Attention, &LaunchPlan),
+    ) -> Result<(), Failure> {
         let spans = Operand::ALL.map(|operand| problem.span(operand) * problem.dtype().bytes());
         let upload = |address: u64, bytes: usize| match bytes {
             0 => device.allocate(0),
@@ -238,7 +257,7 @@ impl Request {
         for (buffer, given) in numbers.iter_mut().zip(self.numbers()) {
             *buffer = given.map(|Numbers(address, count)| upload(address, 4 * count)).transpose()?;
         }
-        let generation = self.launch(device, problem, &operands, &numbers)?;
+        self.launch(device, problem, planned, &operands, &numbers, None)?;
         let written = [Some((&operands[3], self.tensors[3].0)), numbers[0].as_ref().zip(self.lse.map(|lse| lse.0))];
         for (buffer, address) in written.into_iter().flatten() {
             if buffer.bytes() > 0 {
@@ -247,6 +266,6 @@ impl Request {
                 device.read(buffer, 0, bytes)?;
             }
         }
-        Ok(generation)
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 """The native half: what tensors look like to it is in `forward`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 VERSION: str
 
@@ -11,6 +11,7 @@ Numbers = tuple[int, int]
 
 def forward(
     place: tuple[int, int] | None,
+    workspace: Callable[[int], tuple[int, object]] | None,
     only_interpreter: bool,
     layout: int,
     dtype: int,

@@ -63,6 +63,7 @@ def attend(query, key, value, asked, dtype=None):
         )
     _native.forward(
         None,
+        None,
         False,
         asked.layout,
         dtypes.pop(),

@@ -41,6 +41,12 @@ def _numbers(name, tensor, dtype, device):
     return (tensor.data_ptr(), tensor.numel())
 
 
+def _workspace(size):
+    """Memory of the current device, which PyTorch gives to nothing but later work of the current stream."""
+    memory = torch.empty(size, dtype=torch.uint8, device="cuda")
+    return memory.data_ptr(), memory
+
+
 def _compute(query, key, value, asked):
     device, dtype = query.device, query.dtype
     for name, tensor in (("key", key), ("value", value)):
@@ -86,14 +92,15 @@ def _compute(query, key, value, asked):
         cu_seqlens,
         (asked.longest_q, asked.longest_k),
     )
+    index = device.index
     if not on_cuda:
-        _native.forward(None, True, *arguments)
-    elif device.index == torch.cuda.current_device():
-        _native.forward((device.index, _current_stream(device.index)), False, *arguments)
+        _native.forward(None, None, True, *arguments)
+    elif index == torch.cuda.current_device():
+        _native.forward((index, _current_stream(index)), _workspace, False, *arguments)
     else:
         # The kernels make their own GPU the thread's current one; PyTorch's stays what it was.
         with torch.cuda.device(device):
-            _native.forward((device.index, _current_stream(device.index)), False, *arguments)
+            _native.forward((index, _current_stream(index)), _workspace, False, *arguments)
     return out, lse
 
 

@@ -214,6 +214,12 @@ fn is_made_while_a_graph_is_recorded() {
     }
     graph.launch().unwrap();
     drop(graph);
+    // With a workspace of the program's own the graph has the launches alone.
+    let plan = V0.plan(&problem(), device.limits()).unwrap();
+    let workspace = device.allocate(plan.workspace_bytes).unwrap();
+    stream.begin_capture(MODE).unwrap();
+    V0.forward_in(&recording, &problem(), &tensors(&all), &plan, &workspace).unwrap();
+    stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
     // One that is made on a stream that records nothing needs no spare.
     V0.forward(&on_stream(&device).unwrap(), &problem(), &tensors(&all)).unwrap();
     drop(recording);
