@@ -9,9 +9,9 @@ import warnings
 
 import ml_dtypes
 import numpy
-from reference import attention
 
 import evo_sdpa
+from reference import attention
 
 # Elements differ by a rounding of the output and by those of the weights; see NUMERICS.md.
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2}
@@ -117,9 +117,7 @@ class Agreement(unittest.TestCase):
         k, v = (random(seed, sum(lengths_k), 2, 64) for seed in (2, 3))
         for arguments in [{}, {"causal": True}, {"window_size": (4, 2)}, {"softmax_scale": 0.2, "softcap": 3.0}]:
             longest = (1000, 1000) if "causal" in arguments else (40, 44)
-            found, lse, _ = evo_sdpa.flash_attn_varlen_func(
-                q, k, v, cu_q, cu_k, *longest, return_attn_probs=True, **arguments
-            )
+            found, lse, _ = evo_sdpa.flash_attn_varlen_func(q, k, v, cu_q, cu_k, *longest, return_attn_probs=True, **arguments)
             self.assertEqual(lse.shape, (4, sum(lengths_q)))
             meant = {"softmax_scale": "scale", "window_size": "window"}
             meant = {meant.get(name, name): value for name, value in arguments.items()}

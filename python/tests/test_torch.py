@@ -113,7 +113,12 @@ assert torch.equal(attend(q), q)
             (ValueError, "value is torch.float16 on meta", (q, k, v.to("meta")), {}),
             (ValueError, "query is on meta: a CUDA device", (q.to("meta"), k.to("meta"), v.to("meta")), {}),
             (ValueError, "dtype is 'bfloat16': it is for NumPy arrays", (q, k, v), {"dtype": "bfloat16"}),
-            (ValueError, "alibi_slopes is torch.float16 on cpu: a tensor of torch.float32", (q, k, v), {"alibi_slopes": q[0, 0, :, 0]}),
+            (
+                ValueError,
+                "alibi_slopes is torch.float16 on cpu: a tensor of torch.float32",
+                (q, k, v),
+                {"alibi_slopes": q[0, 0, :, 0]},
+            ),
             (ValueError, "sinks is list", (q, k, v), {"sinks": [0.0]}),
             (ValueError, "sinks is not contiguous", (q, k, v), {"sinks": torch.zeros(8)[::2]}),
             (TypeError, "key is a ndarray, and query is a torch.Tensor", (q, k.numpy(), v), {}),

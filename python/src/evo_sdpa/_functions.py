@@ -75,9 +75,7 @@ def scaled_dot_product_attention(
     _decline_dropout(dropout_p)
     _asked.check_dimensions(BHLD, query=query, key=key, value=value)
     if not enable_gqa and query.shape[1] != key.shape[1]:
-        raise ValueError(
-            f"query has {query.shape[1]} heads and key has {key.shape[1]}: give enable_gqa=True for grouped heads"
-        )
+        raise ValueError(f"query has {query.shape[1]} heads and key has {key.shape[1]}: give enable_gqa=True for grouped heads")
     mask = FULL
     if is_causal:
         # Both alignments are the same for as many keys as queries.
@@ -184,7 +182,8 @@ def flash_attn_varlen_func(
     _decline_dropout(dropout_p)
     if block_table is not None:
         _decline(
-            "block_table is given", "evo_sdpa has no kernels for paged caches yet; gather the pages to packed keys and values"
+            "block_table is given",
+            "evo_sdpa has no kernels for paged caches yet; gather the pages to packed keys and values",
         )
     _asked.check_dimensions(PACKED, q=q, k=k, v=v)
     left, right = _window(window_size)
@@ -260,12 +259,16 @@ def flash_attn_with_kvcache(
     if rotary_cos is not None or rotary_sin is not None:
         _decline("rotary_cos and rotary_sin are given", "evo_sdpa does not rotate; rotate q and k before")
     if cache_batch_idx is not None:
-        _decline("cache_batch_idx is given", "evo_sdpa has no kernels for it; index the cache, as in k_cache[cache_batch_idx]")
+        _decline(
+            "cache_batch_idx is given",
+            "evo_sdpa has no kernels for it; index the cache, as in k_cache[cache_batch_idx]",
+        )
     if cache_leftpad is not None:
         _decline("cache_leftpad is given", "evo_sdpa has no kernels for it; begin each sequence at the cache's first row")
     if block_table is not None:
         _decline(
-            "block_table is given", "evo_sdpa has no kernels for paged caches yet; gather the pages to contiguous caches"
+            "block_table is given",
+            "evo_sdpa has no kernels for paged caches yet; gather the pages to contiguous caches",
         )
     _asked.check_dimensions(BLHD, q=q, k_cache=k_cache, v_cache=v_cache)
     key_lengths = None
@@ -293,14 +296,16 @@ def flash_attn_with_kvcache(
     return (out, lse) if return_softmax_lse else out
 
 
-def register_with_transformers(name="evo_sdpa"):
+def register_with_transformers(name="evo_attention"):
     """Makes ``attn_implementation=name`` known to Hugging Face transformers, 5 or newer.
 
     Padding is left out by packing the sequences; causal masks, windows, soft caps and sinks are computed here. A model whose
-    mask is anything else gets PyTorch's scaled_dot_product_attention for it, and one warning that says so.
+    mask is anything else gets PyTorch's scaled_dot_product_attention for it, and a warning that says so. ``torch.compile``
+    gives padding to that as well, without the warning: how many keys there are is not known to it.
 
     Args:
-        name: what ``from_pretrained(…, attn_implementation=name)`` or ``model.set_attn_implementation(name)`` will say.
+        name: what ``from_pretrained(…, attn_implementation=name)`` or ``model.set_attn_implementation(name)`` will say. Names
+            with "sdpa" or "flash" in them have conditions of their own there.
 
     Returns:
         The name.

@@ -15,9 +15,7 @@ def _dtype(name, array, said):
         return 0
     if said != "float16" and (found.name == "bfloat16" or (found == numpy.uint16 and said == "bfloat16")):
         return 1
-    raise ValueError(
-        f"{name} is {found}: float16, ml_dtypes.bfloat16, or uint16 with dtype=\"bfloat16\" is wanted"
-    )
+    raise ValueError(f'{name} is {found}: float16, ml_dtypes.bfloat16, or uint16 with dtype="bfloat16" is wanted')
 
 
 def _tensor(array):
