@@ -370,6 +370,33 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "all")] // its problem is split over blocks
+    #[test]
+    fn a_workspace_may_be_the_programs_own() {
+        let device = Interpreter::new();
+        let problem = Problem::new(1, 2, 1, 64).len_kv(2048).build().unwrap();
+        let (generation, plan) = planned(&problem, device.limits()).unwrap();
+        assert!(plan.workspace_bytes > 256, "{plan}");
+        let ones = |operand| device.upload(&[0x00, 0x3c].repeat(problem.span(operand))).unwrap();
+        let (query, key, value) = (ones(Operand::Query), ones(Operand::Key), ones(Operand::Value));
+        let output = device.allocate(query.bytes()).unwrap();
+        let forward = |bytes: usize| {
+            let workspace = device.allocate(bytes).unwrap();
+            let tensors = Tensors::new(&query, &key, &value, &output);
+            generation.forward_in(&device, &problem, &tensors, &plan, &workspace)
+        };
+        forward(plan.workspace_bytes).unwrap();
+        let mut found = vec![0; output.bytes()];
+        device.read(&output, 0, &mut found).unwrap();
+        assert_eq!(found, [0x00, 0x3c].repeat(2 * 64), "a mean of ones");
+        let said = forward(plan.workspace_bytes - 1).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("workspace needs {} bytes", plan.workspace_bytes)), "{said}");
+        let foreign = Interpreter::new().allocate(plan.workspace_bytes).unwrap();
+        let tensors = Tensors::new(&query, &key, &value, &output);
+        let said = generation.forward_in(&device, &problem, &tensors, &plan, &foreign).unwrap_err().to_string();
+        assert!(said.starts_with("workspace lies in another device's memory"), "{said}");
+    }
+
     #[cfg(feature = "all")]
     #[test]
     fn whatever_is_beyond_dense_attention_is_taken() {
