@@ -128,6 +128,9 @@ fn caption(evidence: &Evidence, rows: &str) -> String {
         .iter()
         .flat_map(|problem| evidence.rungs.iter().filter_map(|rung| evidence.pick(&rung.id, problem)))
         .collect();
+    if used.iter().any(|pick| pick.record.sittings.len() > 1) {
+        text += " Of several sittings the median.";
+    }
     if used.iter().any(|pick| pick.entry.stale) {
         text += " \\*: the kernel has changed since.";
     }
@@ -238,6 +241,18 @@ pub(crate) mod tests {
 
         Measured 2026-01-31, commit c0ffee-dirty, driver 580.1. Written by `sdpa report`.
         ");
+    }
+
+    #[test]
+    fn of_several_sittings_the_median_is_shown() {
+        let short = GROUNDS[0].problem();
+        let at =
+            |sitting, us| [Entry { sitting, ..entry("v8", &short, us) }, Entry { sitting, ..entry("v7", &short, 9.0) }];
+        let mut evidence = evidence();
+        evidence.records = vec![record("a.json", [at(0, 3.0), at(1, 4.0), at(2, 9.0)].concat())];
+        let text = render(&evidence);
+        assert!(text.contains("|**v8**|v7|4.00|2.25|"), "{text}");
+        assert!(text.contains(" Of several sittings the median."), "{text}");
     }
 
     #[test]

@@ -135,7 +135,9 @@ pub(super) mod tests {
         /// Comes back when the counter has made so many steps more, however busy the machine is.
         pub(in crate::timing) fn wait_for(&self, steps: u64) {
             let end = self.0.load(Ordering::Relaxed) + steps + 1;
+            let start = Instant::now();
             while self.0.load(Ordering::Relaxed) < end {
+                assert!(start.elapsed() < Duration::from_secs(60), "nobody reads the counter");
                 std::thread::sleep(POLL);
             }
         }

@@ -114,6 +114,9 @@ impl Bench {
         let chosen = generations_or_all(&self.generations)?;
         let sweeps = self.problems.sweeps()?;
         self.check_outputs()?;
+        if self.cold && self.regime == RegimeName::Sustained {
+            return Err("--cold times short turns: it needs --regime short or both".into());
+        }
         let baseline = self.baseline.as_deref().map(Baseline::read).transpose()?;
         let device = open(out)?;
         if !keeps_time(&*device) {
@@ -381,16 +384,18 @@ mod tests {
         assert_eq!(sweeps(""), ["nvidia-h200-acceptance-f16.json: 3"]);
         assert_eq!(sweeps("--grid targets --dtype f16 --causal"), ["nvidia-h200-targets-f16.json: 21"]);
         assert_eq!(sweeps("--shape 1,8,512,64 --shape 8,32,4096,128,8,1 --both"), ["nvidia-h200-shapes-f16.json: 3"]);
+        assert_eq!(sweeps("--grid models --both"), ["nvidia-h200-models-bf16.json: 35"]);
         assert_eq!(sweeps("--grid packed --both --dtype f16"), ["nvidia-h200-packed-f16.json: 8"]);
         assert_eq!(
             sweeps("--grid acceptance,all --both"),
             [
                 "nvidia-h200-acceptance-f16.json: 6",
                 "nvidia-h200-short-f16.json: 20",
-                "nvidia-h200-decode-bf16.json: 8",
+                "nvidia-h200-decode-bf16.json: 11",
                 "nvidia-h200-packed-bf16.json: 8",
                 "nvidia-h200-windows-bf16.json: 7",
                 "nvidia-h200-widths-bf16.json: 8",
+                "nvidia-h200-models-bf16.json: 35",
                 "nvidia-h200-targets-bf16.json: 42",
             ]
         );

@@ -19,10 +19,10 @@ pub(in crate::commands) struct Problems {
     /// Element type; by default each grid's own, and f16 for shapes
     #[arg(long, value_enum)]
     dtype: Option<DtypeName>,
-    /// With a causal mask (bottom-right); problems of the grids packed and windows have masks of their own
+    /// With a causal mask (bottom-right); problems of the grids models, packed and windows have masks of their own
     #[arg(long, conflicts_with = "both")]
     causal: bool,
-    /// Without and with a causal mask; problems of the grids packed and windows have masks of their own
+    /// Without and with a causal mask; problems of the grids models, packed and windows have masks of their own
     #[arg(long)]
     both: bool,
 }
@@ -39,6 +39,8 @@ enum GridName {
     Decode,
     /// Head dimensions 96 and 192
     Widths,
+    /// Shapes of real models: prefill, encoders, pictures, diffusion, speech
+    Models,
     /// Packed sequences: many short ones, and a few long ones with a causal mask
     Packed,
     /// Windows, soft caps and sinks, with a causal mask
@@ -88,6 +90,7 @@ impl Problems {
                 GridName::Short => &[Grid::Short],
                 GridName::Decode => &[Grid::Decode],
                 GridName::Widths => &[Grid::Widths],
+                GridName::Models => &[Grid::Models],
                 GridName::Packed => &[Grid::Packed],
                 GridName::Windows => &[Grid::Windows],
                 GridName::All => &Grid::ALL,
