@@ -160,7 +160,7 @@ impl Tune {
                 seed: self.seed,
                 guess: !keeps_time(&*device),
                 found: &found,
-                environment: timing::environment(),
+                environment: timing::environment(&*device),
             };
             self.append(&serde_json::to_string(&line)?)?;
             recorded.push((problem, key, device.name()));
