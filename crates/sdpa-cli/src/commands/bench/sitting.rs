@@ -281,6 +281,8 @@ impl<C: Contender<Error: StdError + 'static>> Contender for AnyContender<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
     use sdpa::generations;
     use sdpa_bench::timing::{EnergyCounter, Verdict};
@@ -292,7 +294,10 @@ mod tests {
     /// The interpreter with a clock, by which a recording takes as long as its launches say: 10 µs each.
     struct Clocked {
         device: Interpreter,
-        launches: std::sync::atomic::AtomicU32,
+        launches: AtomicU32,
+        /// Whether it launches nothing more once something was recorded.
+        breaks: bool,
+        recordings: AtomicU32,
     }
 
     struct Recorded(u32);
@@ -305,11 +310,11 @@ mod tests {
 
     impl Clocked {
         fn new() -> Self {
-            Self { device: Interpreter::new(), launches: 0.into() }
+            Self { device: Interpreter::new(), launches: 0.into(), breaks: false, recordings: 0.into() }
         }
 
         fn launched(&self) -> u32 {
-            self.launches.load(std::sync::atomic::Ordering::Relaxed)
+            self.launches.load(Ordering::Relaxed)
         }
     }
 
@@ -351,7 +356,10 @@ mod tests {
         }
 
         fn launch(&self, launch: &Launch, params: &Params) -> Result<(), Error> {
-            self.launches.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.launches.fetch_add(1, Ordering::Relaxed);
+            if self.breaks && self.recordings.load(Ordering::Relaxed) > 0 {
+                return Ok(());
+            }
             self.device.launch(launch, params)
         }
 
@@ -361,6 +369,7 @@ mod tests {
 
         fn record(&self, work: &mut dyn FnMut() -> Result<(), Error>) -> Result<Box<dyn Recording + '_>, Error> {
             let before = self.launched();
+            self.recordings.fetch_add(1, Ordering::Relaxed);
             work()?;
             Ok(Box::new(Recorded(self.launched() - before)))
         }
@@ -431,6 +440,29 @@ mod tests {
             "no joules: the energy counter made fewer than two steps in 100 ms; raise --sustained-ms",
         ] {
             assert_eq!(said.lines().filter(|found| *found == line).count(), 1, "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_generation_that_is_wrong_in_the_second_regime_is_wrong() {
+        let case: Case = "h1 L16 d64".parse().unwrap();
+        let regimes = Regime::ALL.map(Options::of);
+        for (breaks, figures) in [(false, 2), (true, 1)] {
+            let device = Clocked { breaks, ..Clocked::new() };
+            let sitting = Sitting {
+                device: &device,
+                peers: None,
+                case: &case,
+                regimes: &regimes,
+                cold: false,
+                meter: None,
+                ceilings: &[],
+                baseline: None,
+                everybody: false,
+            };
+            let mut record = Record::default();
+            let right = sitting.run(&mut Vec::new(), &[generations::find("v1").unwrap()], &mut record).unwrap();
+            assert_eq!((right, record.figures.len()), (!breaks, figures));
         }
     }
 
