@@ -3,7 +3,7 @@
 use crate::tensors::check;
 use crate::{
     Accuracy, Budget, Buffer, Device, DeviceLimits, Extensions, LaunchPlan, Params, Prepared, Problem, Result,
-    Specialisation, Tensors, Unsupported, View,
+    Specialisation, Tensors, Tunable, Unsupported, View,
 };
 
 /// What a generation is: everything that the harness needs to know, so that it never asks for the id.
@@ -50,6 +50,25 @@ pub trait Attention: Sync {
             Some(extension) => Err(Unsupported::Extension { generation, extension }),
             None => self.decide(problem, limits),
         }
+    }
+
+    /// Every plan that would be right for a problem which the generation takes, the one that [`decide`](Self::decide) makes
+    /// among them: what a search for faster choices tries. Other kernels of the generation's table, mostly.
+    ///
+    /// By default the decided one alone.
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        self.plan(problem, limits).into_iter().collect()
+    }
+
+    /// The numbers that its kernels are compiled with and that a search may choose otherwise. By default none.
+    fn tunables(&self) -> &'static [Tunable] {
+        &[]
+    }
+
+    /// A kernel of its table whose definitions were changed, with the threads, the shared memory and the boxes that
+    /// follow from them; `None` where the numbers do not go together. By default nothing follows.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        Some(kernel)
     }
 
     /// Plans, loads and launches. Returns as soon as the work is queued; [`Device::synchronize`] waits for it.

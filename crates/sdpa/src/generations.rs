@@ -24,6 +24,7 @@ macro_rules! for_each_generation {
             (v3e, "v3e", v3e::V3e);
             (v2h, "v2h", v2h::V2h);
             (v2i, "v2i", v2i::V2i);
+            (v3f, "v3f", v3f::V3f);
         }
     };
 }

@@ -1,5 +1,6 @@
 //! All contenders on one problem: verified, timed in turn, and judged.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use harness::acceptance::shape_of;
 use harness::case::Case;
 use harness::verify::{Question, Thoroughness};
 use sdpa_bench::timing::{
-    self, Absent, Cache, Ceiling, Contender, Figure, Hopeless, InputSets, Options, Peers, Prepared, Record, Timing,
-    Verified,
+    self, Absent, Cache, Ceiling, Contender, Figure, Hopeless, InputSets, Meter, Options, Peers, Prepared, ReadyPeers,
+    Record, Regime, Sample, Timing, Verified,
 };
 use sdpa_core::{Attention, Device, Problem};
 use sdpa_toolchain::Fingerprint;
@@ -24,9 +25,13 @@ pub(in crate::commands) struct Sitting<'a> {
     pub(in crate::commands) device: &'a dyn Device,
     pub(in crate::commands) peers: Option<&'a Peers>,
     pub(in crate::commands) case: &'a Case,
-    pub(in crate::commands) options: Options,
+    /// One of each regime to time in, in this order.
+    pub(in crate::commands) regimes: &'a [Options],
+    /// Also with inputs that come from memory, in short turns.
     pub(in crate::commands) cold: bool,
-    pub(in crate::commands) ceiling: Option<&'a Ceiling>,
+    /// Says what passes cost in sustained turns.
+    pub(in crate::commands) meter: Option<&'a Meter>,
+    pub(in crate::commands) ceilings: &'a [Ceiling],
     pub(in crate::commands) baseline: Option<&'a Record>,
     /// Also times generations that are right and very slow.
     pub(in crate::commands) everybody: bool,
@@ -59,35 +64,75 @@ impl Sitting<'_> {
         }
         let verified = started.elapsed();
         let right: Vec<&'static dyn Attention> = proofs.iter().map(Verified::generation).collect();
-        let warm = self.time(out, &question, proofs, Cache::Warm, &mut record.absent)?;
-        let cold = match self.cold {
-            true if timing::outgrows_caches(problem) => Some(warm.clone()),
-            true => {
-                // A proof is worth one measurement.
-                let mut again = Vec::new();
-                let (proofs, _) = self.verify(out, &question, &right, &mut again)?;
-                Some(self.time(out, &question, proofs, Cache::Cold, &mut again)?)
+        let (mut proofs, mut figures) = (Some(proofs), Vec::new());
+        for options in self.regimes {
+            let proofs = match proofs.take() {
+                Some(proofs) => proofs,
+                None => self.verify_again(out, &question, &right)?,
+            };
+            let timed = self.figures(out, &question, proofs, options, &mut record.absent)?;
+            if self.regimes.len() > 1 {
+                writeln!(out, "{} turns of {} ms", options.regime, options.turn().as_millis())?;
             }
-            false => None,
-        };
-        let mut figures = Vec::new();
-        for (name, timing) in warm {
-            let cold = cold.as_ref().and_then(|cold| cold.iter().find(|(other, _)| *other == name));
-            let generation = right.iter().find(|generation| generation.generation().id == name);
-            figures.push(Figure {
-                cold_median_us: cold.map(|(_, timing)| timing.median_us),
-                of_ceiling: self.ceiling.map(|ceiling| ceiling.least_us(self.case) / timing.median_us),
-                kernel: generation.map(|generation| self.fingerprint(*generation)).transpose()?,
-                ..Figure::of_case(&name, self.case, &timing)
-            });
+            write!(out, "{}", render::table(&timed, self.baseline))?;
+            figures.extend(timed);
         }
-        timing::judge(&mut figures, &parent_of);
-        write!(out, "{}", render::table(&figures, self.baseline))?;
         let seconds = [asked, verified - asked, started.elapsed() - verified].map(|part| part.as_secs_f64());
         writeln!(out, "oracle {:.1} s, verification {:.1} s, timing {:.1} s", seconds[0], seconds[1], seconds[2])?;
         out.flush()?;
         record.figures.extend(figures);
         Ok(all_right)
+    }
+
+    /// A figure of each contender in one regime, judged.
+    fn figures(
+        &self,
+        out: &mut dyn Write,
+        question: &Question,
+        proofs: Vec<Verified<'static>>,
+        options: &Options,
+        absent: &mut Vec<Absent>,
+    ) -> Result<Vec<Figure>, AnyError> {
+        let right: Vec<&'static dyn Attention> = proofs.iter().map(Verified::generation).collect();
+        let warm = self.time(out, question, proofs, options, absent)?;
+        let cold = match self.cold && options.regime == Regime::Short {
+            true if timing::outgrows_caches(self.problem()) => Some(warm.clone()),
+            true => {
+                let proofs = self.verify_again(out, question, &right)?;
+                let options = Options { cache: Cache::Cold, ..*options };
+                // What is missing is named already.
+                Some(self.time(out, question, proofs, &options, &mut Vec::new())?)
+            }
+            false => None,
+        };
+        let dtype = self.problem().dtype().name();
+        let ceiling =
+            self.ceilings.iter().find(|ceiling| (ceiling.dtype.as_str(), ceiling.regime) == (dtype, options.regime));
+        let mut figures = Vec::new();
+        for Timed { name, timing, way } in warm {
+            let cold = cold.as_ref().and_then(|cold| cold.iter().find(|other| other.name == name));
+            let generation = right.iter().find(|generation| generation.generation().id == name);
+            figures.push(Figure {
+                regime: options.regime,
+                cold_median_us: cold.map(|cold| cold.timing.median_us),
+                of_ceiling: ceiling.map(|ceiling| ceiling.least_us(self.case) / timing.median_us),
+                way,
+                kernel: generation.map(|generation| self.fingerprint(*generation)).transpose()?,
+                ..Figure::of_case(&name, self.case, &timing)
+            });
+        }
+        timing::judge(&mut figures, &parent_of);
+        Ok(figures)
+    }
+
+    /// Proofs anew: each is worth one measurement.
+    fn verify_again(
+        &self,
+        out: &mut dyn Write,
+        question: &Question,
+        right: &[&'static dyn Attention],
+    ) -> Result<Vec<Verified<'static>>, AnyError> {
+        Ok(self.verify(out, question, right, &mut Vec::new())?.0)
     }
 
     fn problem(&self) -> &Problem {
@@ -137,37 +182,43 @@ impl Sitting<'_> {
         out: &mut dyn Write,
         question: &Question,
         proofs: Vec<Verified<'static>>,
-        cache: Cache,
+        options: &Options,
         absent: &mut Vec<Absent>,
-    ) -> Result<Vec<(String, Timing)>, AnyError> {
-        let options = Options { cache, ..self.options };
-        let sets = InputSets::of(self.device, self.problem(), question.data(), cache)?;
-        let mut names = Vec::new();
+    ) -> Result<Vec<Timed>, AnyError> {
+        let sets = InputSets::of(self.device, self.problem(), question.data(), options.cache)?;
+        let (mut names, mut ways) = (Vec::new(), BTreeMap::new());
         let mut contenders: Vec<Box<dyn Contender<Error = AnyError> + '_>> = Vec::new();
         for proof in proofs {
             names.push(proof.generation().generation().id.to_owned());
-            contenders.push(Box::new(AnyContender(Prepared::new(self.device, proof, &sets, &options)?)));
+            let prepared = Prepared::new(self.device, proof, &sets, options)?.metered(self.meter);
+            contenders.push(Box::new(AnyContender(prepared)));
         }
         if let Some(peers) = self.peers {
             let progress = spinner(format!("preparing the peers for {}", self.problem()));
-            let prepared = peers.prepare(self.problem(), &question.data().extension, &options);
+            let prepared = peers.prepare(self.problem(), &question.data().extension, options);
             progress.finish_and_clear();
-            let (ready, skipped) = prepared?;
+            let ReadyPeers { peers: ready, ways: found, skipped } = prepared?;
+            ways = found;
             for name in ready {
                 contenders.push(Box::new(AnyContender(peers.contender(&name))));
                 names.push(name);
             }
-            if cache == Cache::Warm {
-                for (name, reason) in skipped {
+            for (name, reason) in skipped {
+                // Once a problem is enough.
+                let problem = self.problem().to_string();
+                if options.cache == Cache::Warm
+                    && !absent.iter().any(|other| other.contender == name && other.problem == problem)
+                {
                     self.leave_out(out, absent, &name, &reason)?;
                 }
             }
         }
         let progress = bar(options.samples as u64);
         progress.set_message(format!("timing {}", self.problem()));
-        let timings = timing::round_robin(&mut contenders, options.samples, || progress.inc(1));
+        let timings = timing::round_robin(&mut contenders, options.samples, options.seed, || progress.inc(1));
         progress.finish_and_clear();
-        Ok(names.into_iter().zip(timings?).collect())
+        let timed = |(name, timing): (String, Timing)| Timed { way: ways.get(&name).cloned(), name, timing };
+        Ok(names.into_iter().zip(timings?).map(timed).collect())
     }
 
     fn leave_out(
@@ -191,13 +242,21 @@ impl Sitting<'_> {
     }
 }
 
+/// A contender's time, and the way in which a peer has it.
+#[derive(Clone)]
+struct Timed {
+    name: String,
+    timing: Timing,
+    way: Option<String>,
+}
+
 /// Contenders whose errors differ, side by side.
 struct AnyContender<C>(C);
 
 impl<C: Contender<Error: StdError + 'static>> Contender for AnyContender<C> {
     type Error = AnyError;
 
-    fn sample(&mut self) -> Result<f64, AnyError> {
+    fn sample(&mut self) -> Result<Sample, AnyError> {
         self.0.sample().map_err(Into::into)
     }
 }

@@ -77,6 +77,13 @@ struct Shared {
     spare_tickets: Mutex<Vec<Allocation>>,
 }
 
+/// A card's UUID as NVIDIA's tools write it.
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| &digits[group]);
+    format!("GPU-{}", groups.join("-"))
+}
+
 /// The primary context of the device with this ordinal.
 fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     library::start(ordinal)?;
@@ -317,6 +324,12 @@ impl Device for Cuda {
         DeviceKind::Cuda
     }
 
+    fn uuid(&self) -> Option<String> {
+        library::require(library::UUID).ok()?;
+        let uuid = self.stream.context().uuid().ok()?;
+        Some(uuid_text(uuid.bytes.map(|byte| byte as u8)))
+    }
+
     fn limits(&self) -> &DeviceLimits {
         &self.limits
     }
@@ -502,5 +515,16 @@ fn hint(DriverError(code): DriverError) -> &'static str {
             "registers × threads exceed the multiprocessor, see `sdpa resources`"
         }
         _ => "see the CUDA driver's documentation for this code",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_reads_as_nvidias_tools_write_it() {
+        let bytes = [0x0a, 0x1b, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff];
+        assert_eq!(uuid_text(bytes), "GPU-0a1b0203-0405-0607-0809-0a0b0c0d0eff");
     }
 }

@@ -1,0 +1,925 @@
+// V3f: ragged work on Hopper. The pipeline of persistent blocks over packed sequences, key lengths
+// and windows: tiles are found from cu_seqlens, and each has a range of keys.
+//
+// parent: v3d
+// idea:   the copy engine does not know where a sequence ends: the map is of the packed rows, so
+//         the last tiles of a sequence hold rows of the next one. Scores of theirs are masked,
+//         queries of theirs not stored. Only values may do harm, as 0 times infinity is NaN; the
+//         producer sets them to 0 before it passes the tile on, so consumers know nothing of it.
+//         A tile of queries goes from the last key that a row sees to the first, and no further.
+// needs:  16-byte aligned tensors, strides in multiples of 8 elements
+// build:  -DHEAD_DIM=64|128|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|128 -DKEY_STAGES=2|3
+//         -DQUERY_STAGES=1|2|3 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|IF_CAUSAL|ALWAYS
+//         -DEIGHTHS_BEFORE_WAIT=6|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
+#include "machine/boxed_tile.cuh"
+#include "machine/exponent.cuh"
+#include "machine/extended_params.cuh"
+#include "machine/key_range.cuh"
+#include "machine/large_logits.cuh"
+#include "machine/mask.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/score_shape.cuh"
+#include "machine/softmax.cuh"
+#include "machine/tensor_copy.cuh"
+#include "machine/tile_ring.cuh"
+#include "machine/warp.cuh"
+#include "machine/warpgroup.cuh"
+#include "machine/wgmma.cuh"
+
+// Tile laws.
+constexpr int THREADS = (CONSUMERS + 1) * WARPGROUP_SIZE;
+constexpr int WARPGROUP_ROWS = 64;
+constexpr int WARP_ROWS = 16;
+constexpr int LANE_ROWS = 2;  // fragments give each lane two rows, 8 apart
+constexpr int TILE_ROWS = CONSUMERS * WARPGROUP_ROWS;
+constexpr int CONSUMER_WARPS = CONSUMERS * WARPGROUP_WARPS;
+constexpr int WORK_STAGES = QUERY_STAGES + 1;  // the last one waits for a stage of queries
+// Registers per thread; in units of 8, together at most what the launch has for all.
+constexpr int PRODUCER_REGISTERS = CONSUMERS == 2 ? 40 : 32;
+constexpr int CONSUMER_REGISTERS = CONSUMERS == 2 ? 232 : 160;
+
+constexpr ScoreShape SCORE_SHAPE = ScoreShape::SHAPE;
+constexpr bool IS_PLAIN = SCORE_SHAPE == ScoreShape::PLAIN;
+
+// Powers of two that a maximum may lag behind. Weights up to 2^8 are as exact as those up to 1.
+constexpr int SLACK = 8;
+
+// A sequence may end, and a warpgroup's rows reach the diagonal, in a tile's first half.
+constexpr int NEAR_KEYS = WARPGROUP_ROWS < TILE_KEYS ? WARPGROUP_ROWS : TILE_KEYS;
+
+// Whether warpgroups take turns in issuing their products, so that one multiplies while another
+// takes exponentials: worth it where the products do not take longer than the softmax.
+enum class TakeTurns { NEVER, IF_CAUSAL, ALWAYS };
+constexpr TakeTurns TAKE_TURNS = TakeTurns::TURNS;
+__device__ inline bool takes_turns(const ExtendedParams& params) {
+    return TAKE_TURNS == TakeTurns::ALWAYS ||
+           (TAKE_TURNS == TakeTurns::IF_CAUSAL && params.causal);
+}
+
+// What a block has to do for one tile of queries, whose rows count from its sequence's first.
+struct alignas(16) Work {
+    Sequence sequence;
+    QueryTile tile;
+    int key_begin;  // tiles of keys, counted from the sequence's first
+    int key_end;    // negative: nothing, ever again
+    float slope;    // of the head's exponents, for each key of distance; negative: it lowers scores
+    float sink;     // the head's, as an exponent; -infinity where there is none
+
+    __device__ static Work none() { return {{}, {}, 0, -1, 0.0f, 0.0f}; }
+    __device__ bool is_last() const { return key_end < 0; }
+    // A packed tile may be one too many.
+    __device__ bool has_rows() const {
+        return tile.first_row >= 0 && tile.first_row < sequence.len_q;
+    }
+};
+
+// Where a packed sequence begins. Numbers beyond the tensor, negative ones of a signed type among
+// them, are its end.
+__device__ inline int boundary(const unsigned* cu_seqlens, int sequence, int total) {
+    return min(cu_seqlens[sequence], static_cast<unsigned>(total));
+}
+
+// The number of a packed sequence's first tile: never too few for the rows before, at most one too
+// many for each sequence.
+__device__ inline int first_tile(const ExtendedParams& params, int sequence) {
+    return boundary(params.cu_seqlens_q, sequence, params.len_q) / TILE_ROWS + sequence;
+}
+
+// The last sequence whose tiles begin at this number or before it; all lanes of a warp take part.
+__device__ inline int sequence_of_tile(const ExtendedParams& params, int number, int lane) {
+    int low = 0;
+    int high = params.sequences;
+    while (high - low > 1) {
+        const int step = (high - low + WARP_SIZE - 1) / WARP_SIZE;
+        const int probe = low + (lane + 1) * step;
+        const bool is_before = probe < high && first_tile(params, probe) <= number;
+        low += __popc(__ballot_sync(ALL_LANES, is_before)) * step;
+        high = min(high, low + step);
+    }
+    return low;
+}
+
+// Which tiles a persistent block works on. Blocks start with the tile of their own number and then
+// draw tickets for the rest, so that none idles while another still has a long way to go. By all
+// lanes of the producer's warp.
+class RaggedTiles {
+    // Keys and values of heads that are worked on at once should stay in the L2 cache (50 MB on an
+    // H100 or H200, in two halves). 16, 32 and 64 MB measured the same there.
+    static constexpr float SECTION_BYTES = 32.0f * 1024 * 1024;
+
+    const ExtendedParams& params;
+    int lane;
+    int tiles;    // per head
+    int heads;    // of all sequences
+    int section;  // heads whose tiles are dealt out together
+
+public:
+    __device__ RaggedTiles(const ExtendedParams& params, int lane) : params(params), lane(lane) {
+        if (params.sequences > 0) {
+            tiles = params.len_q / TILE_ROWS + params.sequences;
+            heads = params.heads_q;
+            // Heads of the same rows side by side, as they lie in memory.
+            section = heads;
+            return;
+        }
+        tiles = (params.len_q + TILE_ROWS - 1) / TILE_ROWS;
+        heads = params.heads_q * params.batch;
+        // Without a mask all tiles are alike and go head by head.
+        section = 1;
+        if (params.causal) {
+            const float head_bytes = 2.0f * sizeof(Element) * params.len_kv * params.head_dim *
+                                     params.heads_kv / params.heads_q;
+            section = max(1, min(heads, static_cast<int>(SECTION_BYTES / fmaxf(head_bytes, 1.0f))));
+        }
+    }
+
+    __device__ int total() const { return tiles * heads; }
+
+    // Sections one after the other; in a section the last tiles of all heads first, as causal rows
+    // see more keys the later they come.
+    __device__ Work operator[](int index) const {
+        const int first_head = index / (section * tiles) * section;
+        const int section_heads = min(section, heads - first_head);
+        const int within = index - first_head * tiles;
+        int tile = within / section_heads;
+        const int head = first_head + within - tile * section_heads;
+        if (params.causal) tile = tiles - 1 - tile;
+
+        Work work;
+        if (params.sequences > 0) {
+            const int at = sequence_of_tile(params, tile, lane);
+            const int first_query = boundary(params.cu_seqlens_q, at, params.len_q);
+            const int first_key = boundary(params.cu_seqlens_k, at, params.len_kv);
+            work.sequence = {
+                first_query, boundary(params.cu_seqlens_q, at + 1, params.len_q) - first_query,
+                first_key,
+                max(boundary(params.cu_seqlens_k, at + 1, params.len_kv) - first_key, 0)};
+            work.tile = {0, head, (tile - first_tile(params, at)) * TILE_ROWS};
+        } else {
+            work.tile = {head / params.heads_q, head % params.heads_q, tile * TILE_ROWS};
+            work.sequence = {0, params.len_q, 0, params.len_kv};
+            if (params.key_lengths) {
+                // More than there are, or a negative number of a signed type, means all.
+                work.sequence.len_kv = min(params.key_lengths[work.tile.batch],
+                                           static_cast<unsigned>(params.len_kv));
+            }
+        }
+        const KeyTiles keys(params, work.sequence, work.tile.first_row, TILE_ROWS, TILE_KEYS);
+        work.key_begin = keys.begin;
+        work.key_end = keys.end;
+        const int head_q = work.tile.head;
+        work.slope = !IS_PLAIN && params.slopes ? -params.slopes[head_q] * LOG2_E : 0.0f;
+        work.sink = params.sinks ? params.sinks[head_q] * LOG2_E : NEGATIVE_INFINITY;
+        return work;
+    }
+
+    // Draws the ticket for the block's next tile, the first lane alone. A block draws once for each
+    // of its tiles, so there are as many draws as tiles.
+    __device__ int draw() const {
+        return lane == 0 && gridDim.x < total() ? atomicAdd(params.tickets, 1u) : 0;
+    }
+
+    // The number of the tile that the ticket is for; at least `total` where there is none.
+    __device__ int number(int ticket) const {
+        if (gridDim.x >= total()) return total();
+        // The last draw leaves the word as it was found.
+        if (lane == 0 && ticket == total() - 1) atomicExch(params.tickets, 0u);
+        return gridDim.x + __shfl_sync(ALL_LANES, ticket, 0);
+    }
+};
+
+using QueryBoxes = BoxedTile<TILE_ROWS, HEAD_DIM>;
+using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
+
+// What makes scores of products, but for the slope. Like `ScoreShaper`, and for all scores of a lane
+// at once: whether the short way will do is asked once for all of them. Lies in shared memory, as
+// registers are scarce.
+class Shaper {
+    // tanh(x) = x · p(x²) up to LIMIT, to 2^-25 of itself.
+    static constexpr float LIMIT = 0.5f;
+    static constexpr int TERMS = 5;
+
+    float factor;       // of the product: to the exponent, or to what tanh takes
+    float cap;          // of the exponent
+    float term[TERMS];  // of p, times the cap
+
+    __device__ float capped_near(float x) const {
+        const float square = x * x;
+        float series = term[TERMS - 1];
+#pragma unroll
+        for (int i = TERMS - 2; i >= 0; --i) series = fmaf(series, square, term[i]);
+        return series * x;
+    }
+    __device__ float capped_far(float x) const {
+        const float power = exp2_approx(fabsf(x) * (2.0f * LOG2_E));
+        return copysignf(fmaf(-cap, __fdividef(2.0f, power + 1.0f), cap), x);
+    }
+
+public:
+    // The products' scale must have been made positive.
+    __device__ void initialise(const ExtendedParams& params) {
+        factor = fabsf(params.scale_log2e);
+        if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
+            factor = fabsf(params.scale) / params.softcap;
+            cap = params.softcap * LOG2_E;
+            constexpr float P[TERMS] = {1.0f, -0.33333144f, 0.13325879f, -0.053045493f,
+                                        0.017241491f};
+#pragma unroll
+            for (int i = 0; i < TERMS; ++i) term[i] = cap * P[i];
+        }
+    }
+
+    template <int COUNT>
+    __device__ void shape(float (&score)[COUNT]) const {
+        bool is_far = false;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            score[i] *= factor;
+            is_far |= !(fabsf(score[i]) <= LIMIT);
+        }
+        if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
+            // INSIGHT: logits are seldom half as large as the cap. The vote changes no bit.
+            if (!__any_sync(ALL_LANES, is_far)) {
+#pragma unroll
+                for (int i = 0; i < COUNT; ++i) score[i] = capped_near(score[i]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < COUNT; ++i) {
+                    const float x = score[i];
+                    score[i] = fabsf(x) <= LIMIT ? capped_near(x) : capped_far(x);
+                }
+            }
+        }
+    }
+};
+
+struct SharedMemory {
+    QueryBoxes query[QUERY_STAGES];
+#if STAGED_OUTPUT
+    QueryBoxes output;
+#endif
+    KeyBoxes key[KEY_STAGES];
+    KeyBoxes value[KEY_STAGES];
+    Work work[WORK_STAGES];
+    KeyTiles seen[WORK_STAGES][CONSUMERS];  // by each 64 rows of the work's tile
+    Shaper shaper;
+    Turns<WORK_STAGES> work_turns;
+    Turns<QUERY_STAGES> query_turns;
+    Turns<KEY_STAGES> key_turns;
+    Turns<KEY_STAGES> value_turns;
+    Barrier landed;  // values that the producer has to look through
+
+    // By one thread, before the others meet it.
+    __device__ void initialise(const ExtendedParams& params) {
+        if (!IS_PLAIN) shaper.initialise(params);
+        work_turns.initialise(CONSUMER_WARPS);
+        query_turns.initialise(CONSUMER_WARPS);
+        key_turns.initialise(CONSUMER_WARPS);
+        value_turns.initialise(CONSUMER_WARPS);
+        landed.initialise(1);
+        publish_barriers();
+    }
+};
+
+static_assert(TILE_KEYS % 16 == 0, "whole wgmma steps");
+static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
+static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+static_assert(TILE_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX_ROWS &&
+                  TILE_KEYS == LAUNCH_VALUE_BOX_ROWS && WARPGROUP_ROWS == LAUNCH_OUTPUT_BOX_ROWS,
+              "what the maps are made for");
+
+// The rows of a tile from `first` on become 0; by one warp. The permutation stays inside of a row.
+__device__ inline void clear_rows_from(KeyBoxes& tile, int first, int lane) {
+#pragma unroll
+    for (int box = 0; box < KeyBoxes::BOXES; ++box) {
+        uint4* const chunks = reinterpret_cast<uint4*>(tile.bytes + box * KeyBoxes::BOX_BYTES);
+        constexpr int ROW_CHUNKS = BOX_ROW_BYTES / sizeof(uint4);
+#pragma unroll 1
+        for (int i = first * ROW_CHUNKS + lane; i < TILE_KEYS * ROW_CHUNKS; i += WARP_SIZE) {
+            chunks[i] = {0, 0, 0, 0};
+        }
+    }
+}
+
+// Passes tiles of values on; by one warp.
+class ValueProducer {
+    SharedMemory& shared;
+    int lane;
+    RingPosition<KEY_STAGES> at;
+    unsigned parity = 0;  // of `landed`
+
+public:
+    __device__ ValueProducer(SharedMemory& shared, int lane) : shared(shared), lane(lane) {}
+
+    // Starts copying the tile as soon as a stage is empty. If the `rows` that are left to the
+    // sequence end in it and others follow, waits for the copy, and makes zeros of the others.
+    __device__ void load(const TensorMap& map, int row, int head, int batch, int rows,
+                         bool others_follow) {
+        KeyBoxes& tile = shared.value[at.stage];
+        Barrier& full = shared.value_turns.full[at.stage];
+        shared.value_turns.empty[at.stage].wait(at.parity ^ 1);  // of a fresh barrier: no wait
+        at.advance();
+        const bool is_mixed = others_follow && rows < TILE_KEYS;
+        if (lane == 0) {
+            tile.load_async(map, is_mixed ? shared.landed : full, row, head, batch, Keep::LONG);
+        }
+        if (!is_mixed) return;
+        shared.landed.wait(parity);
+        parity ^= 1;
+        clear_rows_from(tile, rows, lane);
+        fence_for_async_proxy();
+        __syncwarp();
+        if (lane == 0) full.arrive();
+    }
+};
+
+// One warp: loads tile after tile, ahead of the consumers as far as the rings let it.
+__device__ inline void produce(SharedMemory& shared, const ExtendedParams& params,
+                               const TensorMaps& maps) {
+    const int lane = threadIdx.x % WARP_SIZE;
+    const RaggedTiles tiles(params, lane);
+    // The first lane's alone.
+    TileProducer queries(shared.query, shared.query_turns);
+    TileProducer keys(shared.key, shared.key_turns);
+    ValueProducer values(shared, lane);
+    RingPosition<WORK_STAGES> position;
+    // Gives back what it was given, from shared memory: registers are scarce here.
+    const auto announce = [&](const Work& work) -> const Work& {
+        shared.work_turns.empty[position.stage].wait(position.parity ^ 1);
+        if (lane == 0) shared.work[position.stage] = work;
+        if (lane < CONSUMERS) {
+            shared.seen[position.stage][lane] =
+                KeyTiles(params, work.sequence, work.tile.first_row + lane * WARPGROUP_ROWS,
+                         WARPGROUP_ROWS, TILE_KEYS);
+        }
+        __syncwarp();
+        if (lane == 0) shared.work_turns.full[position.stage].arrive();
+        const Work& announced = shared.work[position.stage];
+        position.advance();
+        return announced;
+    };
+    const auto load = [&](const Work& work) {
+        const Sequence& sequence = work.sequence;
+        const int batch = work.tile.batch;
+        const int head_kv = key_head(params, work.tile.head);
+        const bool others_follow = sequence.first_key + sequence.len_kv < params.len_kv;
+        const auto load_keys = [&](int key_tile) {
+            if (lane != 0) return;
+            keys.load(maps.key, sequence.first_key + key_tile * TILE_KEYS, head_kv, batch,
+                      Keep::LONG);
+        };
+        if (lane == 0) {
+            queries.load(maps.query, sequence.first_query + work.tile.first_row, work.tile.head,
+                         batch, Keep::BRIEFLY);
+        }
+        load_keys(work.key_end - 1);
+#pragma unroll 1
+        for (int key_tile = work.key_end - 1; key_tile >= work.key_begin; --key_tile) {
+            if (key_tile > work.key_begin) load_keys(key_tile - 1);
+            const int row = key_tile * TILE_KEYS;
+            values.load(maps.value, sequence.first_key + row, head_kv, batch,
+                        sequence.len_kv - row, others_follow);
+        }
+    };
+    int ticket = 0;
+    for (int index = blockIdx.x; index < tiles.total(); index = tiles.number(ticket)) {
+        const Work next = tiles[index];
+        if (!next.has_rows()) {
+            ticket = tiles.draw();
+            continue;
+        }
+        const Work& work = announce(next);
+        // INSIGHT: a tile that is drawn early waits for its block, and others may be idle by then.
+        // Of a short tile that is less than what a ticket takes to come.
+        const bool is_short = work.key_end - work.key_begin <= KEY_STAGES;
+        if (is_short) ticket = tiles.draw();
+        if (work.key_begin < work.key_end) load(work);
+        if (!is_short) ticket = tiles.draw();
+    }
+    announce(Work::none());
+}
+
+// The 64 rows of one warpgroup: scores, weights and output are in registers, queries, keys and
+// values in shared memory.
+class WarpgroupRows {
+    // [j][half][i]: column 8·j + 2·(lane % 4) + i of the row 8·half + lane / 4 of the warp's 16.
+    float score[TILE_KEYS / 2];
+    unsigned weight[TILE_KEYS / 4];  // in pairs of columns; element for element the operand of P·V
+    float output[HEAD_DIM / 2] = {};
+    RowStatistics statistics[LANE_ROWS];  // `maximum` is of the scores, not yet times their scale
+    float factor[LANE_ROWS];  // what the last softmax asks the output to be multiplied by
+    float exponent_scale;
+    int lane;
+
+public:
+    // The scale must have been made positive: see `negate_rows`.
+    __device__ WarpgroupRows(const ExtendedParams& params, int lane) : lane(lane) {
+        // Never 0: a masked score times it must stay -infinity. The smallest normal number leaves
+        // the exponent of every finite score at 0.
+        exponent_scale = IS_PLAIN ? fmaxf(fabsf(params.scale_log2e), 1.17549435e-38f) : 1.0f;
+    }
+
+    // For the next rows.
+    __device__ void start_over() {
+#pragma unroll
+        for (int i = 0; i < HEAD_DIM / 2; ++i) output[i] = 0.0f;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) statistics[half] = {};
+    }
+
+    // Before products are issued, and once they are waited for: no use of their registers crosses
+    // these lines.
+    __device__ void begin_products() {
+        pin(score);
+        pin(output);
+    }
+    __device__ void end_products() {
+        wgmma_wait<0>();
+        pin(score);
+        pin(output);
+    }
+
+    // Of two groups of products under way, the scores first: waits for the one, then for both.
+    __device__ void await_scores() {
+        wgmma_wait<1>();
+        pin(score);
+    }
+    __device__ void await_output() {
+        wgmma_wait<0>();
+        pin(output);
+    }
+
+    // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup. Of the
+    // tile's keys the first COUNT, here and in the steps of the softmax.
+    template <int COUNT = TILE_KEYS>
+    __device__ void multiply_keys(Descriptor query, const KeyBoxes& keys) {
+        const Descriptor key = keys.along_columns();
+        auto& first_scores = reinterpret_cast<float (&)[COUNT / 2]>(score);
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < HEAD_DIM / 16; ++step) {
+            Wgmma<COUNT>::multiply_shared(first_scores,
+                                          query.advanced(QueryBoxes::column_step(step)),
+                                          key.advanced(keys.column_step(step)), step != 0);
+        }
+        wgmma_commit();
+    }
+
+    // O += P · V, issued as a group.
+    __device__ void multiply_values(const KeyBoxes& values) {
+        const Descriptor value = values.along_rows();
+        wgmma_fence();
+#pragma unroll
+        for (int step = 0; step < TILE_KEYS / 16; ++step) {
+            Wgmma<HEAD_DIM>::multiply_registers(output, weight + 4 * step,
+                                                value.advanced(values.row_step(step)), 1);
+        }
+        wgmma_commit();
+    }
+
+    // What slopes and soft caps make of the products; `first_row` is the warp's within its
+    // sequence, `first_key` the tile's.
+    template <int COUNT = TILE_KEYS>
+    __device__ void shape_scores(const ExtendedParams& params, const Work& work,
+                                 const Shaper& shaper, int first_row, int first_key) {
+        if constexpr (IS_PLAIN) return;
+        shaper.shape(reinterpret_cast<float (&)[COUNT / 2]>(score));
+        if (!params.slopes) return;
+        const float slope = work.slope;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const int row = first_row + 8 * half + lane / 4;
+            const float distance =
+                diagonal_key(params, work.sequence, row) - first_key - lane % 4 * 2;
+#pragma unroll
+            for (int block = 0; block < COUNT / 8; ++block) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    float& x = score[4 * block + 2 * half + i];
+                    x = fmaf(slope, fabsf(distance - (8 * block + i)), x);
+                }
+            }
+        }
+    }
+
+    // -infinity where a row does not see the key.
+    template <int COUNT = TILE_KEYS>
+    __device__ void mask_scores(const ExtendedParams& params, const Work& work, int first_row,
+                                int first_key) {
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const int row = first_row + 8 * half + lane / 4;
+            const KeyRange seen = visible_range(params, work.sequence, row);
+            const int begin = seen.begin - first_key - lane % 4 * 2;
+            const int end = seen.end - first_key - lane % 4 * 2;
+#pragma unroll
+            for (int block = 0; block < COUNT / 8; ++block) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int key = 8 * block + i;
+                    if (key < begin || key >= end) {
+                        score[4 * block + 2 * half + i] = NEGATIVE_INFINITY;
+                    }
+                }
+            }
+        }
+    }
+
+    // Makes unnormalised weights of the scores, in place, and lets the maxima grow. Calls
+    // `meanwhile` when EIGHTHS_BEFORE_WAIT of the exponentials are done.
+    template <int COUNT = TILE_KEYS, typename Meanwhile>
+    __device__ void softmax(Meanwhile meanwhile) {
+        float subtrahend[LANE_ROWS];
+        raise_maxima<COUNT>(subtrahend);
+        float sum[LANE_ROWS][2] = {};  // two chains of additions per row instead of one
+        constexpr int BLOCKS = COUNT / 8;
+#pragma unroll
+        for (int block = 0; block < BLOCKS; ++block) {
+            if (EIGHTHS_BEFORE_WAIT < 8 && block == BLOCKS * EIGHTHS_BEFORE_WAIT / 8) meanwhile();
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                float& x = score[4 * block + i];
+                x = exp2_approx(fmaf(x, exponent_scale, -subtrahend[i / 2]));
+                sum[i / 2][i % 2] += x;  // unrounded: the sum does not inherit P's rounding
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            statistics[half].sum += sum[half][0] + sum[half][1];
+        }
+        if (EIGHTHS_BEFORE_WAIT == 8) meanwhile();
+    }
+
+    // P, rounded to the dtype, once the products that read the last P are done. Keys behind the
+    // first COUNT weigh nothing.
+    template <int COUNT = TILE_KEYS>
+    __device__ void round_weights() {
+#pragma unroll
+        for (int i = 0; i < TILE_KEYS / 4; ++i) {
+            weight[i] = i < COUNT / 4 ? to_element_pair(score[2 * i], score[2 * i + 1]) : 0;
+        }
+    }
+
+    // Brings the output to the new maxima, once the products that add to it are done. Most maxima
+    // stay: a vote of the warp saves the products with 1.
+    __device__ void rescale_output_if_needed() {
+        if (__any_sync(ALL_LANES, factor[0] != 1.0f || factor[1] != 1.0f)) scale_output(factor);
+    }
+
+    // Divides by the sums, in which the head's sink has its part, and gives out the log-sum-exp;
+    // `first_row` is the warp's within its sequence.
+    __device__ void normalise(const ExtendedParams& params, const Work& work, int first_row) {
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float maximum = statistics[half].maximum;
+            RowStatistics total = {
+                is_large_row(maximum) ? maximum * exponent_scale : exponent(maximum),
+                group_sum<4>(statistics[half].sum)};
+            // How much less everything weighs where the sink is larger than all scores.
+            const float weight = params.sinks ? add_sink(total, work.sink) : 1.0f;
+            factor[half] = weight * normaliser(total.sum);
+            const int row = first_row + 8 * half + lane / 4;
+            if (lane % 4 == 0 && row < work.sequence.len_q) {
+                store_lse(params, work.tile, work.sequence.first_query + row, row_lse(total));
+            }
+        }
+        scale_output(factor);
+    }
+
+    // Leaves the output at `staging_row` of `staging`.
+    __device__ void stage(QueryBoxes& staging, int staging_row) const {
+        staging.store_fragment(output, staging_row, lane);
+    }
+
+    // Writes the rows that are the sequence's. The four lanes that share a row hold pairs of its
+    // columns; they exchange them until each holds a chunk of 16 bytes.
+    __device__ void store(const ExtendedParams& params, const Work& work, int first_row) const {
+        Element* const tensor = head_data(params.output, work.tile.batch, work.tile.head);
+        const int member = lane % 4;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const int row = first_row + 8 * half + lane / 4;
+            Element* const destination =
+                tensor + (work.sequence.first_query + row) * params.output.row_stride;
+#pragma unroll
+            for (int first = 0; first < HEAD_DIM / 8; first += 4) {
+                unsigned chunk[4];
+#pragma unroll
+                for (int block = 0; block < 4; ++block) {
+                    const float* pair = output + 4 * (first + block) + 2 * half;
+                    chunk[block] = to_element_pair(pair[0], pair[1]);
+                }
+                transpose_among_four(chunk, member);
+                const int column = 8 * (first + member);
+                if (row < work.sequence.len_q && column < params.head_dim) {
+                    *reinterpret_cast<uint4*>(destination + column) =
+                        make_uint4(chunk[0], chunk[1], chunk[2], chunk[3]);
+                }
+            }
+        }
+    }
+
+private:
+    // Of a score in the units of log2, rounded up.
+    __device__ float exponent(float score) const {
+        return IS_PLAIN ? exponent_above(score, exponent_scale) : score;
+    }
+
+    // Shaped scores are exponents already, and nothing rounds the difference of two of them.
+    __device__ bool is_large_row(float maximum) const {
+        return IS_PLAIN && is_large(exponent(maximum));
+    }
+
+    // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by
+    // no more than SLACK (as a power of two) stays what it is. Scores of a row whose exponents are
+    // so large that their rounding could show become differences to its maximum.
+    template <int COUNT>
+    __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
+        float maximum[LANE_ROWS];
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            // Four chains of comparisons: each waits for its last one's result.
+            float chain[4] = {NEGATIVE_INFINITY, NEGATIVE_INFINITY, NEGATIVE_INFINITY,
+                              NEGATIVE_INFINITY};
+#pragma unroll
+            for (int block = 0; block < COUNT / 8; ++block) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    float& longest = chain[block % 2 * 2 + i];
+                    longest = fmaxf(longest, score[4 * block + 2 * half + i]);
+                }
+            }
+            maximum[half] = fmaxf(fmaxf(chain[0], chain[1]), fmaxf(chain[2], chain[3]));
+        }
+#pragma unroll
+        for (int distance = 2; distance > 0; distance /= 2) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const float other = __shfl_xor_sync(ALL_LANES, maximum[half], distance);
+                maximum[half] = fmaxf(maximum[half], other);
+            }
+        }
+        bool large = false;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float before = exponent(statistics[half].maximum);
+            maximum[half] = fmaxf(maximum[half], statistics[half].maximum);
+            float after = exponent(maximum[half]);
+            large |= IS_PLAIN && (is_large(before) || is_large(after));
+            if (after - before <= float(SLACK)) {
+                maximum[half] = statistics[half].maximum;
+                after = before;
+            }
+            subtrahend[half] = safe_maximum(after);
+            factor[half] = exp2_approx(before - subtrahend[half]);
+        }
+        if (IS_PLAIN && __any_sync(ALL_LANES, large)) {
+            take_differences<COUNT>(maximum, subtrahend);
+        }
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            statistics[half].maximum = maximum[half];
+            statistics[half].sum *= factor[half];
+        }
+    }
+
+    // Scores of rows whose exponents are so large that their rounding could show become differences
+    // to the maximum, and lag behind none.
+    template <int COUNT>
+    __device__ void take_differences(float (&maximum)[LANE_ROWS], float (&subtrahend)[LANE_ROWS]) {
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float before = statistics[half].maximum;
+            float after = before;
+#pragma unroll
+            for (int i = 0; i < COUNT / 2; ++i) {
+                if (i / 2 % 2 == half) after = fmaxf(after, score[i]);
+            }
+            after = group_max<4>(after);
+            if (!is_large_row(before) && !is_large_row(after)) continue;
+            maximum[half] = after;
+            factor[half] = exp2_approx((before - safe_maximum(after)) * exponent_scale);
+            if (!is_large_row(after)) {
+                subtrahend[half] = safe_maximum(exponent(after));
+                continue;
+            }
+            subtrahend[half] = 0.0f;
+#pragma unroll
+            for (int i = 0; i < COUNT / 2; ++i) {
+                if (i / 2 % 2 == half) score[i] -= after;
+            }
+        }
+    }
+
+    __device__ void scale_output(const float (&by)[LANE_ROWS]) {
+#pragma unroll
+        for (int i = 0; i < HEAD_DIM / 2; ++i) output[i] *= by[i / 2 % LANE_ROWS];
+    }
+};
+
+template <int COUNT>
+struct Count {
+    static constexpr int value = COUNT;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    attention(const __grid_constant__ ExtendedParams params,
+              const __grid_constant__ TensorMaps maps) {
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
+    SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
+    if (threadIdx.x == 0) shared.initialise(params);
+    __syncthreads();
+
+    const int warpgroup = warpgroup_index();
+    if (warpgroup == CONSUMERS) {
+        shrink_registers<PRODUCER_REGISTERS>();
+        if (threadIdx.x < CONSUMERS * WARPGROUP_SIZE + WARP_SIZE) produce(shared, params, maps);
+        return;
+    }
+
+    grow_registers<CONSUMER_REGISTERS>();
+    const int lane = threadIdx.x % WARP_SIZE;
+    const int warp_of_group = threadIdx.x % WARPGROUP_SIZE / WARP_SIZE;
+    TileConsumer queries(shared.query, shared.query_turns);
+    TileConsumer keys(shared.key, shared.key_turns);
+    TileConsumer values(shared.value, shared.value_turns);
+    WarpgroupRows rows(params, lane);
+    const TurnTaking<CONSUMERS> turn(warpgroup, takes_turns(params));
+
+    // Tiles of keys that only other warpgroups' rows see.
+    const auto pass_keys = [&] {
+        // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
+        // no schedule tried lets the others lag so far.
+        keys.wait();
+        keys.release(lane);
+        // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
+        // no schedule tried lets the others lag so far.
+        values.wait();
+        values.release(lane);
+    };
+
+    // Everything between a tile of queries and its output; the rows are counted within the tile.
+    const auto attend_to = [&](const Work& work, const KeyTiles& own, int warpgroup_row,
+                              int warp_row) {
+        const int first_row = work.tile.first_row + warp_row;
+        const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
+
+        queries.wait();
+        if (warpgroup_first_row >= work.sequence.len_q || own.begin == own.end) {
+            queries.release(lane);
+            pass_keys();
+#pragma unroll 1
+            for (int key_tile = work.key_end - 1; key_tile > work.key_begin; --key_tile) {
+                pass_keys();
+                turn.pass_unused();
+            }
+            return;
+        }
+#pragma unroll 1
+        for (int key_tile = work.key_end; key_tile > own.end; --key_tile) {
+            pass_keys();
+            turn.pass_unused();
+        }
+
+        if (params.scale < 0.0f) {
+            // Moves into Q, so that the softmax may count on the scale being positive.
+            queries.tile().negate_rows(warp_row, lane);
+            fence_for_async_proxy();
+            warpgroup_sync(warpgroup);
+        }
+        const auto multiply_keys = [&](auto count) {
+            // Opaque, so that the steps' descriptors are worked out again for every tile instead
+            // of being kept in registers.
+            int first = warpgroup_row;
+            asm volatile("" : "+r"(first));
+            rows.template multiply_keys<count.value>(queries.tile().along_columns(first), keys.tile());
+        };
+
+        const auto softmax = [&](int key_tile, auto masked, auto meanwhile) {
+            const int first_key = key_tile * TILE_KEYS;
+            rows.shape_scores(params, work, shared.shaper, first_row, first_key);
+            if constexpr (masked.value) rows.mask_scores(params, work, first_row, first_key);
+            rows.softmax(meanwhile);
+        };
+        const auto nothing = [] {};
+
+        int key_tile = own.end - 1;
+        const int first_key = key_tile * TILE_KEYS;
+        const int last_row =
+            min(warpgroup_first_row + WARPGROUP_ROWS, work.sequence.len_q) - 1;
+        keys.wait();
+        rows.begin_products();
+        if (NEAR_KEYS < TILE_KEYS &&
+            visible_range(params, work.sequence, last_row).end <= first_key + NEAR_KEYS) {
+            multiply_keys(Count<NEAR_KEYS>{});
+            rows.end_products();
+            keys.release(lane);
+            rows.shape_scores<NEAR_KEYS>(params, work, shared.shaper, first_row, first_key);
+            rows.mask_scores<NEAR_KEYS>(params, work, first_row, first_key);
+            rows.softmax<NEAR_KEYS>(nothing);
+            rows.round_weights<NEAR_KEYS>();
+        } else {
+            multiply_keys(Count<TILE_KEYS>{});
+            rows.end_products();
+            keys.release(lane);
+            if (own.is_whole(key_tile)) {
+                softmax(key_tile, Unmasked{}, nothing);
+            } else {
+                softmax(key_tile, Masked{}, nothing);
+            }
+            rows.round_weights();
+        }
+
+        const auto attend = [&](auto masked) {
+            keys.wait();
+            turn.take();
+            rows.begin_products();
+            multiply_keys(Count<TILE_KEYS>{});
+            values.wait();
+            // UNNOTICED: begin_products has fenced the same registers, and nothing
+            // touches them in between.
+            rows.multiply_values(values.tile());
+            turn.pass();
+            rows.await_scores();
+            keys.release(lane);
+            softmax(key_tile, masked, [&] {
+                rows.await_output();
+                values.release(lane);
+            });
+            rows.round_weights();
+            rows.rescale_output_if_needed();
+        };
+#pragma unroll 1
+        for (--key_tile; key_tile >= own.begin; --key_tile) {
+            if (own.is_whole(key_tile)) {
+                attend(Unmasked{});
+            } else {
+                attend(Masked{});
+            }
+        }
+
+        queries.release(lane);  // the next tile's may come
+        values.wait();
+        rows.begin_products();
+        // UNNOTICED: begin_products has fenced the same registers, and nothing touches
+        // them in between.
+        rows.multiply_values(values.tile());
+        rows.end_products();
+        values.release(lane);
+#pragma unroll 1
+        for (key_tile = own.begin; key_tile > work.key_begin; --key_tile) {
+            pass_keys();
+            turn.pass_unused();
+        }
+    };
+
+    // Which 64 rows of a tile are this warpgroup's: others in the next one, so that the work comes
+    // out even where some rows see more keys than others, or a tile has few rows.
+    int place = warpgroup;
+    RingPosition<WORK_STAGES> position;
+#pragma unroll 1
+    for (;; position.advance()) {
+        shared.work_turns.full[position.stage].wait(position.parity);
+        const Work& work = shared.work[position.stage];
+        if (work.is_last()) break;
+        rows.start_over();
+        const int warpgroup_row = place * WARPGROUP_ROWS;
+        const int warp_row = warpgroup_row + warp_of_group * WARP_ROWS;
+        if (work.key_begin < work.key_end) {
+            attend_to(work, shared.seen[position.stage][place], warpgroup_row, warp_row);
+        }
+
+        const int first_row = work.tile.first_row + warp_row;
+        const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
+        rows.normalise(params, work, first_row);
+#if STAGED_OUTPUT
+        // The copy engine stores while the warps go on, but it would store the next sequence's
+        // rows, too. The place in shared memory is not traded: only this warpgroup's own store
+        // reads it.
+        if (warpgroup_first_row + WARPGROUP_ROWS <= work.sequence.len_q) {
+            const bool leader = threadIdx.x % WARPGROUP_SIZE == 0;
+            if (leader) wait_until_stores_have_read();
+            warpgroup_sync(warpgroup);
+            const int staged_row = warpgroup * WARPGROUP_ROWS;
+            rows.stage(shared.output, staged_row + warp_of_group * WARP_ROWS);
+            fence_for_async_proxy();
+            warpgroup_sync(warpgroup);
+            if (leader) {
+                shared.output.store_async(maps.output, staged_row,
+                                          work.sequence.first_query + warpgroup_first_row,
+                                          work.tile.head, work.tile.batch);
+            }
+        } else {
+            rows.store(params, work, first_row);
+        }
+#else
+        rows.store(params, work, first_row);
+#endif
+        __syncwarp();
+        if (lane == 0) shared.work_turns.empty[position.stage].arrive();
+        place = (place + 1) % CONSUMERS;
+    }
+#if STAGED_OUTPUT
+    if (threadIdx.x % WARPGROUP_SIZE == 0) wait_until_stores_have_read();
+#endif
+}
