@@ -162,7 +162,14 @@ struct Work {
     }
 };
 
-// Asks the copy engine for what a block needs; by one thread.
+// The copy engine has to read a map before it can follow it: it may do so while the block still
+// looks for its tile.
+__device__ inline void prefetch(const TensorMap& map) {
+    // UNNOTICED: only time depends on it.
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// Asks the copy engine for keys and values; by one thread.
 class Loader {
     SharedMemory& shared;
     const TensorMaps& maps;
@@ -179,11 +186,6 @@ public:
           head_kv(key_head(params, work.tile.head)),
           begin(begin) {}
 
-    __device__ void load_queries() const {
-        shared.query.load_async(maps.query, shared.query_full,
-                                work.sequence.first_query + work.tile.first_row, work.tile.head,
-                                work.tile.batch, Keep::BRIEFLY);
-    }
     __device__ void load_keys(int tile) const {
         load(shared.key, shared.key_full, maps.key, tile);
     }
@@ -307,9 +309,9 @@ public:
     }
 
     // Makes unnormalised weights of the scores and rounds them, lets the maxima grow, and brings the
-    // output to them.
+    // output to them, which is still 0 at the `first` tile.
     template <int COUNT>
-    __device__ void softmax(float (&score)[COUNT / 2], unsigned (&weight)[COUNT / 4]) {
+    __device__ void softmax(float (&score)[COUNT / 2], unsigned (&weight)[COUNT / 4], bool first) {
         float subtrahend[LANE_ROWS];
         float factor[LANE_ROWS];
         raise_maxima<COUNT>(score, subtrahend, factor);
@@ -328,6 +330,7 @@ public:
             statistics[half].sum += sum[half][0] + sum[half][1];
         }
         // Most maxima stay: a vote of the warp saves the products with 1.
+        if (first) return;
         if (__any_sync(ALL_LANES, factor[0] != 1.0f || factor[1] != 1.0f)) scale_output(factor);
     }
 
@@ -487,16 +490,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     extern __shared__ __align__(1024) unsigned char shared_memory[];
     SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
     const bool leads = threadIdx.x == 0;
-    if (leads) shared.initialise();
+    if (leads) {
+        prefetch(maps.query);
+        prefetch(maps.key);
+        prefetch(maps.value);
+        shared.initialise();
+    }
 
     const Work work(params);
     if (!work.exists()) return;
     const Sequence& sequence = work.sequence;
+    if (leads) {
+        shared.query.load_async(maps.query, shared.query_full,
+                                sequence.first_query + work.tile.first_row, work.tile.head,
+                                work.tile.batch, Keep::BRIEFLY);
+    }
     const KeyTiles key_tiles(params, sequence, work.tile.first_row, TILE_ROWS, TILE_KEYS);
     const int end = key_tiles.end;
     const Loader loader(shared, params, maps, work, key_tiles.begin);
-    if (leads && key_tiles.begin < end) {
-        loader.load_queries();
+    if (leads) {
 #pragma unroll
         for (int stage = 0; stage < STAGES; ++stage) {
             const int key_tile = key_tiles.begin + stage;
@@ -512,8 +524,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     const int first_row = work.tile.first_row + warp_row;
     WarpgroupRows rows(params, lane);
 
+    shared.query_full.wait(0);
     if (key_tiles.begin < end) {
-        shared.query_full.wait(0);
         if (params.scale < 0.0f) {
             // Moves into Q, so that the softmax may count on the scale being positive.
             shared.query.negate_rows(warp_row, lane);
@@ -543,13 +555,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
             if (!key_tiles.is_whole(key_tile)) {
                 rows.mask_scores<COUNT>(score, params, sequence, first_row, key_tile * TILE_KEYS);
             }
-            rows.softmax<COUNT>(score, weight);
+            rows.softmax<COUNT>(score, weight, key_tile == key_tiles.begin);
             shared.value_full[at.stage].wait(at.parity);
             clear_others(COUNT);
             rows.multiply_values<COUNT>(weight, shared.value[at.stage]);
             at.advance();
             const int next = key_tile + STAGES;
-            if (next < end) {
+            // Behind half a tile there is nothing.
+            if (COUNT == TILE_KEYS && next < end) {
                 // All are done with this stage.
                 __syncthreads();
                 if (leads) {
