@@ -92,6 +92,14 @@ struct Line<'a> {
     environment: serde_json::Map<String, serde_json::Value>,
 }
 
+/// A search that a record has already.
+#[derive(Debug, PartialEq, Eq)]
+struct Searched {
+    problem: String,
+    key: String,
+    device: String,
+}
+
 impl Tune {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let generation = generation(&self.generation)?;
@@ -119,7 +127,8 @@ impl Tune {
             };
             let key = self.key(generation, &sources)?;
             let problem = case.to_string();
-            if recorded.iter().any(|(old, known, place)| *old == problem && *known == key && *place == device.name()) {
+            let search = Searched { problem: problem.clone(), key: key.clone(), device: device.name() };
+            if recorded.contains(&search) {
                 writeln!(out, "  searched already: see the record")?;
                 continue;
             }
@@ -128,7 +137,7 @@ impl Tune {
             progress.finish_and_clear();
             let question = question?;
             let first = self.first_candidates(&*device, generation, case, &chosen);
-            let search = Search {
+            let race = Search {
                 device: &*device,
                 case,
                 question: &question,
@@ -142,8 +151,8 @@ impl Tune {
                 combines: self.defines.is_empty(),
             };
             let found = match keeps_time(&*device) {
-                true => search.by_time(chosen, first)?,
-                false => search.by_counters(chosen, first)?,
+                true => race.by_time(chosen, first)?,
+                false => race.by_counters(chosen, first)?,
             };
             write!(out, "{}", found.table(keeps_time(&*device)))?;
             for rejected in &found.rejected {
@@ -154,16 +163,16 @@ impl Tune {
             right &= found.chosen_is_right;
             let line = Line {
                 generation: generation.generation().id,
-                problem: problem.clone(),
+                problem,
                 device: device.name(),
-                key: key.clone(),
+                key,
                 seed: self.seed,
                 guess: !keeps_time(&*device),
                 found: &found,
                 environment: timing::environment(&*device),
             };
             self.append(&serde_json::to_string(&line)?)?;
-            recorded.push((problem, key, device.name()));
+            recorded.push(search);
         }
         Ok(if right { ExitCode::SUCCESS } else { ExitCode::from(super::FAILED) })
     }
@@ -234,8 +243,8 @@ impl Tune {
         Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Problem, key and device of every line that the record has.
-    fn recorded(&self) -> Result<Vec<(String, String, String)>, Box<dyn std::error::Error>> {
+    /// Every line that the record has.
+    fn recorded(&self) -> Result<Vec<Searched>, Box<dyn std::error::Error>> {
         let Some(path) = self.record.as_ref().filter(|path| path.exists()) else { return Ok(Vec::new()) };
         let text = std::fs::read_to_string(path)?;
         let mut found = Vec::new();
@@ -244,7 +253,7 @@ impl Tune {
                 format!("{}, line {}: no record of `sdpa tune`: {error}", path.display(), number + 1)
             })?;
             let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-            found.push((field("problem"), field("key"), field("device")));
+            found.push(Searched { problem: field("problem"), key: field("key"), device: field("device") });
         }
         Ok(found)
     }
