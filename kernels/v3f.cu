@@ -10,7 +10,7 @@
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|128|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|128 -DKEY_STAGES=2|3
 //         -DQUERY_STAGES=1|2|3 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|IF_CAUSAL|ALWAYS
-//         -DEIGHTHS_BEFORE_WAIT=6|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
+//         -DEIGHTHS_BEFORE_WAIT=5|6|7|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
