@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 VERSION: str
-__all__: list[str]
+__all__ = ["VERSION", "forward"]
 
 # Address, shape, and strides in elements.
 _Tensor = tuple[int, Sequence[int], Sequence[int]]
