@@ -1,12 +1,13 @@
 """The functions that programs call. What they mean is here; where it is computed, in `_torch` and `_numpy`."""
 
 import sys
+from typing import Any
 
 from . import _asked
 from ._asked import BHLD, BLHD, CAUSAL, CAUSAL_TOP_LEFT, FULL, PACKED, Asked
 
 # By the type of the query: what computes on it.
-_doors = {}
+_doors: dict[type, Any] = {}
 
 
 def _door(query):
