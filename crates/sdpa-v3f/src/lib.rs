@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3f`.
@@ -76,6 +76,13 @@ pub struct V3f;
 impl Attention for V3f {
     fn generation(&self) -> &Generation {
         &GENERATION
+    }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[
+            Tunable { define: "EIGHTHS_BEFORE_WAIT", values: &["5", "6", "7", "8"] },
+            Tunable { define: "TURNS", values: &["NEVER", "IF_CAUSAL", "ALWAYS"] },
+        ]
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {

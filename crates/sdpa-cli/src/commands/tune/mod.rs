@@ -265,3 +265,40 @@ impl Tune {
         Ok(write_whole(path, format!("{before}{line}\n").as_bytes())?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_names_with_values() {
+        let Values { define, values } = "TILE_KEYS=32, 64".parse().unwrap();
+        assert_eq!((define.as_str(), values), ("TILE_KEYS", vec!["32".to_owned(), "64".to_owned()]));
+        for wrong in ["TILE_KEYS", "=32", "TILE_KEYS=", "TILE_KEYS=32,", "TILE KEYS=1", "A=1;B=2"] {
+            assert!(wrong.parse::<Values>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_appended_to_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tune.jsonl");
+        let record = path.to_str().unwrap();
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            tune: Tune,
+        }
+        use clap::Parser as _;
+        let tune = Program::parse_from(["sdpa", "v2d", "--record", record]).tune;
+        assert!(tune.recorded().unwrap().is_empty());
+        for problem in ["a", "b"] {
+            tune.append(&format!("{{\"problem\":\"{problem}\",\"key\":\"k\",\"device\":\"d\"}}")).unwrap();
+        }
+        let search = |problem: &str| Searched { problem: problem.into(), key: "k".into(), device: "d".into() };
+        assert_eq!(tune.recorded().unwrap(), [search("a"), search("b")]);
+        std::fs::write(&path, "{\"problem\":\"a\"}\nno JSON\n").unwrap();
+        let error = tune.recorded().unwrap_err().to_string();
+        assert!(error.contains("line 2: no record of `sdpa tune`"), "{error}");
+    }
+}
