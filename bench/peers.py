@@ -448,7 +448,7 @@ class Rules:
     def __init__(self, regime="short", sample_ms=None, meter=None):
         self.sustained = {"short": False, "sustained": True}[regime]
         self.sample_ms = REGIMES[regime][1] if sample_ms is None else sample_ms
-        self.meter = meter if self.sustained else None
+        self.meter = meter
 
 
 class Replayed:

@@ -2,8 +2,12 @@
 """Tests of peers.py with stand-ins for PyTorch and the peers: no GPU. What needs real tensors is checked on the GPU, where
 each peer is held to f32 arithmetic before it is timed."""
 
+import io
+import json
 import math
+import os
 import sys
+import tempfile
 import types
 import unittest
 from unittest import mock
@@ -21,6 +25,7 @@ class Tensor(list):
 
 TORCH = mock.MagicMock()
 TORCH.tensor = Tensor
+TORCH.__version__ = "2.11"
 NAMES = ["torch", "torch.nn", "torch.nn.functional", "torch.nn.attention", "torch.nn.attention.bias"]
 sys.modules.update({name: TORCH for name in NAMES})
 import peers  # noqa: E402: after its stand-ins
@@ -322,6 +327,103 @@ class Ceilings(unittest.TestCase):
                 made.assert_called_once_with(keep_graph=True)
             with mock.patch.object(TORCH.cuda, "CUDAGraph", side_effect=TypeError):
                 self.assertIsNone(peers.node_kinds(mock.Mock(), ()))
+
+
+    def test_a_ceiling_is_the_best_of_several(self):
+        class Recorded:
+            def __init__(self, run, sets, rules):
+                self.name = run
+
+            def sample(self):
+                return {"4096": 250.0, "8192": 1700.0, "sum": 300.0, "amax": 250.0, "x + 0": 500.0}[self.name], None
+
+        def by_kernels(candidates, tensors):
+            return {name: name for name in candidates if name in ("sum", "amax", "x + 0")}
+
+        stand_ins = {"aside": mock.Mock(), "by_kernels": by_kernels, "Replayed": Recorded, "release": mock.Mock()}
+
+        def best_of(candidates, *rest, whole=peers.best_of):
+            return whole({name: name.split(" x")[0] if "x 4" in name or "x 8" in name else name for name in candidates}, *rest)
+
+        with mock.patch.multiple(peers, best_of=best_of, **stand_ins):
+            found = peers.ceiling("bf16", 3, peers.Rules("sustained"))
+        self.assertEqual((found["regime"], found["matmul"], found["read"], found["copy"]), (
+            "sustained", "8192 x 8192 x 8192", "1024 MiB read by a kernel: amax", "1024 MiB read and written by a kernel: x + 0",
+        ))
+        self.assertAlmostEqual(found["matmul_tflops"], 2 * 8192**3 / 1700e-6 * 1e-12)
+        self.assertAlmostEqual(found["read_gb_s"], 2**30 / 250e-6 * 1e-9)
+        self.assertAlmostEqual(found["copy_gb_s"], 2 * 2**30 / 500e-6 * 1e-9)
+
+
+class Serving(unittest.TestCase):
+    def test_questions_are_answered_in_turn(self):
+        asked = []
+
+        class Recorded:
+            def __init__(self, *sample):
+                self.taken = sample
+
+            def sample(self):
+                return self.taken
+
+        def prepare(asked_for, names, cold, rules):
+            asked.append((asked_for.describe(), names, cold, rules.sustained, rules.sample_ms, rules.meter))
+            return {"cudnn": Recorded(9.0, 0.5), "fa3": Recorded(8.0, None)}, {"cudnn": "blhd"}, {"fa4": "not installed"}
+
+        def ceiling(dtype, samples, rules):
+            return {"dtype": dtype, "samples": samples, "sustained": rules.sustained, "sample_ms": rules.sample_ms}
+
+        sizes = {"batch": 1, "heads_q": 4, "heads_kv": 4, "len_q": 42, "len_kv": 42, "head_dim": 64}
+        questions = [
+            {"hello": True},
+            {"prepare": {**sizes, "dtype": "bf16", "mask": "causal", "cold": False, "regime": "sustained", "sample_ms": 100.0}},
+            {"sample": "cudnn"},
+            {"sample": "fa3"},
+            {"sample": "fa4"},
+            {"ceiling": {"dtype": "f16", "regime": "short", "samples": 15, "sample_ms": 5.0}},
+            {"goodbye": True},
+        ]
+        stand_ins = {"environment": lambda: {"torch": "2.11"}, "meter_or_none": lambda: "meter", "release": lambda: None}
+        said = io.StringIO()
+        files = {"dup": mock.Mock(), "dup2": mock.Mock(), "fdopen": lambda *_: said}
+        stdin = [json.dumps(question) for question in questions]
+        with mock.patch.multiple(peers, prepare=prepare, ceiling=ceiling, **stand_ins), \
+                mock.patch.multiple(peers.os, **files), mock.patch.object(sys, "stdin", stdin), \
+                mock.patch.object(sys, "stdout", mock.Mock()), mock.patch.object(sys, "stderr", mock.Mock()):
+            peers.serve(["cudnn", "fa3", "fa4"])
+        self.assertEqual(asked, [("(1,4,42,64) bf16 causal", ["cudnn", "fa3", "fa4"], False, True, 100.0, "meter")])
+        self.assertEqual([json.loads(line) for line in said.getvalue().splitlines()], [
+            {"torch": "2.11"},
+            {"peers": ["cudnn", "fa3"], "ways": {"cudnn": "blhd"}, "skipped": {"fa4": "not installed"}},
+            {"us": 9.0, "joules": 0.5},
+            {"us": 8.0},
+            {"error": "KeyError: 'fa4'"},
+            {"dtype": "f16", "samples": 15, "sustained": False, "sample_ms": 5.0},
+            {"error": "no such question: goodbye"},
+        ])
+
+    def test_alone_it_writes_figures_as_the_program_does(self):
+        class Recorded:
+            def sample(self):
+                return 9.0, 0.002
+
+        def prepare(asked_for, names, cold, rules):
+            return {name: Recorded() for name in names}, {"cudnn": "bhld"}, {"fa4": "not installed"}
+
+        stand_ins = {"environment": lambda: {}, "meter_or_none": lambda: None, "release": lambda: None}
+        arguments = "--shape 2,8,2048,128 --dtype bf16 --mask full --peers cudnn,flash --regime sustained --json"
+        TORCH.cuda.get_device_name.return_value = "some GPU"
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "peers.json")
+            with mock.patch.multiple(peers, prepare=prepare, **stand_ins), \
+                    mock.patch.object(sys, "argv", ["peers.py", *arguments.split(), path]), \
+                    mock.patch.object(sys, "stdout", io.StringIO()):
+                peers.main()
+            with open(path) as file:
+                cudnn, flash = json.load(file)["figures"]
+        self.assertEqual((cudnn["regime"], cudnn["median_us"], cudnn["joules"], cudnn["way"]), ("sustained", 9.0, 0.002, "bhld"))
+        self.assertAlmostEqual(cudnn["tflop_per_joule"], 4 * 2 * 8 * 2048**2 * 128 / 0.002 * 1e-12)
+        self.assertNotIn("way", flash)
 
 
 class Reference(unittest.TestCase):

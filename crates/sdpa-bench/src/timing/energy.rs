@@ -137,7 +137,7 @@ pub(super) mod tests {
             let end = self.0.load(Ordering::Relaxed) + steps + 1;
             let start = Instant::now();
             while self.0.load(Ordering::Relaxed) < end {
-                assert!(start.elapsed() < Duration::from_secs(60), "nobody reads the counter");
+                assert!(start.elapsed() < Duration::from_secs(60), "the counter is not read");
                 std::thread::sleep(POLL);
             }
         }

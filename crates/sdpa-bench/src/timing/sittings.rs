@@ -61,7 +61,7 @@ impl Sittings {
         Ok(self)
     }
 
-    /// Checks that the sittings of this file are of this device; a file without any is nobody's yet.
+    /// Checks that the sittings of this file are of this device; a file without any may be of each.
     ///
     /// # Errors
     /// [`RecordError::SeveralSittingsDevices`].

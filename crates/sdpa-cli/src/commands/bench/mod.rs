@@ -34,7 +34,7 @@ use sitting::Sitting;
 /// A generation is not timed on a problem where its verified pass took more than 20 ms and more than 10 times the fastest
 /// generation's; the record names it.
 ///
-/// `sdpa bench --grid all --both --cold --peers --record` makes everything that `sdpa report` needs.
+/// `sdpa bench --grid all --both --regime both --cold --peers --record` makes everything that `sdpa report` needs.
 ///
 /// Exits 1 if a generation is wrong, or if a verdict on an unchanged kernel differs from the baseline's.
 #[derive(clap::Args, Debug)]
