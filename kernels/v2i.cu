@@ -11,7 +11,7 @@
 //         sequences alone.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=32|64|96|128|256 -DWARPS=2|4 -DROW_BLOCKS=1|2 -DTILE_KEYS=64 -DSTAGES=1|2
-//         -DSHAPE=PLAIN|SLOPED|CAPPED -DBLOCKS_PER_SM=2|4|6; f16 or -DDTYPE_BF16
+//         -DSHAPE=PLAIN|SLOPED|CAPPED -DBLOCKS_PER_SM=2|5|10; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
 #include "machine/exponent.cuh"

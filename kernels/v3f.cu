@@ -10,7 +10,7 @@
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|128|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|128 -DKEY_STAGES=2|3
 //         -DQUERY_STAGES=1|2|3 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|IF_CAUSAL|ALWAYS
-//         -DEIGHTHS_BEFORE_WAIT=6|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
+//         -DEIGHTHS_BEFORE_WAIT=5|6|7|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
@@ -44,16 +44,17 @@ constexpr bool IS_PLAIN = SCORE_SHAPE == ScoreShape::PLAIN;
 // Powers of two that a maximum may lag behind. Weights up to 2^8 are as exact as those up to 1.
 constexpr int SLACK = 8;
 
-// A sequence may end, and a warpgroup's rows reach the diagonal, in a tile's first half.
-constexpr int NEAR_KEYS = WARPGROUP_ROWS < TILE_KEYS ? WARPGROUP_ROWS : TILE_KEYS;
+// A sequence may end, or a warpgroup's rows reach the diagonal, in the first half of a tile; and a
+// window may begin in the second half of one.
+constexpr int HALF = TILE_KEYS / 2;
+constexpr bool HAS_HALVES = HALF >= WARPGROUP_ROWS;
 
 // Whether warpgroups take turns in issuing their products, so that one multiplies while another
 // takes exponentials: worth it where the products do not take longer than the softmax.
 enum class TakeTurns { NEVER, IF_CAUSAL, ALWAYS };
 constexpr TakeTurns TAKE_TURNS = TakeTurns::TURNS;
 __device__ inline bool takes_turns(const ExtendedParams& params) {
-    return TAKE_TURNS == TakeTurns::ALWAYS ||
-           (TAKE_TURNS == TakeTurns::IF_CAUSAL && params.causal);
+    return TAKE_TURNS == TakeTurns::ALWAYS || (TAKE_TURNS == TakeTurns::IF_CAUSAL && params.causal);
 }
 
 // What a block has to do for one tile of queries, whose rows count from its sequence's first.
@@ -160,8 +161,8 @@ public:
             work.sequence = {0, params.len_q, 0, params.len_kv};
             if (params.key_lengths) {
                 // More than there are, or a negative number of a signed type, means all.
-                work.sequence.len_kv = min(params.key_lengths[work.tile.batch],
-                                           static_cast<unsigned>(params.len_kv));
+                work.sequence.len_kv =
+                    min(params.key_lengths[work.tile.batch], static_cast<unsigned>(params.len_kv));
             }
         }
         const KeyTiles keys(params, work.sequence, work.tile.first_row, TILE_ROWS, TILE_KEYS);
@@ -191,13 +192,14 @@ public:
 using QueryBoxes = BoxedTile<TILE_ROWS, HEAD_DIM>;
 using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
 
-// What makes scores of products, but for the slope. Like `ScoreShaper`, and for all scores of a lane
-// at once: whether the short way will do is asked once for all of them. Lies in shared memory, as
+// What makes scores of products, but for the slope. Like `ScoreShaper`, and for all scores of a
+// lane at once: whether the short way will do is asked once for AT_ONCE. Lies in shared memory, as
 // registers are scarce.
 class Shaper {
-    // tanh(x) = x · p(x²) up to LIMIT, to 2^-25 of itself.
-    static constexpr float LIMIT = 0.5f;
-    static constexpr int TERMS = 5;
+    // tanh(x) = x · p(x²) up to LIMIT, to 2^-24 of itself.
+    static constexpr float LIMIT = 0.75f;
+    static constexpr int TERMS = 6;
+    static constexpr int AT_ONCE = 16;
 
     float factor;       // of the product: to the exponent, or to what tanh takes
     float cap;          // of the exponent
@@ -222,8 +224,8 @@ public:
         if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
             factor = fabsf(params.scale) / params.softcap;
             cap = params.softcap * LOG2_E;
-            constexpr float P[TERMS] = {1.0f, -0.33333144f, 0.13325879f, -0.053045493f,
-                                        0.017241491f};
+            constexpr float P[TERMS] = {1.0f,          -0.33333069f, 0.13326521f,
+                                        -0.053390257f, 0.019664914f, -0.0047694906f};
 #pragma unroll
             for (int i = 0; i < TERMS; ++i) term[i] = cap * P[i];
         }
@@ -231,22 +233,26 @@ public:
 
     template <int COUNT>
     __device__ void shape(float (&score)[COUNT]) const {
-        bool is_far = false;
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-            score[i] *= factor;
-            is_far |= !(fabsf(score[i]) <= LIMIT);
-        }
+        for (int i = 0; i < COUNT; ++i) score[i] *= factor;
         if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
-            // INSIGHT: logits are seldom half as large as the cap. The vote changes no bit.
-            if (!__any_sync(ALL_LANES, is_far)) {
+            // INSIGHT: logits are seldom as large as the cap. The vote changes no bit.
 #pragma unroll
-                for (int i = 0; i < COUNT; ++i) score[i] = capped_near(score[i]);
-            } else {
+            for (int first = 0; first < COUNT; first += AT_ONCE) {
+                bool is_far = false;
 #pragma unroll
-                for (int i = 0; i < COUNT; ++i) {
-                    const float x = score[i];
-                    score[i] = fabsf(x) <= LIMIT ? capped_near(x) : capped_far(x);
+                for (int i = 0; i < AT_ONCE; ++i) is_far |= !(fabsf(score[first + i]) <= LIMIT);
+                if (!__any_sync(ALL_LANES, is_far)) {
+#pragma unroll
+                    for (int i = 0; i < AT_ONCE; ++i) {
+                        score[first + i] = capped_near(score[first + i]);
+                    }
+                } else {
+#pragma unroll
+                    for (int i = 0; i < AT_ONCE; ++i) {
+                        float& x = score[first + i];
+                        x = fabsf(x) <= LIMIT ? capped_near(x) : capped_far(x);
+                    }
                 }
             }
         }
@@ -377,8 +383,8 @@ __device__ inline void produce(SharedMemory& shared, const ExtendedParams& param
         for (int key_tile = work.key_end - 1; key_tile >= work.key_begin; --key_tile) {
             if (key_tile > work.key_begin) load_keys(key_tile - 1);
             const int row = key_tile * TILE_KEYS;
-            values.load(maps.value, sequence.first_key + row, head_kv, batch,
-                        sequence.len_kv - row, others_follow);
+            values.load(maps.value, sequence.first_key + row, head_kv, batch, sequence.len_kv - row,
+                        others_follow);
         }
     };
     int ticket = 0;
@@ -450,10 +456,10 @@ public:
     }
 
     // S = Q · Kᵀ, issued as a group; `query` starts at the first row of the warpgroup. Of the
-    // tile's keys the first COUNT, here and in the steps of the softmax.
+    // tile's keys COUNT from `first` on, here and in the steps of the softmax.
     template <int COUNT = TILE_KEYS>
-    __device__ void multiply_keys(Descriptor query, const KeyBoxes& keys) {
-        const Descriptor key = keys.along_columns();
+    __device__ void multiply_keys(Descriptor query, const KeyBoxes& keys, int first = 0) {
+        const Descriptor key = keys.along_columns(first);
         auto& first_scores = reinterpret_cast<float (&)[COUNT / 2]>(score);
         wgmma_fence();
 #pragma unroll
@@ -550,13 +556,16 @@ public:
         if (EIGHTHS_BEFORE_WAIT == 8) meanwhile();
     }
 
-    // P, rounded to the dtype, once the products that read the last P are done. Keys behind the
-    // first COUNT weigh nothing.
-    template <int COUNT = TILE_KEYS>
+    // P, rounded to the dtype, once the products that read the last P are done. Other keys than the
+    // COUNT from `FIRST` on weigh nothing.
+    template <int FIRST = 0, int COUNT = TILE_KEYS>
     __device__ void round_weights() {
 #pragma unroll
         for (int i = 0; i < TILE_KEYS / 4; ++i) {
-            weight[i] = i < COUNT / 4 ? to_element_pair(score[2 * i], score[2 * i + 1]) : 0;
+            const int own = i - FIRST / 4;
+            weight[i] = own >= 0 && own < COUNT / 4
+                            ? to_element_pair(score[2 * own], score[2 * own + 1])
+                            : 0;
         }
     }
 
@@ -717,9 +726,18 @@ private:
     }
 };
 
-template <int COUNT>
-struct Count {
-    static constexpr int value = COUNT;
+// Which of a tile's keys.
+struct All {
+    static constexpr int FIRST = 0;
+    static constexpr int COUNT = TILE_KEYS;
+};
+struct FirstHalf {
+    static constexpr int FIRST = 0;
+    static constexpr int COUNT = HAS_HALVES ? HALF : TILE_KEYS;
+};
+struct SecondHalf {
+    static constexpr int FIRST = HAS_HALVES ? HALF : 0;
+    static constexpr int COUNT = TILE_KEYS - FIRST;
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
@@ -760,7 +778,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     // Everything between a tile of queries and its output; the rows are counted within the tile.
     const auto attend_to = [&](const Work& work, const KeyTiles& own, int warpgroup_row,
-                              int warp_row) {
+                               int warp_row) {
         const int first_row = work.tile.first_row + warp_row;
         const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
 
@@ -787,54 +805,53 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             fence_for_async_proxy();
             warpgroup_sync(warpgroup);
         }
-        const auto multiply_keys = [&](auto count) {
+        const auto multiply_keys = [&](auto part) {
             // Opaque, so that the steps' descriptors are worked out again for every tile instead
             // of being kept in registers.
             int first = warpgroup_row;
             asm volatile("" : "+r"(first));
-            rows.template multiply_keys<count.value>(queries.tile().along_columns(first), keys.tile());
+            rows.template multiply_keys<part.COUNT>(queries.tile().along_columns(first),
+                                                    keys.tile(), part.FIRST);
         };
-
-        const auto softmax = [&](int key_tile, auto masked, auto meanwhile) {
-            const int first_key = key_tile * TILE_KEYS;
-            rows.shape_scores(params, work, shared.shaper, first_row, first_key);
-            if constexpr (masked.value) rows.mask_scores(params, work, first_row, first_key);
-            rows.softmax(meanwhile);
+        const auto softmax = [&](int key_tile, auto part, auto masked, auto meanwhile) {
+            constexpr int COUNT = part.COUNT;
+            const int first_key = key_tile * TILE_KEYS + part.FIRST;
+            rows.template shape_scores<COUNT>(params, work, shared.shaper, first_row, first_key);
+            if constexpr (masked.value) {
+                rows.template mask_scores<COUNT>(params, work, first_row, first_key);
+            }
+            rows.template softmax<COUNT>(meanwhile);
         };
         const auto nothing = [] {};
 
         int key_tile = own.end - 1;
-        const int first_key = key_tile * TILE_KEYS;
-        const int last_row =
-            min(warpgroup_first_row + WARPGROUP_ROWS, work.sequence.len_q) - 1;
+        const int last_row = min(warpgroup_first_row + WARPGROUP_ROWS, work.sequence.len_q) - 1;
+        const int last_end = visible_range(params, work.sequence, last_row).end;
         keys.wait();
         rows.begin_products();
-        if (NEAR_KEYS < TILE_KEYS &&
-            visible_range(params, work.sequence, last_row).end <= first_key + NEAR_KEYS) {
-            multiply_keys(Count<NEAR_KEYS>{});
+        if (HAS_HALVES && last_end <= key_tile * TILE_KEYS + HALF) {
+            multiply_keys(FirstHalf{});
             rows.end_products();
             keys.release(lane);
-            rows.shape_scores<NEAR_KEYS>(params, work, shared.shaper, first_row, first_key);
-            rows.mask_scores<NEAR_KEYS>(params, work, first_row, first_key);
-            rows.softmax<NEAR_KEYS>(nothing);
-            rows.round_weights<NEAR_KEYS>();
+            softmax(key_tile, FirstHalf{}, Masked{}, nothing);
+            rows.round_weights<0, FirstHalf::COUNT>();
         } else {
-            multiply_keys(Count<TILE_KEYS>{});
+            multiply_keys(All{});
             rows.end_products();
             keys.release(lane);
             if (own.is_whole(key_tile)) {
-                softmax(key_tile, Unmasked{}, nothing);
+                softmax(key_tile, All{}, Unmasked{}, nothing);
             } else {
-                softmax(key_tile, Masked{}, nothing);
+                softmax(key_tile, All{}, Masked{}, nothing);
             }
             rows.round_weights();
         }
 
-        const auto attend = [&](auto masked) {
+        const auto attend = [&](auto part, auto masked) {
             keys.wait();
             turn.take();
             rows.begin_products();
-            multiply_keys(Count<TILE_KEYS>{});
+            multiply_keys(part);
             values.wait();
             // UNNOTICED: begin_products has fenced the same registers, and nothing
             // touches them in between.
@@ -842,19 +859,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             turn.pass();
             rows.await_scores();
             keys.release(lane);
-            softmax(key_tile, masked, [&] {
+            softmax(key_tile, part, masked, [&] {
                 rows.await_output();
                 values.release(lane);
             });
-            rows.round_weights();
+            rows.template round_weights<part.FIRST, part.COUNT>();
             rows.rescale_output_if_needed();
         };
+        const int first_begin = visible_range(params, work.sequence, warpgroup_first_row).begin;
+        const bool ends_in_half =
+            HAS_HALVES && own.end - own.begin > 1 && first_begin >= own.begin * TILE_KEYS + HALF;
 #pragma unroll 1
         for (--key_tile; key_tile >= own.begin; --key_tile) {
             if (own.is_whole(key_tile)) {
-                attend(Unmasked{});
+                attend(All{}, Unmasked{});
+            } else if (ends_in_half && key_tile == own.begin) {
+                attend(SecondHalf{}, Masked{});
             } else {
-                attend(Masked{});
+                attend(All{}, Masked{});
             }
         }
 

@@ -121,10 +121,10 @@ __device__ inline void attend_exactly_to_rows(const AttentionParams& params, con
     }
 }
 
-// The same, straight to the output.
-__device__ inline void attend_exactly_to_output(const AttentionParams& params,
-                                                const QueryTile& tile, int first_row,
-                                                const float (&maxima)[2]) {
+// The same, straight to the output. (A template, as the above, for kernels that have no HEAD_DIM.)
+template <typename Tile>
+__device__ inline void attend_exactly_to_output(const AttentionParams& params, const Tile& tile,
+                                                int first_row, const float (&maxima)[2]) {
     Element* const head = head_data(params.output, tile.batch, tile.head);
     const auto store = [&](int row, int column, const float (&columns)[4]) {
         store_from_float(head + (first_row + row) * params.output.row_stride + column, columns);

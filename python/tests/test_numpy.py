@@ -190,7 +190,7 @@ class Declined(unittest.TestCase):
         self.invalid("key is float16", flash, q.view(numpy.uint16), q, q, dtype="bfloat16")
         self.invalid("query is float16, key is bfloat16", flash, q, q.astype(ml_dtypes.bfloat16), q)
         self.invalid("dtype is 'float8'", flash, q, q, q, dtype="float8")
-        self.invalid("q has the shape [16, 2, 64]: [batch, length, heads, head_dim] is wanted", flash, q[0], q, q)
+        self.invalid("query has the shape [16, 2, 64]: [batch, length, heads, head_dim] is wanted", flash, q[0], q, q)
         self.invalid("key has the shape [2, 64]", sdpa, q, q[0, 0], q)
         self.invalid("query has 1 batches and key has 2", flash, q, random(1, 2, 16, 2, 64), q)
         self.invalid("query has 64 elements in head_dim and key has 32", flash, q, q[..., :32], q)
@@ -212,8 +212,8 @@ class Declined(unittest.TestCase):
         self.invalid("cu_seqlens_q is empty", varlen, q[0], q[0], q[0], cu_seqlens[:0], cu_seqlens, 16, 16)
         self.invalid("at most 4 queries cannot have 16 in all", varlen, q[0], q[0], q[0], cu_seqlens, cu_seqlens, 4, 16)
         for given, words in [
-            (([[1.0]], q, q), "q is a list: a torch.Tensor or a numpy.ndarray"),
-            ((q, None, q), "k is a NoneType: a torch.Tensor or a numpy.ndarray"),
+            (([[1.0]], q, q), "query is a list: only torch.Tensor and numpy.ndarray"),
+            ((q, None, q), "key is a NoneType, and query is a numpy.ndarray"),
             ((memoryview(q), memoryview(q), memoryview(q)), "query is a memoryview: only torch.Tensor"),
             ((q, memoryview(q), q), "key is a memoryview, and query is a numpy.ndarray"),
         ]:

@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3f`.
@@ -44,13 +44,13 @@ static GENERATION: Generation = Generation {
         "d64_m128", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
             "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=PLAIN"], 2, 128, 164_864;
         "d64_m192", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128", "KEY_STAGES=3",
-            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=PLAIN"], 3, 128, 173_056;
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=5", "SHAPE=PLAIN"], 3, 128, 173_056;
         "d128", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
-            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=IF_CAUSAL", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=PLAIN"], 2, 128, 230_400;
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=NEVER", "EIGHTHS_BEFORE_WAIT=7", "SHAPE=PLAIN"], 2, 128, 230_400;
         "d256", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
             "QUERY_STAGES=1", "STAGED_OUTPUT=0", "TURNS=NEVER", "EIGHTHS_BEFORE_WAIT=6", "SHAPE=PLAIN"], 2, 64, 197_632;
         "d64_sloped", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
-            "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=SLOPED"], 2, 128, 164_864;
+            "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=IF_CAUSAL", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=SLOPED"], 2, 128, 164_864;
         "d128_sloped", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=SLOPED"], 2, 128, 230_400;
         "d256_sloped", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
@@ -58,7 +58,7 @@ static GENERATION: Generation = Generation {
         "d64_capped", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
             "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=IF_CAUSAL", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=CAPPED"], 2, 128, 164_864;
         "d128_capped", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
-            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=CAPPED"], 2, 128, 230_400;
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=IF_CAUSAL", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=CAPPED"], 2, 128, 230_400;
         "d256_capped", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
             "QUERY_STAGES=1", "STAGED_OUTPUT=0", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=6", "SHAPE=CAPPED"], 2, 64, 197_632;
     ],
@@ -78,6 +78,13 @@ impl Attention for V3f {
         &GENERATION
     }
 
+    fn tunables(&self) -> &'static [Tunable] {
+        &[
+            Tunable { define: "EIGHTHS_BEFORE_WAIT", values: &["5", "6", "7", "8"] },
+            Tunable { define: "TURNS", values: &["NEVER", "IF_CAUSAL", "ALWAYS"] },
+        ]
+    }
+
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         require::head_dim_up_to("v3f", problem, 256)?;
         require::tensor_maps("v3f", problem)?;
@@ -89,7 +96,7 @@ impl Attention for V3f {
             // A capped kernel has slopes, too, of 0 where there are none.
             (Some(_), _) => capped[width],
             (None, true) => sloped[width],
-            (None, false) if width == 0 => plain[usize::from(is_long(problem, limits))],
+            (None, false) if width == 0 => plain[rows_choice(problem, limits)],
             (None, false) => plain[1 + width],
         };
         // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
@@ -111,13 +118,34 @@ fn tiles(problem: &Problem, rows: usize) -> u64 {
     of_a_head as u64 * problem.heads_q() as u64
 }
 
-/// Whether sequences are long enough, and enough of them, for tiles of 192 rows rather than 128. Not measured: in V3c a row
-/// takes a seventh less time in them, if the chip is full.
-fn is_long(problem: &Problem, limits: &DeviceLimits) -> bool {
-    /// Rows of the average sequence from which on little of its last tile is empty.
-    const LONG: usize = 768;
-    let average = problem.len_q() * problem.batch() / problem.sequence_count().max(1);
-    average >= LONG && tiles(problem, 192) >= 2 * u64::from(limits.multiprocessors)
+/// Which of the two kernels for scores as they are, up to head dimension 64: 0 or 1, for tiles of 128 or 192 queries. The one
+/// whose busiest multiprocessor is done first.
+fn rows_choice(problem: &Problem, limits: &DeviceLimits) -> usize {
+    /// Query rows, and how much longer a row takes than in V3c's best kernel, in percent: with few keys a row and with many.
+    const TILES: [(usize, [usize; 2]); 2] = [(128, [114, 116]), (192, [107, 100])];
+    /// Where the one turns into the other, in keys that a row sees on average.
+    const MANY_KEYS: usize = 1024;
+
+    let (sequences, causal) = (problem.sequence_count().max(1), problem.mask().is_causal());
+    let keys = problem.len_kv() * problem.batch() / sequences / if causal { 2 } else { 1 };
+    let window = problem.window();
+    let side = |keys: Option<usize>| keys.unwrap_or(usize::MAX);
+    let seen = keys.min(side(window.left).saturating_add(side(window.right)));
+    let multiprocessors = limits.multiprocessors.max(1) as usize;
+    let cost = |(rows, percent): (usize, [usize; 2])| {
+        // Of lengths that only the device knows, the last tile is half full on average.
+        let tiles = match problem.packing() {
+            Some(_) => (problem.len_q() / rows + sequences.div_ceil(2)) * problem.heads_q(),
+            None => tiles(problem, rows) as usize,
+        };
+        // In rows. Alike tiles come in waves; unlike ones even out, but the longest takes twice the average.
+        let most = match causal || problem.packing().is_some() {
+            true => (tiles * rows / multiprocessors).max(2 * rows),
+            false => tiles.div_ceil(multiprocessors) * rows,
+        };
+        most * percent[usize::from(seen > MANY_KEYS)]
+    };
+    usize::from(cost(TILES[1]) < cost(TILES[0]))
 }
 
 #[cfg(test)]
@@ -133,10 +161,8 @@ mod tests {
     #[test]
     fn the_tables_say_how_many_kernels_there_are() {
         assert_eq!(GENERATION.specialisations.len(), 2 * OF_EACH_DTYPE);
-        for (width, next) in [(1, 64), (64, 64), (65, 128), (128, 128), (129, 256), (256, 256)] {
-            let width = width.max(8) / 8 * 8;
+        for (width, next) in [(8, 64), (64, 64), (72, 128), (128, 128), (136, 256), (256, 256)] {
             let problem = Problem::new(1, 2, 100, width);
-            let next = if width <= 64 { 64 } else { next };
             assert!(kernel_of(&problem.clone().build().unwrap()).starts_with(&format!("f16_d{next}")));
             assert_eq!(kernel_of(&problem.clone().slopes().build().unwrap()), format!("f16_d{next}_sloped"));
             assert_eq!(kernel_of(&problem.slopes().softcap(9.0).build().unwrap()), format!("f16_d{next}_capped"));
@@ -180,9 +206,10 @@ mod tests {
             let packing = Packing { sequences, longest_q: length, longest_kv: length };
             kernel_of(&Problem::packed(packing, 12, sequences * length, 64).build().unwrap())
         };
+        assert_eq!(packed(512, 32), "f16_d64_m128");
         assert_eq!(packed(64, 115), "f16_d64_m128");
         assert_eq!(packed(16, 2048), "f16_d64_m192");
-        assert_eq!(packed(1, 2048), "f16_d64_m128");
+        assert_eq!(packed(1, 512), "f16_d64_m128");
         let windowed = Problem::new(2, 64, 8192, 64).window(Window::left(128)).build().unwrap();
         assert_eq!(kernel_of(&windowed), "f16_d64_m192");
     }

@@ -131,7 +131,11 @@ pub static CHOICES: &[Choice] = &[
     #[cfg(feature = "v2d")]
     choice(&v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
     #[cfg(feature = "v2i")]
-    choice(&v2i::V2i, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes"),
+    choice(&v2i::V2i, is_short_and_ragged, "packed sequences of fewer than 256 queries on average"),
+    #[cfg(feature = "v3f")]
+    choice(&v3f::V3f, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes on Hopper"),
+    #[cfg(feature = "v2i")]
+    choice(&v2i::V2i, always, "the same since Ampere"),
     #[cfg(feature = "v2c")]
     choice(&v2c::V2c, always, "what v2d should decline"),
     #[cfg(feature = "v2b")]
@@ -157,6 +161,12 @@ const fn last_resort(generation: &'static dyn Attention, what_for: &'static str)
 /// Few enough queries for blocks to share a head's keys out instead.
 fn decodes(problem: &Problem, _: &DeviceLimits) -> bool {
     problem.len_q() <= 16
+}
+
+/// Many tiles that are over soon hide each other's latency; larger ones of a persistent block would be half empty.
+fn is_short_and_ragged(problem: &Problem, _: &DeviceLimits) -> bool {
+    const SHORT: usize = 256;
+    problem.packing().is_some() && problem.len_q() < SHORT * problem.sequence_count()
 }
 
 /// Elements of a head's keys as kernels hold them, whose narrowest are 64 wide.
@@ -403,15 +413,18 @@ mod tests {
         let packing = Packing { sequences: 64, longest_q: 512, longest_kv: 512 };
         let packed = Problem::packed(packing, 12, 7357, 64);
         let dense = Problem::new(2, 8, 512, 64).mask(Mask::Causal);
-        for problem in [
-            packed.clone(),
-            packed.window(Window::left(128)).sinks(),
-            dense.clone().window(Window::left(128)),
-            dense.clone().softcap(30.0),
-            dense.clone().slopes(),
-            dense.key_lengths(),
+        let few = Problem::packed(Packing { sequences: 8, ..packing }, 12, 7357, 64);
+        for (problem, on_hopper) in [
+            (packed.clone(), "v2i"),
+            (packed.window(Window::left(128)).sinks(), "v2i"),
+            (few, "v3f"),
+            (dense.clone().window(Window::left(128)), "v3f"),
+            (dense.clone().softcap(30.0), "v3f"),
+            (dense.clone().slopes(), "v3f"),
+            (dense.key_lengths(), "v3f"),
         ] {
-            assert_eq!(chosen(problem.clone(), &DeviceLimits::H200), "v2i");
+            assert_eq!(chosen(problem.clone(), &DeviceLimits::H200), on_hopper);
+            assert_eq!(chosen(problem.clone(), &DeviceLimits::A100), "v2i");
             assert_eq!(slow_because(&problem.build().unwrap(), &DeviceLimits::H200), None);
         }
     }

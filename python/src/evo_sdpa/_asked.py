@@ -32,8 +32,13 @@ class Asked(NamedTuple):
     with_lse: bool = False
 
 
+DIMENSIONS = ("[batch, heads, length, head_dim]", "[batch, length, heads, head_dim]", "[total, heads, head_dim]")
+
+
 def lse_shape(layout, shape):
     """The shape of the log-sum-exp of a query of this shape."""
+    if len(shape) != (3 if layout == PACKED else 4):
+        raise ValueError(f"query has the shape {list(shape)}: {DIMENSIONS[layout]} is wanted")
     if layout == PACKED:
         total, heads, _ = shape
         return (heads, total)
@@ -42,9 +47,6 @@ def lse_shape(layout, shape):
     else:
         batch, length, heads, _ = shape
     return (batch, heads, length)
-
-
-DIMENSIONS = ("[batch, heads, length, head_dim]", "[batch, length, heads, head_dim]", "[total, heads, head_dim]")
 
 
 def check_dimensions(layout, **tensors):

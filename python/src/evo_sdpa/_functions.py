@@ -1,12 +1,13 @@
 """The functions that programs call. What they mean is here; where it is computed, in `_torch` and `_numpy`."""
 
 import sys
+from typing import Any
 
 from . import _asked
 from ._asked import BHLD, BLHD, CAUSAL, CAUSAL_TOP_LEFT, FULL, PACKED, Asked
 
 # By the type of the query: what computes on it.
-_doors = {}
+_doors: dict[type, Any] = {}
 
 
 def _door(query):
@@ -73,14 +74,17 @@ def scaled_dot_product_attention(
             "window_size, and padding is left out by flash_attn_varlen_func",
         )
     _decline_dropout(dropout_p)
-    _asked.check_dimensions(BHLD, query=query, key=key, value=value)
-    if not enable_gqa and query.shape[1] != key.shape[1]:
-        raise ValueError(f"query has {query.shape[1]} heads and key has {key.shape[1]}: give enable_gqa=True for grouped heads")
+    door = _door(query)
     mask = FULL
-    if is_causal:
-        # Both alignments are the same for as many keys as queries.
-        mask = CAUSAL if query.shape[2] == key.shape[2] else CAUSAL_TOP_LEFT
-    return _door(query).attend(query, key, value, Asked(BHLD, mask, scale), dtype)[0]
+    if is_causal or not enable_gqa:
+        _asked.check_dimensions(BHLD, query=query, key=key)
+        heads, heads_kv = query.shape[1], key.shape[1]
+        if not enable_gqa and heads != heads_kv:
+            raise ValueError(f"query has {heads} heads and key has {heads_kv}: give enable_gqa=True for grouped heads")
+        if is_causal:
+            # Both alignments are the same for as many keys as queries.
+            mask = CAUSAL if query.shape[2] == key.shape[2] else CAUSAL_TOP_LEFT
+    return door.attend(query, key, value, Asked(BHLD, mask, scale), dtype)[0]
 
 
 def flash_attn_func(
@@ -124,7 +128,6 @@ def flash_attn_func(
         As :func:`scaled_dot_product_attention`.
     """
     _decline_dropout(dropout_p)
-    _asked.check_dimensions(BLHD, q=q, k=k, v=v)
     left, right = _window(window_size)
     asked = Asked(
         BLHD,
@@ -135,7 +138,12 @@ def flash_attn_func(
         softcap,
         alibi_slopes,
         sinks,
-        with_lse=return_attn_probs,
+        None,
+        None,
+        None,
+        0,
+        0,
+        return_attn_probs,
     )
     out, lse = _door(q).attend(q, k, v, asked, dtype)
     return (out, lse, None) if return_attn_probs else out
@@ -185,7 +193,6 @@ def flash_attn_varlen_func(
             "block_table is given",
             "evo_sdpa has no kernels for paged caches yet; gather the pages to packed keys and values",
         )
-    _asked.check_dimensions(PACKED, q=q, k=k, v=v)
     left, right = _window(window_size)
     asked = Asked(
         PACKED,
@@ -270,9 +277,9 @@ def flash_attn_with_kvcache(
             "block_table is given",
             "evo_sdpa has no kernels for paged caches yet; gather the pages to contiguous caches",
         )
-    _asked.check_dimensions(BLHD, q=q, k_cache=k_cache, v_cache=v_cache)
     key_lengths = None
     if isinstance(cache_seqlens, int):
+        _asked.check_dimensions(BLHD, k_cache=k_cache, v_cache=v_cache)
         if not 0 <= cache_seqlens <= k_cache.shape[1]:
             raise ValueError(f"cache_seqlens is {cache_seqlens}: the cache has room for 0 to {k_cache.shape[1]} keys")
         # Fewer rows of the same memory.
@@ -290,7 +297,11 @@ def flash_attn_with_kvcache(
         alibi_slopes,
         sinks,
         key_lengths,
-        with_lse=return_softmax_lse,
+        None,
+        None,
+        0,
+        0,
+        return_softmax_lse,
     )
     out, lse = _door(q).attend(q, k_cache, v_cache, asked, dtype)
     return (out, lse) if return_softmax_lse else out

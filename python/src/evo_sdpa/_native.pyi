@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 VERSION: str
+__all__ = ["VERSION", "forward"]
 
 # Address, shape, and strides in elements.
-Tensor = tuple[int, Sequence[int], Sequence[int]]
+_Tensor = tuple[int, Sequence[int], Sequence[int]]
 # Address of contiguous 4-byte numbers, and how many.
-Numbers = tuple[int, int]
+_Numbers = tuple[int, int]
 
 def forward(
     place: tuple[int, int] | None,
@@ -15,18 +16,18 @@ def forward(
     only_interpreter: bool,
     layout: int,
     dtype: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    lse: Numbers | None,
+    query: _Tensor,
+    key: _Tensor,
+    value: _Tensor,
+    output: _Tensor,
+    lse: _Numbers | None,
     scale: float | None,
     mask: int,
     window: tuple[int, int],
     softcap: float,
-    slopes: Numbers | None,
-    sinks: Numbers | None,
-    key_lengths: Numbers | None,
-    cu_seqlens: tuple[Numbers, Numbers] | None,
+    slopes: _Numbers | None,
+    sinks: _Numbers | None,
+    key_lengths: _Numbers | None,
+    cu_seqlens: tuple[_Numbers, _Numbers] | None,
     longest: tuple[int, int],
 ) -> str: ...

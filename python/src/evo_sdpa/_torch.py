@@ -47,18 +47,36 @@ def _workspace(size):
     return memory.data_ptr(), memory
 
 
-def _compute(query, key, value, asked):
-    device, dtype = query.device, query.dtype
+def _check(query, key, value):
+    """Raises in words for tensors of different kinds."""
     for name, tensor in (("key", key), ("value", value)):
-        if tensor.device != device or tensor.dtype != dtype:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__qualname__}, and query is a torch.Tensor: all must be tensors")
+        if tensor.device != query.device or tensor.dtype != query.dtype:
             raise ValueError(
-                f"query is {dtype} on {device}, {name} is {tensor.dtype} on {tensor.device}: both must be the same"
+                f"query is {query.dtype} on {query.device}, {name} is {tensor.dtype} on {tensor.device}: both must be the same"
             )
-    if dtype not in _DTYPES:
-        raise ValueError(f"query is {dtype}: torch.float16 or torch.bfloat16 is wanted; convert query, key and value by .to()")
-    on_cuda = device.type == "cuda"
-    if not on_cuda and device.type != "cpu":
-        raise ValueError(f"query is on {device}: a CUDA device is wanted")
+    if query.dtype not in _DTYPES:
+        raise ValueError(
+            f"query is {query.dtype}: torch.float16 or torch.bfloat16 is wanted; convert query, key and value by .to()"
+        )
+    if query.device.type not in ("cuda", "cpu"):
+        raise ValueError(f"query is on {query.device}: a CUDA device is wanted")
+
+
+def _compute(query, key, value, asked):
+    dtype, on_cuda = query.dtype, query.is_cuda
+    index = query.get_device()
+    if not (
+        on_cuda
+        and key.dtype is dtype
+        and value.dtype is dtype
+        and key.get_device() == index
+        and value.get_device() == index
+        and dtype in _DTYPES
+    ):
+        _check(query, key, value)
+    device = query.device
     lse = None
     if on_cuda:
         out = torch.empty_like(query)
@@ -92,7 +110,6 @@ def _compute(query, key, value, asked):
         cu_seqlens,
         (asked.longest_q, asked.longest_k),
     )
-    index = device.index
     if not on_cuda:
         _native.forward(None, None, True, *arguments)
     elif index == torch.cuda.current_device():
@@ -104,68 +121,45 @@ def _compute(query, key, value, asked):
     return out, lse
 
 
-@torch.library.custom_op("evo_sdpa::attention", mutates_args=())
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: int,
-    mask: int,
-    scale: float | None,
-    window_left: int,
-    window_right: int,
-    softcap: float,
-    slopes: Tensor | None,
-    sinks: Tensor | None,
-    key_lengths: Tensor | None,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    longest_q: int,
-    longest_k: int,
-    with_lse: bool,
-) -> tuple[Tensor, Tensor]:
-    asked = Asked(
-        layout,
-        mask,
-        scale,
-        window_left,
-        window_right,
-        softcap,
-        slopes,
-        sinks,
-        key_lengths,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        longest_q,
-        longest_k,
-        with_lse,
-    )
-    out, lse = _compute(query, key, value, asked)
+# An operator by its schema and not by `torch.library.custom_op`, whose own checks take longer than a short kernel.
+torch.library.define(
+    "evo_sdpa::attention",
+    "(Tensor query, Tensor key, Tensor value, int layout, int mask, float? scale, SymInt window_left, SymInt window_right, "
+    "float softcap, Tensor? slopes, Tensor? sinks, Tensor? key_lengths, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
+    "SymInt longest_q, SymInt longest_k, bool with_lse) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl("evo_sdpa::attention", ("cpu", "cuda"))
+def _attention(query, key, value, *asked):
+    out, lse = _compute(query, key, value, Asked(*asked))
     # An operator returns what it says it returns: without a log-sum-exp an empty one.
     return out, query.new_empty((0,), dtype=torch.float32) if lse is None else lse
 
 
-@_attention.register_fake
-def _(query, key, value, layout, mask, scale, window_left, window_right, softcap, slopes, sinks, key_lengths, *others):
-    with_lse = others[-1]
-    shape = lse_shape(layout, query.shape) if with_lse else (0,)
+@torch.library.register_fake("evo_sdpa::attention")
+def _fake(query, key, value, layout, *others):
+    shape = lse_shape(layout, query.shape) if others[-1] else (0,)
     return torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
+
+
+_operator = torch.ops.evo_sdpa.attention.default
 
 
 def attend(query, key, value, asked, dtype=None):
     """Output and log-sum-exp, or None instead of the latter."""
     if dtype is not None:
         raise ValueError(f"dtype is {dtype!r}: it is for NumPy arrays; a tensor says what it holds")
-    for name, tensor in (("key", key), ("value", value)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} is a {type(tensor).__qualname__}, and query is a torch.Tensor: all must be tensors")
+    if not (isinstance(key, Tensor) and isinstance(value, Tensor)):
+        _check(query, key, value)
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         raise NotImplementedError(
-            "query, key or value requires a gradient: evo_sdpa has no backward pass yet; call it under torch.no_grad() or "
-            "torch.inference_mode(), or on detached tensors"
+            "query, key or value requires a gradient: evo_sdpa has no backward pass yet; call it under torch.no_grad() "
+            "or torch.inference_mode(), or on detached tensors"
         )
     # The dispatcher is passed by if nothing is there that wants to see the operator.
-    if not torch.compiler.is_compiling() and type(query) is Tensor and _modes() == 0:
+    if type(query) is Tensor and not torch.compiler.is_compiling() and _modes() == 0:
         return _compute(query, key, value, asked)
-    out, lse = _attention(query, key, value, *asked)
+    out, lse = _operator(query, key, value, *asked)
     return out, lse if asked.with_lse else None

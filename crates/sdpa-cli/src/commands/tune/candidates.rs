@@ -108,6 +108,9 @@ pub(super) struct Rejected {
     pub(super) reason: String,
 }
 
+/// What a candidate's kernels compile to.
+type Texts = Vec<(Specialisation, String)>;
+
 /// Compiles what is new about the candidates, side by side, and makes the device run it.
 ///
 /// # Errors
@@ -119,7 +122,7 @@ pub(super) fn compile(
     compiler: &Nvrtc,
     progress: impl Fn() + Sync,
 ) -> Result<(Vec<Candidate>, Vec<Rejected>), ToolchainError> {
-    let compiled: Vec<Result<Vec<(Specialisation, String)>, ToolchainError>> = candidates
+    let compiled: Vec<Result<Texts, ToolchainError>> = candidates
         .par_iter()
         .map(|candidate| {
             let kernels = candidate.plan.launches.iter().map(|launch| launch.kernel);
@@ -145,6 +148,9 @@ pub(super) fn compile(
     Ok((ready, rejected))
 }
 
+/// A candidate and the proof that it is right.
+type Proven<'c> = (&'c Candidate, Verified<'c>);
+
 /// Proofs of the candidates that are right, in their order, and the others.
 ///
 /// # Errors
@@ -153,7 +159,7 @@ pub(super) fn verify<'c>(
     device: &dyn Device,
     question: &Question,
     candidates: &'c [Candidate],
-) -> Result<(Vec<(&'c Candidate, Verified<'c>)>, Vec<Rejected>), Box<Failure>> {
+) -> Result<(Vec<Proven<'c>>, Vec<Rejected>), Box<Failure>> {
     let who: Vec<&dyn Attention> = candidates.iter().map(|candidate| candidate as &dyn Attention).collect();
     let (mut right, mut rejected) = (Vec::new(), Vec::new());
     for (candidate, answer) in candidates.iter().zip(Verified::all(device, &who, question)) {

@@ -92,6 +92,14 @@ struct Line<'a> {
     environment: serde_json::Map<String, serde_json::Value>,
 }
 
+/// A search that a record has already.
+#[derive(Debug, PartialEq, Eq)]
+struct Searched {
+    problem: String,
+    key: String,
+    device: String,
+}
+
 impl Tune {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let generation = generation(&self.generation)?;
@@ -119,7 +127,8 @@ impl Tune {
             };
             let key = self.key(generation, &sources)?;
             let problem = case.to_string();
-            if recorded.iter().any(|(old, known, place)| *old == problem && *known == key && *place == device.name()) {
+            let search = Searched { problem: problem.clone(), key: key.clone(), device: device.name() };
+            if recorded.contains(&search) {
                 writeln!(out, "  searched already: see the record")?;
                 continue;
             }
@@ -128,7 +137,7 @@ impl Tune {
             progress.finish_and_clear();
             let question = question?;
             let first = self.first_candidates(&*device, generation, case, &chosen);
-            let search = Search {
+            let race = Search {
                 device: &*device,
                 case,
                 question: &question,
@@ -142,8 +151,8 @@ impl Tune {
                 combines: self.defines.is_empty(),
             };
             let found = match keeps_time(&*device) {
-                true => search.by_time(chosen, first)?,
-                false => search.by_counters(chosen, first)?,
+                true => race.by_time(chosen, first)?,
+                false => race.by_counters(chosen, first)?,
             };
             write!(out, "{}", found.table(keeps_time(&*device)))?;
             for rejected in &found.rejected {
@@ -154,16 +163,16 @@ impl Tune {
             right &= found.chosen_is_right;
             let line = Line {
                 generation: generation.generation().id,
-                problem: problem.clone(),
+                problem,
                 device: device.name(),
-                key: key.clone(),
+                key,
                 seed: self.seed,
                 guess: !keeps_time(&*device),
                 found: &found,
                 environment: timing::environment(&*device),
             };
             self.append(&serde_json::to_string(&line)?)?;
-            recorded.push((problem, key, device.name()));
+            recorded.push(search);
         }
         Ok(if right { ExitCode::SUCCESS } else { ExitCode::from(super::FAILED) })
     }
@@ -234,8 +243,8 @@ impl Tune {
         Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Problem, key and device of every line that the record has.
-    fn recorded(&self) -> Result<Vec<(String, String, String)>, Box<dyn std::error::Error>> {
+    /// Every line that the record has.
+    fn recorded(&self) -> Result<Vec<Searched>, Box<dyn std::error::Error>> {
         let Some(path) = self.record.as_ref().filter(|path| path.exists()) else { return Ok(Vec::new()) };
         let text = std::fs::read_to_string(path)?;
         let mut found = Vec::new();
@@ -244,7 +253,7 @@ impl Tune {
                 format!("{}, line {}: no record of `sdpa tune`: {error}", path.display(), number + 1)
             })?;
             let field = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
-            found.push((field("problem"), field("key"), field("device")));
+            found.push(Searched { problem: field("problem"), key: field("key"), device: field("device") });
         }
         Ok(found)
     }
@@ -254,5 +263,42 @@ impl Tune {
         let Some(path) = &self.record else { return Ok(()) };
         let before = if path.exists() { std::fs::read_to_string(path)? } else { String::new() };
         Ok(write_whole(path, format!("{before}{line}\n").as_bytes())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_names_with_values() {
+        let Values { define, values } = "TILE_KEYS=32, 64".parse().unwrap();
+        assert_eq!((define.as_str(), values), ("TILE_KEYS", vec!["32".to_owned(), "64".to_owned()]));
+        for wrong in ["TILE_KEYS", "=32", "TILE_KEYS=", "TILE_KEYS=32,", "TILE KEYS=1", "A=1;B=2"] {
+            assert!(wrong.parse::<Values>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_record_is_appended_to_and_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tune.jsonl");
+        let record = path.to_str().unwrap();
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            tune: Tune,
+        }
+        use clap::Parser as _;
+        let tune = Program::parse_from(["sdpa", "v2d", "--record", record]).tune;
+        assert!(tune.recorded().unwrap().is_empty());
+        for problem in ["a", "b"] {
+            tune.append(&format!("{{\"problem\":\"{problem}\",\"key\":\"k\",\"device\":\"d\"}}")).unwrap();
+        }
+        let search = |problem: &str| Searched { problem: problem.into(), key: "k".into(), device: "d".into() };
+        assert_eq!(tune.recorded().unwrap(), [search("a"), search("b")]);
+        std::fs::write(&path, "{\"problem\":\"a\"}\nno JSON\n").unwrap();
+        let error = tune.recorded().unwrap_err().to_string();
+        assert!(error.contains("line 2: no record of `sdpa tune`"), "{error}");
     }
 }

@@ -299,3 +299,47 @@ impl Found {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(candidate: &str, speedup: f64, verdict: Verdict) -> Standing {
+        Standing {
+            candidate: candidate.to_owned(),
+            plan: String::new(),
+            median_us: Some(10.0 / speedup),
+            low_us: None,
+            high_us: None,
+            samples: 21,
+            speedup: Some(speedup),
+            verdict: Some(verdict),
+            instructions: None,
+        }
+    }
+
+    fn found(standings: Vec<Standing>) -> Found {
+        Found { chosen: "d64".to_owned(), chosen_is_right: true, standings, rejected: Vec::new() }
+    }
+
+    #[test]
+    fn nothing_is_called_faster_that_the_verdict_does_not_call_so() {
+        let clear = found(vec![standing("d64 STAGES=1", 1.1, Verdict::Faster), standing("d128", 0.8, Verdict::Slower)]);
+        insta::assert_snapshot!(clear.table(true), @r"
+        candidate       µs  samples  × chosen  verdict
+        d64 STAGES=1  9.09       21     1.100  faster
+        d128          12.5       21     0.800  slower
+        ");
+        assert_eq!(clear.conclusion(true), "d64 STAGES=1 is faster than what is chosen today (d64): 1.100 ×");
+        let unclear = found(vec![standing("d64 STAGES=1", 1.02, Verdict::Ambiguous)]);
+        assert_eq!(
+            unclear.conclusion(true),
+            "what is chosen today (d64) was not beaten clearly: d64 STAGES=1 came nearest, 1.020 ×"
+        );
+        let best = found(vec![standing("d128", 0.8, Verdict::Slower)]);
+        assert_eq!(best.conclusion(true), "what is chosen today (d64) is the fastest");
+        assert!(best.conclusion(false).contains("A guess"));
+        let wrong = Found { chosen_is_right: false, ..best };
+        assert!(wrong.conclusion(true).contains("is wrong: nothing was timed"));
+    }
+}
