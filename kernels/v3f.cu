@@ -692,8 +692,8 @@ private:
         }
     }
 
-    // Scores of rows whose exponents are so large that their rounding could show become differences
-    // to the maximum, and lag behind none.
+    // Of rows that are large or were before: scores become differences to the maximum, which lags
+    // behind none.
     template <int COUNT>
     __device__ void take_differences(float (&maximum)[LANE_ROWS], float (&subtrahend)[LANE_ROWS]) {
 #pragma unroll
@@ -707,15 +707,16 @@ private:
             after = group_max<4>(after);
             if (!is_large_row(before) && !is_large_row(after)) continue;
             maximum[half] = after;
-            factor[half] = exp2_approx((before - safe_maximum(after)) * exponent_scale);
-            if (!is_large_row(after)) {
-                subtrahend[half] = safe_maximum(exponent(after));
-                continue;
-            }
-            subtrahend[half] = 0.0f;
+            // Nothing rounds a difference. A row that is no longer large has its maximum's exponent
+            // rounded up, as rows have that never were; the factor makes up for that.
+            const bool large = is_large_row(after);
+            const float taken = large ? after : 0.0f;
+            subtrahend[half] = large ? 0.0f : exponent(after);
+            const float rest = large ? 0.0f : fmaf(after, exponent_scale, -subtrahend[half]);
+            factor[half] = exp2_approx(fmaf(before - after, exponent_scale, rest));
 #pragma unroll
             for (int i = 0; i < COUNT / 2; ++i) {
-                if (i / 2 % 2 == half) score[i] -= after;
+                if (i / 2 % 2 == half) score[i] -= taken;
             }
         }
     }
