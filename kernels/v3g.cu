@@ -186,9 +186,7 @@ public:
           head_kv(key_head(params, work.tile.head)),
           begin(begin) {}
 
-    __device__ void load_keys(int tile) const {
-        load(shared.key, shared.key_full, maps.key, tile);
-    }
+    __device__ void load_keys(int tile) const { load(shared.key, shared.key_full, maps.key, tile); }
     __device__ void load_values(int tile) const {
         load(shared.value, shared.value_full, maps.value, tile);
     }
@@ -308,8 +306,8 @@ public:
         }
     }
 
-    // Makes unnormalised weights of the scores and rounds them, lets the maxima grow, and brings the
-    // output to them, which is still 0 at the `first` tile.
+    // Makes unnormalised weights of the scores and rounds them, lets the maxima grow, and brings
+    // the output to them, which is still 0 at the `first` tile.
     template <int COUNT>
     __device__ void softmax(float (&score)[COUNT / 2], unsigned (&weight)[COUNT / 4], bool first) {
         float subtrahend[LANE_ROWS];
@@ -337,8 +335,7 @@ public:
     // Divides by the sums, in which the head's sink has its part, and gives out the log-sum-exp;
     // `first_row` is the warp's within its sequence.
     __device__ void normalise(const ExtendedParams& params, const Work& work, int first_row) {
-        const float sink =
-            params.sinks ? params.sinks[work.tile.head] * LOG2_E : NEGATIVE_INFINITY;
+        const float sink = params.sinks ? params.sinks[work.tile.head] * LOG2_E : NEGATIVE_INFINITY;
         float factor[LANE_ROWS];
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
@@ -391,8 +388,9 @@ private:
     __device__ bool is_large_row(float maximum) const { return is_large(exponent(maximum)); }
 
     // Lets the maxima of both rows grow; the sums follow, and the output is to by `factor`. A
-    // maximum that would grow by no more than SLACK (as a power of two) stays what it is. Scores of a row whose exponents are
-    // so large that their rounding could show become differences to its maximum.
+    // maximum that would grow by no more than SLACK (as a power of two) stays what it is. Scores of
+    // a row whose exponents are so large that their rounding could show become differences to its
+    // maximum.
     template <int COUNT>
     __device__ void raise_maxima(float (&score)[COUNT / 2], float (&subtrahend)[LANE_ROWS],
                                  float (&factor)[LANE_ROWS]) {
@@ -442,8 +440,8 @@ private:
         }
     }
 
-    // Scores of rows whose exponents are so large that their rounding could show become differences
-    // to the maximum, and lag behind none.
+    // Of rows that are large or were before: scores become differences to the maximum, which lags
+    // behind none.
     template <int COUNT>
     __device__ void take_differences(float (&score)[COUNT / 2], float (&maximum)[LANE_ROWS],
                                      float (&subtrahend)[LANE_ROWS],
@@ -459,15 +457,16 @@ private:
             after = group_max<4>(after);
             if (!is_large_row(before) && !is_large_row(after)) continue;
             maximum[half] = after;
-            factor[half] = exp2_approx((before - safe_maximum(after)) * exponent_scale);
-            if (!is_large_row(after)) {
-                subtrahend[half] = safe_maximum(exponent(after));
-                continue;
-            }
-            subtrahend[half] = 0.0f;
+            // Nothing rounds a difference. A row that is no longer large has its maximum's exponent
+            // rounded up, as rows have that never were; the factor makes up for that.
+            const bool large = is_large_row(after);
+            const float taken = large ? after : 0.0f;
+            subtrahend[half] = large ? 0.0f : exponent(after);
+            const float rest = large ? 0.0f : fmaf(after, exponent_scale, -subtrahend[half]);
+            factor[half] = exp2_approx(fmaf(before - after, exponent_scale, rest));
 #pragma unroll
             for (int i = 0; i < COUNT / 2; ++i) {
-                if (i / 2 % 2 == half) score[i] -= after;
+                if (i / 2 % 2 == half) score[i] -= taken;
             }
         }
     }
