@@ -1,7 +1,7 @@
-//! Attention from Python: the native half of the package `evo-sdpa`, whose other half is `python/evo_sdpa`.
+//! Attention from Python: the native half of the package `evo-sdpa`, whose other half is `python/src/evo_sdpa`.
 //!
-//! Python says what is asked for and where the tensors lie, by address, shape and strides. [`request`] makes a
-//! [`Problem`](sdpa::Problem) of it, [`devices`] finds the device that the tensors lie on, and [`failure`] turns errors into
+//! Python says what is asked for and where the tensors lie, by address, shape and strides. `request` makes a
+//! [`Problem`] of it, `devices` finds the device that the tensors lie on, and `failure` turns errors into
 //! Python's.
 
 mod devices;
