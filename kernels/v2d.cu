@@ -7,7 +7,7 @@
 //         layout of P·V. Shared memory holds nothing but Q, K and V, permuted instead of padded.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|96|128|256 -DWARPS=4|8 -DROW_BLOCKS=1|2 -DTILE_KEYS=32|64|128
-//         -DSTAGES=1|2, -DAPART to wait for keys and values apart; f16 or -DDTYPE_BF16
+//         -DSTAGES=1|2, with one stage keys and values are waited for apart; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
 #include "machine/large_logits.cuh"
@@ -255,13 +255,7 @@ public:
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
             const float maxima[] = {statistics[block][0].maximum, statistics[block][1].maximum};
-            const int block_row = first_row + 16 * block;
-            attend_exactly_to_rows(
-                params, tile, block_row, maxima, true,
-                [&](int row, int column, const float (&columns)[4]) {
-                    store_from_float(head + (block_row + row) * params.output.row_stride + column,
-                                     columns);
-                });
+            attend_exactly_to_output(params, tile, first_row + 16 * block, maxima);
         }
     }
 
@@ -309,14 +303,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     shared.query.template load_async<THREADS>(threadIdx.x, params.query, tile.batch, tile.head,
                                               tile.first_row, params.len_q, params.head_dim);
     cp_async_commit();
-#ifdef APART
-#pragma unroll
-    for (int key_tile = 0; key_tile < STAGES - 1; ++key_tile) {
-        load_keys(key_tile);
-        load_values(key_tile);
-    }
-    load_keys(STAGES - 1);
-    cp_async_wait<2 * STAGES - 1>();
+#if STAGES == 1
+    load_keys(0);
+    cp_async_wait<1>();
 #else
     static_assert(STAGES == 2, "one tile is under way while another is worked on");
     load_both(0);
@@ -336,10 +325,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     const auto attend = [&](int key_tile, auto masked) {
     // This thread's copies have landed; behind the barrier, every thread's have. The barrier
     // also says that all are done with what lies where the next copies go.
-#ifdef APART
-        cp_async_wait<2 * (STAGES - 1)>();
+#if STAGES == 1
+        cp_async_wait<0>();
         __syncthreads();
-        load_values(key_tile + STAGES - 1);
+        load_values(key_tile);
 #else
         cp_async_wait<0>();
         __syncthreads();
@@ -351,14 +340,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         stage.value += ring_offset<STAGES>(key_tile, sizeof(shared.value[0]));
         WarpRows::Scores score = {};
         rows.multiply_keys(score, stage);
-#ifdef APART
-        cp_async_wait<2 * (STAGES - 1)>();
+#if STAGES == 1
+        cp_async_wait<0>();
         __syncthreads();
-        load_keys(key_tile + STAGES);
+        load_keys(key_tile + 1);
 #endif
         if constexpr (masked.value) {
+            const int first_key = key_tile * TILE_KEYS;
             rows.mask_scores(score, [&](int row) {
-                return visible_keys(params, tile.first_row + warp_row + row) - key_tile * TILE_KEYS;
+                const int query = tile.first_row + warp_row + row;
+                return visible_keys(params, query) - first_key;
             });
         }
         rows.raise_maxima(score);

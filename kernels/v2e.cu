@@ -256,7 +256,8 @@ public:
             float* part = &parts.output[group][row][lane % 4 * 2];
 #pragma unroll
             for (int column = 0; column < COLUMN_BLOCKS; ++column) {
-                *reinterpret_cast<float2*>(part + 8 * column) = columns(column);
+                const float2 pair = columns(column);
+                *reinterpret_cast<float2*>(part + 8 * column) = pair;
             }
             if (lane % 4 == 0) parts.statistics[group][row] = total;
         });
@@ -369,12 +370,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         stage.key += ring_offset<STAGES>(round, sizeof(shared.key[0][0]));
         stage.value += ring_offset<STAGES>(round, sizeof(shared.value[0][0]));
         WarpRows::Scores score = {};
-        const auto attend_to_keys = [&](auto masked) {
+        const auto attend = [&](int key_tile, auto masked) {
             rows.multiply_keys(score, stage);
             if constexpr (masked.value) {
+                const int first_key = key_tile * TILE_KEYS;
                 rows.mask_scores(score, [&](int row) {
-                    return visible_keys(params, tile.first_row + warp_row + row) -
-                           key_tile * TILE_KEYS;
+                    const int query = tile.first_row + warp_row + row;
+                    return visible_keys(params, query) - first_key;
                 });
             }
             rows.raise_maxima(score);
@@ -382,9 +384,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         // The groups differ in whether they need a mask, or have a tile at all: the barriers stand
         // where all of them pass.
         if (key_tile < unmasked_tiles) {
-            attend_to_keys(Unmasked{});
+            attend(key_tile, Unmasked{});
         } else if (key_tile < key_tiles) {
-            attend_to_keys(Masked{});
+            attend(key_tile, Masked{});
         }
         cp_async_wait<2 * (STAGES - 1)>();
         __syncthreads();

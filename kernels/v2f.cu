@@ -530,6 +530,7 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
     };
     int index = 0;
     for (; index < group_unmasked_tiles; ++index) attend(index, Unmasked{});
+    // UNREACHED: a tile that needs a mask is its group's last, behind which nothing is loaded.
     for (; index < group_tiles; ++index) attend(index, Masked{});
 
     __syncthreads();  // the groups' parts take the place of keys and values
@@ -656,6 +657,7 @@ extern "C" __global__ void __launch_bounds__(LAUNCH_THREADS)
             __syncthreads();  // before the next unit takes their place
         }
         if (slice > 0 || first + warp / slices >= units || column >= params.head_dim) continue;
+        // UNREACHED: where there are several parts, every row sees a key.
         store_output(params, share, row, column, total, sum);
     }
 }

@@ -542,6 +542,7 @@ __device__ inline void attend_to_part(SharedMemory& shared, const AttentionParam
         const int end = pass == 0 ? first_tiles : group_tiles;
         const int end_unmasked = min(index + share_of(unmasked_tiles, pass), end);
         for (; index < end_unmasked; ++index) attend(rows, index, Unmasked{});
+        // UNREACHED: a tile that needs a mask is its group's last, behind which nothing is loaded.
         for (; index < end; ++index) attend(rows, index, Masked{});
     };
 
@@ -589,6 +590,7 @@ __device__ inline void merge_row(const AttentionParams& params, const Share& sha
 
     RowStatistics total;
     float sum[LANE_COLUMNS] = {};
+    // UNREACHED: there is at least one part, so the loop turns at least once.
     for (int first = 0; first < parts; first += BATCH_PARTS) {
         // INSIGHT: all the loads are under way before anything is done with one of them: by now
         // the block is alone, and nothing else hides a round trip.
@@ -614,6 +616,7 @@ __device__ inline void merge_row(const AttentionParams& params, const Share& sha
             for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = fmaf(columns[i][c], factor, sum[c]);
         }
     }
+    // UNREACHED: where there are several parts, every row sees a key.
     if (valid) store_output(params, share, row, column, total, sum);
 }
 
@@ -624,6 +627,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     // No part is empty, but a mask may leave the tile fewer; rows that see no key at all are the
     // first part's.
     const int parts =
+        // UNREACHED: what is asked under a mask does not ask again whether there is one.
         params.causal ? max(share.visible_parts(params, share.last_row), 1) : share.parts;
     if (share.part >= parts) return;
     attend_to_part(*reinterpret_cast<SharedMemory*>(shared_memory), params, share);

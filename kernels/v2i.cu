@@ -7,12 +7,11 @@
 //         prefix sum of tiles costs a launch or a walk through all lengths. Here sequence s owns
 //         the tile numbers from cu_seqlens[s] / TILE_ROWS + s on: never too few for its rows, at
 //         most one too many, and rising with s, so that a warp finds the sequence of a number by a
-//         search with 32 probes a step. The grid follows from the total and the number of sequences
-//         alone.
+//         search with 128 probes a step. The grid follows from the total and the number of
+//         sequences alone.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=32|64|96|128|256 -DWARPS=2|4 -DROW_BLOCKS=1|2 -DTILE_KEYS=64 -DSTAGES=1|2
-//         -DSHAPE=PLAIN|SLOPED|CAPPED, -DAPART to wait for keys and values apart; f16 or
-//         -DDTYPE_BF16
+//         -DSHAPE=PLAIN|SLOPED|CAPPED -DBLOCKS_PER_SM=2|5|10; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
 #include "machine/exponent.cuh"
@@ -37,6 +36,16 @@ static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
 
 constexpr ScoreShape SCORE_SHAPE = ScoreShape::SHAPE;
 constexpr bool IS_PLAIN = SCORE_SHAPE == ScoreShape::PLAIN;
+
+// Short sequences end early in a tile: with small tiles of rows, the last tile of keys is worked on
+// by halves.
+constexpr int HALF_KEYS = TILE_ROWS <= 64 ? TILE_KEYS / 2 : TILE_KEYS;
+
+// How many of a tile's keys a step is for.
+template <int COUNT>
+struct Keys {
+    static constexpr int count = COUNT;
+};
 
 // The output takes half of the registers or more.
 constexpr bool WIDE = ROW_BLOCKS * HEAD_DIM > 128;
@@ -65,15 +74,22 @@ __device__ inline int first_tile(const ExtendedParams& params, int sequence) {
 }
 
 // The last sequence whose tiles begin at this number or before it; all lanes of a warp take part.
+// Each looks at PROBES places at once: what a search takes is the loads that wait for one another.
 __device__ inline int sequence_of_tile(const ExtendedParams& params, int number) {
+    constexpr int PROBES = 4;
     const int lane = threadIdx.x % WARP_SIZE;
     int low = 0;
     int high = params.sequences;
     while (high - low > 1) {
-        const int step = (high - low + WARP_SIZE - 1) / WARP_SIZE;
-        const int probe = low + (lane + 1) * step;
-        const bool is_before = probe < high && first_tile(params, probe) <= number;
-        low += __popc(__ballot_sync(ALL_LANES, is_before)) * step;
+        const int step = (high - low + PROBES * WARP_SIZE - 1) / (PROBES * WARP_SIZE);
+        int before = 0;
+#pragma unroll
+        for (int i = 0; i < PROBES; ++i) {
+            const int probe = low + (i * WARP_SIZE + lane + 1) * step;
+            const bool is_before = probe < high && first_tile(params, probe) <= number;
+            before += __popc(__ballot_sync(ALL_LANES, is_before));
+        }
+        low += before * step;
         high = min(high, low + step);
     }
     return low;
@@ -146,7 +162,6 @@ class WarpRows {
     static constexpr int KEY_BLOCKS = TILE_KEYS / 8;    // columns of a score fragment
     static constexpr int COLUMN_BLOCKS = HEAD_DIM / 8;  // columns of an output fragment
     static constexpr int DEPTH_STEPS = HEAD_DIM / 16;   // of Q·Kᵀ
-    static constexpr int KEY_STEPS = TILE_KEYS / 16;    // of P·V
     static constexpr int BLOCK_BYTES = 16 * HEAD_DIM * sizeof(Element);  // 16 rows of a tile
     using Tile = SwizzledTile<TILE_KEYS, HEAD_DIM>;
 
@@ -154,7 +169,7 @@ class WarpRows {
     static constexpr bool KEEP_QUERY = !WIDE;
     static constexpr int KEPT_STEPS = KEEP_QUERY ? DEPTH_STEPS : 1;
 
-    // Measured on an H200 at 64 and 128 columns: 3 % slower and 4 % faster.
+    // As V2d has it, where it was 3 % slower at 64 columns and 4 % faster at 128, on an H200.
     static constexpr bool VOTE = WIDE;
 
     // `maximum` is of the scores as they are, not yet times the exponent's scale.
@@ -183,7 +198,9 @@ public:
         }
     }
 
-    // S = Q · Kᵀ, added to scores of 0.
+    // S = Q · Kᵀ, added to scores of 0. Of the tile's keys the first COUNT, here and in the next
+    // steps.
+    template <int COUNT>
     __device__ void multiply_keys(Scores& score, const LaneStart& start) {
 #pragma unroll
         for (int step = 0; step < DEPTH_STEPS; ++step) {
@@ -191,7 +208,7 @@ public:
             if constexpr (!KEEP_QUERY) load_query(left, start.query, step);
             const unsigned key = Tile::advanced(start.key, step);
 #pragma unroll
-            for (int pair = 0; pair < KEY_BLOCKS / 2; ++pair) {
+            for (int pair = 0; pair < COUNT / 16; ++pair) {
                 unsigned right[4];
                 load_matrices(right, key + pair * BLOCK_BYTES);
 #pragma unroll
@@ -206,7 +223,7 @@ public:
 
     // What slopes and soft caps make of the scores. `diagonal(row)` is the key on the row's
     // diagonal, counted from the tile's first; `row` counts from the warp's first.
-    template <typename Diagonal>
+    template <int COUNT, typename Diagonal>
     __device__ void shape_scores(Scores& score, Diagonal diagonal) const {
         if constexpr (IS_PLAIN) return;
         const int lane = thread_index() % WARP_SIZE;
@@ -216,7 +233,7 @@ public:
             for (int half = 0; half < LANE_ROWS; ++half) {
                 const float distance = diagonal(16 * block + 8 * half + lane / 4) - lane % 4 * 2;
 #pragma unroll
-                for (int column = 0; column < KEY_BLOCKS; ++column) {
+                for (int column = 0; column < COUNT / 8; ++column) {
 #pragma unroll
                     for (int i = 0; i < 2; ++i) {
                         float& entry = score[block][column][2 * half + i];
@@ -229,7 +246,8 @@ public:
 
     // -infinity where a row does not see the key. `visible(row)` is the range of keys that it sees,
     // counted from the tile's first one; `row` counts from the warp's first.
-    template <typename Visible>
+    // Unless masks come FROM_BELOW, too, no row has a key in front of its range.
+    template <int COUNT, bool FROM_BELOW, typename Visible>
     __device__ static void mask_scores(Scores& score, Visible visible) {
         const int lane = thread_index() % WARP_SIZE;
 #pragma unroll
@@ -240,10 +258,10 @@ public:
                 const int begin = seen.begin - lane % 4 * 2;
                 const int end = seen.end - lane % 4 * 2;
 #pragma unroll
-                for (int column = 0; column < KEY_BLOCKS; ++column) {
+                for (int column = 0; column < COUNT / 8; ++column) {
 #pragma unroll
                     for (int i = 0; i < 2; ++i) {
-                        if (8 * column + i < begin || 8 * column + i >= end) {
+                        if ((FROM_BELOW && 8 * column + i < begin) || 8 * column + i >= end) {
                             score[block][column][2 * half + i] = NEGATIVE_INFINITY;
                         }
                     }
@@ -254,6 +272,7 @@ public:
 
     // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
     // so large that their rounding could show become differences to its maximum.
+    template <int COUNT>
     __device__ void raise_maxima(Scores& score) {
         float factor[ROW_BLOCKS][LANE_ROWS];
         bool grown = false;
@@ -264,7 +283,7 @@ public:
             for (int half = 0; half < LANE_ROWS; ++half) {
                 float maximum = NEGATIVE_INFINITY;
 #pragma unroll
-                for (int column = 0; column < KEY_BLOCKS; ++column) {
+                for (int column = 0; column < COUNT / 8; ++column) {
                     maximum = fmaxf(maximum, fmaxf(score[block][column][2 * half],
                                                    score[block][column][2 * half + 1]));
                 }
@@ -274,16 +293,23 @@ public:
                 maximum = fmaxf(row.maximum, group_max<4>(maximum));
                 factor[block][half] =
                     exp2_approx(exponent(row.maximum) - safe_maximum(exponent(maximum)));
-                if (is_large_row(maximum)) {
-                    factor[block][half] = exp2_approx((row.maximum - maximum) * exponent_scale);
-                    large = true;
+                if (is_large_row(maximum) || is_large_row(row.maximum)) {
+                    // Nothing rounds a difference. A row that is no longer large has its maximum's
+                    // exponent rounded up, as rows have that never were: the factor makes up for
+                    // it.
+                    const float rest = is_large_row(maximum)
+                                           ? 0.0f
+                                           : fmaf(maximum, exponent_scale, -exponent(maximum));
+                    factor[block][half] =
+                        exp2_approx(fmaf(row.maximum - maximum, exponent_scale, rest));
+                    large |= is_large_row(maximum);
                 }
                 row.maximum = maximum;
                 row.sum *= factor[block][half];
                 grown |= factor[block][half] != 1.0f;
             }
         }
-        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences(score);
+        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences<COUNT>(score);
         // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
         // the products with 1; a narrow one is not. The result is the same to the bit.
         if (VOTE && !__any_sync(ALL_LANES, grown)) return;
@@ -304,6 +330,7 @@ public:
     // The accumulator fragments of two neighbouring key blocks are, element for element, one
     // operand fragment of 16 keys. Taken 16 keys at a time, the exponentials of the next keys have
     // the products of the last ones to hide behind.
+    template <int COUNT>
     __device__ void multiply_values(const Scores& score, const LaneStart& start) {
         float subtrahend[ROW_BLOCKS][LANE_ROWS];
 #pragma unroll
@@ -316,7 +343,7 @@ public:
             }
         }
 #pragma unroll
-        for (int step = 0; step < KEY_STEPS; ++step) {
+        for (int step = 0; step < COUNT / 16; ++step) {
             unsigned weight[ROW_BLOCKS][4];
 #pragma unroll
             for (int block = 0; block < ROW_BLOCKS; ++block) {
@@ -394,6 +421,7 @@ private:
         return IS_PLAIN && is_large(exponent(maximum));
     }
 
+    template <int COUNT>
     __device__ void take_differences(Scores& score) const {
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
@@ -402,7 +430,7 @@ private:
                 const float maximum = state[block][half].maximum;
                 if (!is_large_row(maximum)) continue;
 #pragma unroll
-                for (int column = 0; column < KEY_BLOCKS; ++column) {
+                for (int column = 0; column < COUNT / 8; ++column) {
                     score[block][column][2 * half] -= maximum;
                     score[block][column][2 * half + 1] -= maximum;
                 }
@@ -419,8 +447,7 @@ private:
     }
 };
 
-// Eight warps per multiprocessor, in one block or in two: 255 registers for each thread.
-extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     attention(const __grid_constant__ ExtendedParams params) {
     extern __shared__ __align__(128) unsigned char shared_memory[];
     SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
@@ -457,15 +484,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         threadIdx.x, from_row(params.query, sequence.first_query), tile.batch, tile.head,
         tile.first_row, sequence.len_q, params.head_dim);
     cp_async_commit();
-#ifdef APART
-    static_assert(STAGES == 1, "keys are loaded once their own stage is free");
-    load_keys(key_tiles.begin);
-    cp_async_wait<1>();
-#else
-    static_assert(STAGES == 2, "one tile is under way while another is worked on");
-    load_both(key_tiles.begin);
-    cp_async_wait<1>();
-#endif
+    static_assert(STAGES <= 2, "one tile is under way while another is worked on");
+    if constexpr (STAGES == 1) {
+        load_keys(key_tiles.begin);
+        load_values(key_tiles.begin);
+        cp_async_wait<2>();
+    } else {
+        load_both(key_tiles.begin);
+        cp_async_wait<1>();
+    }
 
     // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A
     // negative scale moves into Q, so that the softmax may count on it being positive.
@@ -478,29 +505,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     const LaneStart lane_start = start_of_lane();
     WarpRows rows(params, tile.head, lane_start.query);
 
-#pragma unroll 1
-    for (int key_tile = key_tiles.begin; key_tile < key_tiles.end; ++key_tile) {
-        // This thread's copies have landed; behind the barrier, every thread's have. The barrier
-        // also says that all are done with what lies where the next copies go.
-        cp_async_wait<0>();
+    const auto attend = [&](int key_tile, auto keys) {
+        constexpr int COUNT = decltype(keys)::count;
+        // This thread's copies have landed, of keys and values that are waited for apart the keys';
+        // behind the barrier, every thread's have. The barrier also says that all are done with
+        // what lies where the next copies go.
+        if (STAGES == 1 && key_tile == key_tiles.begin) {
+            cp_async_wait<1>();
+        } else {
+            cp_async_wait<0>();
+        }
         __syncthreads();
-#ifdef APART
-        load_values(key_tile);
-#else
-        load_both(key_tile + 1);
-#endif
+        if constexpr (STAGES == 1) {
+            if (key_tile > key_tiles.begin) load_values(key_tile);
+        } else {
+            load_both(key_tile + 1);
+        }
         // Only now: ahead of the copies it would be in the way of their addresses, and spill.
         // Worked out again where the output needs the registers.
         LaneStart stage = WIDE ? start_of_lane() : lane_start;
         stage.key += ring_offset<STAGES>(key_tile, sizeof(shared.key[0]));
         stage.value += ring_offset<STAGES>(key_tile, sizeof(shared.value[0]));
         WarpRows::Scores score = {};
-        rows.multiply_keys(score, stage);
-#ifdef APART
-        cp_async_wait<0>();
-        __syncthreads();
-        load_keys(key_tile + 1);
-#endif
+        rows.multiply_keys<COUNT>(score, stage);
+        if constexpr (STAGES == 1) {
+            // All are done with the keys, whose stage the next ones take, and the values are there.
+            cp_async_wait<0>();
+            __syncthreads();
+            load_keys(key_tile + 1);
+        }
         // Opaque, so that what follows from the row is worked out again for every tile instead of
         // being kept in registers.
         int first_row = tile.first_row;
@@ -508,17 +541,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
         const KeyTiles seen_tiles(params, sequence, first_row, TILE_ROWS, TILE_KEYS);
         first_row += warp_row;
         const int first_key = key_tile * TILE_KEYS;
-        rows.shape_scores(score, [&](int row) {
+        rows.shape_scores<COUNT>(score, [&](int row) {
             return diagonal_key(params, sequence, first_row + row) - first_key;
         });
         if (!seen_tiles.is_whole(key_tile)) {
-            rows.mask_scores(score, [&](int row) {
+            const auto visible = [&](int row) {
                 const KeyRange seen = visible_range(params, sequence, first_row + row);
                 return KeyRange{seen.begin - first_key, seen.end - first_key};
-            });
+            };
+            if (params.window_left == UNBOUNDED) {
+                rows.mask_scores<COUNT, false>(score, visible);
+            } else {
+                rows.mask_scores<COUNT, true>(score, visible);
+            }
         }
-        rows.raise_maxima(score);
-        rows.multiply_values(score, stage);
+        rows.raise_maxima<COUNT>(score);
+        rows.multiply_values<COUNT>(score, stage);
+    };
+    int key_tile = key_tiles.begin;
+    if constexpr (HALF_KEYS == TILE_KEYS) {
+#pragma unroll 1
+        for (; key_tile < key_tiles.end; ++key_tile) attend(key_tile, Keys<TILE_KEYS>{});
+    } else {
+        // Behind these tiles comes a half, or nothing.
+        const int whole_tiles = (key_tiles.keys_end + TILE_KEYS - 1 - HALF_KEYS) / TILE_KEYS;
+#pragma unroll 1
+        for (; key_tile < min(whole_tiles, key_tiles.end); ++key_tile) {
+            attend(key_tile, Keys<TILE_KEYS>{});
+        }
+        if (key_tile < key_tiles.end) attend(key_tile, Keys<HALF_KEYS>{});
     }
 
     rows.store(params, tile, sequence, tile.first_row + warp_row);

@@ -353,12 +353,7 @@ public:
             }
         }
         const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
-        attend_exactly_to_rows(
-            params, tile, first_row, maxima, true,
-            [&](int row, int column, const float (&columns)[4]) {
-                store_from_float(tensor + (first_row + row) * params.output.row_stride + column,
-                                 columns);
-            });
+        attend_exactly_to_output(params, tile, first_row, maxima);
     }
 
 private:
@@ -478,6 +473,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             // no schedule tried lets the others lag so far.
             values.wait();
             values.release(lane);
+            // UNREACHED: where turns depend on the mask, none are taken under one.
             turn.pass_unused();
         }
 
@@ -531,6 +527,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             rows.rescale_output_if_needed();
         };
 #pragma unroll 1
+        // UNREACHED: as above, of turns.
         for (--key_tile; key_tile >= unmasked_tiles; --key_tile) attend(Masked{});
 #pragma unroll 1
         for (; key_tile >= 0; --key_tile) attend(Unmasked{});

@@ -294,7 +294,7 @@ struct PairOfStrips {
 // One thread asks for everything at once: the queries, the keys of all groups, then their values.
 // In any other order a group's values keep the next group's keys waiting.
 __device__ inline void start_copies(SharedMemory& shared, const AttentionParams& params,
-                                    const TensorMaps& maps, const PairOfStrips& rows,
+                                    const TensorMaps& maps, const PairOfStrips& tile,
                                     int key_tiles) {
     shared.query_full.initialise(1);
 #pragma unroll
@@ -304,19 +304,19 @@ __device__ inline void start_copies(SharedMemory& shared, const AttentionParams&
     }
     publish_barriers();
 
-    const int head_kv = key_head(params, rows.head);
+    const int head_kv = key_head(params, tile.head);
     shared.query_full.arrive_and_expect(sizeof(shared.query));
-    load_box(shared_address(&shared.query[0]), maps.query, shared.query_full, 0, rows.early,
-             rows.head, rows.batch, Keep::BRIEFLY);
-    load_box(shared_address(&shared.query[1]), maps.query, shared.query_full, 0, rows.late,
-             rows.head, rows.batch, Keep::BRIEFLY);
+    load_box(shared_address(&shared.query[0]), maps.query, shared.query_full, 0, tile.early,
+             tile.head, tile.batch, Keep::BRIEFLY);
+    load_box(shared_address(&shared.query[1]), maps.query, shared.query_full, 0, tile.late,
+             tile.head, tile.batch, Keep::BRIEFLY);
     const auto load = [&](auto& tiles, Barrier(&full)[KEY_GROUPS], const TensorMap& map) {
 #pragma unroll
         for (int group = 0; group < KEY_GROUPS; ++group) {
             if (group >= key_tiles) break;
             full[group].arrive_and_expect(sizeof(tiles[group]));
             load_box(shared_address(&tiles[group]), map, full[group], 0, group * TILE_KEYS, head_kv,
-                     rows.batch, Keep::LONG);
+                     tile.batch, Keep::LONG);
         }
     };
     load(shared.key, shared.key_full, maps.key);
@@ -402,8 +402,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         if (group == 0) shared.query[strip].template negate_own<WARP_SIZE>(lane);
         __syncthreads();
     }
-    const LaneStart lane_start(shared.query[strip], 0, shared.key[group], shared.value[group]);
-    WarpRows rows(params, lane_start.query);
+    const LaneStart stage(shared.query[strip], 0, shared.key[group], shared.value[group]);
+    WarpRows rows(params, stage.query);
 
     // Of the strip's rows the first sees the fewest keys and the last the most.
     const int first_key = group * TILE_KEYS;
@@ -413,14 +413,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const bool masked = visible_keys(params, first_row) < first_key + TILE_KEYS;
         shared.key_full[group].wait(0);
         // One copy of the products serves tiles of both kinds.
-        rows.multiply_keys(score, lane_start);
+        rows.multiply_keys(score, stage);
         if (masked) {
-            rows.mask_scores(
-                score, [&](int row) { return visible_keys(params, first_row + row) - first_key; });
+            rows.mask_scores(score, [&](int row) {
+                const int query = first_row + row;
+                return visible_keys(params, query) - first_key;
+            });
         }
         rows.raise_maxima(score);
         shared.value_full[group].wait(0);
-        rows.multiply_values(score, lane_start);
+        rows.multiply_values(score, stage);
     }
 
     rows.hand_over(shared, strip, group);

@@ -10,7 +10,7 @@
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=64|128|256 -DCONSUMERS=2|3 -DTILE_KEYS=64|128 -DKEY_STAGES=2|3
 //         -DQUERY_STAGES=1|2|3 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|IF_CAUSAL|ALWAYS
-//         -DEIGHTHS_BEFORE_WAIT=6|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
+//         -DEIGHTHS_BEFORE_WAIT=5|6|7|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
@@ -54,8 +54,7 @@ constexpr bool HAS_HALVES = HALF >= WARPGROUP_ROWS;
 enum class TakeTurns { NEVER, IF_CAUSAL, ALWAYS };
 constexpr TakeTurns TAKE_TURNS = TakeTurns::TURNS;
 __device__ inline bool takes_turns(const ExtendedParams& params) {
-    return TAKE_TURNS == TakeTurns::ALWAYS ||
-           (TAKE_TURNS == TakeTurns::IF_CAUSAL && params.causal);
+    return TAKE_TURNS == TakeTurns::ALWAYS || (TAKE_TURNS == TakeTurns::IF_CAUSAL && params.causal);
 }
 
 // What a block has to do for one tile of queries, whose rows count from its sequence's first.
@@ -162,8 +161,8 @@ public:
             work.sequence = {0, params.len_q, 0, params.len_kv};
             if (params.key_lengths) {
                 // More than there are, or a negative number of a signed type, means all.
-                work.sequence.len_kv = min(params.key_lengths[work.tile.batch],
-                                           static_cast<unsigned>(params.len_kv));
+                work.sequence.len_kv =
+                    min(params.key_lengths[work.tile.batch], static_cast<unsigned>(params.len_kv));
             }
         }
         const KeyTiles keys(params, work.sequence, work.tile.first_row, TILE_ROWS, TILE_KEYS);
@@ -193,8 +192,8 @@ public:
 using QueryBoxes = BoxedTile<TILE_ROWS, HEAD_DIM>;
 using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
 
-// What makes scores of products, but for the slope. Like `ScoreShaper`, and for all scores of a lane
-// at once: whether the short way will do is asked once for AT_ONCE. Lies in shared memory, as
+// What makes scores of products, but for the slope. Like `ScoreShaper`, and for all scores of a
+// lane at once: whether the short way will do is asked once for AT_ONCE. Lies in shared memory, as
 // registers are scarce.
 class Shaper {
     // tanh(x) = x · p(x²) up to LIMIT, to 2^-24 of itself.
@@ -384,8 +383,8 @@ __device__ inline void produce(SharedMemory& shared, const ExtendedParams& param
         for (int key_tile = work.key_end - 1; key_tile >= work.key_begin; --key_tile) {
             if (key_tile > work.key_begin) load_keys(key_tile - 1);
             const int row = key_tile * TILE_KEYS;
-            values.load(maps.value, sequence.first_key + row, head_kv, batch,
-                        sequence.len_kv - row, others_follow);
+            values.load(maps.value, sequence.first_key + row, head_kv, batch, sequence.len_kv - row,
+                        others_follow);
         }
     };
     int ticket = 0;
@@ -564,8 +563,9 @@ public:
 #pragma unroll
         for (int i = 0; i < TILE_KEYS / 4; ++i) {
             const int own = i - FIRST / 4;
-            weight[i] =
-                own >= 0 && own < COUNT / 4 ? to_element_pair(score[2 * own], score[2 * own + 1]) : 0;
+            weight[i] = own >= 0 && own < COUNT / 4
+                            ? to_element_pair(score[2 * own], score[2 * own + 1])
+                            : 0;
         }
     }
 
@@ -779,7 +779,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     // Everything between a tile of queries and its output; the rows are counted within the tile.
     const auto attend_to = [&](const Work& work, const KeyTiles& own, int warpgroup_row,
-                              int warp_row) {
+                               int warp_row) {
         const int first_row = work.tile.first_row + warp_row;
         const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
 
@@ -867,10 +867,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             rows.template round_weights<part.FIRST, part.COUNT>();
             rows.rescale_output_if_needed();
         };
-        const int first_begin =
-            visible_range(params, work.sequence, warpgroup_first_row).begin;
-        const bool ends_in_half = HAS_HALVES && own.end - own.begin > 1 &&
-                                  first_begin >= own.begin * TILE_KEYS + HALF;
+        const int first_begin = visible_range(params, work.sequence, warpgroup_first_row).begin;
+        const bool ends_in_half =
+            HAS_HALVES && own.end - own.begin > 1 && first_begin >= own.begin * TILE_KEYS + HALF;
 #pragma unroll 1
         for (--key_tile; key_tile >= own.begin; --key_tile) {
             if (own.is_whole(key_tile)) {

@@ -42,6 +42,7 @@ __device__ inline KeyRange visible_range(const ExtendedParams& params, const Seq
 struct KeyTiles {
     int begin;  // the first tile that any row sees
     int end;
+    int keys_end;     // behind the last key that any row sees
     int whole_begin;  // the first of which every row sees every key
     int whole_end;
 
@@ -52,6 +53,7 @@ struct KeyTiles {
         const KeyRange first = visible_range(params, sequence, first_row);
         const KeyRange last = visible_range(params, sequence, last_row);
         begin = first.begin / tile_keys;
+        keys_end = last.end;
         end = max((last.end + tile_keys - 1) / tile_keys, begin);
         whole_begin = (last.begin + tile_keys - 1) / tile_keys;
         whole_end = first.end / tile_keys;

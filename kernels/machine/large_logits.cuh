@@ -110,6 +110,7 @@ __device__ inline void attend_exactly_to_rows(const AttentionParams& params, con
                                   });
             if (!large) continue;
             if (column < params.head_dim) {
+                // UNREACHED: a row with a large maximum has seen a key, so its sum is not 0.
                 const float normalise = normaliser(total.sum);
 #pragma unroll
                 for (int c = 0; c < 4; ++c) sum[c] *= normalise;
@@ -118,4 +119,15 @@ __device__ inline void attend_exactly_to_rows(const AttentionParams& params, con
             if (column == 0 && with_lse) store_lse(params, tile, first_row + row, row_lse(total));
         }
     }
+}
+
+// The same, straight to the output. (A template, as the above, for kernels that have no HEAD_DIM.)
+template <typename Tile>
+__device__ inline void attend_exactly_to_output(const AttentionParams& params, const Tile& tile,
+                                                int first_row, const float (&maxima)[2]) {
+    Element* const head = head_data(params.output, tile.batch, tile.head);
+    const auto store = [&](int row, int column, const float (&columns)[4]) {
+        store_from_float(head + (first_row + row) * params.output.row_stride + column, columns);
+    };
+    attend_exactly_to_rows(params, tile, first_row, maxima, true, store);
 }

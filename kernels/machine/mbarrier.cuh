@@ -37,6 +37,8 @@ struct Barrier {
             "again:\n"
             "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
             "@!done bra again;\n"
+            // UNREACHED: the interpreter wakes a waiting thread when its phase is complete, so no
+            // wait is tried twice.
             "}" ::"r"(shared_address(this)),
             "r"(parity)
             : "memory");

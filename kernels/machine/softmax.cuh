@@ -75,5 +75,6 @@ __device__ inline float normaliser(float sum) { return sum == 0.0f ? 0.0f : 1.0f
 
 // Natural logarithm of the sum of exp(scale · score); -infinity for a row that saw no key.
 __device__ inline float row_lse(const RowStatistics& row) {
+    // UNREACHED: logf's way for numbers below the smallest normal one; a sum is 0 or far above it.
     return row.maximum * LN_2 + logf(row.sum);
 }

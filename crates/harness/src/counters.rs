@@ -82,7 +82,8 @@ pub fn figures(counters: &Counters) -> Vec<Figure> {
     figures
 }
 
-const INSTRUCTIONS: &str = "warp instructions";
+/// The name of the figure that counts all instructions that warps issue.
+pub const INSTRUCTIONS: &str = "warp instructions";
 
 /// One column per generation, one row per figure; rows without any count are left out.
 pub fn render(counted: &[Counted]) -> String {

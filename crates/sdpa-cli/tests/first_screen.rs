@@ -42,7 +42,7 @@ const MISTAKES: [Mistake; 10] = [
     Mistake {
         name: "v2d_a_barrier_dropped",
         generation: "v2d",
-        after: "cp_async_wait<0>();",
+        after: "#else\n        cp_async_wait<0>();",
         right: "__syncthreads();",
         wrong: "",
         shows: &[LineOf("rows.multiply_keys(score, stage);"), Words("missing: a barrier between the two")],

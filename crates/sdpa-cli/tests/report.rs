@@ -104,6 +104,27 @@ fn a_report_is_written_once_and_checked_ever_after() {
     ");
 }
 
+/// Of two sittings, in one of which v1 is said to be faster than cuDNN.
+#[test]
+fn a_claim_needs_every_sitting() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::create_dir(path("results")).unwrap();
+    let regions = ["headline", "tree", "results"].map(|name| format!("<!-- {name}:begin -->\n<!-- {name}:end -->\n"));
+    let fast = RECORD.replace("169.", "5.");
+    for (sittings, verdicts) in [
+        (format!("{RECORD}, {RECORD}"), "faster on 0, ambiguous on 0, slower on 1"),
+        (format!("{RECORD}, {fast}"), "faster on 0, ambiguous on 1, slower on 0"),
+        (format!("{fast}, {fast}"), "faster on 1, ambiguous on 0, slower on 0"),
+    ] {
+        std::fs::write(path("README.md"), regions.concat()).unwrap();
+        std::fs::write(path("results/record.json"), format!(r#"{{ "sittings": [{sittings}] }}"#)).unwrap();
+        report(folder.path(), &[]);
+        let page = std::fs::read_to_string(path("README.md")).unwrap();
+        assert!(page.contains(&format!("**{verdicts}** of 1 problems")) && page.contains("2 sittings"), "{page}");
+    }
+}
+
 #[test]
 fn every_generation_has_its_figures_in_its_own_readme() {
     let folder = tempfile::tempdir().unwrap();

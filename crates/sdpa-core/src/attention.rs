@@ -1,8 +1,9 @@
 //! The trait every generation implements, and the one `forward` that all of them share.
 
+use crate::tensors::check;
 use crate::{
     Accuracy, Budget, Buffer, Device, DeviceLimits, Extensions, LaunchPlan, Params, Prepared, Problem, Result,
-    Specialisation, Tensors, Unsupported,
+    Specialisation, Tensors, Tunable, Unsupported, View,
 };
 
 /// What a generation is: everything that the harness needs to know, so that it never asks for the id.
@@ -51,6 +52,25 @@ pub trait Attention: Sync {
         }
     }
 
+    /// Every plan that would be right for a problem which the generation takes, the one that [`decide`](Self::decide) makes
+    /// among them: what a search for faster choices tries. Other kernels of the generation's table, mostly.
+    ///
+    /// By default the decided one alone.
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        self.plan(problem, limits).into_iter().collect()
+    }
+
+    /// The numbers that its kernels are compiled with and that a search may choose otherwise. By default none.
+    fn tunables(&self) -> &'static [Tunable] {
+        &[]
+    }
+
+    /// A kernel of its table whose definitions were changed, with the threads, the shared memory and the boxes that
+    /// follow from them; `None` where the numbers do not go together. By default nothing follows.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        Some(kernel)
+    }
+
     /// Plans, loads and launches. Returns as soon as the work is queued; [`Device::synchronize`] waits for it.
     ///
     /// The output and the log-sum-exp need memory of their own: see [`Tensors`]. Into a graph of your own this may be
@@ -86,6 +106,26 @@ pub trait Attention: Sync {
         launch(device, plan, params, workspace.as_ref())
     }
 
+    /// [`forward_planned`](Self::forward_planned) with memory of your own for what the launches hand to one another, such as
+    /// that of a framework's allocator: at least [`LaunchPlan::workspace_bytes`], at a multiple of 256 bytes, with any
+    /// contents, and nothing else uses it before the work is done.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and for a workspace that is too small or begins elsewhere.
+    fn forward_in(
+        &self,
+        device: &dyn Device,
+        problem: &Problem,
+        tensors: &Tensors<'_>,
+        plan: &LaunchPlan,
+        workspace: &Buffer,
+    ) -> Result<()> {
+        check("workspace", &View::new(workspace, 0), plan.workspace_bytes, WORKSPACE_ALIGNMENT, device.memory())?;
+        let params = tensors.params(problem, self.generation().alignment, device.memory())?;
+        plan.launches.iter().try_for_each(|launch| device.load(&launch.kernel))?;
+        launch(device, plan, params, Some(workspace))
+    }
+
     /// Plans, loads the kernels and allocates the workspace, so that [`Prepared::forward`] only launches: for graphs of
     /// your own, and for a first launch that is as fast as the others.
     ///
@@ -96,6 +136,9 @@ pub trait Attention: Sync {
         Prepared::new(device, problem, plan, self.generation().alignment)
     }
 }
+
+/// What every device aligns its own allocations to.
+const WORKSPACE_ALIGNMENT: u64 = 256;
 
 /// The memory that a plan's launches hand to one another.
 pub(crate) fn workspace(device: &dyn Device, plan: &LaunchPlan) -> Result<Option<Buffer>> {

@@ -59,5 +59,5 @@ pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, 
 pub use ptx::PackedPtx;
 /// What the interpreter counts and finds, as data.
 pub use ptx_interp::{Counters, Coverage, Finding, SourceLine};
-pub use specialisation::{Architecture, Specialisation, TileBoxes};
+pub use specialisation::{Architecture, Specialisation, TileBoxes, Tunable};
 pub use tensors::{Tensors, View};

@@ -109,6 +109,16 @@ pub struct Specialisation {
     pub boxes: Option<TileBoxes>,
 }
 
+/// A number that a generation's kernels are compiled with and that may be chosen otherwise: what a search for faster
+/// kernels tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunable {
+    /// The preprocessor definition, e.g. `TILE_KEYS`. Kernels that are compiled without it are left alone.
+    pub define: &'static str,
+    /// The values worth trying, e.g. `["32", "64"]`.
+    pub values: &'static [&'static str],
+}
+
 /// A table of kernels that exist for both dtypes, f16 first: each line is a name, defines, and the other arguments of the `const
 /// fn` in front of the table takes.
 ///
@@ -168,6 +178,16 @@ impl Specialisation {
         }
     }
 
+    /// What a definition says: `Some("64")` for `HEAD_DIM` where the kernel is compiled with `HEAD_DIM=64`.
+    pub fn define(&self, name: &str) -> Option<&'static str> {
+        self.defines.iter().find_map(|define| define.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    /// The same with a number; `None` where it is none.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        self.define(name)?.parse().ok()
+    }
+
     /// Query rows of a block's tile, where the copy engine loads them.
     pub fn query_rows(&self) -> usize {
         self.boxes.map_or(0, |boxes| boxes.query as usize)
@@ -214,6 +234,23 @@ mod tests {
 
     static PTX: PackedPtx = PackedPtx::new("v0", &[]);
     static MUTANTS: PackedPtx = PackedPtx::new("mutants", &[]);
+
+    #[test]
+    fn definitions_are_found_by_their_whole_name() {
+        let kernel = Specialisation {
+            source: "v0.cu",
+            ptx: &PTX,
+            name: "f16_d64",
+            architecture: Architecture::Compute80,
+            defines: &["DTYPE_BF16", "KEY_STAGES=3", "STAGES=2", "TURNS=NEVER"],
+            threads: 128,
+            shared_bytes: 0,
+            boxes: None,
+        };
+        assert_eq!(kernel.number("STAGES"), Some(2));
+        assert_eq!(kernel.define("TURNS"), Some("NEVER"));
+        assert_eq!([kernel.number("TURNS"), kernel.number("DTYPE_BF16"), kernel.number("STAGE")], [None; 3]);
+    }
 
     #[test]
     fn names_in_a_pack_say_whose_kernel_it_is() {

@@ -155,7 +155,14 @@ impl<'a> Tensors<'a> {
     }
 }
 
-fn check(operand: &'static str, view: &View<'_>, needed: usize, alignment: u64, memory: MemoryId) -> Result<()> {
+/// That a tensor lies in this memory, is long enough and begins where it may.
+pub(crate) fn check(
+    operand: &'static str,
+    view: &View<'_>,
+    needed: usize,
+    alignment: u64,
+    memory: MemoryId,
+) -> Result<()> {
     if !view.buffer.may_lie_in(memory) {
         return Err(Error::OtherMemory { tensor: operand });
     }

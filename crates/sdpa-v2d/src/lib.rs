@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
-    PackedPtx, Problem, Specialisation, Unsupported, for_both_dtypes, require,
+    PackedPtx, Problem, Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2d`.
@@ -56,7 +56,7 @@ static GENERATION: Generation = Generation {
         "d96_m64", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 61_440;
         "d128_m128", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2"], 128, 98_304;
         "d128_m64", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2"], 128, 81_920;
-        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "APART"], 128, 98_304;
+        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1"], 128, 98_304;
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
     // multiprocessor of an A100 or an H200, and one an L4's.
@@ -76,19 +76,42 @@ impl Attention for V2d {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v2d", problem, 256)?;
-        require::strides_multiple_of("v2d", problem, 8)?;
-        let bf16 = problem.dtype() == Dtype::Bf16;
-        let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
-        let launch = |kernel, rows| Launch::per_query_tile("v2d", kernel, problem, rows, limits);
-        match &kernels[2 * width..] {
-            [large, _, ..] if width < WIDEST && large_tiles_pay(problem, limits) => launch(*large, 128),
-            [_, small, ..] if width < WIDEST => launch(*small, 64),
-            _ => launch(kernels[OF_EACH_DTYPE - 1], 64),
-        }
-        .map(LaunchPlan::single)
+        plan_with(problem, limits, large_tiles_pay(problem, limits))
     }
+
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        let mut plans: Vec<_> = [true, false].into_iter().flat_map(|large| plan_with(problem, limits, large)).collect();
+        plans.dedup();
+        plans
+    }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[Tunable { define: "TILE_KEYS", values: &["32", "64", "128"] }]
+    }
+
+    /// Q, and each stage's K and V, in two bytes an element.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        let number = |name| kernel.number(name);
+        let rows = 16 * number("WARPS")? * number("ROW_BLOCKS")?;
+        let shared_bytes = 2 * number("HEAD_DIM")? * (rows + 2 * number("STAGES")? * number("TILE_KEYS")?);
+        (shared_bytes <= GENERATION.budget.shared_bytes).then_some(Specialisation { shared_bytes, ..kernel })
+    }
+}
+
+/// The plan with tiles of 128 query rows, or of 64; at head dimension 256 there are only small ones.
+fn plan_with(problem: &Problem, limits: &DeviceLimits, large_tiles: bool) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to("v2d", problem, 256)?;
+    require::strides_multiple_of("v2d", problem, 8)?;
+    let bf16 = problem.dtype() == Dtype::Bf16;
+    let width = HEAD_DIMS.iter().position(|width| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+    let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
+    let launch = |kernel, rows| Launch::per_query_tile("v2d", kernel, problem, rows, limits);
+    match &kernels[2 * width..] {
+        [large, _, ..] if width < WIDEST && large_tiles => launch(*large, 128),
+        [_, small, ..] if width < WIDEST => launch(*small, 64),
+        _ => launch(kernels[OF_EACH_DTYPE - 1], 64),
+    }
+    .map(LaunchPlan::single)
 }
 
 /// Large tiles load every key half as often, small ones leave fewer multiprocessors idle. Measured on an H200: large
@@ -97,4 +120,17 @@ impl Attention for V2d {
 fn large_tiles_pay(problem: &Problem, limits: &DeviceLimits) -> bool {
     let tiles = problem.len_q().div_ceil(128) * problem.batch() * problem.heads_q();
     tiles >= limits.multiprocessors as usize * if problem.mask().is_causal() { 8 } else { 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The law that a search goes by gives what the table says.
+    #[test]
+    fn the_tables_kernels_are_as_large_as_the_law_says() {
+        for kernel in GENERATION.specialisations {
+            assert_eq!(V2d.resized(*kernel), Some(*kernel));
+        }
+    }
 }

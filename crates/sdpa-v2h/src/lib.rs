@@ -59,13 +59,13 @@ static GENERATION: Generation = Generation {
         "d96_m64", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 61_440;
         "d128_m128", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 98_304;
         "d128_m64", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 81_920;
-        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=PLAIN", "APART"], 128, 98_304;
+        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=PLAIN"], 128, 98_304;
         "d64_sloped", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=SLOPED"], 128, 40_960;
         "d128_sloped", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=SLOPED"], 128, 81_920;
-        "d256_sloped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=SLOPED", "APART"], 128, 98_304;
+        "d256_sloped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=SLOPED"], 128, 98_304;
         "d64_capped", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=CAPPED"], 128, 40_960;
         "d128_capped", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=CAPPED"], 128, 81_920;
-        "d256_capped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=CAPPED", "APART"], 128, 98_304;
+        "d256_capped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=CAPPED"], 128, 98_304;
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
     // multiprocessor of an A100 or an H200, and one an L4's. Before Hopper, 32 rows a warp at head dimension 128 keep the

@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
-    PackedPtx, Problem, Specialisation, Unsupported, for_both_dtypes, require,
+    PackedPtx, Problem, Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v2i`.
@@ -54,23 +54,23 @@ static GENERATION: Generation = Generation {
     // In the order that `decide` counts in: dtype, shape of the scores, then as in the tables above. All key tiles have 64
     // keys, so that a row has the same bits whichever kernel computes it, in a batch or alone.
     specialisations: for_both_dtypes![kernel:
-        "d32_m32", ["HEAD_DIM=32", "WARPS=2", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 64, 18_432;
-        "d32_m64", ["HEAD_DIM=32", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 20_480;
-        "d32_m128", ["HEAD_DIM=32", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 24_576;
-        "d64_m32", ["HEAD_DIM=64", "WARPS=2", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 64, 36_864;
-        "d64_m64", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 40_960;
-        "d64_m128", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 49_152;
-        "d96_m64", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 61_440;
-        "d96_m128", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 73_728;
-        "d128_m64", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 81_920;
-        "d128_m128", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN"], 128, 98_304;
-        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=PLAIN", "APART"], 128, 98_304;
-        "d64_sloped", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=SLOPED"], 128, 40_960;
-        "d128_sloped", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=SLOPED"], 128, 81_920;
-        "d256_sloped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=SLOPED", "APART"], 128, 98_304;
-        "d64_capped", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=CAPPED"], 128, 40_960;
-        "d128_capped", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=CAPPED"], 128, 81_920;
-        "d256_capped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=CAPPED", "APART"], 128, 98_304;
+        "d32_m32", ["HEAD_DIM=32", "WARPS=2", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=PLAIN", "BLOCKS_PER_SM=10"], 64, 10_240;
+        "d32_m64", ["HEAD_DIM=32", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=5"], 128, 20_480;
+        "d32_m128", ["HEAD_DIM=32", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=2"], 128, 24_576;
+        "d64_m32", ["HEAD_DIM=64", "WARPS=2", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=PLAIN", "BLOCKS_PER_SM=10"], 64, 20_480;
+        "d64_m64", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=5"], 128, 40_960;
+        "d64_m128", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=2"], 128, 49_152;
+        "d96_m64", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=2"], 128, 61_440;
+        "d96_m128", ["HEAD_DIM=96", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=2"], 128, 73_728;
+        "d128_m64", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=2"], 128, 81_920;
+        "d128_m128", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=2", "TILE_KEYS=64", "STAGES=2", "SHAPE=PLAIN", "BLOCKS_PER_SM=2"], 128, 98_304;
+        "d256_m64", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=PLAIN", "BLOCKS_PER_SM=2"], 128, 98_304;
+        "d64_sloped", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=SLOPED", "BLOCKS_PER_SM=2"], 128, 40_960;
+        "d128_sloped", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=SLOPED", "BLOCKS_PER_SM=2"], 128, 81_920;
+        "d256_sloped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=SLOPED", "BLOCKS_PER_SM=2"], 128, 98_304;
+        "d64_capped", ["HEAD_DIM=64", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=CAPPED", "BLOCKS_PER_SM=2"], 128, 40_960;
+        "d128_capped", ["HEAD_DIM=128", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=2", "SHAPE=CAPPED", "BLOCKS_PER_SM=2"], 128, 81_920;
+        "d256_capped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=CAPPED", "BLOCKS_PER_SM=2"], 128, 98_304;
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
     // multiprocessor of an A100 or an H200, and one an L4's. Before Hopper, 32 rows a warp at head dimension 128 keep the
@@ -91,30 +91,61 @@ impl Attention for V2i {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v2i", problem, 256)?;
-        require::strides_multiple_of("v2i", problem, 8)?;
-        let bf16 = problem.dtype() == Dtype::Bf16;
-        let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
-        let (plain, shaped) = kernels.split_at(PLAIN);
-        let (sloped, capped) = shaped.split_at(SHAPED_HEAD_DIMS.len());
-        let shaped_width = SHAPED_HEAD_DIMS.partition_point(|width| *width < problem.head_dim());
-        let (kernel, rows) = match (problem.softcap(), problem.slopes()) {
-            // A capped kernel has slopes, too, of 0 where there are none.
-            (Some(_), _) => (capped[shaped_width], 64),
-            (None, true) => (sloped[shaped_width], 64),
-            (None, false) => {
-                let width = TILES.partition_point(|(width, _)| *width < problem.head_dim());
-                let narrower: usize = TILES[..width].iter().map(|(_, tiles)| tiles.len()).sum();
-                let choice = tile(TILES[width].1, problem, limits);
-                (plain[narrower + choice], TILES[width].1[choice])
-            }
-        };
-        match problem.packing() {
-            Some(_) => Launch::new("v2i", kernel, blocks(problem, rows), limits),
-            None => Launch::per_query_tile("v2i", kernel, problem, rows, limits),
-        }
-        .map(LaunchPlan::single)
+        plan_with(problem, limits, |rows| tile(rows, problem, limits))
     }
+
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        let mut plans: Vec<_> =
+            (0..3).flat_map(|tile| plan_with(problem, limits, |rows| tile.min(rows.len() - 1))).collect();
+        plans.dedup();
+        plans
+    }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[
+            Tunable { define: "STAGES", values: &["1", "2"] },
+            Tunable { define: "BLOCKS_PER_SM", values: &["2", "3", "4", "5", "6", "8", "10"] },
+        ]
+    }
+
+    /// Q, and each stage's K and V, in two bytes an element.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        let number = |name| kernel.number(name);
+        let rows = 16 * number("WARPS")? * number("ROW_BLOCKS")?;
+        let shared_bytes = 2 * number("HEAD_DIM")? * (rows + 2 * number("STAGES")? * number("TILE_KEYS")?);
+        (shared_bytes <= GENERATION.budget.shared_bytes).then_some(Specialisation { shared_bytes, ..kernel })
+    }
+}
+
+/// The plan with the tile that `choose` takes out of those of a head dimension, where there are several.
+fn plan_with(
+    problem: &Problem,
+    limits: &DeviceLimits,
+    choose: impl Fn(&[usize]) -> usize,
+) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to("v2i", problem, 256)?;
+    require::strides_multiple_of("v2i", problem, 8)?;
+    let bf16 = problem.dtype() == Dtype::Bf16;
+    let kernels = &GENERATION.specialisations[usize::from(bf16) * OF_EACH_DTYPE..][..OF_EACH_DTYPE];
+    let (plain, shaped) = kernels.split_at(PLAIN);
+    let (sloped, capped) = shaped.split_at(SHAPED_HEAD_DIMS.len());
+    let shaped_width = SHAPED_HEAD_DIMS.partition_point(|width| *width < problem.head_dim());
+    let (kernel, rows) = match (problem.softcap(), problem.slopes()) {
+        // A capped kernel has slopes, too, of 0 where there are none.
+        (Some(_), _) => (capped[shaped_width], 64),
+        (None, true) => (sloped[shaped_width], 64),
+        (None, false) => {
+            let width = TILES.partition_point(|(width, _)| *width < problem.head_dim());
+            let narrower: usize = TILES[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+            let choice = choose(TILES[width].1);
+            (plain[narrower + choice], TILES[width].1[choice])
+        }
+    };
+    match problem.packing() {
+        Some(_) => Launch::new("v2i", kernel, blocks(problem, rows), limits),
+        None => Launch::per_query_tile("v2i", kernel, problem, rows, limits),
+    }
+    .map(LaunchPlan::single)
 }
 
 /// Blocks of a packed problem, for tiles of `rows` queries: the kernel numbers the tiles of sequence `s` from
@@ -127,7 +158,7 @@ fn blocks(problem: &Problem, rows: usize) -> u64 {
 }
 
 /// Which of a head dimension's tiles suits: the smallest where sequences are hardly longer than it, and the largest where it
-/// fills the chip. Not measured yet: the numbers are V2d's.
+/// fills the chip. Measured on an H200 at both ends; where one turns into the other is V2d's.
 fn tile(rows: &[usize], problem: &Problem, limits: &DeviceLimits) -> usize {
     /// Rows of the average sequence up to which half of a tile of 64 rows would be empty.
     const SHORT: usize = 48;
@@ -150,6 +181,14 @@ mod tests {
     use sdpa_core::Packing;
 
     use super::*;
+
+    /// The law that a search goes by gives what the table says.
+    #[test]
+    fn the_tables_kernels_are_as_large_as_the_law_says() {
+        for kernel in GENERATION.specialisations {
+            assert_eq!(V2i.resized(*kernel), Some(*kernel));
+        }
+    }
 
     #[test]
     fn the_tables_say_how_many_kernels_there_are() {

@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    Specialisation, TileBoxes, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3c`.
@@ -81,20 +81,56 @@ impl Attention for V3c {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        require::head_dim_up_to("v3c", problem, 256)?;
-        require::tensor_maps("v3c", problem)?;
-        let of_each_dtype = GENERATION.specialisations.len() / 2;
-        let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
-        let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
-        let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
-        let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
-        let kernel = kernels[narrower + fastest_tile(HEAD_DIMS[width].1, problem, limits)];
-        // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
-        let tiles = Launch::per_query_tile("v3c", kernel, problem, kernel.query_rows(), limits)?.grid[0];
-        let blocks = tiles.min(limits.multiprocessors);
-        let plan = LaunchPlan::single(Launch::new("v3c", kernel, u64::from(blocks), limits)?);
-        Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
+        plan_with(problem, limits, |tiles| fastest_tile(tiles, problem, limits))
     }
+
+    fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
+        let mut plans: Vec<_> =
+            (0..3).flat_map(|tile| plan_with(problem, limits, |tiles| tile.min(tiles.len() - 1))).collect();
+        plans.dedup();
+        plans
+    }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[
+            Tunable { define: "TURNS", values: &["NEVER", "UNLESS_CAUSAL", "ALWAYS"] },
+            Tunable { define: "TILE_KEYS", values: &["64", "80", "96", "112", "128"] },
+            Tunable { define: "KEY_STAGES", values: &["2", "3", "4", "6"] },
+        ]
+    }
+
+    /// Queries, the output, and each stage's keys and values in boxes of 64 columns, and a box row of barriers.
+    fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
+        let number = |name| kernel.number(name);
+        let columns = number("HEAD_DIM")?.next_multiple_of(TileBoxes::COLUMNS);
+        let (rows, tile_keys) = (64 * number("CONSUMERS")?, number("TILE_KEYS")?);
+        let tiles = (number("QUERY_STAGES")? + number("STAGED_OUTPUT")?) * rows + 2 * number("KEY_STAGES")? * tile_keys;
+        let (key, value) = (tile_keys, tile_keys);
+        let boxes = kernel.boxes.map(|boxes| TileBoxes { key, value, ..boxes });
+        let shared_bytes = 2 * columns * tiles + 1024;
+        (shared_bytes <= GENERATION.budget.shared_bytes).then_some(Specialisation { shared_bytes, boxes, ..kernel })
+    }
+}
+
+/// The plan with the tile that `choose` takes out of those of a head dimension.
+fn plan_with(
+    problem: &Problem,
+    limits: &DeviceLimits,
+    choose: impl Fn(&[Tile]) -> usize,
+) -> Result<LaunchPlan, Unsupported> {
+    require::head_dim_up_to("v3c", problem, 256)?;
+    require::tensor_maps("v3c", problem)?;
+    let of_each_dtype = GENERATION.specialisations.len() / 2;
+    let first = of_each_dtype * usize::from(problem.dtype() == Dtype::Bf16);
+    let kernels = &GENERATION.specialisations[first..][..of_each_dtype];
+    let width = HEAD_DIMS.iter().position(|(width, _)| problem.head_dim() <= *width).unwrap_or(HEAD_DIMS.len() - 1);
+    let narrower: usize = HEAD_DIMS[..width].iter().map(|(_, tiles)| tiles.len()).sum();
+    let kernel = kernels[narrower + choose(HEAD_DIMS[width].1)];
+    // Tiles are numbered in 32 bits, so there may be no more than a grid holds.
+    let tiles = Launch::per_query_tile("v3c", kernel, problem, kernel.query_rows(), limits)?.grid[0];
+    let blocks = tiles.min(limits.multiprocessors);
+    let plan = LaunchPlan::single(Launch::new("v3c", kernel, u64::from(blocks), limits)?);
+    Ok(if tiles > blocks { plan.drawing_tickets() } else { plan })
 }
 
 /// Which of a head dimension's kernels is done first, by the work of the multiprocessor that has most.
@@ -124,6 +160,14 @@ mod tests {
     use sdpa_core::Mask;
 
     use super::*;
+
+    /// The law that a search goes by gives what the table says.
+    #[test]
+    fn the_tables_kernels_are_as_large_as_the_law_says() {
+        for kernel in GENERATION.specialisations {
+            assert_eq!(V3c.resized(*kernel), Some(*kernel));
+        }
+    }
 
     fn rows(shape: (usize, usize, usize), head_dim: usize, mask: Mask) -> usize {
         let (batch, heads, len) = shape;

@@ -11,7 +11,7 @@
 
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    Specialisation, Unsupported, for_both_dtypes, require,
+    Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, made by `sdpa build-ptx v3f`.
@@ -44,9 +44,9 @@ static GENERATION: Generation = Generation {
         "d64_m128", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
             "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=PLAIN"], 2, 128, 164_864;
         "d64_m192", ["HEAD_DIM=64", "CONSUMERS=3", "TILE_KEYS=128", "KEY_STAGES=3",
-            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=PLAIN"], 3, 128, 173_056;
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=5", "SHAPE=PLAIN"], 3, 128, 173_056;
         "d128", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
-            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=PLAIN"], 2, 128, 230_400;
+            "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=NEVER", "EIGHTHS_BEFORE_WAIT=7", "SHAPE=PLAIN"], 2, 128, 230_400;
         "d256", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
             "QUERY_STAGES=1", "STAGED_OUTPUT=0", "TURNS=NEVER", "EIGHTHS_BEFORE_WAIT=6", "SHAPE=PLAIN"], 2, 64, 197_632;
         "d64_sloped", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
@@ -76,6 +76,13 @@ pub struct V3f;
 impl Attention for V3f {
     fn generation(&self) -> &Generation {
         &GENERATION
+    }
+
+    fn tunables(&self) -> &'static [Tunable] {
+        &[
+            Tunable { define: "EIGHTHS_BEFORE_WAIT", values: &["5", "6", "7", "8"] },
+            Tunable { define: "TURNS", values: &["NEVER", "IF_CAUSAL", "ALWAYS"] },
+        ]
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {

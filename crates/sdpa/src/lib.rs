@@ -131,7 +131,11 @@ pub static CHOICES: &[Choice] = &[
     #[cfg(feature = "v2d")]
     choice(&v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
     #[cfg(feature = "v2i")]
-    choice(&v2i::V2i, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes"),
+    choice(&v2i::V2i, is_short_and_ragged, "packed sequences of fewer than 256 queries on average"),
+    #[cfg(feature = "v3f")]
+    choice(&v3f::V3f, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes on Hopper"),
+    #[cfg(feature = "v2i")]
+    choice(&v2i::V2i, always, "the same since Ampere"),
     #[cfg(feature = "v2c")]
     choice(&v2c::V2c, always, "what v2d should decline"),
     #[cfg(feature = "v2b")]
@@ -157,6 +161,12 @@ const fn last_resort(generation: &'static dyn Attention, what_for: &'static str)
 /// Few enough queries for blocks to share a head's keys out instead.
 fn decodes(problem: &Problem, _: &DeviceLimits) -> bool {
     problem.len_q() <= 16
+}
+
+/// Many tiles that are over soon hide each other's latency; larger ones of a persistent block would be half empty.
+fn is_short_and_ragged(problem: &Problem, _: &DeviceLimits) -> bool {
+    const SHORT: usize = 256;
+    problem.packing().is_some() && problem.len_q() < SHORT * problem.sequence_count()
 }
 
 /// Elements of a head's keys as kernels hold them, whose narrowest are 64 wide.
@@ -370,21 +380,51 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "all")] // its problem is split over blocks
+    #[test]
+    fn a_workspace_may_be_the_programs_own() {
+        let device = Interpreter::new();
+        let problem = Problem::new(1, 2, 1, 64).len_kv(2048).build().unwrap();
+        let (generation, plan) = planned(&problem, device.limits()).unwrap();
+        assert!(plan.workspace_bytes > 256, "{plan}");
+        let ones = |operand| device.upload(&[0x00, 0x3c].repeat(problem.span(operand))).unwrap();
+        let (query, key, value) = (ones(Operand::Query), ones(Operand::Key), ones(Operand::Value));
+        let output = device.allocate(query.bytes()).unwrap();
+        let forward = |bytes: usize| {
+            let workspace = device.allocate(bytes).unwrap();
+            let tensors = Tensors::new(&query, &key, &value, &output);
+            generation.forward_in(&device, &problem, &tensors, &plan, &workspace)
+        };
+        forward(plan.workspace_bytes).unwrap();
+        let mut found = vec![0; output.bytes()];
+        device.read(&output, 0, &mut found).unwrap();
+        assert_eq!(found, [0x00, 0x3c].repeat(2 * 64), "a mean of ones");
+        let said = forward(plan.workspace_bytes - 1).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("workspace needs {} bytes", plan.workspace_bytes)), "{said}");
+        let foreign = Interpreter::new().allocate(plan.workspace_bytes).unwrap();
+        let tensors = Tensors::new(&query, &key, &value, &output);
+        let said = generation.forward_in(&device, &problem, &tensors, &plan, &foreign).unwrap_err().to_string();
+        assert!(said.starts_with("workspace lies in another device's memory"), "{said}");
+    }
+
     #[cfg(feature = "all")]
     #[test]
     fn whatever_is_beyond_dense_attention_is_taken() {
         let packing = Packing { sequences: 64, longest_q: 512, longest_kv: 512 };
         let packed = Problem::packed(packing, 12, 7357, 64);
         let dense = Problem::new(2, 8, 512, 64).mask(Mask::Causal);
-        for problem in [
-            packed.clone(),
-            packed.window(Window::left(128)).sinks(),
-            dense.clone().window(Window::left(128)),
-            dense.clone().softcap(30.0),
-            dense.clone().slopes(),
-            dense.key_lengths(),
+        let few = Problem::packed(Packing { sequences: 8, ..packing }, 12, 7357, 64);
+        for (problem, on_hopper) in [
+            (packed.clone(), "v2i"),
+            (packed.window(Window::left(128)).sinks(), "v2i"),
+            (few, "v3f"),
+            (dense.clone().window(Window::left(128)), "v3f"),
+            (dense.clone().softcap(30.0), "v3f"),
+            (dense.clone().slopes(), "v3f"),
+            (dense.key_lengths(), "v3f"),
         ] {
-            assert_eq!(chosen(problem.clone(), &DeviceLimits::H200), "v2i");
+            assert_eq!(chosen(problem.clone(), &DeviceLimits::H200), on_hopper);
+            assert_eq!(chosen(problem.clone(), &DeviceLimits::A100), "v2i");
             assert_eq!(slow_because(&problem.build().unwrap(), &DeviceLimits::H200), None);
         }
     }

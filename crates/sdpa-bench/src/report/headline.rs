@@ -6,16 +6,16 @@ use super::grounds::{GROUNDS, Ground};
 use super::peers;
 use super::standing::Standing;
 use super::table::title_of;
-use super::{Entry, Evidence, EvidenceRecord};
+use super::{Beside, Entry, Evidence, EvidenceRecord};
 
 /// The name of the region.
 pub const REGION: &str = "headline";
 
-/// The fastest of ours and the fastest peer on one problem, and the record that has both.
+/// The fastest of ours beside the fastest peer on one problem, and the record that has both.
 struct Pair<'a> {
     record: &'a EvidenceRecord,
     ours: &'a Entry,
-    theirs: &'a Entry,
+    beside: Beside,
 }
 
 /// The text between the markers.
@@ -25,17 +25,17 @@ pub fn render(evidence: &Evidence) -> String {
         let on = |pair: &&Pair<'_>| {
             ground.is_none_or(|ground| Ground::of(&pair.ours.figure, evidence.multiprocessors()) == ground)
         };
-        let figures: Vec<_> = pairs.iter().filter(on).map(|pair| (pair.ours, pair.theirs)).collect();
-        Standing::of_pairs(&figures)
+        Standing::of(&pairs.iter().filter(on).map(|pair| pair.beside.clone()).collect::<Vec<_>>())
     };
     let Some(all) = standing(None) else {
         return "No record with peers: `sdpa bench --peers --record DIR` makes one on a GPU.\n".to_owned();
     };
     let stale = if all.stale { " Stale: kernels have changed since." } else { "" };
     let mut text = format!(
-        "On an {} ({}), the fastest generation is **{}** of {} problems, beside the fastest of {} in the same run.{stale}\n\n",
+        "On an {} ({}{}), the fastest generation is **{}** of {} problems, beside the fastest of {} in the same run.{stale}\n\n",
         evidence.device(),
         days(&pairs),
+        sittings(&pairs),
         all.tally,
         all.tally.problems(),
         peers_timed(evidence, &pairs),
@@ -45,6 +45,12 @@ pub fn render(evidence: &Evidence) -> String {
             writeln!(text, "- {}: {tally}; mean {mean:.2} ×.", ground.name).expect("a text takes it");
         }
     }
+    let sustained = evidence.in_sustained_turns();
+    let of_sustained: Vec<Beside> = self::pairs(&sustained).into_iter().map(|pair| pair.beside).collect();
+    if let Some(Standing { tally, mean, .. }) = Standing::of(&of_sustained) {
+        let problems = tally.problems();
+        writeln!(text, "- sustained turns, {problems} problems: {tally}; mean {mean:.2} ×.").expect("a text takes it");
+    }
     writeln!(text, "\n[All problems](docs/{}). [What verdicts mean](docs/benchmarking.md).", peers::FILE)
         .expect("a text takes it");
     text
@@ -52,11 +58,21 @@ pub fn render(evidence: &Evidence) -> String {
 
 /// The day or days of the records.
 fn days(pairs: &[Pair<'_>]) -> String {
-    let days = || pairs.iter().filter_map(|pair| pair.record.day());
+    let days = || pairs.iter().flat_map(|pair| pair.record.days());
     match (days().min(), days().max()) {
         (Some(first), Some(last)) if first != last => format!("{first} to {last}"),
         (Some(day), _) => day.to_owned(),
         (None, _) => "undated".to_owned(),
+    }
+}
+
+/// How many sittings each problem has, if not one each: faster is what all of a problem's say.
+fn sittings(pairs: &[Pair<'_>]) -> String {
+    let counts = || pairs.iter().map(|pair| pair.beside.sittings);
+    match (counts().min().unwrap_or(1), counts().max().unwrap_or(1)) {
+        (1, 1) => String::new(),
+        (least, most) if least == most => format!(", {most} sittings"),
+        (least, most) => format!(", {least} to {most} sittings a problem"),
     }
 }
 
@@ -83,8 +99,10 @@ fn pairs(evidence: &Evidence) -> Vec<Pair<'_>> {
             continue;
         }
         let found = evidence.records.iter().filter_map(|record| {
-            let (ours, theirs) = (record.fastest_of_ours(&problem)?, record.best_peer(&problem)?);
-            Some((Pair { record, ours, theirs }, (ours.stale, std::cmp::Reverse(record.on(&problem).count()))))
+            let ours = record.fastest_of_ours(&problem)?;
+            let beside = record.beside_best_peer(&ours.figure.contender, &problem)?;
+            let worth = (beside.stale, std::cmp::Reverse(record.on(&problem).count()));
+            Some((Pair { record, ours, beside }, worth))
         });
         pairs.extend(found.min_by_key(|(_, worth)| *worth).map(|(pair, _)| pair));
         seen.push(problem);
@@ -115,8 +133,29 @@ mod tests {
     }
 
     #[test]
+    fn sittings_are_counted_and_sustained_turns_have_a_line() {
+        let short = GROUNDS[0].problem();
+        let in_sitting = |sitting, ours, theirs| {
+            [entry("v9", &short, ours), entry("cudnn", &short, theirs)]
+                .map(|entry| crate::report::Entry { sitting, ..entry })
+        };
+        let entries = [in_sitting(0, 5.0, 9.0), in_sitting(1, 5.0, 5.02), in_sitting(2, 5.0, 8.0)].concat();
+        let sustained = record("a.json", in_sitting(0, 5.0, 9.0).to_vec());
+        let evidence =
+            Evidence { records: vec![record("a.json", entries)], sustained: vec![sustained], ..Evidence::default() };
+        insta::assert_snapshot!(render(&evidence), @r"
+        On an NVIDIA H200 (undated, 3 sittings), the fastest generation is **faster on 0, ambiguous on 1, slower on 0** of 1 problems, beside the fastest of cuDNN in the same run.
+
+        - short: faster on 0, ambiguous on 1, slower on 0; mean 1.60 ×.
+        - sustained turns, 1 problems: faster on 1, ambiguous on 0, slower on 0; mean 1.80 ×.
+
+        [All problems](docs/peers.md). [What verdicts mean](docs/benchmarking.md).
+        ");
+    }
+
+    #[test]
     fn without_peers_there_is_no_headline() {
-        let evidence = Evidence { rungs: vec![], records: vec![record("a.json", vec![])] };
+        let evidence = Evidence { records: vec![record("a.json", vec![])], ..Evidence::default() };
         insta::assert_snapshot!(render(&evidence), @"No record with peers: `sdpa bench --peers --record DIR` makes one on a GPU.");
     }
 }

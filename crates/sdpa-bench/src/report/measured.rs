@@ -3,8 +3,7 @@
 use super::grounds::GROUNDS;
 use super::standing::Standing;
 use super::table::{compact, kilobytes, marked, time};
-use super::{Entry, Evidence, Pick, Rung};
-use crate::timing::compare;
+use super::{Beside, Evidence, Pick, Rung};
 use harness::acceptance::shape_of;
 
 /// The name of the region.
@@ -53,8 +52,8 @@ fn ground_rows<'a>(evidence: &'a Evidence, rung: &Rung) -> (String, Vec<Pick<'a>
         text += &compact(&[
             &format!("{}: {} {} {}", ground.name, shape_of(&problem), problem.dtype(), problem.mask().name()),
             &time(Some(pick)),
-            &beside(pick.entry, evidence.ancestor(rung, pick.record, &problem)),
-            &beside(pick.entry, pick.record.best_peer(&problem)),
+            &beside(evidence.beside_ancestor(rung, pick.record, &problem)),
+            &beside(pick.record.beside_best_peer(&rung.id, &problem)),
             &registers,
             &shared,
         ]);
@@ -63,24 +62,27 @@ fn ground_rows<'a>(evidence: &'a Evidence, rung: &Rung) -> (String, Vec<Pick<'a>
     (text, used)
 }
 
-/// `1.72 × v2d, faster`; nothing without another figure.
-fn beside(ours: &Entry, theirs: Option<&Entry>) -> String {
-    let Some(theirs) = theirs else { return String::new() };
-    let ratio = theirs.figure.median_us / ours.figure.median_us;
-    let verdict = compare(&ours.figure.quartiles(), &theirs.figure.quartiles());
-    marked(format!("{ratio:.2} × {}, {verdict}", theirs.figure.contender), ours.stale || theirs.stale)
+/// `1.72 × v2d, faster`, with the least ratio of several sittings; nothing without another figure.
+fn beside(found: Option<Beside>) -> String {
+    let Some(Beside { with, speedup, least, verdict, sittings, stale }) = found else { return String::new() };
+    let least = if sittings > 1 { format!(" (least {least:.2} of {sittings})") } else { String::new() };
+    marked(format!("{speedup:.2} × {with}{least}, {verdict}"), stale)
 }
 
 /// A row for each record that the generation has figures in.
 fn record_rows(evidence: &Evidence, rung: &Rung) -> String {
     let mut rows = String::new();
-    for record in &evidence.records {
+    let short = evidence.records.iter().map(|record| (record, ""));
+    let sustained = evidence.sustained.iter().map(|record| (record, ", sustained"));
+    for (record, regime) in short.chain(sustained) {
         let step = Standing::of_step(evidence, record, rung);
         let peers = Standing::of_generation(record, &rung.id);
         let said = |standing: Option<Standing>| standing.map(|standing| standing.to_string()).unwrap_or_default();
         if step.is_some() || peers.is_some() {
-            let day = record.day().unwrap_or("undated");
-            rows += &compact(&[&format!("`{}`", record.file), day, &said(step), &said(peers)]);
+            let mut days = record.days();
+            days.dedup();
+            let days = if days.is_empty() { "undated".to_owned() } else { days.join(", ") };
+            rows += &compact(&[&format!("`{}`{regime}", record.file), &days, &said(step), &said(peers)]);
         }
     }
     if rows.is_empty() {

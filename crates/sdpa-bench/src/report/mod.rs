@@ -12,6 +12,7 @@ pub mod measured;
 pub mod peers;
 pub mod plot;
 mod scores;
+pub mod sittings;
 pub mod standing;
 pub mod table;
 pub mod tree;
@@ -21,12 +22,14 @@ use std::path::{Path, PathBuf};
 use sdpa_core::{Attention, DeviceLimits, Launch, Problem};
 use serde::de::DeserializeOwned;
 
-use crate::timing::{Ceiling, Figure, Record};
+use crate::timing::{Absent, Ceiling, Figure, Record, Regime, Sittings};
 use grounds::GROUNDS;
+use harness::case::Case;
 use sdpa_toolchain::Fingerprint;
 use sdpa_toolchain::resources::{Cost, Multiprocessor};
 
 pub use scores::{MutationScore, read_scores};
+pub use sittings::Beside;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -82,12 +85,14 @@ pub enum ReportError {
 }
 
 /// Everything the report is made from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evidence {
     /// The generations, oldest first.
     pub rungs: Vec<Rung>,
-    /// What was measured, in the order of the files' names; all on one device.
+    /// What was measured in short turns, in the order of the files' names; all on one device.
     pub records: Vec<EvidenceRecord>,
+    /// What was measured in sustained turns. A list of its own, so that figures of the two are never compared.
+    pub sustained: Vec<EvidenceRecord>,
 }
 
 /// One generation.
@@ -114,19 +119,28 @@ pub struct Taken {
     pub cost: Option<(u32, u32)>,
 }
 
-/// One record.
+/// One record: all sittings of a file in one regime.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvidenceRecord {
     /// The file's name.
     pub file: String,
     /// The device.
     pub device: String,
+    /// The sittings, the oldest first.
+    pub sittings: Vec<EvidenceSitting>,
+    /// Figures of peers and of today's generations, of dense problems.
+    pub entries: Vec<Entry>,
+}
+
+/// What belongs to all figures of one sitting.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EvidenceSitting {
     /// Versions, clocks and commit, by name.
     pub environment: serde_json::Map<String, serde_json::Value>,
     /// What the device reached in the same run.
     pub ceilings: Vec<Ceiling>,
-    /// Figures of peers and of today's generations, of dense problems.
-    pub entries: Vec<Entry>,
+    /// Peers, and ways of peers, without a figure of a dense problem.
+    pub absent: Vec<Absent>,
 }
 
 /// A figure and what it is worth today.
@@ -134,6 +148,8 @@ pub struct EvidenceRecord {
 pub struct Entry {
     /// How long who took on what.
     pub figure: Figure,
+    /// Of which of the record's sittings.
+    pub sitting: usize,
     /// True for other people's kernels.
     pub peer: bool,
     /// True where today's plan takes another kernel, or the kernel's source has changed. Figures of problems that the
@@ -155,18 +171,17 @@ pub fn mission() -> Problem {
     GROUNDS[0].problem()
 }
 
-/// Reads every record in a folder, by name. JSON without figures is something else's and passed over.
+/// Reads every file of records in a folder, by name. JSON without figures is something else's and passed over.
 ///
 /// # Errors
 /// [`ReportError::System`], [`ReportError::Format`] or [`ReportError::NoRecord`].
-pub fn read_records(folder: &Path) -> Result<Vec<(String, Record)>, ReportError> {
+pub fn read_records(folder: &Path) -> Result<Vec<(String, Sittings)>, ReportError> {
     let mut records = Vec::new();
     for path in json_files(folder)? {
-        let value: serde_json::Value = read_json(&path)?;
-        if value.get("figures").is_some() {
+        if let Some(sittings) = Sittings::of_value(read_json(&path)?) {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let record = serde_json::from_value(value).map_err(|source| ReportError::Format { path, source })?;
-            records.push((name, record));
+            let sittings = sittings.map_err(|source| ReportError::Format { path, source })?;
+            records.push((name, sittings));
         }
     }
     if records.is_empty() { Err(ReportError::NoRecord(folder.to_owned())) } else { Ok(records) }
@@ -207,54 +222,54 @@ impl Evidence {
     /// Records of several devices or of an unknown one; kernels' sources that are not there.
     pub fn new(
         generations: &[&dyn Attention],
-        records: Vec<(String, Record)>,
+        records: Vec<(String, Sittings)>,
         costs: &[Cost],
         scores: &[MutationScore],
     ) -> Result<Self, ReportError> {
-        let mut evidence: Vec<EvidenceRecord> = Vec::new();
-        let mut rungs = Vec::new();
-        for (file, record) in records {
-            let Some(limits) = limits_of(&record.device) else {
-                return Err(ReportError::UnknownDevice { file, device: record.device });
-            };
-            match evidence.first() {
-                None => {
-                    let rung = |generation: &&dyn Attention| rung(*generation, &limits, costs, scores);
-                    rungs = generations.iter().map(rung).collect::<Result<_, _>>()?;
-                }
-                Some(first) if first.device != record.device => {
-                    return Err(ReportError::SeveralDevices {
-                        first: first.file.clone(),
-                        first_device: first.device.clone(),
-                        second: file,
-                        second_device: record.device,
-                    });
-                }
-                Some(_) => {}
-            }
-            let mut entries = Vec::new();
-            // The pages and plots are about dense attention.
-            for figure in record.figures.into_iter().filter(|figure| figure.extensions.is_none()) {
-                let generation =
-                    generations.iter().copied().find(|generation| generation.generation().id == figure.contender);
-                match generation {
-                    Some(generation) => {
-                        let now = kernel_today(generation, &figure, &limits)?;
-                        // What a generation leaves to its parent by now is no figure of its.
-                        if now.is_some() {
-                            let stale = figure.kernel != now;
-                            entries.push(Entry { figure, peer: false, stale });
+        let mut evidence = Self::default();
+        let mut first: Option<(String, String)> = None;
+        for (file, Sittings { sittings }) in records {
+            for regime in Regime::ALL {
+                let mut record =
+                    EvidenceRecord { file: file.clone(), device: String::new(), sittings: vec![], entries: vec![] };
+                for sitting in &sittings {
+                    let Some(limits) = limits_of(&sitting.device) else {
+                        return Err(ReportError::UnknownDevice { file, device: sitting.device.clone() });
+                    };
+                    match &first {
+                        None => {
+                            first = Some((file.clone(), sitting.device.clone()));
+                            let rung = |generation: &&dyn Attention| rung(*generation, &limits, costs, scores);
+                            evidence.rungs = generations.iter().map(rung).collect::<Result<_, _>>()?;
                         }
+                        Some((first, device)) if *device != sitting.device => {
+                            return Err(ReportError::SeveralDevices {
+                                first: first.clone(),
+                                first_device: device.clone(),
+                                second: file,
+                                second_device: sitting.device.clone(),
+                            });
+                        }
+                        Some(_) => {}
                     }
-                    None if figure.kernel.is_none() => entries.push(Entry { figure, peer: true, stale: false }),
-                    // A generation that is no more.
-                    None => {}
+                    record.device.clone_from(&sitting.device);
+                    record.add(generations, sitting, regime, &limits)?;
+                }
+                let records = match regime {
+                    Regime::Short => &mut evidence.records,
+                    Regime::Sustained => &mut evidence.sustained,
+                };
+                if !record.entries.is_empty() || regime == Regime::Short {
+                    records.push(record);
                 }
             }
-            let Record { device, environment, ceilings, .. } = record;
-            evidence.push(EvidenceRecord { file, device, environment, ceilings, entries });
         }
-        Ok(Self { rungs, records: evidence })
+        Ok(evidence)
+    }
+
+    /// What was measured in sustained turns, as evidence of its own.
+    pub fn in_sustained_turns(&self) -> Self {
+        Self { rungs: self.rungs.clone(), records: self.sustained.clone(), sustained: Vec::new() }
     }
 
     /// A contender's figure of a problem. Of several records the one whose kernel is still the same, then the one with
@@ -265,11 +280,13 @@ impl Evidence {
         found.min_by_key(|pick| (pick.entry.stale, std::cmp::Reverse(pick.record.on(problem).count())))
     }
 
-    /// The figure of a generation's nearest ancestor that was timed in the same record.
-    pub fn ancestor<'a>(&'a self, rung: &Rung, record: &'a EvidenceRecord, problem: &Problem) -> Option<&'a Entry> {
+    /// A generation's figures of a problem beside its nearest ancestor that was timed, each of the same sitting.
+    pub fn beside_ancestor(&self, rung: &Rung, record: &EvidenceRecord, problem: &Problem) -> Option<Beside> {
         let parent = |rung: &Rung| self.rungs.iter().find(|other| Some(&other.id) == rung.parent.as_ref());
-        let ancestors = std::iter::successors(parent(rung), |rung| parent(rung));
-        ancestors.take(self.rungs.len()).find_map(|ancestor| record.of(&ancestor.id, problem))
+        let ancestors = std::iter::successors(parent(rung), |rung| parent(rung)).take(self.rungs.len());
+        let mut timed = ancestors.filter(|ancestor| record.of(&ancestor.id, problem).is_some());
+        let ancestor = timed.next()?;
+        record.beside(&rung.id, problem, |sitting| record.in_sitting(sitting, &ancestor.id, problem))
     }
 
     /// The device without what only plans want to know.
@@ -303,12 +320,96 @@ fn peers_among<'a>(entries: impl Iterator<Item = &'a Entry>, wanted: impl Fn(&Fi
 }
 
 impl EvidenceRecord {
-    /// A contender's figure of a problem.
-    pub fn of<'a>(&'a self, contender: &str, problem: &Problem) -> Option<&'a Entry> {
-        self.on(problem).find(|entry| entry.figure.contender == contender)
+    /// Adds a sitting's figures of one regime, if it has any.
+    fn add(
+        &mut self,
+        generations: &[&dyn Attention],
+        sitting: &Record,
+        regime: Regime,
+        limits: &DeviceLimits,
+    ) -> Result<(), ReportError> {
+        let (index, before) = (self.sittings.len(), self.entries.len());
+        let known = |id: &str| generations.iter().copied().find(|generation| generation.generation().id == id);
+        // The pages and plots are about dense attention.
+        let figures = sitting.figures.iter().filter(|figure| figure.extensions.is_none() && figure.regime == regime);
+        for figure in figures.cloned() {
+            match known(&figure.contender) {
+                Some(generation) => {
+                    let now = kernel_today(generation, &figure, limits)?;
+                    // What a generation leaves to its parent by now is no figure of its.
+                    if now.is_some() {
+                        let stale = figure.kernel != now;
+                        self.entries.push(Entry { figure, sitting: index, peer: false, stale });
+                    }
+                }
+                None if figure.kernel.is_none() => {
+                    self.entries.push(Entry { figure, sitting: index, peer: true, stale: false });
+                }
+                // A generation that is no more.
+                None => {}
+            }
+        }
+        if self.entries.len() == before {
+            return Ok(());
+        }
+        let is_dense = |problem: &str| problem.parse::<Case>().is_ok_and(|case| case.extensions().is_empty());
+        let absent =
+            sitting.absent.iter().filter(|absent| known(&absent.contender).is_none() && is_dense(&absent.problem));
+        self.sittings.push(EvidenceSitting {
+            environment: sitting.environment.clone(),
+            ceilings: sitting.ceilings.iter().filter(|ceiling| ceiling.regime == regime).cloned().collect(),
+            absent: absent.cloned().collect(),
+        });
+        Ok(())
     }
 
-    /// All figures of a problem.
+    /// A contender's figure of a problem: the median of its sittings, the faster of two in the middle. If the kernel of some
+    /// sittings is today's, only those count.
+    pub fn of<'a>(&'a self, contender: &str, problem: &Problem) -> Option<&'a Entry> {
+        let sorted = self.sorted(contender, problem);
+        sorted.get(sorted.len().saturating_sub(1) / 2).copied()
+    }
+
+    /// The longest time of the same sittings.
+    pub fn worst<'a>(&'a self, contender: &str, problem: &Problem) -> Option<&'a Entry> {
+        self.sorted(contender, problem).last().copied()
+    }
+
+    fn sorted<'a>(&'a self, contender: &str, problem: &Problem) -> Vec<&'a Entry> {
+        let mut found: Vec<&Entry> = self.on(problem).filter(|entry| entry.figure.contender == contender).collect();
+        if found.iter().any(|entry| !entry.stale) {
+            found.retain(|entry| !entry.stale);
+        }
+        found.sort_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us));
+        found
+    }
+
+    /// A contender's figure of a problem in one sitting.
+    pub fn in_sitting<'a>(&'a self, sitting: usize, contender: &str, problem: &Problem) -> Option<&'a Entry> {
+        self.on(problem).find(|entry| entry.sitting == sitting && entry.figure.contender == contender)
+    }
+
+    /// A contender's figures of a problem, each beside what `theirs` gives for its sitting.
+    pub fn beside<'a>(
+        &'a self,
+        contender: &str,
+        problem: &Problem,
+        theirs: impl Fn(usize) -> Option<&'a Entry>,
+    ) -> Option<Beside> {
+        Beside::of(
+            self.sorted(contender, problem)
+                .into_iter()
+                .filter_map(|ours| Some((ours, theirs(ours.sitting)?)))
+                .collect(),
+        )
+    }
+
+    /// A contender's figures of a problem, each beside the fastest peer of its sitting.
+    pub fn beside_best_peer(&self, contender: &str, problem: &Problem) -> Option<Beside> {
+        self.beside(contender, problem, |sitting| self.best_peer(sitting, problem))
+    }
+
+    /// All figures of a problem, of all sittings.
     pub fn on<'a, 'p>(&'a self, problem: &'p Problem) -> impl Iterator<Item = &'a Entry> + use<'a, 'p> {
         self.entries.iter().filter(move |entry| entry.figure.is_of(problem))
     }
@@ -324,43 +425,56 @@ impl EvidenceRecord {
         problems
     }
 
-    /// The fastest figure of a problem among the generations'.
+    /// The fastest of the generations on a problem, each by its median.
     pub fn fastest_of_ours<'a>(&'a self, problem: &Problem) -> Option<&'a Entry> {
-        self.fastest(problem, |entry| !entry.peer)
+        let ours = self.on(problem).filter(|entry| !entry.peer);
+        let medians = ours.filter_map(|entry| self.of(&entry.figure.contender, problem));
+        medians.min_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us))
+    }
+
+    /// The fastest peer's figure of a problem in a sitting.
+    pub fn best_peer<'a>(&'a self, sitting: usize, problem: &Problem) -> Option<&'a Entry> {
+        let peers = self.on(problem).filter(|entry| entry.sitting == sitting && entry.peer);
+        peers.min_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us))
+    }
+
+    /// The days on which it was taken, as far as it says.
+    pub fn days(&self) -> Vec<&str> {
+        self.sittings.iter().filter_map(EvidenceSitting::day).collect()
+    }
+
+    /// Day, commit and driver of each sitting, as far as it says.
+    pub fn origin(&self) -> String {
+        let mut origins: Vec<String> = self.sittings.iter().map(EvidenceSitting::origin).collect();
+        origins.dedup();
+        origins.join(" and ")
+    }
+
+    /// All peers, in the order they were first timed.
+    fn peers(&self) -> Vec<&str> {
+        peers_among(self.entries.iter(), |_| true)
+    }
+}
+
+impl EvidenceSitting {
+    fn fact(&self, key: &str) -> Option<&str> {
+        self.environment.get(key).and_then(|value| value.as_str())
     }
 
     /// The day on which it was taken, if it says.
     pub fn day(&self) -> Option<&str> {
-        self.environment.get("date")?.as_str()?.split(' ').next()
+        self.fact("date")?.split(' ').next()
     }
 
-    /// Day, commit and driver, as far as it says.
-    pub fn origin(&self) -> String {
-        let fact = |key: &str| self.environment.get(key).and_then(|value| value.as_str());
-        let commit = fact("commit").map(|commit| format!(", commit {}", short_commit(commit)));
-        let driver = fact("driver_version").map(|driver| format!(", driver {driver}"));
+    fn origin(&self) -> String {
+        let commit = self.fact("commit").map(|commit| format!(", commit {}", short_commit(commit)));
+        let driver = self.fact("driver_version").map(|driver| format!(", driver {driver}"));
         format!(
             "{}{}{}",
             self.day().unwrap_or("on an unknown day"),
             commit.unwrap_or_default(),
             driver.unwrap_or_default()
         )
-    }
-
-    /// The fastest peer's figure of a problem.
-    pub fn best_peer<'a>(&'a self, problem: &Problem) -> Option<&'a Entry> {
-        self.fastest(problem, |entry| entry.peer)
-    }
-
-    /// The fastest figure of a problem among those that `wanted` holds of.
-    fn fastest<'a>(&'a self, problem: &Problem, wanted: impl Fn(&Entry) -> bool) -> Option<&'a Entry> {
-        let figures = self.on(problem).filter(|entry| wanted(entry));
-        figures.min_by(|left, right| left.figure.median_us.total_cmp(&right.figure.median_us))
-    }
-
-    /// All peers, in the order they were first timed.
-    fn peers(&self) -> Vec<&str> {
-        peers_among(self.entries.iter(), |_| true)
     }
 }
 
@@ -437,12 +551,18 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn record(file: &str, entries: Vec<Entry>) -> EvidenceRecord {
-        let environment = serde_json::Map::new();
-        EvidenceRecord { file: file.to_owned(), device: DEVICE.to_owned(), environment, ceilings: vec![], entries }
+        let last = entries.iter().map(|entry| entry.sitting).max().unwrap_or(0);
+        let sittings = vec![EvidenceSitting::default(); last + 1];
+        EvidenceRecord { file: file.to_owned(), device: DEVICE.to_owned(), sittings, entries }
     }
 
     pub(crate) fn entry(contender: &str, problem: &Problem, us: f64) -> Entry {
-        Entry { figure: figure(contender, problem, us), peer: !contender.starts_with('v'), stale: false }
+        Entry { figure: figure(contender, problem, us), sitting: 0, peer: !contender.starts_with('v'), stale: false }
+    }
+
+    /// A file of one sitting.
+    fn one(file: &str, record: Record) -> (String, Sittings) {
+        (file.to_owned(), Sittings { sittings: vec![record] })
     }
 
     /// A generation that takes no problem, until `on` says otherwise.
@@ -465,7 +585,7 @@ pub(crate) mod tests {
         let stale = |kernel: Option<String>| {
             let figures = vec![Figure { kernel, ..figure(id, &problem, 9.0) }];
             let record = Record { device: DEVICE.to_owned(), figures, ..Record::default() };
-            let evidence = Evidence::new(generations::ALL, vec![("a.json".to_owned(), record)], &[], &[]).unwrap();
+            let evidence = Evidence::new(generations::ALL, vec![one("a.json", record)], &[], &[]).unwrap();
             evidence.records[0].entries[0].stale
         };
         assert_eq!([now, Some("c0ffee".to_owned()), None].map(stale), [false, true, true]);
@@ -477,9 +597,51 @@ pub(crate) mod tests {
         let sinks = problem.to_builder().sinks().build().unwrap();
         let figures = vec![figure("flash", &problem, 9.0), figure("flash", &sinks, 1.0)];
         let record = Record { device: DEVICE.to_owned(), figures, ..Record::default() };
-        let evidence = Evidence::new(generations::ALL, vec![("a.json".to_owned(), record)], &[], &[]).unwrap();
+        let evidence = Evidence::new(generations::ALL, vec![one("a.json", record)], &[], &[]).unwrap();
         let times: Vec<f64> = evidence.records[0].entries.iter().map(|entry| entry.figure.median_us).collect();
         assert_eq!(times, [9.0]);
+    }
+
+    /// A file may hold both regimes and several sittings.
+    #[test]
+    fn regimes_are_records_of_their_own() {
+        let problem = mission();
+        let absent = |problem: &str| Absent {
+            contender: "fa3".to_owned(),
+            problem: problem.to_owned(),
+            reason: "not installed".to_owned(),
+        };
+        let sitting = |us: f64| {
+            let long = Figure { regime: Regime::Sustained, ..figure("flash", &problem, 2.0 * us) };
+            let ceiling = |regime| Ceiling { regime, ..Ceiling::default() };
+            Record {
+                device: DEVICE.to_owned(),
+                figures: vec![figure("flash", &problem, us), long],
+                absent: vec![absent(&problem.to_string()), absent("h2 L42 d64 bf16 full sinks")],
+                ceilings: Regime::ALL.map(ceiling).to_vec(),
+                ..Record::default()
+            }
+        };
+        let file = ("a.json".to_owned(), Sittings { sittings: [9.0, 8.0, 10.0].map(sitting).to_vec() });
+        let short =
+            Record { figures: vec![figure("flash", &problem, 1.0)], device: DEVICE.to_owned(), ..Record::default() };
+        let evidence = Evidence::new(generations::ALL, vec![file, one("b.json", short)], &[], &[]).unwrap();
+        let times = |records: &[EvidenceRecord]| -> Vec<(f64, f64)> {
+            let found = records.iter().map(|record| {
+                [record.of("flash", &problem), record.worst("flash", &problem)]
+                    .map(|found| found.unwrap().figure.median_us)
+            });
+            found.map(|[median, worst]| (median, worst)).collect()
+        };
+        assert_eq!(
+            (times(&evidence.records), times(&evidence.sustained)),
+            (vec![(9.0, 10.0), (1.0, 1.0)], vec![(18.0, 20.0)])
+        );
+        assert_eq!(evidence.in_sustained_turns().records, evidence.sustained);
+        for records in [&evidence.records, &evidence.sustained] {
+            let EvidenceSitting { absent, ceilings, .. } = &records[0].sittings[2];
+            assert_eq!((absent.len(), ceilings.len()), (1, 1), "of dense problems, and of the regime");
+        }
     }
 
     #[test]
@@ -494,7 +656,7 @@ pub(crate) mod tests {
     fn records_of_unknown_or_several_devices_are_refused() {
         let error = |devices: &[&str]| {
             let record = |device: &&str| Record { device: (*device).to_owned(), ..Record::default() };
-            let records = devices.iter().map(|device| (format!("{}.json", device.len()), record(device))).collect();
+            let records = devices.iter().map(|device| one(&format!("{}.json", device.len()), record(device))).collect();
             Evidence::new(generations::ALL, records, &[], &[]).unwrap_err().to_string()
         };
         insta::assert_snapshot!(error(&["some GPU"]), @r#"8.json: device "some GPU": expected `NAME (sm_NN, N multiprocessors)` with sm_80, sm_89 or sm_90"#);
@@ -507,6 +669,7 @@ pub(crate) mod tests {
         let stale = |us| Entry { stale: true, ..entry("v9", &problem, us) };
         let evidence = Evidence {
             rungs: vec![],
+            sustained: vec![],
             records: vec![
                 record("a.json", vec![stale(1.0), entry("flash", &problem, 5.0), entry("cudnn", &problem, 4.0)]),
                 record("b.json", vec![entry("v9", &problem, 2.0)]),

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{Entry, Evidence, EvidenceRecord, Rung};
-use crate::timing::{Verdict, compare};
+use super::{Beside, Evidence, EvidenceRecord, Rung};
+use crate::timing::Verdict;
 
 /// Verdicts over several problems, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,63 +51,54 @@ impl fmt::Display for Tally {
 pub struct Standing {
     /// The verdicts.
     pub tally: Tally,
-    /// Geometric mean of the other side's time by the first's.
+    /// Geometric mean of the other side's time by the first's, a median of the sittings for each problem.
     pub mean: f64,
-    /// The least of these ratios.
+    /// The least of these ratios in any sitting.
     pub least: f64,
     /// True if a kernel of ours has changed since.
     pub stale: bool,
 }
 
 impl Standing {
-    /// What pairs of figures say, the first of each beside the second; none without a pair.
-    pub fn of_pairs(pairs: &[(&Entry, &Entry)]) -> Option<Self> {
-        if pairs.is_empty() {
+    /// What comparisons say, one a problem; none without any.
+    pub fn of(found: &[Beside]) -> Option<Self> {
+        if found.is_empty() {
             return None;
         }
         let mut tally = Tally::default();
-        let mut ratios = Vec::new();
-        for (ours, theirs) in pairs {
-            tally.add(compare(&ours.figure.quartiles(), &theirs.figure.quartiles()));
-            ratios.push(theirs.figure.median_us / ours.figure.median_us);
+        for beside in found {
+            tally.add(beside.verdict);
         }
         Some(Self {
             tally,
-            mean: (ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64).exp(),
-            least: ratios.iter().copied().fold(f64::INFINITY, f64::min),
-            stale: pairs.iter().any(|(ours, theirs)| ours.stale || theirs.stale),
+            mean: (found.iter().map(|beside| beside.speedup.ln()).sum::<f64>() / found.len() as f64).exp(),
+            least: found.iter().map(|beside| beside.least).fold(f64::INFINITY, f64::min),
+            stale: found.iter().any(|beside| beside.stale),
         })
     }
 
     /// The fastest of ours beside the fastest peer, over all problems of a record.
     pub fn of_ours(record: &EvidenceRecord) -> Option<Self> {
-        let pairs: Vec<_> = record
+        let found: Vec<_> = record
             .problems()
             .iter()
-            .filter_map(|problem| Some((record.fastest_of_ours(problem)?, record.best_peer(problem)?)))
+            .filter_map(|problem| record.beside_best_peer(&record.fastest_of_ours(problem)?.figure.contender, problem))
             .collect();
-        Self::of_pairs(&pairs)
+        Self::of(&found)
     }
 
     /// A generation beside the fastest peer, over all problems of a record that it has a figure of.
     pub fn of_generation(record: &EvidenceRecord, id: &str) -> Option<Self> {
-        Self::of_pairs(&pairs(record, id, |problem| record.best_peer(problem)))
+        let problems = record.problems();
+        Self::of(&problems.iter().filter_map(|problem| record.beside_best_peer(id, problem)).collect::<Vec<_>>())
     }
 
     /// A generation beside its nearest ancestor that was timed, over the same.
     pub fn of_step(evidence: &Evidence, record: &EvidenceRecord, rung: &Rung) -> Option<Self> {
-        Self::of_pairs(&pairs(record, &rung.id, |problem| evidence.ancestor(rung, record, problem)))
+        let problems = record.problems();
+        let beside = |problem| evidence.beside_ancestor(rung, record, problem);
+        Self::of(&problems.iter().filter_map(beside).collect::<Vec<_>>())
     }
-}
-
-/// A generation's figures, each with what `other` finds for the problem.
-fn pairs<'a>(
-    record: &'a EvidenceRecord,
-    id: &str,
-    other: impl Fn(&sdpa_core::Problem) -> Option<&'a Entry>,
-) -> Vec<(&'a Entry, &'a Entry)> {
-    let problems = record.problems();
-    problems.iter().filter_map(|problem| Some((record.of(id, problem)?, other(problem)?))).collect()
 }
 
 impl fmt::Display for Standing {

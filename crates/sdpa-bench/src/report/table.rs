@@ -4,7 +4,7 @@ use sdpa_core::Problem;
 use serde_json::{Map, Value};
 
 use super::grounds::GROUNDS;
-use super::{Entry, Evidence, EvidenceRecord, Pick, Rung, short_commit};
+use super::{Beside, Entry, Evidence, EvidenceSitting, Pick, Rung, short_commit};
 use crate::timing::Ceiling;
 use harness::acceptance::shape_of;
 use harness::table::microseconds;
@@ -34,8 +34,8 @@ pub fn render(evidence: &Evidence) -> String {
                 (None, false) => "declines".to_owned(),
             });
             // Ratios only of the same minutes on the same clocks.
-            let before = pick.and_then(|pick| evidence.ancestor(rung, pick.record, &problem));
-            row.push(pick.zip(before).map(|(pick, before)| step(rung, pick.entry, before)).unwrap_or_default());
+            let before = pick.and_then(|pick| evidence.beside_ancestor(rung, pick.record, &problem));
+            row.push(pick.zip(before).map(|(pick, before)| step(rung, pick.entry, &before)).unwrap_or_default());
         }
         text += &compact(&row);
     }
@@ -52,12 +52,11 @@ pub fn render(evidence: &Evidence) -> String {
 }
 
 /// How many times its ancestor's speed; which one, if it isn't the parent.
-fn step(rung: &Rung, ours: &Entry, before: &Entry) -> String {
-    let ratio = before.figure.median_us / ours.figure.median_us;
-    let is_parent = Some(&before.figure.contender) == rung.parent.as_ref();
-    let whose = if is_parent { String::new() } else { format!(" ({})", before.figure.contender) };
+fn step(rung: &Rung, ours: &Entry, before: &Beside) -> String {
+    let is_parent = Some(&before.with) == rung.parent.as_ref();
+    let whose = if is_parent { String::new() } else { format!(" ({})", before.with) };
     // The time beside it is marked already if the kernel of this generation is another today.
-    starred(format!("{ratio:.2}{whose}"), before.stale && !ours.stale)
+    starred(format!("{:.2}{whose}", before.speedup), before.stale && !ours.stale)
 }
 
 /// The mark of a figure whose kernel has changed, where there is no room for a word.
@@ -106,6 +105,7 @@ pub(super) fn title_of(peer: &str) -> &str {
         "math" => "PyTorch unfused",
         "fa3" => "FlashAttention-3",
         "fa4" => "FlashAttention-4",
+        "flashinfer" => "FlashInfer",
         name => name,
     }
 }
@@ -128,6 +128,9 @@ fn caption(evidence: &Evidence, rows: &str) -> String {
         .iter()
         .flat_map(|problem| evidence.rungs.iter().filter_map(|rung| evidence.pick(&rung.id, problem)))
         .collect();
+    if used.iter().any(|pick| pick.record.sittings.len() > 1) {
+        text += " Of several sittings the median.";
+    }
     if used.iter().any(|pick| pick.entry.stale) {
         text += " \\*: the kernel has changed since.";
     }
@@ -141,8 +144,8 @@ fn caption(evidence: &Evidence, rows: &str) -> String {
     text + &format!("\n\nMeasured {}. Written by `sdpa report`.\n", sources.join("; "))
 }
 
-/// Date, commit, driver, clock and the peers' versions, as far as the record says.
-pub(super) fn circumstances(record: &EvidenceRecord) -> String {
+/// Date, commit, driver, clock and the peers' versions, as far as the sitting says; `timed` are the peers with a figure.
+pub(super) fn circumstances(sitting: &EvidenceSitting, timed: &[&str]) -> String {
     let mut facts = Vec::new();
     let mut fact = |map: &Map<String, Value>, key: &str, name: &str| {
         let text = match map.get(key) {
@@ -153,23 +156,26 @@ pub(super) fn circumstances(record: &EvidenceRecord) -> String {
         };
         facts.push(if name.is_empty() { text } else { format!("{name} {text}") });
     };
-    let environment = &record.environment;
+    let environment = &sitting.environment;
     fact(environment, "date", "");
     fact(environment, "commit", "commit");
     fact(environment, "driver_version", "driver");
+    fact(environment, "uuid", "");
     fact(environment, "clocks.sm", "SM clock");
-    let timed = |name: &str| record.entries.iter().any(|entry| entry.peer && entry.figure.contender == name);
     if let Some(Value::Object(peers)) = environment.get("peers") {
         fact(peers, "torch", "PyTorch");
         fact(peers, "cudnn", "cuDNN");
         fact(peers, "cuda", "CUDA");
-        // Or a reader would think that it was beaten.
-        fact(peers, "fa3-fwd", if timed("fa3") { "fa3-fwd" } else { "without a figure of fa3-fwd" });
-        fact(peers, "flash-attn-4", if timed("fa4") { "flash-attn-4" } else { "without a figure of flash-attn-4" });
+        for (peer, package) in [("fa3", "fa3-fwd"), ("fa4", "flash-attn-4"), ("flashinfer", "flashinfer-python")] {
+            // Or a reader would think that it was beaten.
+            let without = format!("without a figure of {package}");
+            fact(peers, package, if timed.contains(&peer) { package } else { &without });
+        }
     }
-    for Ceiling { dtype, matmul_tflops, copy_gb_s, .. } in &record.ceilings {
+    for Ceiling { dtype, matmul_tflops, read_gb_s, copy_gb_s, .. } in &sitting.ceilings {
+        let read = read_gb_s.map_or(String::new(), |read| format!("a kernel that reads {read:.0} GB/s, "));
         facts.push(format!(
-            "a matrix product of {dtype} reached {matmul_tflops:.0} TFLOP/s, a copy {copy_gb_s:.0} GB/s"
+            "a matrix product of {dtype} reached {matmul_tflops:.0} TFLOP/s, {read}a copy {copy_gb_s:.0} GB/s"
         ));
     }
     if facts.is_empty() { "it does not say under what circumstances".to_owned() } else { facts.join(", ") }
@@ -200,14 +206,9 @@ pub(crate) mod tests {
             "date": "2026-01-31 12:00 UTC", "driver_version": "580.1", "commit": "c0ffee-dirty", "clocks.sm": "1980 MHz",
             "peers": { "torch": "2.11", "fa3-fwd": "0.0.3", "cudnn": 91900 },
         });
-        all.environment = environment.as_object().cloned().unwrap_or_default();
-        all.ceilings.push(Ceiling {
-            dtype: "f16".to_owned(),
-            matmul: String::new(),
-            matmul_tflops: 712.4,
-            copy: String::new(),
-            copy_gb_s: 4312.3,
-        });
+        all.sittings[0].environment = environment.as_object().cloned().unwrap_or_default();
+        let dtype = "f16".to_owned();
+        all.sittings[0].ceilings.push(Ceiling { dtype, matmul_tflops: 712.4, copy_gb_s: 4312.3, ..Ceiling::default() });
         let with_mutation = |rung: Rung, mutation| Rung { mutation: Some(mutation), ..rung };
         Evidence {
             rungs: vec![
@@ -220,6 +221,7 @@ pub(crate) mod tests {
                 rung("v9", Some("v8b")),
             ],
             records: vec![all, record("unused.json", vec![])],
+            sustained: vec![],
         }
     }
 
@@ -239,6 +241,18 @@ pub(crate) mod tests {
 
         Measured 2026-01-31, commit c0ffee-dirty, driver 580.1. Written by `sdpa report`.
         ");
+    }
+
+    #[test]
+    fn of_several_sittings_the_median_is_shown() {
+        let short = GROUNDS[0].problem();
+        let at =
+            |sitting, us| [Entry { sitting, ..entry("v8", &short, us) }, Entry { sitting, ..entry("v7", &short, 9.0) }];
+        let mut evidence = evidence();
+        evidence.records = vec![record("a.json", [at(0, 3.0), at(1, 4.0), at(2, 9.0)].concat())];
+        let text = render(&evidence);
+        assert!(text.contains("|**v8**|v7|4.00|2.25|"), "{text}");
+        assert!(text.contains(" Of several sittings the median."), "{text}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ mod tests {
             rung("v2d", Some("v2b")),
             rung("v3b", Some("v3")),
         ];
-        insta::assert_snapshot!(render(&Evidence { rungs, records: vec![] }), @r"
+        insta::assert_snapshot!(render(&Evidence { rungs, ..Evidence::default() }), @r"
         ```text
         v1   idea of v1
         v2   idea of v2

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Record, RecordError};
+use super::{Record, RecordError, Sittings};
 
 /// A file of figures, or a folder of them as `sdpa bench --record` fills it.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,11 +32,9 @@ impl Baseline {
         for file in names {
             let text = std::fs::read_to_string(&file).map_err(system)?;
             let format = |source| RecordError::Format { path: file.clone(), source };
-            let value: serde_json::Value = serde_json::from_str(&text).map_err(format)?;
-            if value.get("figures").is_none() {
-                continue;
-            }
-            let record: Record = serde_json::from_value(value).map_err(format)?;
+            let value = serde_json::from_str(&text).map_err(format)?;
+            let Some(sittings) = Sittings::of_value(value) else { continue };
+            let record = sittings.map_err(format)?.latest();
             match files.first() {
                 Some((_, first)) if first.device != record.device => {
                     let first = first.device.clone();

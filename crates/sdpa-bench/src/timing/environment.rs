@@ -4,23 +4,28 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use sdpa_core::Device;
 use serde_json::{Map, Value};
 
-/// The date; driver, clocks, power and temperature from nvidia-smi and the commit from git, where these are installed.
+/// The date; the card's UUID; driver, clocks, power and temperature from nvidia-smi and the commit from git, where these are
+/// installed.
 ///
 /// A program that was copied to a machine without its repository is told the commit in `SDPA_COMMIT`.
-pub fn environment() -> Map<String, Value> {
+pub fn environment(device: &dyn Device) -> Map<String, Value> {
     let mut found = Map::new();
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     found.insert("date".to_owned(), date(since_1970.as_secs()).into());
     const FIELDS: [&str; 6] = ["name", "driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"];
+    let uuid = device.uuid();
     let mut smi = Command::new("nvidia-smi");
-    smi.arg(format!("--query-gpu={}", FIELDS.join(","))).args(["--format=csv,noheader", "--id=0"]);
+    smi.arg(format!("--query-gpu={}", FIELDS.join(","))).arg("--format=csv,noheader");
+    smi.arg(format!("--id={}", uuid.as_deref().unwrap_or("0")));
     if let Some(line) = first_line(&mut smi) {
         for (field, value) in FIELDS.iter().zip(line.split(", ")) {
             found.insert((*field).to_owned(), value.trim().into());
         }
     }
+    found.extend(uuid.map(|uuid| ("uuid".to_owned(), uuid.into())));
     let mut git = Command::new("git");
     // Where the program was built, unless it has been copied elsewhere.
     let built_from = Path::new(env!("CARGO_MANIFEST_DIR"));

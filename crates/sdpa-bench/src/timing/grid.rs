@@ -110,8 +110,12 @@ pub enum Grid {
     Short,
     /// Head dimensions that the targets lack, in between theirs: one shape that waves decide and one that fills the chip.
     Widths,
-    /// One query over a cache: four query heads per key head in batches, and eight with caches of up to 64 K keys.
+    /// One query over a cache: four query heads per key head in batches, eight with caches of up to 64 K keys, and batches with
+    /// as many key heads as query heads and with eight query heads per key head.
     Decode,
+    /// Dense shapes of real models: prefill, chunks, encoders, pictures, diffusion and speech, each with its own mask. Lengths
+    /// are as they come, and head dimensions no powers of two.
+    Models,
     /// Packed sequences: encoders over many short ones without a mask, then a few long ones with a causal mask.
     Packed,
     /// Windows, soft caps and sinks, as language models have them; causal.
@@ -120,8 +124,16 @@ pub enum Grid {
 
 impl Grid {
     /// All of them, in the order they are timed: the longest last, so that a run that is cut off has the others.
-    pub const ALL: [Self; 7] =
-        [Self::Acceptance, Self::Short, Self::Decode, Self::Packed, Self::Windows, Self::Widths, Self::Targets];
+    pub const ALL: [Self; 8] = [
+        Self::Acceptance,
+        Self::Short,
+        Self::Decode,
+        Self::Packed,
+        Self::Windows,
+        Self::Widths,
+        Self::Models,
+        Self::Targets,
+    ];
 
     /// Name, as on the command line and in the names of records.
     pub const fn name(self) -> &'static str {
@@ -131,6 +143,7 @@ impl Grid {
             Self::Short => "short",
             Self::Widths => "widths",
             Self::Decode => "decode",
+            Self::Models => "models",
             Self::Packed => "packed",
             Self::Windows => "windows",
         }
@@ -140,11 +153,11 @@ impl Grid {
     pub const fn dtype(self) -> Dtype {
         match self {
             Self::Acceptance | Self::Short => Dtype::F16,
-            Self::Targets | Self::Widths | Self::Decode | Self::Packed | Self::Windows => Dtype::Bf16,
+            Self::Targets | Self::Widths | Self::Decode | Self::Models | Self::Packed | Self::Windows => Dtype::Bf16,
         }
     }
 
-    /// Its dense shapes, in the order they are timed; none if its problems are more than a shape ([`cases`](Self::cases)).
+    /// Its shapes, in the order they are timed; none if its problems are more than a shape ([`cases`](Self::cases)).
     pub fn shapes(self) -> Vec<Shape> {
         match self {
             Self::Acceptance => acceptance::SHAPES.map(Shape::square).to_vec(),
@@ -171,23 +184,82 @@ impl Grid {
                     |batch, heads_kv, len_kv| Shape { heads_kv, len_q: 1, ..Shape::square([batch, 32, len_kv, 128]) };
                 let batches = [1, 16].into_iter().flat_map(|batch| [1024, 4096, 16384].map(|len_kv| (batch, len_kv)));
                 let batches = batches.map(|(batch, len_kv)| one_query(batch, 8, len_kv));
-                batches.chain([8192, 65536].map(|len_kv| one_query(1, 4, len_kv))).collect()
+                let long = [8192, 65536].map(|len_kv| one_query(1, 4, len_kv));
+                let of_64_heads = Shape { heads_kv: 8, len_q: 1, ..Shape::square([32, 64, 8192, 64]) };
+                let full = [one_query(128, 8, 1024), one_query(16, 32, 2048), of_64_heads];
+                batches.chain(long).chain(full).collect()
             }
-            Self::Packed | Self::Windows => Vec::new(),
+            Self::Models | Self::Packed | Self::Windows => Vec::new(),
         }
     }
 
-    /// Its problems with extensions, each with its own mask, in the order they are timed; none if they are dense.
+    /// Its problems that have a mask of their own, many of them with extensions, in the order they are timed; none if they are
+    /// [`shapes`](Self::shapes).
     ///
     /// # Errors
     /// [`CaseError`] where the sizes make no problem.
     pub fn cases(self, dtype: Dtype) -> Result<Vec<Case>, CaseError> {
         match self {
+            Self::Models => models(dtype),
             Self::Packed => packed(dtype),
             Self::Windows => windows(dtype),
             _ => Ok(Vec::new()),
         }
     }
+}
+
+fn models(dtype: Dtype) -> Result<Vec<Case>, CaseError> {
+    let [none, causal] = [Mask::Full, Mask::Causal];
+    // Batch, query heads, key heads, queries, keys, head dimension. Of each kind the first rows are those that peers were
+    // measured with, the others are named after a model that has these heads.
+    let rows = [
+        // Prefill.
+        (causal, [4, 32, 8, 1333, 1333, 128]),
+        (causal, [2, 32, 8, 3000, 3000, 128]),
+        (causal, [2, 64, 8, 4096, 4096, 64]),
+        (causal, [2, 16, 8, 2048, 2048, 256]),
+        (causal, [8, 14, 2, 900, 900, 64]),     // Qwen2.5-0.5B
+        (causal, [1, 28, 4, 7000, 7000, 128]),  // Qwen2.5-7B
+        (causal, [1, 64, 8, 6001, 6001, 128]),  // Llama-3-70B
+        (causal, [2, 32, 32, 2500, 2500, 80]),  // Phi-2
+        (causal, [2, 32, 32, 1900, 1900, 96]),  // Phi-3-mini
+        (causal, [4, 8, 4, 1500, 1500, 256]),   // Gemma-2-2B
+        (causal, [16, 12, 12, 1023, 1023, 64]), // GPT-2
+        // Chunks of a prefill, and speculation.
+        (causal, [1, 32, 8, 8, 16384, 128]),
+        (causal, [1, 32, 8, 512, 8192, 128]),
+        (causal, [4, 32, 8, 64, 2048, 128]),
+        (causal, [8, 32, 8, 4, 4096, 128]),
+        // Encoders of text.
+        (none, [32, 12, 12, 384, 384, 64]), // BERT-base
+        (none, [64, 12, 12, 128, 128, 32]), // MiniLM
+        // Pictures.
+        (none, [64, 12, 12, 197, 197, 64]),
+        (none, [8, 16, 16, 729, 729, 72]),
+        (none, [8, 16, 16, 2048, 2048, 80]),
+        (none, [32, 16, 16, 257, 257, 64]), // CLIP ViT-L/14
+        (none, [16, 16, 16, 257, 257, 80]), // ViT-H/14
+        (none, [16, 16, 16, 577, 577, 64]), // ViT-L/14 at 336 pixels
+        // Diffusion.
+        (none, [2, 10, 10, 4096, 77, 64]),
+        (none, [2, 8, 8, 256, 256, 160]),
+        (none, [2, 10, 10, 4096, 4096, 64]),  // SDXL
+        (none, [2, 20, 20, 1024, 1024, 64]),  // SDXL
+        (none, [2, 8, 8, 4096, 4096, 40]),    // Stable Diffusion 1.5
+        (none, [2, 8, 8, 1024, 1024, 80]),    // Stable Diffusion 1.5
+        (none, [2, 8, 8, 4096, 77, 40]),      // Stable Diffusion 1.5
+        (none, [16, 16, 16, 256, 256, 72]),   // DiT-XL/2
+        (none, [1, 24, 24, 4608, 4608, 128]), // FLUX.1
+        // Speech.
+        (none, [8, 20, 20, 1500, 1500, 64]), // Whisper-large, encoder
+        (none, [8, 20, 20, 448, 1500, 64]),  // Whisper-large, decoder over encoder
+        (none, [8, 12, 12, 749, 749, 64]),   // wav2vec 2.0, 15 seconds
+    ];
+    let case = |(mask, [batch, heads_q, heads_kv, len_q, len_kv, head_dim]): (Mask, [usize; 6])| {
+        let shape = Shape { batch, heads_q, len_kv, head_dim, heads_kv, len_q };
+        Ok(Case::new(shape.problem(dtype, mask)?))
+    };
+    rows.into_iter().map(case).collect()
 }
 
 fn packed(dtype: Dtype) -> Result<Vec<Case>, CaseError> {
@@ -288,16 +360,43 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_holds_shapes_or_problems_with_extensions() {
+    fn a_grid_holds_shapes_or_problems_with_masks_of_their_own() {
         for grid in Grid::ALL {
             let cases = grid.cases(grid.dtype()).unwrap();
             assert_ne!(grid.shapes().is_empty(), cases.is_empty(), "{}", grid.name());
             for case in cases {
+                assert_eq!(case.extensions().is_empty(), grid == Grid::Models, "{case}");
                 let takes = |id: &str| generations::find(id).unwrap().plan(&case.problem, &DeviceLimits::H200).is_ok();
                 assert!(takes("v2i"), "{case}");
                 assert!(takes("v2h") || case.problem.packing().is_some(), "{case}");
                 assert_eq!(case.to_string().parse::<Case>().as_ref(), Ok(&case));
             }
+        }
+    }
+
+    #[test]
+    fn models_are_as_they_come() {
+        let cases = Grid::Models.cases(Dtype::Bf16).unwrap();
+        let problems: Vec<&Problem> = cases.iter().map(|case| &case.problem).collect();
+        assert!(problems.iter().enumerate().all(|(index, problem)| !problems[..index].contains(problem)), "one twice");
+        let dims = |problem: &&Problem| problem.head_dim();
+        for head_dim in [40, 72, 80, 160] {
+            assert!(problems.iter().map(dims).any(|other| other == head_dim), "no {head_dim}");
+        }
+        let odd = problems.iter().filter(|problem| !problem.len_kv().is_power_of_two()).count();
+        assert!(2 * odd > problems.len(), "{odd} of {}", problems.len());
+        // Every generation that takes dense attention of any size has its rows.
+        for problem in &problems {
+            assert!(generations::find("v2d").unwrap().plan(problem, &DeviceLimits::H200).is_ok(), "{problem}");
+        }
+    }
+
+    #[test]
+    fn decoding_reads_what_peers_were_measured_with() {
+        let shapes = Grid::Decode.shapes();
+        assert_eq!(shapes.len(), 11);
+        for text in ["128,32,1024,128,8,1", "16,32,2048,128,32,1", "32,64,8192,64,8,1", "1,32,65536,128,4,1"] {
+            assert!(shapes.contains(&text.parse().unwrap()), "{text}");
         }
     }
 

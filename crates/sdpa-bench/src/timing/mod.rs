@@ -3,28 +3,35 @@
 //! A sample replays a CUDA graph of many forward passes between two events, long enough to drown the events' granularity
 //! and the first launch's latency. The passes rotate over several sets of inputs and outputs, so that no pass finds just
 //! its own tensors in the cache, and one contender's samples are taken in turn with all others', so that clocks and
-//! temperature are the same for all. The figure is the median, with the quartiles as spread.
+//! temperature are the same for all. The figure is the median, with the quartiles as spread. In the sustained
+//! [`Regime`] turns are so long that each contender comes to its own clock, and a [`Meter`] says what passes cost.
 //!
 //! A figure needs a [`Verified`], which only verification gives and which one measurement uses up.
 
 mod baseline;
+mod energy;
 mod environment;
 mod grid;
 mod hopeless;
 mod inputs;
 mod peers;
 mod record;
+mod regime;
+mod sittings;
 mod statistics;
 mod verdicts;
 
 pub use baseline::Baseline;
+pub use energy::{EnergyCounter, Meter, NoEnergy};
 pub use environment::environment;
 pub use grid::{Grid, Shape, ShapeError};
 pub use hopeless::{Hopeless, hopeless};
 pub use inputs::{Cache, InputSets, outgrows_caches};
-pub use peers::{PeerError, Peers};
+pub use peers::{PeerError, Peers, ReadyPeers};
 pub use record::{Absent, Ceiling, Comparison, Figure, Record, RecordError};
-pub use statistics::{Quartiles, Timing, Verdict, compare};
+pub use regime::Regime;
+pub use sittings::Sittings;
+pub use statistics::{Quartiles, Sample, Timing, Verdict, compare};
 pub use verdicts::{Move, Moves, ParentOf, ancestor, beside, judge};
 
 use std::time::Duration;
@@ -33,31 +40,48 @@ use sdpa_core::{Attention, Device, Error, Problem, Recording};
 use sdpa_ref::Measured;
 
 use harness::case::Case;
+use harness::random::Random;
 use harness::regime::ExtensionData;
 use harness::verify::{Answer, Failure, MATCHES_REFERENCE, Question, Thoroughness};
 
 /// How to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
+    /// How long turns are.
+    pub regime: Regime,
     /// Samples of each contender.
     pub samples: usize,
-    /// The least time a sample takes.
+    /// The least time that a sample counts.
     pub sample: Duration,
     /// How long each contender runs before its first sample; clocks rise while it does.
     pub warm_up: Duration,
     /// Whether passes may find inputs in the L2 cache.
     pub cache: Cache,
+    /// What the order of the turns is drawn from.
+    pub seed: u64,
+}
+
+impl Options {
+    /// The usual ones of a regime.
+    pub fn of(regime: Regime) -> Self {
+        let (samples, sample) = match regime {
+            // An event is good to about 0.5 µs and the first launch of a sample waits some 10 µs: 0.2 % together.
+            Regime::Short => (15, Duration::from_millis(5)),
+            // Power and clocks settle in some 50 ms, which are not counted.
+            Regime::Sustained => (5, Duration::from_millis(100)),
+        };
+        Self { regime, samples, sample, warm_up: Duration::from_millis(30), cache: Cache::Warm, seed: 0 }
+    }
+
+    /// The least time of a turn, with what of it is not counted.
+    pub fn turn(&self) -> Duration {
+        self.regime.uncounted(self.sample) + self.sample
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            samples: 15,
-            // An event is good to about 0.5 µs and the first launch of a sample waits some 10 µs: 0.2 % together.
-            sample: Duration::from_millis(5),
-            warm_up: Duration::from_millis(30),
-            cache: Cache::Warm,
-        }
+        Self::of(Regime::Short)
     }
 }
 
@@ -121,30 +145,43 @@ pub trait Contender {
     /// Why a sample could not be taken.
     type Error;
 
-    /// Microseconds a forward pass took, over one sample.
+    /// How long a forward pass took, over one turn.
     ///
     /// # Errors
     /// The error that kept the contender from running.
-    fn sample(&mut self) -> Result<f64, Self::Error>;
+    fn sample(&mut self) -> Result<Sample, Self::Error>;
 }
 
 /// Takes one sample of each contender in turn, `rounds` times; the samples of each, in the contenders' order.
+///
+/// The order of the turns is drawn anew for each round: who runs behind a slow neighbour finds a cooler chip, and with a
+/// fixed order it would always be the same one.
 ///
 /// # Errors
 /// The first contender's that could not take a sample.
 pub fn round_robin<E>(
     contenders: &mut [Box<dyn Contender<Error = E> + '_>],
     rounds: usize,
+    seed: u64,
     mut progress: impl FnMut(),
 ) -> Result<Vec<Timing>, E> {
     let mut samples = vec![Vec::with_capacity(rounds); contenders.len()];
-    for _ in 0..rounds {
-        for (contender, samples) in contenders.iter_mut().zip(&mut samples) {
-            samples.push(contender.sample()?);
+    let mut order: Vec<usize> = (0..contenders.len()).collect();
+    for round in 0..rounds {
+        shuffle(&mut order, &mut Random::new(seed, &[round as u64]));
+        for turn in &order {
+            samples[*turn].push(contenders[*turn].sample()?);
         }
         progress();
     }
-    Ok(samples.into_iter().map(Timing::new).collect())
+    Ok(samples.into_iter().map(Timing::of).collect())
+}
+
+/// Fisher and Yates's: every order is as likely as any other.
+fn shuffle(order: &mut [usize], random: &mut Random) {
+    for last in (1..order.len()).rev() {
+        order.swap(last, random.below(last + 1));
+    }
 }
 
 /// A generation ready to be sampled: its passes recorded, its kernels loaded, the device warm.
@@ -152,10 +189,13 @@ pub struct Prepared<'d> {
     recording: Box<dyn Recording + 'd>,
     /// Forward passes in the recording.
     passes: u32,
-    /// Replays a sample.
-    replays: u32,
-    /// An untimed replay before each sample: the contender that was sampled before has left its code in the caches.
-    refresh: bool,
+    /// How long a replay took when the device was warm.
+    replay: Duration,
+    /// The least time that a sample counts.
+    sample: Duration,
+    regime: Regime,
+    /// Says what passes cost in sustained turns.
+    meter: Option<&'d Meter>,
 }
 
 impl<'d> Prepared<'d> {
@@ -196,8 +236,13 @@ impl<'d> Prepared<'d> {
             replay = recording.replay(1)?;
             warm += replay;
         }
-        let replays = (options.sample.as_secs_f64() / replay.as_secs_f64().max(1e-9)).ceil().clamp(1.0, 1e6) as u32;
-        Ok(Self { recording, passes, replays, refresh: replay < REFRESHING })
+        let (sample, regime) = (options.sample, options.regime);
+        Ok(Self { recording, passes, replay, sample, regime, meter: None })
+    }
+
+    /// Says what passes cost in sustained turns, too.
+    pub fn metered(self, meter: Option<&'d Meter>) -> Self {
+        Self { meter, ..self }
     }
 
     /// Device time of `passes` forward passes: the criterion benchmarks' measure.
@@ -211,16 +256,53 @@ impl<'d> Prepared<'d> {
     }
 }
 
+impl Prepared<'_> {
+    /// Replays until the device has worked for so long: how many replays, and how long they took.
+    ///
+    /// Clocks rise and fall in a long turn, so that the replays before are no more than a guess.
+    fn replay_for(&self, least: Duration) -> Result<(u32, Duration), Error> {
+        let (mut replays, mut took, mut one) = (0, Duration::ZERO, self.replay);
+        while took < least {
+            let more = replays_in(least - took, one);
+            took += self.recording.replay(more)?;
+            replays += more;
+            one = took / replays;
+        }
+        Ok((replays, took))
+    }
+
+    /// One short turn.
+    fn short(&self) -> Result<(u32, Duration), Error> {
+        // The contender that was sampled before has left its code in the caches.
+        if self.replay < REFRESHING {
+            self.recording.replay(1)?;
+        }
+        let replays = replays_in(self.sample, self.replay);
+        Ok((replays, self.recording.replay(replays)?))
+    }
+}
+
 impl Contender for Prepared<'_> {
     type Error = Error;
 
-    fn sample(&mut self) -> Result<f64, Error> {
-        if self.refresh {
-            self.recording.replay(1)?;
-        }
-        let all = self.recording.replay(self.replays)?;
-        Ok(all.as_secs_f64() * 1e6 / (f64::from(self.replays) * f64::from(self.passes)))
+    fn sample(&mut self) -> Result<Sample, Error> {
+        let (counted, watts) = match self.regime {
+            Regime::Short => (self.short(), None),
+            Regime::Sustained => {
+                self.replay_for(self.regime.uncounted(self.sample))?;
+                let count = || self.replay_for(self.sample);
+                self.meter.map_or_else(|| (count(), None), |meter| meter.around(count))
+            }
+        };
+        let (replays, took) = counted?;
+        let us = took.as_secs_f64() * 1e6 / (f64::from(replays) * f64::from(self.passes));
+        Ok(Sample { us, joules: watts.map(|watts| watts * us * 1e-6) })
     }
+}
+
+/// Replays of this length that take so long together, at least one.
+fn replays_in(long: Duration, replay: Duration) -> u32 {
+    (long.as_secs_f64() / replay.as_secs_f64().max(1e-9)).ceil().clamp(1.0, 1e6) as u32
 }
 
 /// A recording longer than this is not replayed only to refresh caches, which it outlasts.
@@ -255,7 +337,7 @@ pub fn time(
     for verified in contenders {
         prepared.push(Box::new(Prepared::new(device, verified, &sets, options)?));
     }
-    round_robin(&mut prepared, options.samples, || {})
+    round_robin(&mut prepared, options.samples, options.seed, || {})
 }
 
 #[cfg(test)]
@@ -283,23 +365,101 @@ mod tests {
         let _ = Prepared::new(&device, verified, &sets, &Options::default());
     }
 
+    /// A recording whose replays begin at one speed and end at another, as clocks fall under load.
+    struct Throttled<'a> {
+        replays: &'a std::cell::RefCell<Vec<u32>>,
+        first: Duration,
+        later: Duration,
+        slows_after: u32,
+    }
+
+    impl Recording for Throttled<'_> {
+        fn replay(&self, times: u32) -> Result<Duration, Error> {
+            let before: u32 = self.replays.borrow().iter().sum();
+            self.replays.borrow_mut().push(times);
+            let fast = self.slows_after.saturating_sub(before).min(times);
+            Ok(self.first * fast + self.later * (times - fast))
+        }
+    }
+
+    fn prepared<'a>(regime: Regime, recording: Throttled<'a>) -> Prepared<'a> {
+        let replay = recording.first;
+        let sample = Options::of(regime).sample;
+        Prepared { recording: Box::new(recording), passes: 20, replay, sample, regime, meter: None }
+    }
+
+    #[test]
+    fn the_first_third_of_a_sustained_turn_is_not_counted() {
+        let ms = Duration::from_millis;
+        let replays = std::cell::RefCell::default();
+        let recording = |later| Throttled { replays: &replays, first: ms(1), later, slows_after: 50 };
+        // 50 ms at the first clock, and then only the second one's passes count.
+        let slowed = prepared(Regime::Sustained, recording(ms(2))).sample().unwrap();
+        assert_eq!((slowed, replays.take()), (Sample { us: 100.0, joules: None }, vec![50, 100]));
+        // Faster than expected: it goes on until 100 ms are counted.
+        let fast = prepared(Regime::Sustained, recording(Duration::from_micros(500))).sample().unwrap();
+        assert_eq!((fast.us, replays.take()), (25.0, vec![50, 100, 100]));
+        let short = prepared(Regime::Short, recording(ms(2))).sample().unwrap();
+        assert_eq!((short, replays.take()), (Sample { us: 50.0, joules: None }, vec![1, 5]));
+    }
+
+    /// A recording of a millisecond; where it is replayed so often, a counter of energy makes steps meanwhile.
+    struct Counted(energy::tests::Ticking, u32);
+
+    impl Recording for Counted {
+        fn replay(&self, times: u32) -> Result<Duration, Error> {
+            if times == self.1 {
+                self.0.wait_for(3);
+            }
+            Ok(Duration::from_millis(1) * times)
+        }
+    }
+
+    #[test]
+    fn the_counted_part_of_a_sustained_turn_has_its_energy() {
+        let ticking = energy::tests::Ticking::default();
+        let meter = Meter::with(Box::new(ticking.clone()));
+        let (replay, sample, regime) = (Duration::from_millis(1), Duration::from_millis(10), Regime::Sustained);
+        let recording = Box::new(Counted(ticking, 10));
+        let contender = Prepared { recording, passes: 1, replay, sample, regime, meter: None };
+        let joules = contender.metered(Some(&meter)).sample().unwrap().joules;
+        // At most a joule a millisecond, and a pass takes a millisecond.
+        assert!(joules.is_some_and(|joules| joules > 0.0 && joules < 1.001), "{joules:?}");
+    }
+
     struct Counting<'a>(&'a std::cell::RefCell<Vec<u32>>, u32);
 
     impl Contender for Counting<'_> {
         type Error = std::convert::Infallible;
 
-        fn sample(&mut self) -> Result<f64, Self::Error> {
+        fn sample(&mut self) -> Result<Sample, Self::Error> {
             self.0.borrow_mut().push(self.1);
-            Ok(f64::from(self.1))
+            Ok(Sample { us: f64::from(self.1), joules: None })
         }
     }
 
     #[test]
-    fn contenders_take_turns() {
+    fn contenders_take_turns_in_an_order_drawn_anew() {
         let order = std::cell::RefCell::default();
         let contender = |id| Box::new(Counting(&order, id)) as Box<dyn Contender<Error = _>>;
-        let Ok(timings) = round_robin(&mut [contender(1), contender(2)], 3, || {});
-        assert_eq!(*order.borrow(), [1, 2, 1, 2, 1, 2]);
-        assert_eq!(timings.iter().map(|timing| timing.median_us).collect::<Vec<_>>(), [1.0, 2.0]);
+        let ids: Vec<u32> = (1..=5).collect();
+        let mut contenders: Vec<_> = ids.iter().map(|id| contender(*id)).collect();
+        let Ok(timings) = round_robin(&mut contenders, 20, 7, || {});
+        assert_eq!(timings.iter().map(|timing| timing.median_us).collect::<Vec<_>>(), [1.0, 2.0, 3.0, 4.0, 5.0]);
+        let taken = order.take();
+        let mut rounds: Vec<Vec<u32>> = taken.chunks(ids.len()).map(<[u32]>::to_vec).collect();
+        for round in &rounds {
+            let mut sorted = round.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, ids, "each takes one turn a round");
+        }
+        for place in 0..ids.len() {
+            let first = rounds.iter().filter(|round| round[place] == 1).count();
+            assert!((1..=10).contains(&first), "the first contender is {first} times of 20 at place {place}");
+        }
+        rounds.dedup();
+        assert_eq!(rounds.len(), 20, "no two rounds in a row have the same order");
+        let Ok(_) = round_robin(&mut contenders, 20, 7, || {});
+        assert_eq!(order.take(), taken, "a seed gives the same order again");
     }
 }

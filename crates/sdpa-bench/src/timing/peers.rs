@@ -11,7 +11,7 @@ use sdpa_core::{Dtype, Packing, Problem, Window};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Cache, Ceiling, Contender, Options};
+use super::{Cache, Ceiling, Contender, Options, Sample};
 
 /// Why the peers do not answer.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,14 @@ pub enum PeerError {
         /// What came instead.
         reason: String,
     },
+    /// Its figures would be of another card.
+    #[error("bench/peers.py runs on {theirs}, the generations on {ours}: set CUDA_VISIBLE_DEVICES to one GPU")]
+    OtherDevice {
+        /// UUID of the generations' card.
+        ours: String,
+        /// UUID of the peers' card.
+        theirs: String,
+    },
     /// It answered that it cannot.
     #[error("bench/peers.py: {0}")]
     Refused(String),
@@ -51,10 +59,15 @@ struct Pipes {
 }
 
 /// What the peers say to a problem.
-#[derive(Debug, Deserialize)]
-struct Ready {
-    peers: Vec<String>,
-    skipped: BTreeMap<String, String>,
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ReadyPeers {
+    /// Those that are ready, by name.
+    pub peers: Vec<String>,
+    /// In which way those take it that have several: the fastest of a trial.
+    #[serde(default)]
+    pub ways: BTreeMap<String, String>,
+    /// Those that do not take it, and ways that failed, with the reasons.
+    pub skipped: BTreeMap<String, String>,
 }
 
 impl Peers {
@@ -87,8 +100,22 @@ impl Peers {
         Ok(peers)
     }
 
-    /// Makes the peers ready for a problem, each checked against f32 arithmetic first: the names of those that are
-    /// ready, and why others are not. They get the lengths and sinks that the generations are timed with.
+    /// Checks that the peers run on the generations' card, where both say which it is.
+    ///
+    /// # Errors
+    /// [`PeerError::OtherDevice`].
+    pub fn check_card(&self, ours: Option<&str>) -> Result<(), PeerError> {
+        let theirs = self.environment.get("uuid").and_then(Value::as_str);
+        match ours.zip(theirs) {
+            Some((ours, theirs)) if !ours.eq_ignore_ascii_case(theirs) => {
+                Err(PeerError::OtherDevice { ours: ours.to_owned(), theirs: theirs.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the peers ready for a problem, each checked against f32 arithmetic first. They get the lengths and sinks that
+    /// the generations are timed with.
     ///
     /// # Errors
     /// [`PeerError`].
@@ -97,7 +124,7 @@ impl Peers {
         problem: &Problem,
         extension: &ExtensionData,
         options: &Options,
-    ) -> Result<(Vec<String>, BTreeMap<String, String>), PeerError> {
+    ) -> Result<ReadyPeers, PeerError> {
         let mut asked = json!({
             "batch": problem.batch(),
             "heads_q": problem.heads_q(),
@@ -108,24 +135,25 @@ impl Peers {
             "dtype": problem.dtype().name(),
             "mask": problem.mask().name(),
             "cold": options.cache == Cache::Cold,
+            "regime": options.regime.name(),
             "sample_ms": options.sample.as_secs_f64() * 1e3,
         });
         for (field, value) in extension_fields(problem, extension) {
             asked[field] = value;
         }
         let answer = self.ask(&json!({"prepare": asked}))?;
-        let ready: Ready = serde_json::from_value(answer)
-            .map_err(|error| PeerError::NoAnswer { question: "prepare".to_owned(), reason: error.to_string() })?;
-        Ok((ready.peers, ready.skipped))
+        serde_json::from_value(answer)
+            .map_err(|error| PeerError::NoAnswer { question: "prepare".to_owned(), reason: error.to_string() })
     }
 
-    /// Measures a large matrix product of this element type and a large copy.
+    /// Measures a large matrix product of this element type, and kernels that read and that copy a large tensor.
     ///
     /// # Errors
     /// [`PeerError`].
     pub fn ceiling(&self, dtype: Dtype, options: &Options) -> Result<Ceiling, PeerError> {
         let answer = self.ask(&json!({"ceiling": {
             "dtype": dtype.name(),
+            "regime": options.regime.name(),
             "samples": options.samples,
             "sample_ms": options.sample.as_secs_f64() * 1e3,
         }}))?;
@@ -202,12 +230,12 @@ struct Peer<'p> {
 impl Contender for Peer<'_> {
     type Error = PeerError;
 
-    fn sample(&mut self) -> Result<f64, PeerError> {
+    fn sample(&mut self) -> Result<Sample, PeerError> {
         let answer = self.peers.ask(&json!({"sample": self.name}))?;
-        answer
-            .get("us")
-            .and_then(Value::as_f64)
-            .ok_or_else(|| PeerError::NoAnswer { question: "sample".to_owned(), reason: answer.to_string() })
+        let number = |name: &str| answer.get(name).and_then(Value::as_f64);
+        let us = number("us")
+            .ok_or_else(|| PeerError::NoAnswer { question: "sample".to_owned(), reason: answer.to_string() })?;
+        Ok(Sample { us, joules: number("joules") })
     }
 }
 
@@ -235,11 +263,13 @@ mod tests {
     #[test]
     fn questions_are_answered_in_turn() {
         let peers = started(concat!(
-            "*hello*) echo '{\"torch\": \"2.11\"}';;\n",
-            "*'\"sample_ms\":5.0,\"samples\":15'*) echo '{\"dtype\": \"f16\", \"matmul\": \"8192\", \"matmul_tflops\": 700.0, ",
+            "*hello*) echo '{\"torch\": \"2.11\", \"uuid\": \"GPU-0a\"}';;\n",
+            "*ceiling*'\"regime\":\"short\",\"sample_ms\":5.0,\"samples\":15'*) echo '{\"dtype\": \"f16\", \"matmul\": \"8192\", \"matmul_tflops\": 700.0, ",
             "\"copy\": \"1 GiB\", \"copy_gb_s\": 4300.0}';;\n",
-            "*prepare*'\"mask\":\"causal\"'*) echo '{\"peers\": [\"flash\"], \"skipped\": {\"fa3\": \"not installed\"}}';;\n",
+            "*prepare*'\"regime\":\"sustained\",\"sample_ms\":100.0'*) echo '{\"peers\": [], \"skipped\": {}}';;\n",
+            "*prepare*'\"mask\":\"causal\",\"regime\":\"short\"'*) echo '{\"peers\": [\"flash\"], \"ways\": {\"flash\": \"blhd\"}, \"skipped\": {\"fa3\": \"not installed\"}}';;\n",
             "*'\"sample\":\"flash\"'*) echo '{\"us\": 9.5}';;\n",
+            "*'\"sample\":\"fa3\"'*) echo '{\"us\": 9.0, \"joules\": 0.5}';;\n",
             "*) echo '{\"error\": \"RuntimeError: out of memory\"}';;",
         ))
         .unwrap();
@@ -247,9 +277,17 @@ mod tests {
         let options = Options::default();
         assert_eq!(peers.ceiling(Dtype::F16, &options).unwrap().matmul_tflops, 700.0);
         let problem = Problem::new(1, 8, 512, 64).mask(sdpa_core::Mask::Causal).build().unwrap();
-        let (ready, skipped) = peers.prepare(&problem, &ExtensionData::default(), &options).unwrap();
-        assert_eq!((ready, skipped["fa3"].as_str()), (vec!["flash".to_owned()], "not installed"));
-        assert_eq!(peers.contender("flash").sample().unwrap(), 9.5);
+        let ready = peers.prepare(&problem, &ExtensionData::default(), &options).unwrap();
+        assert_eq!((ready.peers, ready.skipped["fa3"].as_str()), (vec!["flash".to_owned()], "not installed"));
+        assert_eq!(ready.ways["flash"], "blhd");
+        let sustained = Options::of(super::super::Regime::Sustained);
+        assert_eq!(peers.prepare(&problem, &ExtensionData::default(), &sustained).unwrap().peers, [""; 0]);
+        assert_eq!(peers.contender("flash").sample().unwrap(), Sample { us: 9.5, joules: None });
+        assert_eq!(peers.contender("fa3").sample().unwrap(), Sample { us: 9.0, joules: Some(0.5) });
+        let card = |ours: Option<&str>| peers.check_card(ours).map_err(|error| error.to_string());
+        assert_eq!([card(None), card(Some("GPU-0A"))], [Ok(()), Ok(())]);
+        let other = card(Some("GPU-0b")).unwrap_err();
+        assert!(other.starts_with("bench/peers.py runs on GPU-0a, the generations on GPU-0b: "), "{other}");
         let refused = peers.contender("cudnn").sample().unwrap_err().to_string();
         assert_eq!(refused, "bench/peers.py: RuntimeError: out of memory");
     }

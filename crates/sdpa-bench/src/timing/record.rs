@@ -6,7 +6,7 @@ use harness::case::Case;
 use sdpa_core::{Operand, Problem};
 use serde::{Deserialize, Serialize};
 
-use super::{Quartiles, Timing, Verdict};
+use super::{Quartiles, Regime, Sittings, Timing, Verdict};
 
 /// Figures of one sitting and what they were taken with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct Record {
     /// Versions, clocks, commit and other facts about the sitting, by name.
     #[serde(default)]
     pub environment: serde_json::Map<String, serde_json::Value>,
-    /// What the device reached in the same run, one for each element type.
+    /// What the device reached in the same run, one for each element type and regime.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ceilings: Vec<Ceiling>,
     /// One entry per contender and problem.
@@ -26,15 +26,25 @@ pub struct Record {
     pub absent: Vec<Absent>,
 }
 
-/// The most that a device does, measured and not read from a data sheet: a large matrix product and a large copy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The most that a device does, measured and not read from a data sheet: a large matrix product, and kernels that read and that
+/// copy a large tensor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ceiling {
     /// Of which elements.
     pub dtype: String,
+    /// In turns of which length.
+    #[serde(default)]
+    pub regime: Regime,
     /// The product, for people.
     pub matmul: String,
     /// TFLOP/s of the product.
     pub matmul_tflops: f64,
+    /// The kernel that only reads, for people; none in records in which a copy stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<String>,
+    /// GB/s that it reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_gb_s: Option<f64>,
     /// The copy, for people.
     pub copy: String,
     /// GB/s of the copy, bytes read and bytes written both counted.
@@ -42,13 +52,17 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The least time that a pass could take: its arithmetic at the product's speed, or its tensors at the copy's, each
-    /// read or written once, whichever takes longer.
+    /// The least time that a pass could take: its arithmetic at the product's speed, or its tensors at the memory's, each
+    /// read or written once, whichever takes longer. As many bytes as it writes it reads at the copy's speed; what else it
+    /// reads, above all the keys and values of decoding, at that of the kernel that only reads.
     pub fn least_us(&self, case: &Case) -> f64 {
         let problem = &case.problem;
-        let elements = |operand: &Operand| problem.shape(*operand).iter().product::<usize>();
-        let bytes = Operand::ALL.iter().map(elements).sum::<usize>() * problem.dtype().bytes();
-        (case.flops() / self.matmul_tflops * 1e-6).max(bytes as f64 / self.copy_gb_s * 1e-3)
+        let bytes = |operand: &Operand| problem.shape(*operand).iter().product::<usize>() * problem.dtype().bytes();
+        let read = [Operand::Query, Operand::Key, Operand::Value].iter().map(bytes).sum::<usize>();
+        let written = bytes(&Operand::Output);
+        let only_read = read.saturating_sub(written) as f64 / self.read_gb_s.unwrap_or(self.copy_gb_s);
+        let copied = 2.0 * written as f64 / self.copy_gb_s;
+        (case.flops() / self.matmul_tflops * 1e-6).max((only_read + copied) * 1e-3)
     }
 }
 
@@ -99,6 +113,9 @@ pub struct Figure {
     /// lengths=5,30`. None for dense attention.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions: Option<String>,
+    /// How long turns were; short in records that do not say.
+    #[serde(default)]
+    pub regime: Regime,
     /// Median time of a pass, in microseconds.
     pub median_us: f64,
     /// Lower quartile.
@@ -111,7 +128,14 @@ pub struct Figure {
     /// The median where inputs come from memory, not from the L2 cache.
     #[serde(default)]
     pub cold_median_us: Option<f64>,
-    /// Share of the measured ceiling: [`Ceiling::least_us`] by the median.
+    /// What a pass costs, in joules, median of the turns; only of sustained turns on a device that counts energy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
+    /// Operations for a joule, in TFLOP, counted as [`tflops`](Self::tflops) counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tflop_per_joule: Option<f64>,
+    /// Share of the measured ceiling of the same regime: [`Ceiling::least_us`] by the median. Above 1 the ceiling is wrong,
+    /// not the figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of_ceiling: Option<f64>,
     /// Beside the nearest ancestor that was timed, for a generation.
@@ -120,18 +144,21 @@ pub struct Figure {
     /// Beside the fastest peer, for a generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best_peer: Option<Comparison>,
+    /// In which of its ways a peer was the fastest: a layout, or how it splits keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<String>,
     /// Fingerprint of the kernel's source and options, for a generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
 }
 
 impl Figure {
-    /// A contender's figure of dense attention, or of a problem whose lengths stand on the host.
+    /// A contender's figure of short turns, of dense attention or of a problem whose lengths stand on the host.
     pub fn new(contender: &str, problem: &Problem, timing: &Timing) -> Self {
         Self::of_case(contender, &Case::new(problem.clone()), timing)
     }
 
-    /// A contender's figure.
+    /// A contender's figure of short turns.
     pub fn of_case(contender: &str, case: &Case, timing: &Timing) -> Self {
         let problem = &case.problem;
         Self {
@@ -145,16 +172,25 @@ impl Figure {
             dtype: problem.dtype().name().to_owned(),
             mask: problem.mask().name().to_owned(),
             extensions: Some(case.extensions()).filter(|words| !words.is_empty()),
+            regime: Regime::Short,
             median_us: timing.median_us,
             low_us: timing.low_us,
             high_us: timing.high_us,
             tflops: Some(timing.tflops(case.flops())),
             cold_median_us: None,
+            joules: timing.joules,
+            tflop_per_joule: timing.joules.map(|joules| case.flops() / joules * 1e-12),
             of_ceiling: None,
             parent: None,
             best_peer: None,
+            way: None,
             kernel: None,
         }
+    }
+
+    /// True if it is faster than the ceiling allows, which is a fault of the ceiling.
+    pub fn passes_ceiling(&self) -> bool {
+        self.of_ceiling.is_some_and(|share| share > 1.0)
     }
 
     /// Median and spread.
@@ -178,7 +214,7 @@ impl Figure {
         line.parse().ok()
     }
 
-    /// True if it is a figure of this problem, without lengths of its own; strides and scale do not count.
+    /// True if it is a figure of this problem in either regime, without lengths of its own; strides and scale do not count.
     pub fn is_of(&self, problem: &Problem) -> bool {
         (self.batch, self.heads_q, self.heads_kv) == (problem.batch(), problem.heads_q(), problem.heads_kv())
             && (self.len_q, self.len_kv, self.head_dim) == (problem.len_q(), problem.len_kv(), problem.head_dim())
@@ -186,13 +222,14 @@ impl Figure {
             && self.extensions.as_deref().unwrap_or_default() == Case::new(problem.clone()).extensions()
     }
 
-    /// True if both are figures of one problem, with the same extensions and lengths.
+    /// True if both are figures of one problem, with the same extensions and lengths, in the same regime.
     pub fn is_beside(&self, other: &Self) -> bool {
         let sizes = |figure: &Self| {
             [figure.batch, figure.heads_q, figure.heads_kv, figure.len_q, figure.len_kv, figure.head_dim]
         };
         sizes(self) == sizes(other)
             && (&self.dtype, &self.mask, &self.extensions) == (&other.dtype, &other.mask, &other.extensions)
+            && self.regime == other.regime
     }
 }
 
@@ -223,6 +260,22 @@ pub enum RecordError {
         /// The device of this one.
         other: String,
     },
+    /// Nor are times of different devices sittings of one.
+    #[error("{} holds sittings on {first} and on {other}; name another folder", path.display())]
+    SeveralSittingsDevices {
+        /// Which file.
+        path: PathBuf,
+        /// The device that is wanted, or that of the first sitting.
+        first: String,
+        /// Another sitting's.
+        other: String,
+    },
+    /// JSON of something else.
+    #[error("{} holds no figures as `sdpa bench --record` and bench/peers.py write them", path.display())]
+    NoFigures {
+        /// Which file.
+        path: PathBuf,
+    },
     /// Something else than figures.
     #[error("{} holds no figures as `sdpa bench --json` and bench/peers.py write them: {source}", path.display())]
     Format {
@@ -234,19 +287,21 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// Reads a file of figures.
+    /// Reads a file of figures; of several sittings the [latest](Sittings::latest) figures.
     ///
     /// # Errors
     /// [`RecordError`].
     pub fn read(path: &Path) -> Result<Self, RecordError> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| RecordError::System { path: path.to_owned(), source })?;
-        serde_json::from_str(&text).map_err(|source| RecordError::Format { path: path.to_owned(), source })
+        Ok(Sittings::read(path)?.latest())
     }
 
-    /// A contender's figure of a problem.
+    /// A contender's figure of a problem in short turns.
     pub fn of(&self, contender: &str, problem: &Problem) -> Option<&Figure> {
-        self.figures.iter().find(|figure| figure.contender == contender && figure.is_of(problem))
+        self.short(problem).find(|figure| figure.contender == contender)
+    }
+
+    fn short<'r, 'p>(&'r self, problem: &'p Problem) -> impl Iterator<Item = &'r Figure> + use<'r, 'p> {
+        self.figures.iter().filter(move |figure| figure.regime == Regime::Short && figure.is_of(problem))
     }
 
     /// A contender's figure of the problem that another figure is of.
@@ -254,9 +309,9 @@ impl Record {
         self.figures.iter().find(|figure| figure.contender == contender && figure.is_beside(other))
     }
 
-    /// The fastest peer's figure of a problem. Generations, which have a kernel's fingerprint, are no peers.
+    /// The fastest peer's figure of a problem in short turns. Generations, which have a kernel's fingerprint, are no peers.
     pub fn best_peer(&self, problem: &Problem) -> Option<&Figure> {
-        let peers = self.figures.iter().filter(|figure| figure.kernel.is_none() && figure.is_of(problem));
+        let peers = self.short(problem).filter(|figure| figure.kernel.is_none());
         peers.min_by(|left, right| left.median_us.total_cmp(&right.median_us))
     }
 }
@@ -320,23 +375,57 @@ mod tests {
         assert_eq!(record.figures[3].problem(), Some(causal));
     }
 
+    /// A figure of long turns is beside no figure of short ones, and old records hold short ones.
+    #[test]
+    fn regimes_are_apart() {
+        let problem = Problem::new(1, 8, 512, 64).build().unwrap();
+        let timing = |us, joules| Timing { joules, ..Timing::new(vec![us]) };
+        let kernel = Some("kernel".to_owned());
+        let short = Figure { kernel, ..Figure::new("v1", &problem, &timing(9.0, None)) };
+        let sustained = Figure { regime: Regime::Sustained, ..Figure::new("v1", &problem, &timing(10.0, Some(2e-3))) };
+        let peer = Figure { regime: Regime::Sustained, ..Figure::new("cudnn", &problem, &timing(1.0, None)) };
+        assert!(sustained.is_of(&problem) && !sustained.is_beside(&short) && sustained.is_beside(&peer));
+        let figures = vec![sustained.clone(), peer, short.clone()];
+        let record = Record { figures, ..Record::default() };
+        assert_eq!((record.of("v1", &problem), record.best_peer(&problem)), (Some(&short), None));
+        assert_eq!(record.beside("v1", &sustained), Some(&sustained));
+        // 0.54 GFLOP for 2 mJ.
+        assert!((sustained.tflop_per_joule.unwrap() - 0.268).abs() < 0.001);
+
+        let mut old = serde_json::to_value(&record.figures[0]).unwrap();
+        assert_eq!((&old["regime"], &old["joules"]), (&"sustained".into(), &2e-3.into()));
+        old.as_object_mut().unwrap().remove("regime");
+        assert_eq!(serde_json::from_value::<Figure>(old).unwrap().regime, Regime::Short);
+    }
+
     #[test]
     fn the_ceiling_is_arithmetic_or_memory_whichever_takes_longer() {
-        let ceiling = Ceiling {
-            dtype: "f16".to_owned(),
-            matmul: String::new(),
-            matmul_tflops: 500.0,
-            copy: String::new(),
-            copy_gb_s: 4000.0,
-        };
+        let ceiling =
+            Ceiling { matmul_tflops: 500.0, copy_gb_s: 4000.0, read_gb_s: Some(4400.0), ..Ceiling::default() };
         let of = |problem: &Problem| Case::new(problem.clone());
         // 4·16·2048²·64 operations; half of them under a causal mask.
         let long = Problem::new(2, 8, 2048, 64).build().unwrap();
         assert!((ceiling.least_us(&of(&long)) - 34.36).abs() < 0.01);
         let causal = long.to_builder().mask(Mask::Causal).build().unwrap();
         assert!((ceiling.least_us(&of(&causal)) / ceiling.least_us(&of(&long)) - 0.5).abs() < 0.001);
-        // A query over a cache: 2 × 8 × 4096 × 128 elements of 2 bytes, and next to nothing else.
-        let decode = Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096).build().unwrap();
-        assert!((ceiling.least_us(&of(&decode)) - 4.198).abs() < 0.001, "{}", ceiling.least_us(&of(&decode)));
+        // A query over a cache: 2 × 8 × 4096 × 128 elements of 2 bytes at the reader's speed, and next to nothing else.
+        let decode = of(&Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096).build().unwrap());
+        assert!((ceiling.least_us(&decode) - 3.817).abs() < 0.001, "{}", ceiling.least_us(&decode));
+        // In old records the copy stands for it.
+        let old = Ceiling { read_gb_s: None, ..ceiling.clone() };
+        assert!((old.least_us(&decode) - 4.198).abs() < 0.001, "{}", old.least_us(&decode));
+        // 64 queries over 64 keys in many heads: half of what is read is copied to the output, the rest only read.
+        let copies = of(&Problem::new(64, 64, 64, 8).build().unwrap());
+        let bytes = (64 * 64 * 64 * 8 * 2) as f64;
+        let expected = (2.0 * bytes / 4400.0 + 2.0 * bytes / 4000.0) * 1e-3;
+        assert!((ceiling.least_us(&copies) - expected).abs() < 1e-9, "{}", ceiling.least_us(&copies));
+    }
+
+    #[test]
+    fn a_share_above_all_is_a_fault_of_the_ceiling() {
+        let problem = Problem::new(1, 8, 512, 64).build().unwrap();
+        let figure =
+            |of_ceiling| Figure { of_ceiling, ..Figure::new("v1", &problem, &Timing::new(vec![9.0])) }.passes_ceiling();
+        assert_eq!([None, Some(1.0), Some(1.001)].map(figure), [false, false, true]);
     }
 }

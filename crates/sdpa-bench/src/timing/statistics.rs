@@ -4,6 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// What one turn says of a forward pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// How long a pass took, in microseconds.
+    pub us: f64,
+    /// What a pass cost, in joules; none in short turns, or without a counter.
+    pub joules: Option<f64>,
+}
+
 /// Time of one forward pass, from several samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
@@ -15,6 +24,9 @@ pub struct Timing {
     pub high_us: f64,
     /// Every sample, in the order taken.
     pub samples_us: Vec<f64>,
+    /// Median of what a pass cost, in joules; none if not more than half of the samples say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
 }
 
 impl Timing {
@@ -26,7 +38,19 @@ impl Timing {
         let mut sorted = samples_us.clone();
         sorted.sort_by(f64::total_cmp);
         let [low_us, median_us, high_us] = [0.25, 0.5, 0.75].map(|share| quantile(&sorted, share));
-        Self { median_us, low_us, high_us, samples_us }
+        Self { median_us, low_us, high_us, samples_us, joules: None }
+    }
+
+    /// Summarises samples; at least one.
+    ///
+    /// # Panics
+    /// Where there is no sample.
+    pub fn of(samples: Vec<Sample>) -> Self {
+        let mut joules: Vec<f64> = samples.iter().filter_map(|sample| sample.joules).collect();
+        joules.sort_by(f64::total_cmp);
+        let enough = 2 * joules.len() > samples.len();
+        let joules = enough.then(|| quantile(&joules, 0.5));
+        Self { joules, ..Self::new(samples.iter().map(|sample| sample.us).collect()) }
     }
 
     /// Median and quartiles without the samples.
@@ -104,6 +128,21 @@ pub fn compare(ours: &Quartiles, theirs: &Quartiles) -> Verdict {
     }
 }
 
+impl Verdict {
+    /// What several sittings allow to be said together; none of none. Faster, or the same, is what each of them must say.
+    /// Slower is what one says and none denies. Everything else is ambiguous.
+    pub fn of_all(said: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let said: Vec<Self> = said.into_iter().collect();
+        let first = *said.first()?;
+        let any = |verdict| said.contains(&verdict);
+        Some(match first {
+            unanimous if said.iter().all(|verdict| *verdict == unanimous) => unanimous,
+            _ if any(Self::Slower) && !any(Self::Faster) => Self::Slower,
+            _ => Self::Ambiguous,
+        })
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -130,6 +169,16 @@ mod tests {
     }
 
     #[test]
+    fn energy_is_a_median_that_most_samples_have_a_part_in() {
+        let of = |joules: &[Option<f64>]| {
+            Timing::of(joules.iter().map(|joules| Sample { us: 9.0, joules: *joules }).collect()).joules
+        };
+        assert_eq!(of(&[Some(1.0), Some(9.0), Some(2.0)]), Some(2.0));
+        assert_eq!(of(&[None, Some(3.0), Some(1.0)]), Some(2.0));
+        assert_eq!([of(&[None, Some(3.0)]), of(&[None; 3])], [None; 2]);
+    }
+
+    #[test]
     fn verdicts_need_room_between_the_spreads() {
         let timing = |low_us, median_us, high_us| Quartiles { low_us, median_us, high_us };
         let ours = timing(9.9, 10.0, 10.1);
@@ -138,6 +187,22 @@ mod tests {
         assert_eq!(compare(&ours, &timing(9.95, 10.05, 10.1)), Verdict::Same);
         assert_eq!(compare(&ours, &timing(9.0, 10.5, 12.0)), Verdict::Ambiguous);
         assert_eq!(compare(&ours, &timing(9.0, 10.0, 12.0)), Verdict::Ambiguous);
+    }
+
+    #[test]
+    fn a_claim_is_what_every_sitting_says() {
+        use Verdict::{Ambiguous, Faster, Same, Slower};
+        let of = |said: &[Verdict]| Verdict::of_all(said.iter().copied());
+        assert_eq!(of(&[]), None);
+        for verdict in [Faster, Same, Ambiguous, Slower] {
+            assert_eq!(of(&[verdict; 3]), Some(verdict));
+        }
+        for said in
+            [[Faster, Faster, Same], [Ambiguous, Faster, Faster], [Faster, Slower, Faster], [Same, Ambiguous, Same]]
+        {
+            assert_eq!(of(&said), Some(Ambiguous), "{said:?}");
+        }
+        assert_eq!([of(&[Same, Slower]), of(&[Slower, Ambiguous])], [Some(Slower); 2]);
     }
 
     /// However a ratio wanders by 2 %, it does not get from one claim to another.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Comparison, Figure, Record, Verdict, compare};
+use super::{Comparison, Figure, Record, Regime, Verdict, compare};
 
 /// The generation that a generation evolved from.
 pub type ParentOf<'a> = &'a dyn Fn(&str) -> Option<&'static str>;
@@ -104,7 +104,7 @@ impl Moves {
                 } else {
                     found.moved.push(Move {
                         contender: figure.contender.clone(),
-                        problem: case.problem.to_string(),
+                        problem: format!("{}{}", case.problem, turns(figure.regime)),
                         then_and_now: [then, now].map(|found| (found.with.clone(), found.verdict)),
                     });
                 }
@@ -122,6 +122,14 @@ impl Moves {
         self.ambiguous += ambiguous;
         self.about_others += about_others;
         self.moved.extend(moved);
+    }
+}
+
+/// Words behind a problem, if its figures are not of short turns.
+fn turns(regime: Regime) -> &'static str {
+    match regime {
+        Regime::Short => "",
+        Regime::Sustained => ", sustained turns",
     }
 }
 
@@ -225,6 +233,21 @@ mod tests {
         for other in [packed.to_owned(), format!("{packed} lengths=0,5,30,7"), "L42 d64".to_owned()] {
             assert_eq!(Moves::between(&before, &record(&other, 20.0)), Moves::default(), "{other}");
         }
+    }
+
+    #[test]
+    fn verdicts_move_within_a_regime() {
+        let in_regime = |regime, us| {
+            let mut record = judged(&[("v1", us), ("cudnn", 10.0)]);
+            record.figures.iter_mut().for_each(|figure| figure.regime = regime);
+            record
+        };
+        let [short, sustained] = Regime::ALL;
+        assert_eq!(Moves::between(&in_regime(short, 5.0), &in_regime(sustained, 20.0)), Moves::default());
+        let moved = Moves::between(&in_regime(sustained, 5.0), &in_regime(sustained, 20.0)).moved;
+        let line =
+            "v1 on b1 h8 L512 d64 f16 full, sustained turns: beside cudnn it was faster, beside cudnn it is slower";
+        assert_eq!(moved[0].to_string(), line);
     }
 
     #[test]

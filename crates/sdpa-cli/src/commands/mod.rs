@@ -20,6 +20,7 @@ pub(crate) mod run;
 pub(crate) mod sass;
 pub(crate) mod seal;
 pub(crate) mod steps;
+pub(crate) mod tune;
 pub(crate) mod verify;
 
 use std::io::Write;

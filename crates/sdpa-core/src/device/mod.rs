@@ -33,6 +33,12 @@ pub trait Device: Send + Sync {
     /// Which of the two kinds.
     fn kind(&self) -> DeviceKind;
 
+    /// Which card it is, as NVIDIA's tools name it: `GPU-` and 32 hexadecimal digits in five groups. None if it is no GPU, or
+    /// its driver does not say.
+    fn uuid(&self) -> Option<String> {
+        None
+    }
+
     /// What plans must fit into.
     fn limits(&self) -> &DeviceLimits;
 

@@ -169,3 +169,30 @@ fn whatever_would_end_a_recording_is_refused_before_the_driver_is_asked() {
     let calls = ran.between("cuStreamBeginCapture_v2", "cuStreamEndCapture");
     assert!(!calls.contains(&"cuLaunchKernel"), "{calls:?}");
 }
+
+#[test]
+fn a_device_may_be_made_while_its_stream_records_a_graph() {
+    for pools in ["1", "0"] {
+        let ran = Stub::new().set("STUB_POOLS", pools).run("is_made_while_a_graph_is_recorded");
+        let said: Vec<&str> = ran.said.iter().map(String::as_str).collect();
+        let refused = "opening a device on a stream that is recording a graph is not possible";
+        match (pools, &said[..]) {
+            ("1", [first, second, "ok"]) => {
+                assert!(first.starts_with(refused) && second.starts_with(refused), "{said:?}")
+            }
+            // `forward` allocates its workspace inside of the graph, which needs pools.
+            ("0", [.., last]) => {
+                assert!(last.contains("allocating memory on a device without memory pools"), "{said:?}")
+            }
+            _ => panic!("{said:?}"),
+        }
+        assert_eq!(ran.wrong_calls(), [""; 0], "pools {pools}");
+    }
+    let ran = Stub::new().run("is_made_while_a_graph_is_recorded");
+    let count = |name: &str| ran.calls.iter().filter(|call| call.starts_with(name)).count();
+    assert_eq!(count("cuMemFreeAsync"), count("cuMemAllocAsync"));
+    assert_eq!(count("cuModuleLoadData"), 2, "two kernels, loaded once for all streams");
+    let ends: Vec<&String> = ran.calls.iter().filter(|call| call.starts_with("cuStreamEndCapture")).collect();
+    // Nothing; a workspace, two launches and its release; two launches.
+    assert_eq!(ends, ["cuStreamEndCapture nodes=0", "cuStreamEndCapture nodes=4", "cuStreamEndCapture nodes=2"]);
+}

@@ -182,3 +182,47 @@ fn is_refused_while_a_graph_is_recorded() {
     device.synchronize().unwrap();
     say("ok");
 }
+
+/// Warm on one stream, recorded on another, as frameworks do.
+#[test]
+#[ignore = "driver.rs runs it under a stand-in for the driver"]
+fn is_made_while_a_graph_is_recorded() {
+    let (stream, warm) = (own_stream(), own_stream());
+    let device = Cuda::from_stream(Arc::clone(&warm)).unwrap();
+    let all = buffers(&device).unwrap();
+    V0.forward(&device, &problem(), &tensors(&all)).unwrap();
+    let raw = stream.cu_stream().cast();
+    // SAFETY: the stream is of the same context, and is dropped last.
+    let on_stream = |device: &Cuda| unsafe { device.on_raw_stream(raw) };
+
+    stream.begin_capture(MODE).unwrap();
+    say(on_stream(&device).map(drop).unwrap_err());
+    stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+
+    device.keep_spare_tickets().unwrap();
+    device.keep_spare_tickets().unwrap();
+    stream.begin_capture(MODE).unwrap();
+    let recording = on_stream(&device).unwrap();
+    // There was one.
+    say(on_stream(&device).map(drop).unwrap_err());
+    // Its kernels are loaded, since they are on the other stream.
+    let recorded = V0.forward(&recording, &problem(), &tensors(&all));
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+    if let Err(error) = recorded {
+        say(error);
+        return;
+    }
+    graph.launch().unwrap();
+    drop(graph);
+    // With a workspace of the program's own the graph has the launches alone.
+    let plan = V0.plan(&problem(), device.limits()).unwrap();
+    let workspace = device.allocate(plan.workspace_bytes).unwrap();
+    stream.begin_capture(MODE).unwrap();
+    V0.forward_in(&recording, &problem(), &tensors(&all), &plan, &workspace).unwrap();
+    stream.end_capture(CUgraphInstantiate_flags(0)).unwrap();
+    // One that is made on a stream that records nothing needs no spare.
+    V0.forward(&on_stream(&device).unwrap(), &problem(), &tensors(&all)).unwrap();
+    drop(recording);
+    drop((all, device));
+    say("ok");
+}

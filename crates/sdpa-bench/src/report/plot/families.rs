@@ -127,7 +127,7 @@ mod tests {
 
     fn files(problems: Vec<Problem>) -> Vec<String> {
         let entries = problems.iter().map(|problem| entry("v9", problem, 9.0)).collect();
-        let evidence = Evidence { rungs: vec![], records: vec![record("a.json", entries)] };
+        let evidence = Evidence { records: vec![record("a.json", entries)], ..Evidence::default() };
         families(&evidence).into_keys().map(|family| family.file()).collect()
     }
 

@@ -57,7 +57,7 @@ fn lines<'a>(evidence: &'a Evidence, family: &Family) -> Vec<Line<'a>> {
 
 /// What a matrix product of these elements reached; the most where several records say.
 fn product(evidence: &Evidence, dtype: &str) -> Option<f64> {
-    let ceilings = evidence.records.iter().flat_map(|record| &record.ceilings);
+    let ceilings = evidence.records.iter().flat_map(|record| &record.sittings).flat_map(|sitting| &sitting.ceilings);
     ceilings.filter(|ceiling| ceiling.dtype == dtype).map(|ceiling| ceiling.matmul_tflops).max_by(f64::total_cmp)
 }
 

@@ -135,7 +135,7 @@ mod tests {
                 .map(|(name, speed)| entry(name, &problem, problem.flops() / speed / (length as f64).sqrt() * 20.0))
         });
         evidence.records.push(record("long.json", entries.collect()));
-        evidence.records[0].ceilings[0].dtype = "bf16".to_owned();
+        evidence.records[0].sittings[0].ceilings[0].dtype = "bf16".to_owned();
         evidence
     }
 
@@ -145,7 +145,7 @@ mod tests {
             |evidence: &Evidence| plots(evidence).unwrap().into_iter().map(|plot| plot.file).collect::<Vec<_>>();
         assert_eq!(names(&evidence()), ["ladder.svg"]);
         assert_eq!(names(&long()), ["ladder.svg", "speed-d64-causal-bf16.svg"]);
-        assert_eq!(names(&Evidence { rungs: vec![], records: vec![] }), [""; 0]);
+        assert_eq!(names(&Evidence::default()), [""; 0]);
     }
 
     #[test]

@@ -1,22 +1,24 @@
 //! `sdpa bench`: generations and peers against one another.
 
+pub(super) mod problems;
 mod render;
 pub(super) mod sitting;
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use harness::case::{Case, CaseError};
 use sdpa::generations;
-use sdpa_bench::timing::{self, Baseline, Ceiling, Grid, Moves, Options, Peers, Record, Shape};
+use sdpa_bench::timing::{
+    self, Baseline, Ceiling, Meter, Moves, Options, Peers, Record, RecordError, Regime, Sittings,
+};
 use sdpa_cli::files;
-use sdpa_core::{Dtype, Error, Mask};
+use sdpa_core::{Device, Dtype, Error};
 use sdpa_toolchain::write_whole;
 
 use super::{FAILED, Outcome, generations_or_all, keeps_time, open, spinner};
+use problems::{Problems, Sweep};
 use sitting::Sitting;
 
 /// Time the generations against one another, and against peers; needs a GPU
@@ -25,48 +27,51 @@ use sitting::Sitting;
 /// temperature are the same for all; the figure is the median of the samples. A verdict needs 3 % and 0.4 µs
 /// between the spreads (faster, slower) or medians within 1 % (same); what lies between is ambiguous.
 ///
+/// In short turns of 5 ms a device runs at higher clocks than its power allows for long. In sustained turns of 150 ms, of which
+/// the first third is not counted, each contender comes to its own clock, and what a pass costs is counted in joules. Figures
+/// of the two regimes are never compared.
+///
 /// A generation is not timed on a problem where its verified pass took more than 20 ms and more than 10 times the fastest
 /// generation's; the record names it.
 ///
-/// `sdpa bench --grid all --both --cold --peers --record` makes everything that `sdpa report` needs.
+/// `sdpa bench --grid all --both --regime both --cold --peers --record` makes everything that `sdpa report` needs.
 ///
 /// Exits 1 if a generation is wrong, or if a verdict on an unchanged kernel differs from the baseline's.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Bench {
-    /// Sizes B,H,L,d with Hkv and Lq after them where they differ; may be given several times
-    #[arg(long = "shape", value_name = "B,H,L,d[,Hkv][,Lq]")]
-    shapes: Vec<Shape>,
-    /// Sizes that belong together, several with commas; `acceptance` where no shape is given either
-    #[arg(long = "grid", value_enum, value_name = "NAME,…", value_delimiter = ',')]
-    grids: Vec<GridName>,
-    /// Element type; by default each grid's own, and f16 for shapes
-    #[arg(long, value_enum)]
-    dtype: Option<DtypeName>,
-    /// With a causal mask (bottom-right); problems of the grids packed and windows have masks of their own
-    #[arg(long, conflicts_with = "both")]
-    causal: bool,
-    /// Without and with a causal mask; problems of the grids packed and windows have masks of their own
-    #[arg(long)]
-    both: bool,
+    #[command(flatten)]
+    problems: Problems,
     /// Which generations; all by default
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     generations: Vec<String>,
-    /// Also with inputs that come from memory instead of the L2 cache
+    /// How long turns are
+    #[arg(long, value_enum, default_value_t = RegimeName::Short)]
+    regime: RegimeName,
+    /// Also with inputs that come from memory instead of the L2 cache, in short turns
     #[arg(long)]
     cold: bool,
-    /// Also time PyTorch's backends, FlashAttention-3 and -4, in turn with ours, and measure the device's ceiling
-    /// (bench/peers.py)
+    /// Also time PyTorch's backends, FlashAttention-3 and -4 and FlashInfer, in turn with ours, and measure the device's
+    /// ceiling (bench/peers.py)
     #[arg(long)]
     peers: bool,
     /// The Python that has PyTorch
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: String,
-    /// Samples of each contender
+    /// Samples of each contender in short turns
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(3..))]
     samples: u16,
-    /// The least time a sample takes
+    /// What the order of the turns is drawn from, anew for each round
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// The least time that a sample counts in short turns
     #[arg(long, value_name = "MS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     sample_ms: u16,
+    /// Samples of each contender in sustained turns
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(3..))]
+    sustained_samples: u16,
+    /// The least time that a sample counts in sustained turns; half as long runs before it and is not counted
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u16).range(100..))]
+    sustained_ms: u16,
     /// Start no problem after so many minutes; grids that were through by then keep their records
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     minutes: Option<u16>,
@@ -77,61 +82,41 @@ pub(crate) struct Bench {
     /// Write the figures into one file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write the figures of each grid into a file of this folder, as `sdpa report` reads them; until a grid is through,
-    /// its file ends in `.partial`
+    /// Add the figures of each grid as one sitting more to its file in this folder, as `sdpa report` reads them; until a grid
+    /// is through, its sitting is in a file that ends in `.partial`
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "results")]
     record: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum GridName {
-    /// The gate's three shapes
-    Acceptance,
-    /// The gate's, and 16 K positions in batches of 512 to 16 K, head dimensions 64, 128 and 256
-    Targets,
-    /// One sequence of 64 to 1024
+enum RegimeName {
+    /// 5 ms
     Short,
-    /// One query over a cache
-    Decode,
-    /// Head dimensions 96 and 192
-    Widths,
-    /// Packed sequences: many short ones, and a few long ones with a causal mask
-    Packed,
-    /// Windows, soft caps and sinks, with a causal mask
-    Windows,
-    /// All of these
-    All,
+    /// 150 ms or more, of which the first third is not counted; with joules a pass
+    Sustained,
+    /// One after the other
+    Both,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum DtypeName {
-    F16,
-    Bf16,
-}
-
-impl From<DtypeName> for Dtype {
-    fn from(name: DtypeName) -> Self {
-        match name {
-            DtypeName::F16 => Self::F16,
-            DtypeName::Bf16 => Self::Bf16,
+impl RegimeName {
+    fn regimes(self) -> &'static [Regime] {
+        match self {
+            Self::Short => &[Regime::Short],
+            Self::Sustained => &[Regime::Sustained],
+            Self::Both => &Regime::ALL,
         }
     }
-}
-
-/// Problems whose figures belong in one record.
-#[derive(Debug, PartialEq)]
-struct Sweep {
-    name: &'static str,
-    dtype: Dtype,
-    cases: Vec<Case>,
 }
 
 impl Bench {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let started = Instant::now();
         let chosen = generations_or_all(&self.generations)?;
-        let sweeps = self.sweeps()?;
+        let sweeps = self.problems.sweeps()?;
         self.check_outputs()?;
+        if self.cold && self.regime == RegimeName::Sustained {
+            return Err("--cold times short turns: it needs --regime short or both".into());
+        }
         let baseline = self.baseline.as_deref().map(Baseline::read).transpose()?;
         let device = open(out)?;
         if !keeps_time(&*device) {
@@ -141,8 +126,14 @@ impl Bench {
             return Err(format!("the baseline is of {other}: times of another device are no baseline").into());
         }
         let peers = self.peers.then(|| Peers::start(&self.python)).transpose()?;
+        if let Some(peers) = &peers {
+            peers.check_card(device.uuid().as_deref())?;
+        }
+        self.check_records(&device.name(), &sweeps)?;
+        let regimes = self.options();
+        let meter = self.meter(out, &*device)?;
 
-        let mut ceilings: BTreeMap<&'static str, Ceiling> = BTreeMap::new();
+        let mut ceilings: Vec<Ceiling> = Vec::new();
         let mut all = Record { device: device.name(), ..Record::default() };
         let (mut wrong, mut count, mut moves) = (false, 0, Moves::default());
         let is_over =
@@ -152,13 +143,15 @@ impl Bench {
             let name = file_name(&record.device, sweep);
             let path = self.record.as_ref().map(|folder| folder.join(&name));
             let before = baseline.as_ref().map(|baseline| baseline.beside(&name));
+            let dtype = sweep.dtype.name();
             if let Some(peers) = &peers
-                && !ceilings.contains_key(sweep.dtype.name())
+                && !ceilings.iter().any(|ceiling| ceiling.dtype == dtype)
             {
-                ceilings.insert(sweep.dtype.name(), self.ceiling(out, peers, sweep.dtype)?);
+                for options in &regimes {
+                    ceilings.push(ceiling(out, peers, sweep.dtype, options)?);
+                }
             }
-            let ceiling = ceilings.get(sweep.dtype.name());
-            record.ceilings.extend(ceiling.cloned());
+            record.ceilings.extend(ceilings.iter().filter(|ceiling| ceiling.dtype == dtype).cloned());
             for case in &sweep.cases {
                 if is_over() {
                     break 'sweeps;
@@ -167,9 +160,10 @@ impl Bench {
                     device: &*device,
                     peers: peers.as_ref(),
                     case,
-                    options: self.options(),
+                    regimes: &regimes,
                     cold: self.cold,
-                    ceiling,
+                    meter: meter.as_ref(),
+                    ceilings: &ceilings,
                     baseline: before,
                     everybody: false,
                 };
@@ -181,12 +175,13 @@ impl Bench {
                 }
             }
             // Asked at the end, while the clocks are what they were.
-            record.environment = timing::environment();
+            record.environment = timing::environment(&*device);
+            record.environment.insert("seed of the turns' order".to_owned(), self.seed.into());
             if let Some(peers) = &peers {
                 record.environment.insert("peers".to_owned(), peers.environment.clone().into());
             }
             if let Some(path) = &path {
-                write_record(out, path, &record)?;
+                add_sitting(out, path, &record)?;
                 std::fs::remove_file(partial(path))?;
             }
             if let Some(before) = before {
@@ -196,9 +191,10 @@ impl Bench {
             all.figures.extend(record.figures);
             all.absent.extend(record.absent);
         }
-        all.ceilings = ceilings.into_values().collect();
+        all.ceilings = ceilings;
         if let Some(path) = &self.json {
-            write_record(out, path, &all)?;
+            write_whole(path, &json(&all)?)?;
+            writeln!(out, "wrote {}", path.display())?;
         }
         writeln!(out, "{count} problems in {:.0} s", started.elapsed().as_secs_f64())?;
         if baseline.is_some() {
@@ -211,19 +207,37 @@ impl Bench {
         Ok(if wrong || !moves.moved.is_empty() { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
     }
 
-    fn options(&self) -> Options {
-        let sample = Duration::from_millis(self.sample_ms.into());
-        Options { samples: self.samples.into(), sample, ..Options::default() }
+    /// How to measure, in each regime that is asked for.
+    fn options(&self) -> Vec<Options> {
+        let options = |regime: &Regime| {
+            let (samples, sample_ms) = match regime {
+                Regime::Short => (self.samples, self.sample_ms),
+                Regime::Sustained => (self.sustained_samples, self.sustained_ms),
+            };
+            let sample = Duration::from_millis(sample_ms.into());
+            Options { samples: samples.into(), sample, seed: self.seed, ..Options::of(*regime) }
+        };
+        self.regime.regimes().iter().map(options).collect()
     }
 
-    fn ceiling(&self, out: &mut dyn Write, peers: &Peers, dtype: Dtype) -> Result<Ceiling, Box<dyn std::error::Error>> {
-        let progress = spinner(format!("measuring the device's ceiling in {dtype}"));
-        let ceiling = peers.ceiling(dtype, &self.options());
-        progress.finish_and_clear();
-        let ceiling = ceiling?;
-        let Ceiling { matmul, matmul_tflops, copy, copy_gb_s, .. } = &ceiling;
-        writeln!(out, "ceiling in {dtype}: {matmul_tflops:.0} TFLOP/s ({matmul}), {copy_gb_s:.0} GB/s ({copy})")?;
-        Ok(ceiling)
+    /// What counts energy, if long turns are asked for; says once why nothing does.
+    fn meter(&self, out: &mut dyn Write, device: &dyn Device) -> std::io::Result<Option<Meter>> {
+        if !self.regime.regimes().contains(&Regime::Sustained) {
+            return Ok(None);
+        }
+        match Meter::of(device) {
+            Ok(meter) => Ok(Some(meter)),
+            Err(reason) => writeln!(out, "no joules a pass: {reason}").map(|()| None),
+        }
+    }
+
+    /// Whether every record can be added to: before minutes of work, too.
+    fn check_records(&self, device: &str, sweeps: &[Sweep]) -> Result<(), RecordError> {
+        for (folder, sweep) in self.record.iter().flat_map(|folder| sweeps.iter().map(move |sweep| (folder, sweep))) {
+            let path = folder.join(file_name(device, sweep));
+            Sittings::read_or_none(&path)?.check_device(&path, device)?;
+        }
+        Ok(())
     }
 
     /// Before minutes of work, not after them.
@@ -238,53 +252,27 @@ impl Bench {
             other => other,
         }
     }
+}
 
-    fn sweeps(&self) -> Result<Vec<Sweep>, CaseError> {
-        let mut grids: Vec<Grid> = Vec::new();
-        let asked = match (self.grids.as_slice(), self.shapes.is_empty()) {
-            ([], true) => &[GridName::Acceptance][..],
-            (grids, _) => grids,
-        };
-        for name in asked {
-            let these: &[Grid] = match name {
-                GridName::Acceptance => &[Grid::Acceptance],
-                GridName::Targets => &[Grid::Targets],
-                GridName::Short => &[Grid::Short],
-                GridName::Decode => &[Grid::Decode],
-                GridName::Widths => &[Grid::Widths],
-                GridName::Packed => &[Grid::Packed],
-                GridName::Windows => &[Grid::Windows],
-                GridName::All => &Grid::ALL,
-            };
-            grids.extend(these.iter().filter(|grid| !grids.contains(grid)).collect::<Vec<_>>());
-        }
-        let masks: &[Mask] = match (self.both, self.causal) {
-            (true, _) => &[Mask::Full, Mask::Causal],
-            (_, true) => &[Mask::Causal],
-            _ => &[Mask::Full],
-        };
-        let dense = |dtype, shapes: &[Shape]| -> Result<Vec<Case>, CaseError> {
-            let problems = shapes.iter().flat_map(|shape| {
-                // The last query sees every key either way.
-                let masks = if self.both && shape.len_q == 1 { &masks[..1] } else { masks };
-                masks.iter().map(|mask| Ok(Case::new(shape.problem(dtype, *mask)?)))
-            });
-            problems.collect()
-        };
-        let dtype = self.dtype.map(Dtype::from);
-        let mut sweeps = Vec::new();
-        if !self.shapes.is_empty() {
-            let dtype = dtype.unwrap_or(Dtype::F16);
-            sweeps.push(Sweep { name: "shapes", dtype, cases: dense(dtype, &self.shapes)? });
-        }
-        for grid in grids {
-            let dtype = dtype.unwrap_or(grid.dtype());
-            let mut cases = dense(dtype, &grid.shapes())?;
-            cases.extend(grid.cases(dtype)?);
-            sweeps.push(Sweep { name: grid.name(), dtype, cases });
-        }
-        Ok(sweeps)
+/// What the device reaches in one regime.
+fn ceiling(
+    out: &mut dyn Write,
+    peers: &Peers,
+    dtype: Dtype,
+    options: &Options,
+) -> Result<Ceiling, Box<dyn std::error::Error>> {
+    let regime = options.regime;
+    let progress = spinner(format!("measuring the device's ceiling in {dtype}, {regime} turns"));
+    let ceiling = peers.ceiling(dtype, options);
+    progress.finish_and_clear();
+    let ceiling = ceiling?;
+    let Ceiling { matmul, matmul_tflops, copy, copy_gb_s, .. } = &ceiling;
+    write!(out, "ceiling in {dtype}, {regime} turns: {matmul_tflops:.0} TFLOP/s ({matmul}), ")?;
+    if let Some((read, gb_s)) = ceiling.read.as_ref().zip(ceiling.read_gb_s) {
+        write!(out, "{gb_s:.0} GB/s ({read}), ")?;
     }
+    writeln!(out, "{copy_gb_s:.0} GB/s ({copy})")?;
+    Ok(ceiling)
 }
 
 /// `nvidia-h200-targets-bf16.json`.
@@ -300,13 +288,17 @@ fn partial(path: &Path) -> PathBuf {
     path.with_extension("json.partial")
 }
 
-fn json(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
-    Ok((serde_json::to_string_pretty(record)? + "\n").into_bytes())
+fn json(of: &impl serde::Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    Ok((serde_json::to_string_pretty(of)? + "\n").into_bytes())
 }
 
-fn write_record(out: &mut dyn Write, path: &Path, record: &Record) -> Result<(), Box<dyn std::error::Error>> {
-    write_whole(path, &json(record)?)?;
-    Ok(writeln!(out, "wrote {}", path.display())?)
+/// Puts a record behind those that its file holds.
+fn add_sitting(out: &mut dyn Write, path: &Path, record: &Record) -> Result<(), Box<dyn std::error::Error>> {
+    let mut sittings = Sittings::read_or_none(path)?;
+    sittings.check_device(path, &record.device)?;
+    sittings.sittings.push(record.clone());
+    write_whole(path, &json(&sittings)?)?;
+    Ok(writeln!(out, "wrote {}: sitting {}", path.display(), sittings.sittings.len())?)
 }
 
 /// Who a generation evolved from, as the list of generations says.
@@ -327,7 +319,7 @@ mod tests {
 
     fn sweeps(arguments: &str) -> Vec<String> {
         let program = Program::parse_from(std::iter::once("sdpa").chain(arguments.split_whitespace()));
-        let sweeps = program.bench.sweeps().unwrap();
+        let sweeps = program.bench.problems.sweeps().unwrap();
         let line = |sweep: &Sweep| {
             let name = file_name("NVIDIA H200 (sm_90, 132 multiprocessors)", sweep);
             format!("{name}: {}", sweep.cases.len())
@@ -336,20 +328,74 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_added_to_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gpu-short-f16.json");
+        let record = |day: &str| {
+            let environment = [("date".to_owned(), day.into())].into_iter().collect();
+            Record { device: "some GPU".to_owned(), environment, ..Record::default() }
+        };
+        std::fs::write(&path, json(&record("first")).unwrap()).unwrap();
+        let mut out = Vec::new();
+        for day in ["second", "third"] {
+            add_sitting(&mut out, &path, &record(day)).unwrap();
+        }
+        assert_eq!(Sittings::read(&path).unwrap().sittings, ["first", "second", "third"].map(record));
+        assert!(String::from_utf8(out).unwrap().ends_with("gpu-short-f16.json: sitting 3\n"));
+        let before = std::fs::read(&path).unwrap();
+        let other = Record { device: "another GPU".to_owned(), ..record("fourth") };
+        let error = add_sitting(&mut Vec::new(), &path, &other).unwrap_err().to_string();
+        assert!(error.ends_with("holds sittings on another GPU and on some GPU; name another folder"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn files_that_cannot_be_added_to_are_named_before_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = ["sdpa", "--record", &folder.path().display().to_string()].map(str::to_owned);
+        let bench = Program::parse_from(arguments).bench;
+        let sweeps = bench.problems.sweeps().unwrap();
+        let check = || bench.check_records("some GPU", &sweeps).map_err(|error| error.to_string());
+        assert_eq!(check(), Ok(()));
+        std::fs::write(folder.path().join("some-gpu-acceptance-f16.json"), "{}").unwrap();
+        let error = check().unwrap_err();
+        assert!(error.contains("some-gpu-acceptance-f16.json holds no figures"), "{error}");
+    }
+
+    #[test]
+    fn regimes_have_options_of_their_own() {
+        let options = |arguments: &str| {
+            let program = Program::parse_from(std::iter::once("sdpa").chain(arguments.split_whitespace()));
+            let found = program.bench.options().into_iter();
+            found.map(|one| (one.regime, one.samples, one.sample.as_millis(), one.seed)).collect::<Vec<_>>()
+        };
+        assert_eq!(options(""), [(Regime::Short, 15, 5, 0)]);
+        assert_eq!(options("--regime sustained --seed 7"), [(Regime::Sustained, 5, 100, 7)]);
+        assert_eq!(
+            options("--regime both --samples 9 --sample-ms 4 --sustained-samples 3 --sustained-ms 200"),
+            [(Regime::Short, 9, 4, 0), (Regime::Sustained, 3, 200, 0)]
+        );
+        let short = ["sdpa", "--regime", "sustained", "--sustained-ms", "99"];
+        assert!(Program::try_parse_from(short).is_err(), "too short for clocks to follow");
+    }
+
+    #[test]
     fn grids_have_element_types_and_files_of_their_own() {
         assert_eq!(sweeps(""), ["nvidia-h200-acceptance-f16.json: 3"]);
         assert_eq!(sweeps("--grid targets --dtype f16 --causal"), ["nvidia-h200-targets-f16.json: 21"]);
         assert_eq!(sweeps("--shape 1,8,512,64 --shape 8,32,4096,128,8,1 --both"), ["nvidia-h200-shapes-f16.json: 3"]);
+        assert_eq!(sweeps("--grid models --both"), ["nvidia-h200-models-bf16.json: 35"]);
         assert_eq!(sweeps("--grid packed --both --dtype f16"), ["nvidia-h200-packed-f16.json: 8"]);
         assert_eq!(
             sweeps("--grid acceptance,all --both"),
             [
                 "nvidia-h200-acceptance-f16.json: 6",
                 "nvidia-h200-short-f16.json: 20",
-                "nvidia-h200-decode-bf16.json: 8",
+                "nvidia-h200-decode-bf16.json: 11",
                 "nvidia-h200-packed-bf16.json: 8",
                 "nvidia-h200-windows-bf16.json: 7",
                 "nvidia-h200-widths-bf16.json: 8",
+                "nvidia-h200-models-bf16.json: 35",
                 "nvidia-h200-targets-bf16.json: 42",
             ]
         );

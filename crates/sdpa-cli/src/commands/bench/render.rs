@@ -3,7 +3,7 @@
 use harness::table::{Align, Table, microseconds};
 use sdpa_bench::timing::{self, Comparison, Figure, Record};
 
-/// One row per contender; columns without any value are left out.
+/// One row per contender; columns without any value are left out. A line behind it names who passes the ceiling.
 pub(super) fn table(figures: &[Figure], baseline: Option<&Record>) -> String {
     type Column<'a> = (&'static str, Align, Vec<Option<String>>);
     let column = |title, align, cell: &dyn Fn(&Figure) -> Option<String>| -> Column<'_> {
@@ -17,11 +17,15 @@ pub(super) fn table(figures: &[Figure], baseline: Option<&Record>) -> String {
     };
     use Align::{Left, Right};
     let columns = [
-        column("contender", Left, &|figure| Some(figure.contender.clone())),
+        column("contender", Left, &|figure| {
+            Some(figure.contender.clone() + &figure.way.as_ref().map_or(String::new(), |way| format!(" ({way})")))
+        }),
         column("µs", Right, &|figure| Some(microseconds(figure.median_us))),
         column("±", Right, &|figure| Some(format!("{:.1} %", 100.0 * figure.quartiles().spread()))),
         column("TFLOP/s", Right, &|figure| figure.tflops.map(|tflops| format!("{tflops:.1}"))),
         column("of ceiling", Right, &|figure| figure.of_ceiling.map(|share| format!("{:.0} %", 100.0 * share))),
+        column("mJ", Right, &|figure| figure.joules.map(|joules| microseconds(joules * 1e3))),
+        column("TFLOP/J", Right, &|figure| figure.tflop_per_joule.map(|found| format!("{found:.3}"))),
         column("cold µs", Right, &|figure| figure.cold_median_us.map(microseconds)),
         column("× parent", Right, &|figure| ratio(&figure.parent)),
         column("verdict", Left, &|figure| verdict(&figure.parent)),
@@ -39,7 +43,17 @@ pub(super) fn table(figures: &[Figure], baseline: Option<&Record>) -> String {
         };
         table.push(columns.iter().map(cell).collect());
     }
-    table.render()
+    table.render() + &fault_of_ceiling(figures)
+}
+
+/// A line if a figure is faster than the ceiling allows.
+fn fault_of_ceiling(figures: &[Figure]) -> String {
+    let passing: Vec<&str> =
+        figures.iter().filter(|figure| figure.passes_ceiling()).map(|figure| figure.contender.as_str()).collect();
+    if passing.is_empty() {
+        return String::new();
+    }
+    format!("the ceiling is wrong: faster than it allows: {}\n", passing.join(", "))
 }
 
 #[cfg(test)]
@@ -79,13 +93,29 @@ mod tests {
             figure.of_ceiling = Some(0.8 / figure.median_us);
             figure.cold_median_us = None;
         }
+        figures[3].way = Some("blhd".to_owned());
         let baseline = Record { figures: figures[..1].to_vec(), ..Record::default() };
         insta::assert_snapshot!(table(&figures, Some(&baseline)), @r"
-        contender    µs      ±  TFLOP/s  of ceiling   × parent  verdict   × best peer  verdict  × baseline  verdict
-        v1          301  0.2 %      1.8         0 %          –           0.03 (cudnn)  slower         1.00  same
-        v2b         100  0.2 %      5.3         1 %  3.00 (v1)  faster   0.09 (cudnn)  slower            –
-        flash      10.2  0.5 %     52.6         8 %          –                      –                    –
-        cudnn      9.00  0.3 %     59.7         9 %          –                      –                    –
+        contender       µs      ±  TFLOP/s  of ceiling   × parent  verdict   × best peer  verdict  × baseline  verdict
+        v1             301  0.2 %      1.8         0 %          –           0.03 (cudnn)  slower         1.00  same
+        v2b            100  0.2 %      5.3         1 %  3.00 (v1)  faster   0.09 (cudnn)  slower            –
+        flash         10.2  0.5 %     52.6         8 %          –                      –                    –
+        cudnn (blhd)  9.00  0.3 %     59.7         9 %          –                      –                    –
+        ");
+    }
+
+    #[test]
+    fn energy_has_columns_and_a_share_above_all_a_line() {
+        let problem = Problem::new(2, 8, 2048, 128).build().unwrap();
+        let figure = |name: &str, joules, share| Figure {
+            of_ceiling: Some(share),
+            ..Figure::new(name, &problem, &Timing { joules, ..Timing::new(vec![54.0]) })
+        };
+        insta::assert_snapshot!(table(&[figure("v3c", Some(0.03), 1.02), figure("fa3", None, 0.98)], None), @r"
+        contender    µs      ±  TFLOP/s  of ceiling    mJ  TFLOP/J
+        v3c        54.0  0.0 %    636.3       102 %  30.0    1.145
+        fa3        54.0  0.0 %    636.3        98 %     –        –
+        the ceiling is wrong: faster than it allows: v3c
         ");
     }
 }

@@ -308,9 +308,10 @@ impl Gate {
                 device,
                 peers: None,
                 case: &Case::new(problem.clone()),
-                options: Options::default(),
+                regimes: &[Options::default()],
                 cold: false,
-                ceiling: None,
+                meter: None,
+                ceilings: &[],
                 baseline: None,
                 everybody: true,
             };
@@ -357,7 +358,7 @@ impl Gate {
             parent: who.parent.map(str::to_owned),
             verdict,
             device: device.name(),
-            environment: timing::environment(),
+            environment: timing::environment(device),
             kernels: kernels.collect::<Result<_, sdpa_core::Error>>()?,
             steps,
         };

@@ -63,6 +63,9 @@ pub(super) const RECORDING: &[&str] = &[
 /// The function that makes tensor maps.
 pub(super) const TENSOR_MAPS: &[&str] = &["cuTensorMapEncodeTiled"];
 
+/// The functions that say which card it is: which of the two cudarc calls, the program's features decide.
+pub(super) const UUID: &[&str] = &["cuDeviceGetUuid", "cuDeviceGetUuid_v2"];
+
 /// The function that says how new the driver is.
 pub(super) const VERSION: &[&str] = &["cuDriverGetVersion"];
 

@@ -8,7 +8,7 @@ mod tensor_map;
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg, result, sys};
@@ -62,9 +62,26 @@ pub struct Cuda {
     /// Allocated when the device is opened: a graph that is being recorded could neither allocate them nor clear them
     /// once.
     tickets: Allocation,
+    /// Whether the tickets are freed in the order of another stream than the one whose work uses them.
+    tickets_of_another_stream: bool,
+    shared: Arc<Shared>,
+}
+
+/// What devices on several streams of one context have in common.
+#[derive(Default)]
+struct Shared {
     kernels: Mutex<HashMap<Specialisation, CudaFunction>>,
     /// Kernels that others replaced: a recorded graph may still launch them.
     replaced: Mutex<Vec<CudaFunction>>,
+    /// Words of tickets, all 0, for a device that is made while its stream records a graph.
+    spare_tickets: Mutex<Vec<Allocation>>,
+}
+
+/// A card's UUID as NVIDIA's tools write it.
+fn uuid_text(bytes: [u8; 16]) -> String {
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let groups = [0..8, 8..12, 12..16, 16..20, 20..32].map(|group| &digits[group]);
+    format!("GPU-{}", groups.join("-"))
 }
 
 /// The primary context of the device with this ordinal.
@@ -135,11 +152,50 @@ impl Cuda {
             )?,
             registers_per_multiprocessor: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR)?,
         };
-        let tickets = allocate(&pool, "the words of tickets", size_of::<u32>() * MOST_TICKETS)?;
-        // SAFETY: the memory was just allocated, is as long as this, and is used behind this on the one stream.
-        unsafe { result::memset_d8_async(tickets.address, 0, size_of::<u32>() * MOST_TICKETS, stream.cu_stream()) }
-            .map_err(driver("clearing the words of tickets"))?;
-        Ok(Self { stream, limits, pool, tickets, kernels: Mutex::default(), replaced: Mutex::default() })
+        let tickets = new_tickets(&pool, &stream)?;
+        Ok(Self { stream, limits, pool, tickets, tickets_of_another_stream: false, shared: Arc::default() })
+    }
+
+    /// A device on another stream of the same context, which launches the kernels that this one has loaded, and the other
+    /// way round. `stream` is a `CUstream`, or null for the default stream; it is not destroyed with the device.
+    ///
+    /// Unlike the stream of [`from_stream`](Self::from_stream) it may be recording a graph, if
+    /// [`keep_spare_tickets`](Self::keep_spare_tickets) was called before on a device of the family: for programs that warm
+    /// up on one stream and record on another. Work of the two is on two streams; what must come first is yours to order.
+    ///
+    /// # Errors
+    /// [`Error::Capturing`] if the stream records a graph and there are no spare tickets; the driver's.
+    ///
+    /// # Safety
+    /// The stream is one of this device's context, and stays one as long as the new device or work queued on it lives.
+    pub unsafe fn on_raw_stream(&self, stream: *mut std::ffi::c_void) -> Result<Self> {
+        self.bind()?;
+        // SAFETY: as promised by the caller.
+        let stream = unsafe { self.stream.context().wrap_borrowed_stream(stream.cast()) };
+        let pool = Arc::new(Pool::new(Arc::clone(&stream)));
+        let captures = refuse_capture(&pool, "opening a device on a stream that is recording a graph");
+        let (tickets, tickets_of_another_stream) = match captures {
+            Ok(()) => (new_tickets(&pool, &stream)?, false),
+            Err(capturing) => (lock(&self.shared.spare_tickets).pop().ok_or(capturing)?, true),
+        };
+        let shared = Arc::clone(&self.shared);
+        Ok(Self { stream, limits: self.limits.clone(), pool, tickets, tickets_of_another_stream, shared })
+    }
+
+    /// Sees to it that one more device can be made [on a stream that records a graph](Self::on_raw_stream). Cheap if that
+    /// is so already; otherwise it allocates [`MOST_TICKETS`] words, and waits for the stream.
+    ///
+    /// # Errors
+    /// [`Error::Capturing`] if this device's own stream records a graph; the driver's, [`Error::OutOfMemory`] above all.
+    pub fn keep_spare_tickets(&self) -> Result<()> {
+        let mut spare = lock(&self.shared.spare_tickets);
+        if spare.is_empty() {
+            self.refuse_capture("allocating spare tickets")?;
+            spare.push(new_tickets(&self.pool, &self.stream)?);
+            // They are 0 for any stream from now on.
+            self.synchronize()?;
+        }
+        Ok(())
     }
 
     /// Makes the device's context the thread's current one.
@@ -215,8 +271,7 @@ impl Cuda {
     }
 
     fn kernel(&self, kernel: &Specialisation) -> Result<CudaFunction> {
-        // A poisoned map is still a map: entries are inserted whole.
-        let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kernels = lock(&self.shared.kernels);
         if let Some(function) = kernels.get(kernel) {
             return Ok(function.clone());
         }
@@ -267,6 +322,12 @@ impl Device for Cuda {
 
     fn kind(&self) -> DeviceKind {
         DeviceKind::Cuda
+    }
+
+    fn uuid(&self) -> Option<String> {
+        library::require(library::UUID).ok()?;
+        let uuid = self.stream.context().uuid().ok()?;
+        Some(uuid_text(uuid.bytes.map(|byte| byte as u8)))
     }
 
     fn limits(&self) -> &DeviceLimits {
@@ -360,8 +421,8 @@ impl Device for Cuda {
 
     fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
         let function = self.specialise(kernel, ptx)?;
-        let replaced = self.kernels.lock().unwrap_or_else(PoisonError::into_inner).insert(*kernel, function);
-        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(replaced);
+        let replaced = lock(&self.shared.kernels).insert(*kernel, function);
+        lock(&self.shared.replaced).extend(replaced);
         Ok(())
     }
 
@@ -376,6 +437,32 @@ impl Device for Cuda {
             local_bytes: ask(function.local_size_bytes())?,
         }))
     }
+}
+
+/// The work of a device with another stream's tickets is over before they are freed in that stream's order.
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        // A recording that goes on has not begun to run.
+        if self.tickets_of_another_stream && !self.pool.is_capturing().unwrap_or(true) {
+            let context = self.stream.context();
+            context.record_err(context.bind_to_thread());
+            context.record_err(self.stream.synchronize());
+        }
+    }
+}
+
+/// What is poisoned is still a map or a list: entries are inserted whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Words of tickets, 0 for what is queued behind this on the stream.
+fn new_tickets(pool: &Arc<Pool>, stream: &CudaStream) -> Result<Allocation> {
+    let tickets = allocate(pool, "the words of tickets", size_of::<u32>() * MOST_TICKETS)?;
+    // SAFETY: the memory was just allocated, is as long as this, and is used behind this on the one stream.
+    unsafe { result::memset_d8_async(tickets.address, 0, size_of::<u32>() * MOST_TICKETS, stream.cu_stream()) }
+        .map_err(driver("clearing the words of tickets"))?;
+    Ok(tickets)
 }
 
 /// Memory for what is called `name`.
@@ -428,5 +515,16 @@ fn hint(DriverError(code): DriverError) -> &'static str {
             "registers × threads exceed the multiprocessor, see `sdpa resources`"
         }
         _ => "see the CUDA driver's documentation for this code",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_reads_as_nvidias_tools_write_it() {
+        let bytes = [0x0a, 0x1b, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 0xff];
+        assert_eq!(uuid_text(bytes), "GPU-0a1b0203-0405-0607-0809-0a0b0c0d0eff");
     }
 }

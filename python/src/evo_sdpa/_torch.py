@@ -1,0 +1,165 @@
+"""PyTorch's tensors: by address, on their device's current stream, and as an operator that `torch.compile` knows."""
+
+import torch
+from torch import Tensor
+
+from . import _native
+from ._asked import PACKED, Asked, lse_shape
+
+_DTYPES = {torch.float16: 0, torch.bfloat16: 1}
+
+
+def _current_stream(index):
+    """The handle of the device's current stream."""
+    return torch.cuda.current_stream(index).cuda_stream
+
+
+# The same without an object around the handle, where this PyTorch has it.
+_current_stream = getattr(torch._C, "_cuda_getCurrentRawStream", _current_stream)
+
+
+def _modes():
+    """How many dispatch modes would want to see an operator."""
+    return 0
+
+
+_modes = getattr(torch._C, "_len_torch_dispatch_stack", _modes)
+
+
+def _numbers(name, tensor, dtype, device):
+    if tensor is None:
+        return None
+    if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.device != device:
+        found = f"{tensor.dtype} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__qualname__
+        raise ValueError(f"{name} is {found}: a tensor of {dtype} on {device} is wanted, where query is")
+    if tensor.ndim != 1:
+        if name == "alibi_slopes":
+            raise NotImplementedError(f"alibi_slopes has the shape {list(tensor.shape)}: evo_sdpa has kernels for [heads] only")
+        raise ValueError(f"{name} has the shape {list(tensor.shape)}: one dimension is wanted")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} is not contiguous: give {name}.contiguous()")
+    return (tensor.data_ptr(), tensor.numel())
+
+
+def _workspace(size):
+    """Memory of the current device, which PyTorch gives to nothing but later work of the current stream."""
+    memory = torch.empty(size, dtype=torch.uint8, device="cuda")
+    return memory.data_ptr(), memory
+
+
+def _check(query, key, value):
+    """Raises in words for tensors of different kinds."""
+    for name, tensor in (("key", key), ("value", value)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__qualname__}, and query is a torch.Tensor: all must be tensors")
+        if tensor.device != query.device or tensor.dtype != query.dtype:
+            raise ValueError(
+                f"query is {query.dtype} on {query.device}, {name} is {tensor.dtype} on {tensor.device}: both must be the same"
+            )
+    if query.dtype not in _DTYPES:
+        raise ValueError(
+            f"query is {query.dtype}: torch.float16 or torch.bfloat16 is wanted; convert query, key and value by .to()"
+        )
+    if query.device.type not in ("cuda", "cpu"):
+        raise ValueError(f"query is on {query.device}: a CUDA device is wanted")
+
+
+def _compute(query, key, value, asked):
+    dtype, on_cuda = query.dtype, query.is_cuda
+    index = query.get_device()
+    if not (
+        on_cuda
+        and key.dtype is dtype
+        and value.dtype is dtype
+        and key.get_device() == index
+        and value.get_device() == index
+        and dtype in _DTYPES
+    ):
+        _check(query, key, value)
+    device = query.device
+    lse = None
+    if on_cuda:
+        out = torch.empty_like(query)
+        if asked.with_lse:
+            lse = torch.empty(lse_shape(asked.layout, query.shape), dtype=torch.float32, device=device)
+    else:
+        out = torch.zeros_like(query)
+        if asked.with_lse:
+            lse = torch.zeros(lse_shape(asked.layout, query.shape), dtype=torch.float32)
+    cu_seqlens = None
+    if asked.layout == PACKED:
+        cu_seqlens = (
+            _numbers("cu_seqlens_q", asked.cu_seqlens_q, torch.int32, device),
+            _numbers("cu_seqlens_k", asked.cu_seqlens_k, torch.int32, device),
+        )
+    arguments = (
+        asked.layout,
+        _DTYPES[dtype],
+        (query.data_ptr(), query.shape, query.stride()),
+        (key.data_ptr(), key.shape, key.stride()),
+        (value.data_ptr(), value.shape, value.stride()),
+        (out.data_ptr(), out.shape, out.stride()),
+        None if lse is None else (lse.data_ptr(), lse.numel()),
+        asked.scale,
+        asked.mask,
+        (asked.window_left, asked.window_right),
+        asked.softcap,
+        _numbers("alibi_slopes", asked.slopes, torch.float32, device),
+        _numbers("sinks", asked.sinks, torch.float32, device),
+        _numbers("cache_seqlens", asked.key_lengths, torch.int32, device),
+        cu_seqlens,
+        (asked.longest_q, asked.longest_k),
+    )
+    if not on_cuda:
+        _native.forward(None, None, True, *arguments)
+    elif index == torch.cuda.current_device():
+        _native.forward((index, _current_stream(index)), _workspace, False, *arguments)
+    else:
+        # The kernels make their own GPU the thread's current one; PyTorch's stays what it was.
+        with torch.cuda.device(device):
+            _native.forward((index, _current_stream(index)), _workspace, False, *arguments)
+    return out, lse
+
+
+# An operator by its schema and not by `torch.library.custom_op`, whose own checks take longer than a short kernel.
+torch.library.define(
+    "evo_sdpa::attention",
+    "(Tensor query, Tensor key, Tensor value, int layout, int mask, float? scale, SymInt window_left, SymInt window_right, "
+    "float softcap, Tensor? slopes, Tensor? sinks, Tensor? key_lengths, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
+    "SymInt longest_q, SymInt longest_k, bool with_lse) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl("evo_sdpa::attention", ("cpu", "cuda"))
+def _attention(query, key, value, *asked):
+    out, lse = _compute(query, key, value, Asked(*asked))
+    # An operator returns what it says it returns: without a log-sum-exp an empty one.
+    return out, query.new_empty((0,), dtype=torch.float32) if lse is None else lse
+
+
+@torch.library.register_fake("evo_sdpa::attention")
+def _fake(query, key, value, layout, *others):
+    shape = lse_shape(layout, query.shape) if others[-1] else (0,)
+    return torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
+
+
+_operator = torch.ops.evo_sdpa.attention.default
+
+
+def attend(query, key, value, asked, dtype=None):
+    """Output and log-sum-exp, or None instead of the latter."""
+    if dtype is not None:
+        raise ValueError(f"dtype is {dtype!r}: it is for NumPy arrays; a tensor says what it holds")
+    if not (isinstance(key, Tensor) and isinstance(value, Tensor)):
+        _check(query, key, value)
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        raise NotImplementedError(
+            "query, key or value requires a gradient: evo_sdpa has no backward pass yet; call it under torch.no_grad() "
+            "or torch.inference_mode(), or on detached tensors"
+        )
+    # The dispatcher is passed by if nothing is there that wants to see the operator.
+    if type(query) is Tensor and not torch.compiler.is_compiling() and _modes() == 0:
+        return _compute(query, key, value, asked)
+    out, lse = _operator(query, key, value, *asked)
+    return out, lse if asked.with_lse else None
