@@ -826,11 +826,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const auto nothing = [] {};
 
         int key_tile = own.end - 1;
-        const int last_row = min(warpgroup_first_row + WARPGROUP_ROWS, work.sequence.len_q) - 1;
-        const int last_end = visible_range(params, work.sequence, last_row).end;
         keys.wait();
         rows.begin_products();
-        if (HAS_HALVES && last_end <= key_tile * TILE_KEYS + HALF) {
+        if (HAS_HALVES && own.keys_end <= key_tile * TILE_KEYS + HALF) {
             multiply_keys(FirstHalf{});
             rows.end_products();
             keys.release(lane);
