@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use sdpa::generations;
@@ -99,8 +100,28 @@ impl Prove {
         let mut smi = Command::new("nvidia-smi");
         smi.args(["--query-gpu=name,driver_version,clocks.current.sm,power.draw,temperature.gpu", "--format=csv"]);
         let gpu = run(&mut smi, "nvidia-smi").text;
-        let sections = [suite(&suite_program), self.sanitized(&program, &ids)?, repeated(&program, &ids)];
-        let page = page(&gpu, &sections);
+        let mut sections = Vec::new();
+        let parts: [&dyn Fn() -> Result<Section, Box<dyn std::error::Error>>; 3] =
+            [&|| Ok(suite(&suite_program, &self.generations)), &|| Ok(repeated(&program, &ids)), &|| {
+                self.sanitized(&program, &ids)
+            }];
+        for (index, part) in parts.iter().enumerate() {
+            let started = Instant::now();
+            let section = part()?;
+            eprintln!("{}: {:.0} s", section.title, started.elapsed().as_secs_f64());
+            sections.push(section);
+            // What was proven is kept if the rest is cut short, and then the page says so.
+            if let Some(path) = self.output.as_ref().filter(|_| index + 1 < parts.len()) {
+                let unfinished = Section {
+                    good: false,
+                    title: "Not finished".to_owned(),
+                    lines: vec![format!("{} of {} parts ran", index + 1, parts.len())],
+                };
+                let so_far: Vec<&Section> = sections.iter().chain([&unfinished]).collect();
+                write_whole(path, page(&gpu, &so_far).as_bytes())?;
+            }
+        }
+        let page = page(&gpu, &sections.iter().collect::<Vec<_>>());
         match &self.output {
             Some(path) => write_whole(path, page.as_bytes())?,
             None => write!(out, "{page}")?,
@@ -212,9 +233,11 @@ fn refusal(said: &Said, id: &str, case: &str) -> Option<String> {
     Some(format!("{id} | {case} | declined: {}", declined.said))
 }
 
-/// The suite's verdict, what it says of every generation's comparison with the oracle, and the tests that failed.
-fn suite(program: &Path) -> Section {
-    let said = run(&mut Command::new(program), "suite");
+/// The suite's verdict, what it says of every generation's comparison with the oracle, and the tests that failed. Of some
+/// generations, if any are asked for, their own tests.
+fn suite(program: &Path, asked: &[String]) -> Section {
+    let filters: Vec<String> = asked.iter().map(|id| format!("{id}::")).collect();
+    let said = run(Command::new(program).args(&filters), "suite");
     let result = last_line(&said.text, "test result:");
     let is_kept = |line: &&str| line.contains("::real_model: ") || line.contains("::matches_reference: ");
     let mut kept: Vec<String> = said.text.lines().filter(is_kept).map(str::to_owned).collect();
@@ -228,7 +251,12 @@ fn suite(program: &Path) -> Section {
     lines.extend(failed.into_iter().chain(kept));
     Section {
         good: said.code == Some(0) && result.starts_with("test result: ok"),
-        title: "`SDPA_DEVICE=cuda cargo test -p harness --release --test suite`".to_owned(),
+        title: match filters.as_slice() {
+            [] => "`SDPA_DEVICE=cuda cargo test -p harness --release --test suite`".to_owned(),
+            filters => {
+                format!("`SDPA_DEVICE=cuda cargo test -p harness --release --test suite -- {}`", filters.join(" "))
+            }
+        },
         lines,
     }
 }
@@ -271,10 +299,10 @@ fn repeated(program: &Path, ids: &[&str]) -> Section {
     Section { good: judged > 0 && all_same, title, lines }
 }
 
-fn page(gpu: &str, sections: &[Section]) -> String {
+fn page(gpu: &str, sections: &[&Section]) -> String {
     let mut page =
         format!("# Verified on a GPU\n\nWritten by `sdpa prove`; edits are lost.\n\n```\n{}\n```\n", gpu.trim());
-    for Section { good, title, lines } in sections {
+    for Section { good, title, lines } in sections.iter().copied() {
         let mark = if *good { "" } else { "**Something failed here.**\n\n" };
         // Writing to a string cannot fail.
         let _ = write!(page, "\n## {title}\n\n{mark}```\n{}\n```\n", lines.join("\n"));
