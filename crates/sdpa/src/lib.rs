@@ -131,7 +131,11 @@ pub static CHOICES: &[Choice] = &[
     #[cfg(feature = "v2d")]
     choice(&v2d::V2d, always, "everything since Ampere whose strides are multiples of 8"),
     #[cfg(feature = "v2i")]
-    choice(&v2i::V2i, is_short_and_ragged, "packed sequences of fewer than 256 queries on average"),
+    choice(&v2i::V2i, is_shorter_than_a_tile, "packed sequences of up to 48 queries on average"),
+    #[cfg(feature = "v3g")]
+    choice(&v3g::V3g, is_short_and_ragged, "packed sequences of fewer than 512 queries on average, on Hopper"),
+    #[cfg(feature = "v3g")]
+    choice(&v3g::V3g, has_a_narrow_window, "windows of fewer than 256 keys on Hopper, head dimensions up to 64"),
     #[cfg(feature = "v3f")]
     choice(&v3f::V3f, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes on Hopper"),
     #[cfg(feature = "v2i")]
@@ -163,10 +167,19 @@ fn decodes(problem: &Problem, _: &DeviceLimits) -> bool {
     problem.len_q() <= 16
 }
 
+/// Half of a tile of 64 rows would be empty.
+fn is_shorter_than_a_tile(problem: &Problem, _: &DeviceLimits) -> bool {
+    problem.packing().is_some() && problem.len_q() <= 48 * problem.sequence_count()
+}
+
 /// Many tiles that are over soon hide each other's latency; larger ones of a persistent block would be half empty.
 fn is_short_and_ragged(problem: &Problem, _: &DeviceLimits) -> bool {
-    const SHORT: usize = 256;
-    problem.packing().is_some() && problem.len_q() < SHORT * problem.sequence_count()
+    problem.packing().is_some() && problem.len_q() < 512 * problem.sequence_count()
+}
+
+/// A tile has so few keys to see that it is over soon, too.
+fn has_a_narrow_window(problem: &Problem, _: &DeviceLimits) -> bool {
+    problem.window().left.is_some_and(|keys| keys < 256) && problem.mask().is_causal() && problem.head_dim() <= 64
 }
 
 /// Elements of a head's keys as kernels hold them, whose narrowest are 64 wide.
@@ -413,12 +426,16 @@ mod tests {
         let packing = Packing { sequences: 64, longest_q: 512, longest_kv: 512 };
         let packed = Problem::packed(packing, 12, 7357, 64);
         let dense = Problem::new(2, 8, 512, 64).mask(Mask::Causal);
-        let few = Problem::packed(Packing { sequences: 8, ..packing }, 12, 7357, 64);
+        let few = Problem::packed(Packing { sequences: 8, longest_q: 2048, longest_kv: 2048 }, 12, 7357, 64);
+        let short = Problem::packed(Packing { sequences: 512, longest_q: 32, longest_kv: 32 }, 12, 16384, 64);
         for (problem, on_hopper) in [
-            (packed.clone(), "v2i"),
-            (packed.window(Window::left(128)).sinks(), "v2i"),
+            (packed.clone(), "v3g"),
+            (packed.clone().window(Window::left(128)).sinks(), "v3g"),
+            (packed.softcap(30.0), "v3f"),
+            (short, "v2i"),
             (few, "v3f"),
-            (dense.clone().window(Window::left(128)), "v3f"),
+            (dense.clone().window(Window::left(127)), "v3g"),
+            (dense.clone().window(Window::left(256)), "v3f"),
             (dense.clone().softcap(30.0), "v3f"),
             (dense.clone().slopes(), "v3f"),
             (dense.key_lengths(), "v3f"),
