@@ -11,6 +11,7 @@ pub mod markers;
 pub mod measured;
 pub mod peers;
 pub mod plot;
+pub mod ragged;
 mod scores;
 pub mod sittings;
 pub mod standing;

@@ -30,7 +30,7 @@ pub fn render(evidence: &Evidence) -> String {
             let pick = evidence.pick(&rung.id, &problem);
             row.push(match (pick, taken.takes) {
                 (Some(pick), _) => starred(microseconds(pick.entry.figure.median_us), pick.entry.stale),
-                (None, true) => "not timed".to_owned(),
+                (None, true) => "untimed".to_owned(),
                 (None, false) => "declines".to_owned(),
             });
             // Ratios only of the same minutes on the same clocks.
@@ -43,7 +43,7 @@ pub fn render(evidence: &Evidence) -> String {
         let mut row = vec![title_of(peer).to_owned(), String::new()];
         for ground in &GROUNDS {
             let pick = evidence.pick(peer, &ground.problem());
-            row.extend([if pick.is_some() { time(pick) } else { "not timed".to_owned() }, String::new()]);
+            row.extend([if pick.is_some() { time(pick) } else { "untimed".to_owned() }, String::new()]);
         }
         text += &compact(&row);
     }
@@ -230,12 +230,12 @@ pub(crate) mod tests {
         insta::assert_snapshot!(render(&evidence()), @r"
         |id|parent|short (1,8,512,64) µs|× parent|decoding (1,32/8,1×4096,128) µs|× parent|long (8,16,2048,128) µs|× parent|
         |---|---|---:|---:|---:|---:|---:|---:|
-        |**v7**||170||not timed||4794||
-        |**v8**|v7|47.0\*|3.60|not timed||668|7.18|
+        |**v7**||170||untimed||4794||
+        |**v8**|v7|47.0\*|3.60|untimed||668|7.18|
         |**v8b**|v8|declines||declines||declines||
         |**v9**|v8b|5.18|9.08 (v8)\*|declines||declines||
-        |FlashAttention-2||9.81||not timed||not timed||
-        |cuDNN||8.91||not timed||41.5||
+        |FlashAttention-2||9.81||untimed||untimed||
+        |cuDNN||8.91||untimed||41.5||
 
         Medians on an NVIDIA H200: short f16 full, decoding bf16 full, long bf16 causal; (batch, heads, length, head dimension). × parent: above 1 is faster, in brackets an older ancestor. declines: left to other generations. \*: the kernel has changed since.
 
@@ -262,6 +262,6 @@ pub(crate) mod tests {
         evidence.records =
             vec![record("a.json", vec![entry("v7", &short, 9.0)]), record("b.json", vec![entry("v8", &short, 3.0)])];
         let text = render(&evidence);
-        assert!(text.contains("|**v8**|v7|3.00||not timed|"), "{text}");
+        assert!(text.contains("|**v8**|v7|3.00||untimed|"), "{text}");
     }
 }

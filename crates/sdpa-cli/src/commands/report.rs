@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use sdpa::generations;
-use sdpa_bench::report::{self, Evidence, ReportError, blind, headline, markers, measured, peers, plot, table, tree};
+use sdpa_bench::report::{
+    self, Evidence, ReportError, blind, headline, markers, measured, peers, plot, ragged, table, tree,
+};
 use sdpa_toolchain::resources::Cost;
 use sdpa_toolchain::write_whole;
 
@@ -75,6 +77,7 @@ impl WriteReport {
     fn outputs(&self) -> Result<Vec<Output>, Box<dyn std::error::Error>> {
         let records = report::read_records(&self.results)?;
         let scores = report::read_scores(&self.results.join("mutation"))?;
+        let ragged_page = ragged::render(generations::ALL, &records)?;
         let evidence = Evidence::new(generations::ALL, records, &self.costs()?, &scores)?;
         let regions = [
             (headline::REGION, headline::render(&evidence)),
@@ -99,6 +102,7 @@ impl WriteReport {
             std::fs::create_dir_all(&self.docs).map_err(|source| system(&self.docs, source))?;
         }
         outputs.push(Output { path: self.docs.join(peers::FILE), text: Some(peers::render(&evidence)) });
+        outputs.push(Output { path: self.docs.join(ragged::FILE), text: ragged_page });
         let coverage = blind::read_coverage(&self.results.join("coverage"))?;
         // Without a record there is nothing to show.
         let seen = !coverage.is_empty() || !scores.is_empty();
