@@ -1,5 +1,7 @@
 //! The figures in a generation's README.
 
+use sdpa_core::Extensions;
+
 use super::grounds::GROUNDS;
 use super::standing::Standing;
 use super::table::{compact, kilobytes, marked, time};
@@ -14,7 +16,11 @@ pub fn render(evidence: &Evidence, rung: &Rung) -> String {
     let mut text = String::new();
     let (rows, used) = ground_rows(evidence, rung);
     if used.is_empty() && evidence.records.iter().all(|record| Standing::of_generation(record, &rung.id).is_none()) {
-        text += "Not timed yet.\n";
+        let takes = sdpa::generations::find(&rung.id).map(|generation| generation.generation().takes);
+        text += match takes.is_some_and(|takes| takes != Extensions::NONE) {
+            true => "Not timed on dense problems. What is measured beyond them is in [ragged.md](../../docs/ragged.md).\n",
+            false => "Not timed yet.\n",
+        };
     } else {
         text += &format!(
             "On an {}; × above 1 means that {} is the faster. Each ratio is of one run.\n",
