@@ -18,7 +18,9 @@ pub fn render(evidence: &Evidence, rung: &Rung) -> String {
     if used.is_empty() && evidence.records.iter().all(|record| Standing::of_generation(record, &rung.id).is_none()) {
         let takes = sdpa::generations::find(&rung.id).map(|generation| generation.generation().takes);
         text += match takes.is_some_and(|takes| takes != Extensions::NONE) {
-            true => "Not timed on dense problems. What is measured beyond them is in [ragged.md](../../docs/ragged.md).\n",
+            true => {
+                "Not timed on dense problems. What is measured beyond them is in [ragged.md](../../docs/ragged.md).\n"
+            }
             false => "Not timed yet.\n",
         };
     } else {
