@@ -103,6 +103,7 @@ fn removals(statement: &Statement<'_>, following: &[Statement<'_>]) -> Vec<(Muta
         // A reduction's barrier cannot go without its result.
         "bar" | "barrier" if !has("red") => removed(MutationKind::Barrier),
         "fence" | "membar" => removed(MutationKind::Fence),
+        "prefetch" => removed(MutationKind::Prefetch),
         "wgmma" if has("fence") => removed(MutationKind::Fence),
         "cp" | "wgmma" if has("commit_group") || has("mbarrier") => removed(MutationKind::Commit),
         "cp" if has("wait_all") => removed(MutationKind::CopyWait),

@@ -18,6 +18,8 @@ pub enum MutationKind {
     Commit,
     /// Removes a fence.
     Fence,
+    /// Does not ask ahead for what will be read: only time should depend on it.
+    Prefetch,
     /// Goes on without what an mbarrier would have waited for.
     MbarrierWait,
     /// Does not arrive on an mbarrier, nor expect its bytes.
@@ -70,13 +72,14 @@ pub enum MutationKind {
 
 impl MutationKind {
     /// What orders or guards, taken out or weakened in the text.
-    pub const REMOVALS: [Self; 12] = [
+    pub const REMOVALS: [Self; 13] = [
         Self::Barrier,
         Self::WarpSync,
         Self::CopyWait,
         Self::WeakerCopyWait,
         Self::Commit,
         Self::Fence,
+        Self::Prefetch,
         Self::MbarrierWait,
         Self::Arrival,
         Self::ExpectedBytes,
@@ -121,6 +124,7 @@ impl MutationKind {
             Self::WeakerCopyWait => "one more group of copies not waited for",
             Self::Commit => "commit removed",
             Self::Fence => "fence removed",
+            Self::Prefetch => "prefetch removed",
             Self::MbarrierWait => "wait on an mbarrier removed",
             Self::Arrival => "arrival on an mbarrier removed",
             Self::ExpectedBytes => "fewer bytes expected on an mbarrier",
