@@ -214,7 +214,7 @@ fn a_baseline_that_is_none_is_told() {
     let sandbox = Sandbox::new();
     std::fs::write(sandbox.path("peers.json"), "{}").unwrap();
     insta::assert_snapshot!(sandbox.sdpa(&["gate", "--only", "acceptance", "--baseline", "peers.json"]), @r"
-    error: peers.json holds no figures as `sdpa bench --json` and bench/peers.py write them: missing field `device` at line 1 column 2
+    error: peers.json holds no figures as `sdpa bench --record` and bench/peers.py write them
     exit 2
     ");
 }
