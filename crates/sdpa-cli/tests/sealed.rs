@@ -104,7 +104,15 @@ fn idle_options(source: &str, defines: &[&[&str]]) -> Vec<String> {
     };
     let mut names: Vec<String> = source.lines().filter_map(directive).collect();
     names.retain(|name| {
-        let set = defines.iter().filter(|kernel| kernel.iter().any(|define| is_set(define, name))).count();
+        // `#if STAGES == 1` asks for a value: it is idle if all or none have that one.
+        let asked = source
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("#if ")?.strip_prefix(name.as_str())?.trim().strip_prefix("=="));
+        let holds = |define: &&str| match asked {
+            Some(value) => define.split_once('=').is_some_and(|(key, own)| key == name && own == value.trim()),
+            None => is_set(define, name),
+        };
+        let set = defines.iter().filter(|kernel| kernel.iter().any(holds)).count();
         set == 0 || set == defines.len()
     });
     names
