@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::standing::Standing;
 use super::table::{NOTHING, circumstances, line, tflops, time, title_of};
 use super::{Entry, Evidence, EvidenceRecord, Pick};
+use crate::timing::Absent;
 use harness::acceptance::shape_of;
 
 /// The page's name.
@@ -53,7 +54,7 @@ fn section(text: &mut String, evidence: &Evidence, record: &EvidenceRecord, regi
         }
     }
     *text += &ways(record);
-    *text += &absent(record);
+    *text += &absences(record.sittings.iter().flat_map(|sitting| &sitting.absent));
     *text += &fault_of_ceiling(record);
     *text += &format!("\n{}", rows(record));
 }
@@ -77,9 +78,9 @@ fn ways(record: &EvidenceRecord) -> String {
 }
 
 /// Peers, and ways of peers, without a figure: a line for each reason, with how many problems it holds for.
-fn absent(record: &EvidenceRecord) -> String {
+pub(super) fn absences<'a>(absent: impl Iterator<Item = &'a Absent>) -> String {
     let mut found: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
-    for absent in record.sittings.iter().flat_map(|sitting| &sitting.absent) {
+    for absent in absent {
         found.entry((&absent.contender, &absent.reason)).or_default().insert(&absent.problem);
     }
     let lines = found.iter().map(|((contender, reason), problems)| {

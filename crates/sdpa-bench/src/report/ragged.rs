@@ -1,11 +1,10 @@
 //! `docs/ragged.md`: packed sequences, windows, soft caps and sinks, every contender of every sitting.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use harness::acceptance::shape_of;
 use sdpa_core::Attention;
 
-use super::table::{NOTHING, line, title_of};
+use super::peers::absences;
+use super::table::{NOTHING, circumstances, line, starred, title_of};
 use super::{EvidenceSitting, ReportError, kernel_today, limits_of};
 use crate::timing::{Figure, Record, Regime, Sittings};
 use harness::table::microseconds;
@@ -57,7 +56,7 @@ fn section(
     let is_ours = |name: &str| generations.iter().any(|generation| generation.generation().id == name);
     let (ours, peers): (Vec<&str>, Vec<&str>) = contenders.into_iter().partition(|name| is_ours(name));
     let environment = EvidenceSitting { environment: sitting.environment.clone(), ..EvidenceSitting::default() };
-    *text += &format!("{}.\n\n", super::table::circumstances(&environment, &peers));
+    *text += &format!("{}.\n\n", circumstances(&environment, &peers));
     let named: Vec<String> = peers.iter().map(|peer| format!("{peer} is {}", title_of(peer))).collect();
     if !named.is_empty() {
         *text += &format!("Peers: {}.\n\n", named.join(", "));
@@ -92,9 +91,9 @@ fn section(
                 (Some(generation), Some(limits)) => kernel_today(*generation, figure, limits)?,
                 _ => figure.kernel.clone(),
             };
-            let stale = if today == figure.kernel { "" } else { "\\*" };
             let bold = if fastest.is_some_and(|fastest| std::ptr::eq(fastest, figure)) { "**" } else { "" };
-            row.push(format!("{bold}{}{bold}{stale}", microseconds(figure.median_us)));
+            let time = format!("{bold}{}{bold}", microseconds(figure.median_us));
+            row.push(starred(time, today != figure.kernel));
         }
         let beside = fastest.and_then(|fastest| fastest.best_peer.as_ref());
         row.push(beside.map_or(NOTHING.to_owned(), |beside| format!("{:.2}", beside.speedup)));
@@ -102,14 +101,9 @@ fn section(
         *text += &line(&row);
     }
 
-    let mut absent: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
-    for found in sitting.absent.iter().filter(|absent| !is_ours(&absent.contender)) {
-        absent.entry((&found.contender, &found.reason)).or_default().insert(&found.problem);
-    }
-    for ((contender, reason), problems) in absent {
-        let s = if problems.len() == 1 { "" } else { "s" };
-        let reason = reason.trim_end_matches('.');
-        *text += &format!("\nWithout a figure on {} problem{s}: {contender}: {reason}.\n", problems.len());
+    let absent = absences(sitting.absent.iter().filter(|absent| !is_ours(&absent.contender)));
+    if !absent.is_empty() {
+        *text += &format!("\n{absent}");
     }
     Ok(())
 }

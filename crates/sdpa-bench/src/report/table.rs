@@ -60,7 +60,7 @@ fn step(rung: &Rung, ours: &Entry, before: &Beside) -> String {
 }
 
 /// The mark of a figure whose kernel has changed, where there is no room for a word.
-fn starred(text: String, stale: bool) -> String {
+pub(super) fn starred(text: String, stale: bool) -> String {
     if stale { text + "\\*" } else { text }
 }
 
