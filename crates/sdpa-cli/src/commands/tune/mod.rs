@@ -110,7 +110,8 @@ impl Tune {
         let mut recorded = self.recorded()?;
         let device = open(out)?;
         // Candidates that change nothing must be of the same text as those that do.
-        kernel_texts(&[generation])?.install(&*device)?;
+        let texts = kernel_texts(&[generation])?;
+        texts.install(&*device)?;
         let mut right = true;
         for case in sweeps.iter().flat_map(|sweep| &sweep.cases) {
             writeln!(out, "\n{} on {case}", self.generation)?;
@@ -139,6 +140,7 @@ impl Tune {
             let first = self.first_candidates(&*device, generation, case, &chosen);
             let race = Search {
                 device: &*device,
+                texts: &texts,
                 case,
                 question: &question,
                 sources: &sources,

@@ -17,6 +17,8 @@ type AnyError = Box<dyn std::error::Error>;
 /// A problem and what its candidates are raced with.
 pub(super) struct Search<'a> {
     pub(super) device: &'a dyn Device,
+    /// What kernels of the table are made of.
+    pub(super) texts: &'a KernelTexts,
     pub(super) case: &'a Case,
     pub(super) question: &'a Question,
     pub(super) sources: &'a Sources,
@@ -147,7 +149,7 @@ impl Search<'_> {
         for candidate in right {
             let kernels: Vec<_> = candidate.plan.launches.iter().map(|launch| launch.kernel).collect();
             let texts = match candidate.changes.is_empty() {
-                true => KernelTexts::packed(),
+                true => self.texts.clone(),
                 false => KernelTexts::compiled(&kernels, self.sources, self.compiler, |_| {})?,
             };
             let counted = counters::count(candidate, self.case, &texts)?;
