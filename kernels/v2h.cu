@@ -11,10 +11,11 @@
 //         -DSHAPE=PLAIN|SLOPED|CAPPED; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
+#include "machine/exact_rows.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
 #include "machine/key_range.cuh"
-#include "machine/large_logits.cuh"
+#include "machine/packed_sequences.cuh"
 #include "machine/query_tile.cuh"
 #include "machine/score_shape.cuh"
 #include "machine/softmax.cuh"
@@ -81,12 +82,9 @@ class WarpRows {
     // As V2d has it, where it was 3 % slower at 64 columns and 4 % faster at 128, on an H200.
     static constexpr bool VOTE = WIDE;
 
-    // `maximum` is of the scores as they are, not yet times the exponent's scale.
-    using RowState = RowStatistics;
-
     unsigned query[KEPT_STEPS][ROW_BLOCKS][4];
     float output[ROW_BLOCKS][COLUMN_BLOCKS][4] = {};
-    RowState state[ROW_BLOCKS][LANE_ROWS];
+    RowStatistics statistics[ROW_BLOCKS][LANE_ROWS];
     float exponent_scale;
     ScoreShaper<SCORE_SHAPE> shaper;
 
@@ -176,12 +174,10 @@ public:
         }
     }
 
-    // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
-    // so large that their rounding could show become differences to its maximum.
-    __device__ void raise_maxima(Scores& score) {
+    // Lets the maxima of the rows grow; sums and output follow.
+    __device__ void raise_maxima(const Scores& score) {
         float factor[ROW_BLOCKS][LANE_ROWS];
         bool grown = false;
-        bool large = false;
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
@@ -194,27 +190,11 @@ public:
                 }
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
-                RowState& row = state[block][half];
-                maximum = fmaxf(row.maximum, group_max<4>(maximum));
-                factor[block][half] =
-                    exp2_approx(exponent(row.maximum) - safe_maximum(exponent(maximum)));
-                if (is_large_row(maximum) || is_large_row(row.maximum)) {
-                    // Nothing rounds a difference. A row that is no longer large has its maximum's
-                    // exponent rounded up, as rows have that never were: the factor makes up for
-                    // it.
-                    const float rest = is_large_row(maximum)
-                                           ? 0.0f
-                                           : fmaf(maximum, exponent_scale, -exponent(maximum));
-                    factor[block][half] =
-                        exp2_approx(fmaf(row.maximum - maximum, exponent_scale, rest));
-                    large |= is_large_row(maximum);
-                }
-                row.maximum = maximum;
-                row.sum *= factor[block][half];
+                factor[block][half] = raise_maximum(
+                    statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
         }
-        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences(score);
         // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
         // the products with 1; a narrow one is not. The result is the same to the bit.
         if (VOTE && !__any_sync(ALL_LANES, grown)) return;
@@ -236,16 +216,6 @@ public:
     // operand fragment of 16 keys. Taken 16 keys at a time, the exponentials of the next keys have
     // the products of the last ones to hide behind.
     __device__ void multiply_values(const Scores& score, const LaneStart& start) {
-        float subtrahend[ROW_BLOCKS][LANE_ROWS];
-#pragma unroll
-        for (int block = 0; block < ROW_BLOCKS; ++block) {
-#pragma unroll
-            for (int half = 0; half < LANE_ROWS; ++half) {
-                const float maximum = state[block][half].maximum;
-                // The scores of a large row are differences already.
-                subtrahend[block][half] = is_large_row(maximum) ? 0.0f : exponent(maximum);
-            }
-        }
 #pragma unroll
         for (int step = 0; step < KEY_STEPS; ++step) {
             unsigned weight[ROW_BLOCKS][4];
@@ -256,12 +226,10 @@ public:
                      ++quarter) {  // of 16×16: two of rows by two of keys
                     const int half = quarter % 2;
                     const float* pair = &score[block][2 * step + quarter / 2][2 * half];
-                    const float low =
-                        softmax_weight(pair[0], exponent_scale, subtrahend[block][half]);
-                    const float high =
-                        softmax_weight(pair[1], exponent_scale, subtrahend[block][half]);
-                    // Unrounded: the sum does not inherit P's rounding.
-                    state[block][half].sum += low + high;
+                    RowStatistics& row = statistics[block][half];
+                    const float low = softmax_weight(pair[0], exponent_scale, row.maximum);
+                    const float high = softmax_weight(pair[1], exponent_scale, row.maximum);
+                    row.sum += low + high;  // unrounded: the sum does not inherit P's rounding
                     weight[block][quarter] = to_element_pair(low, high);
                 }
             }
@@ -291,12 +259,10 @@ public:
         for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
             for (int half = 0; half < LANE_ROWS; ++half) {
-                const RowState& own = state[block][half];
-                RowStatistics total = {own.maximum, group_sum<4>(own.sum)};
+                RowStatistics total = statistics[block][half];
+                total.sum = group_sum<4>(total.sum);
                 const int row = first_row + 16 * block + 8 * half + lane / 4;
                 if (row >= sequence.len_q) continue;
-                total.maximum = is_large_row(own.maximum) ? own.maximum * exponent_scale
-                                                          : exponent(own.maximum);
                 // How much less everything weighs where the sink is larger than all scores.
                 const float factor = params.sinks ? add_sink(total, sink) : 1.0f;
                 const float normalise = factor * normaliser(total.sum);
@@ -312,35 +278,16 @@ public:
                 if (lane % 4 == 0) store_lse(params, tile, position, row_lse(total));
             }
         }
-    }
-
-private:
-    // Of a score in the units of log2, rounded up.
-    __device__ float exponent(float score) const {
-        return IS_PLAIN ? exponent_above(score, exponent_scale) : score;
-    }
-
-    // Shaped scores are exponents already, and nothing rounds the difference of two of them.
-    __device__ bool is_large_row(float maximum) const {
-        return IS_PLAIN && is_large(exponent(maximum));
-    }
-
-    __device__ void take_differences(Scores& score) const {
+        // Shaped scores are exponents already, and nothing rounds the difference of two of them.
+        if constexpr (!IS_PLAIN) return;
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
-#pragma unroll
-            for (int half = 0; half < LANE_ROWS; ++half) {
-                const float maximum = state[block][half].maximum;
-                if (!is_large_row(maximum)) continue;
-#pragma unroll
-                for (int column = 0; column < KEY_BLOCKS; ++column) {
-                    score[block][column][2 * half] -= maximum;
-                    score[block][column][2 * half + 1] -= maximum;
-                }
-            }
+            const float maxima[] = {statistics[block][0].maximum, statistics[block][1].maximum};
+            attend_exactly_to_output(params, tile, sequence, first_row + 16 * block, maxima);
         }
     }
 
+private:
     __device__ static void load_query(unsigned (&fragment)[ROW_BLOCKS][4], unsigned start,
                                       int step) {
 #pragma unroll
@@ -357,11 +304,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 8 / WARPS)
     SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
 
     const QueryTile tile = locate_query_tile<TILE_ROWS>(params);
-    Sequence sequence = {0, params.len_q, 0, params.len_kv};
-    if (params.key_lengths) {
-        // More than there are, or a negative number of an unsigned type, means all.
-        sequence.len_kv = min(params.key_lengths[tile.batch], static_cast<unsigned>(params.len_kv));
-    }
+    const Sequence sequence = dense_sequence(params, tile.batch);
     const int head_kv = key_head(params, tile.head);
     const KeyTiles key_tiles(params, sequence, tile.first_row, TILE_ROWS, TILE_KEYS);
 

@@ -14,10 +14,11 @@
 //         -DSHAPE=PLAIN|SLOPED|CAPPED -DBLOCKS_PER_SM=2|5|10; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
+#include "machine/exact_rows.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
 #include "machine/key_range.cuh"
-#include "machine/large_logits.cuh"
+#include "machine/packed_sequences.cuh"
 #include "machine/query_tile.cuh"
 #include "machine/score_shape.cuh"
 #include "machine/softmax.cuh"
@@ -62,39 +63,6 @@ static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 // FIX: v2h has one tile grid for all sequences, as long as they are. Here a block works on a tile
 // of one packed sequence.
 //
-// Where a packed sequence begins. Numbers beyond the tensor, negative ones of a signed type among
-// them, are its end.
-__device__ inline int boundary(const unsigned* cu_seqlens, int sequence, int total) {
-    return min(cu_seqlens[sequence], static_cast<unsigned>(total));
-}
-
-// The number of a sequence's first tile.
-__device__ inline int first_tile(const ExtendedParams& params, int sequence) {
-    return boundary(params.cu_seqlens_q, sequence, params.len_q) / TILE_ROWS + sequence;
-}
-
-// The last sequence whose tiles begin at this number or before it; all lanes of a warp take part.
-// Each looks at PROBES places at once: what a search takes is the loads that wait for one another.
-__device__ inline int sequence_of_tile(const ExtendedParams& params, int number) {
-    constexpr int PROBES = 4;
-    const int lane = threadIdx.x % WARP_SIZE;
-    int low = 0;
-    int high = params.sequences;
-    while (high - low > 1) {
-        const int step = (high - low + PROBES * WARP_SIZE - 1) / (PROBES * WARP_SIZE);
-        int before = 0;
-#pragma unroll
-        for (int i = 0; i < PROBES; ++i) {
-            const int probe = low + (i * WARP_SIZE + lane + 1) * step;
-            const bool is_before = probe < high && first_tile(params, probe) <= number;
-            before += __popc(__ballot_sync(ALL_LANES, is_before));
-        }
-        low += before * step;
-        high = min(high, low + step);
-    }
-    return low;
-}
-
 // A block's tile, whose rows count from its sequence's first; no rows where the tile is one too
 // many.
 struct Work {
@@ -104,12 +72,7 @@ struct Work {
     __device__ explicit Work(const ExtendedParams& params) {
         if (params.sequences == 0) {
             tile = locate_query_tile<TILE_ROWS>(params);
-            sequence = {0, params.len_q, 0, params.len_kv};
-            if (params.key_lengths) {
-                // More than there are, or a negative number of a signed type, means all.
-                sequence.len_kv =
-                    min(params.key_lengths[tile.batch], static_cast<unsigned>(params.len_kv));
-            }
+            sequence = dense_sequence(params, tile.batch);
             return;
         }
         // Heads of the same rows side by side, as they lie in memory.
@@ -117,14 +80,9 @@ struct Work {
         const int head = blockIdx.x - number * params.heads_q;
         // The last tiles of a sequence see the most keys: start with them.
         if (params.causal) number = gridDim.x / params.heads_q - 1 - number;
-        const int index = sequence_of_tile(params, number);
-        sequence.first_query = boundary(params.cu_seqlens_q, index, params.len_q);
-        sequence.len_q =
-            boundary(params.cu_seqlens_q, index + 1, params.len_q) - sequence.first_query;
-        sequence.first_key = boundary(params.cu_seqlens_k, index, params.len_kv);
-        sequence.len_kv =
-            max(boundary(params.cu_seqlens_k, index + 1, params.len_kv) - sequence.first_key, 0);
-        tile = {0, head, (number - first_tile(params, index)) * TILE_ROWS};
+        const int index = sequence_of_tile<TILE_ROWS>(params, number);
+        sequence = packed_sequence(params, index);
+        tile = {0, head, (number - first_tile<TILE_ROWS>(params, index)) * TILE_ROWS};
     }
 
     __device__ bool exists() const {
@@ -172,12 +130,9 @@ class WarpRows {
     // As V2d has it, where it was 3 % slower at 64 columns and 4 % faster at 128, on an H200.
     static constexpr bool VOTE = WIDE;
 
-    // `maximum` is of the scores as they are, not yet times the exponent's scale.
-    using RowState = RowStatistics;
-
     unsigned query[KEPT_STEPS][ROW_BLOCKS][4];
     float output[ROW_BLOCKS][COLUMN_BLOCKS][4] = {};
-    RowState state[ROW_BLOCKS][LANE_ROWS];
+    RowStatistics statistics[ROW_BLOCKS][LANE_ROWS];
     float exponent_scale;
     ScoreShaper<SCORE_SHAPE> shaper;
 
@@ -270,13 +225,11 @@ public:
         }
     }
 
-    // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
-    // so large that their rounding could show become differences to its maximum.
+    // Lets the maxima of the rows grow; sums and output follow.
     template <int COUNT>
-    __device__ void raise_maxima(Scores& score) {
+    __device__ void raise_maxima(const Scores& score) {
         float factor[ROW_BLOCKS][LANE_ROWS];
         bool grown = false;
-        bool large = false;
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
@@ -289,27 +242,11 @@ public:
                 }
                 // INSIGHT: where the scale is positive, the largest score has the largest exponent:
                 // one product per row instead of one per score.
-                RowState& row = state[block][half];
-                maximum = fmaxf(row.maximum, group_max<4>(maximum));
-                factor[block][half] =
-                    exp2_approx(exponent(row.maximum) - safe_maximum(exponent(maximum)));
-                if (is_large_row(maximum) || is_large_row(row.maximum)) {
-                    // Nothing rounds a difference. A row that is no longer large has its maximum's
-                    // exponent rounded up, as rows have that never were: the factor makes up for
-                    // it.
-                    const float rest = is_large_row(maximum)
-                                           ? 0.0f
-                                           : fmaf(maximum, exponent_scale, -exponent(maximum));
-                    factor[block][half] =
-                        exp2_approx(fmaf(row.maximum - maximum, exponent_scale, rest));
-                    large |= is_large_row(maximum);
-                }
-                row.maximum = maximum;
-                row.sum *= factor[block][half];
+                factor[block][half] = raise_maximum(
+                    statistics[block][half], exponent_above(group_max<4>(maximum), exponent_scale));
                 grown |= factor[block][half] != 1.0f;
             }
         }
-        if (IS_PLAIN && __any_sync(ALL_LANES, large)) take_differences<COUNT>(score);
         // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
         // the products with 1; a narrow one is not. The result is the same to the bit.
         if (VOTE && !__any_sync(ALL_LANES, grown)) return;
@@ -332,16 +269,6 @@ public:
     // the products of the last ones to hide behind.
     template <int COUNT>
     __device__ void multiply_values(const Scores& score, const LaneStart& start) {
-        float subtrahend[ROW_BLOCKS][LANE_ROWS];
-#pragma unroll
-        for (int block = 0; block < ROW_BLOCKS; ++block) {
-#pragma unroll
-            for (int half = 0; half < LANE_ROWS; ++half) {
-                const float maximum = state[block][half].maximum;
-                // The scores of a large row are differences already.
-                subtrahend[block][half] = is_large_row(maximum) ? 0.0f : exponent(maximum);
-            }
-        }
 #pragma unroll
         for (int step = 0; step < COUNT / 16; ++step) {
             unsigned weight[ROW_BLOCKS][4];
@@ -352,12 +279,10 @@ public:
                      ++quarter) {  // of 16×16: two of rows by two of keys
                     const int half = quarter % 2;
                     const float* pair = &score[block][2 * step + quarter / 2][2 * half];
-                    const float low =
-                        softmax_weight(pair[0], exponent_scale, subtrahend[block][half]);
-                    const float high =
-                        softmax_weight(pair[1], exponent_scale, subtrahend[block][half]);
-                    // Unrounded: the sum does not inherit P's rounding.
-                    state[block][half].sum += low + high;
+                    RowStatistics& row = statistics[block][half];
+                    const float low = softmax_weight(pair[0], exponent_scale, row.maximum);
+                    const float high = softmax_weight(pair[1], exponent_scale, row.maximum);
+                    row.sum += low + high;  // unrounded: the sum does not inherit P's rounding
                     weight[block][quarter] = to_element_pair(low, high);
                 }
             }
@@ -387,12 +312,10 @@ public:
         for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
             for (int half = 0; half < LANE_ROWS; ++half) {
-                const RowState& own = state[block][half];
-                RowStatistics total = {own.maximum, group_sum<4>(own.sum)};
+                RowStatistics total = statistics[block][half];
+                total.sum = group_sum<4>(total.sum);
                 const int row = first_row + 16 * block + 8 * half + lane / 4;
                 if (row >= sequence.len_q) continue;
-                total.maximum = is_large_row(own.maximum) ? own.maximum * exponent_scale
-                                                          : exponent(own.maximum);
                 // How much less everything weighs where the sink is larger than all scores.
                 const float factor = params.sinks ? add_sink(total, sink) : 1.0f;
                 const float normalise = factor * normaliser(total.sum);
@@ -408,36 +331,16 @@ public:
                 if (lane % 4 == 0) store_lse(params, tile, position, row_lse(total));
             }
         }
-    }
-
-private:
-    // Of a score in the units of log2, rounded up.
-    __device__ float exponent(float score) const {
-        return IS_PLAIN ? exponent_above(score, exponent_scale) : score;
-    }
-
-    // Shaped scores are exponents already, and nothing rounds the difference of two of them.
-    __device__ bool is_large_row(float maximum) const {
-        return IS_PLAIN && is_large(exponent(maximum));
-    }
-
-    template <int COUNT>
-    __device__ void take_differences(Scores& score) const {
+        // Shaped scores are exponents already, and nothing rounds the difference of two of them.
+        if constexpr (!IS_PLAIN) return;
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
-#pragma unroll
-            for (int half = 0; half < LANE_ROWS; ++half) {
-                const float maximum = state[block][half].maximum;
-                if (!is_large_row(maximum)) continue;
-#pragma unroll
-                for (int column = 0; column < COUNT / 8; ++column) {
-                    score[block][column][2 * half] -= maximum;
-                    score[block][column][2 * half + 1] -= maximum;
-                }
-            }
+            const float maxima[] = {statistics[block][0].maximum, statistics[block][1].maximum};
+            attend_exactly_to_output(params, tile, sequence, first_row + 16 * block, maxima);
         }
     }
 
+private:
     __device__ static void load_query(unsigned (&fragment)[ROW_BLOCKS][4], unsigned start,
                                       int step) {
 #pragma unroll

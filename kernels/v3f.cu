@@ -12,11 +12,12 @@
 //         -DQUERY_STAGES=1|2|3 -DSTAGED_OUTPUT=0|1 -DTURNS=NEVER|IF_CAUSAL|ALWAYS
 //         -DEIGHTHS_BEFORE_WAIT=5|6|7|8 -DSHAPE=PLAIN|SLOPED|CAPPED, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
+#include "machine/exact_rows.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
 #include "machine/key_range.cuh"
-#include "machine/large_logits.cuh"
 #include "machine/mask.cuh"
+#include "machine/packed_sequences.cuh"
 #include "machine/query_tile.cuh"
 #include "machine/score_shape.cuh"
 #include "machine/softmax.cuh"
@@ -74,32 +75,6 @@ struct alignas(16) Work {
     }
 };
 
-// Where a packed sequence begins. Numbers beyond the tensor, negative ones of a signed type among
-// them, are its end.
-__device__ inline int boundary(const unsigned* cu_seqlens, int sequence, int total) {
-    return min(cu_seqlens[sequence], static_cast<unsigned>(total));
-}
-
-// The number of a packed sequence's first tile: never too few for the rows before, at most one too
-// many for each sequence.
-__device__ inline int first_tile(const ExtendedParams& params, int sequence) {
-    return boundary(params.cu_seqlens_q, sequence, params.len_q) / TILE_ROWS + sequence;
-}
-
-// The last sequence whose tiles begin at this number or before it; all lanes of a warp take part.
-__device__ inline int sequence_of_tile(const ExtendedParams& params, int number, int lane) {
-    int low = 0;
-    int high = params.sequences;
-    while (high - low > 1) {
-        const int step = (high - low + WARP_SIZE - 1) / WARP_SIZE;
-        const int probe = low + (lane + 1) * step;
-        const bool is_before = probe < high && first_tile(params, probe) <= number;
-        low += __popc(__ballot_sync(ALL_LANES, is_before)) * step;
-        high = min(high, low + step);
-    }
-    return low;
-}
-
 // Which tiles a persistent block works on. Blocks start with the tile of their own number and then
 // draw tickets for the rest, so that none idles while another still has a long way to go. By all
 // lanes of the producer's warp.
@@ -148,22 +123,12 @@ public:
 
         Work work;
         if (params.sequences > 0) {
-            const int at = sequence_of_tile(params, tile, lane);
-            const int first_query = boundary(params.cu_seqlens_q, at, params.len_q);
-            const int first_key = boundary(params.cu_seqlens_k, at, params.len_kv);
-            work.sequence = {
-                first_query, boundary(params.cu_seqlens_q, at + 1, params.len_q) - first_query,
-                first_key,
-                max(boundary(params.cu_seqlens_k, at + 1, params.len_kv) - first_key, 0)};
-            work.tile = {0, head, (tile - first_tile(params, at)) * TILE_ROWS};
+            const int index = sequence_of_tile<TILE_ROWS>(params, tile);
+            work.sequence = packed_sequence(params, index);
+            work.tile = {0, head, (tile - first_tile<TILE_ROWS>(params, index)) * TILE_ROWS};
         } else {
             work.tile = {head / params.heads_q, head % params.heads_q, tile * TILE_ROWS};
-            work.sequence = {0, params.len_q, 0, params.len_kv};
-            if (params.key_lengths) {
-                // More than there are, or a negative number of a signed type, means all.
-                work.sequence.len_kv =
-                    min(params.key_lengths[work.tile.batch], static_cast<unsigned>(params.len_kv));
-            }
+            work.sequence = dense_sequence(params, work.tile.batch);
         }
         const KeyTiles keys(params, work.sequence, work.tile.first_row, TILE_ROWS, TILE_KEYS);
         work.key_begin = keys.begin;
@@ -196,20 +161,23 @@ using KeyBoxes = BoxedTile<TILE_KEYS, HEAD_DIM>;
 // lane at once: whether the short way will do is asked once for AT_ONCE. Lies in shared memory, as
 // registers are scarce.
 class Shaper {
-    // tanh(x) = x · p(x²) up to LIMIT, to 2^-24 of itself.
-    static constexpr float LIMIT = 0.75f;
-    static constexpr int TERMS = 6;
-    static constexpr int AT_ONCE = 16;
+    // tanh(x) = x · p(x² + SHIFT) where that sum is below 2^-3, to 2^-22 of itself.
+    static constexpr float SHIFT = 0.0078125f;
+    static constexpr int TERMS = 4;
+    static constexpr int AT_ONCE = 8;
+    // INSIGHT: the sums are from 2^-7 on, so those below 2^-3 have exponents of 120 to 123, in
+    // which neither of these bits is set, nor in whatever bits they have together; in all others
+    // one is. So one instruction looks at two scores.
+    static constexpr unsigned FAR_BITS = 0x42000000;
 
     float factor;       // of the product: to the exponent, or to what tanh takes
     float cap;          // of the exponent
     float term[TERMS];  // of p, times the cap
 
-    __device__ float capped_near(float x) const {
-        const float square = x * x;
+    __device__ float capped_near(float x, float sum) const {
         float series = term[TERMS - 1];
 #pragma unroll
-        for (int i = TERMS - 2; i >= 0; --i) series = fmaf(series, square, term[i]);
+        for (int i = TERMS - 2; i >= 0; --i) series = fmaf(series, sum, term[i]);
         return series * x;
     }
     __device__ float capped_far(float x) const {
@@ -224,8 +192,7 @@ public:
         if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
             factor = fabsf(params.scale) / params.softcap;
             cap = params.softcap * LOG2_E;
-            constexpr float P[TERMS] = {1.0f,          -0.33333069f, 0.13326521f,
-                                        -0.053390257f, 0.019664914f, -0.0047694906f};
+            constexpr float P[TERMS] = {1.00261223f, -0.335412264f, 0.134140775f, -0.0491618477f};
 #pragma unroll
             for (int i = 0; i < TERMS; ++i) term[i] = cap * P[i];
         }
@@ -236,22 +203,27 @@ public:
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) score[i] *= factor;
         if constexpr (SCORE_SHAPE == ScoreShape::CAPPED) {
-            // INSIGHT: logits are seldom as large as the cap. The vote changes no bit.
+            // Logits are seldom as large as a third of the cap. The vote changes no bit.
 #pragma unroll
             for (int first = 0; first < COUNT; first += AT_ONCE) {
-                bool is_far = false;
+                float sum[AT_ONCE];
+                unsigned bits = 0;
 #pragma unroll
-                for (int i = 0; i < AT_ONCE; ++i) is_far |= !(fabsf(score[first + i]) <= LIMIT);
-                if (!__any_sync(ALL_LANES, is_far)) {
+                for (int i = 0; i < AT_ONCE; ++i) {
+                    sum[i] = fmaf(score[first + i], score[first + i], SHIFT);
+                    bits |= __float_as_uint(sum[i]);
+                }
+                if (!__any_sync(ALL_LANES, (bits & FAR_BITS) != 0)) {
 #pragma unroll
                     for (int i = 0; i < AT_ONCE; ++i) {
-                        score[first + i] = capped_near(score[first + i]);
+                        score[first + i] = capped_near(score[first + i], sum[i]);
                     }
                 } else {
 #pragma unroll
                     for (int i = 0; i < AT_ONCE; ++i) {
                         float& x = score[first + i];
-                        x = fabsf(x) <= LIMIT ? capped_near(x) : capped_far(x);
+                        const bool is_far = (__float_as_uint(sum[i]) & FAR_BITS) != 0;
+                        x = is_far ? capped_far(x) : capped_near(x, sum[i]);
                     }
                 }
             }
@@ -293,6 +265,33 @@ static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 static_assert(TILE_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX_ROWS &&
                   TILE_KEYS == LAUNCH_VALUE_BOX_ROWS && WARPGROUP_ROWS == LAUNCH_OUTPUT_BOX_ROWS,
               "what the maps are made for");
+
+// Where a row of the output begins, counted from its sequence's first.
+__device__ inline Element* output_row(const ExtendedParams& params, const Work& work, int row) {
+    return head_data(params.output, work.tile.batch, work.tile.head) +
+           (work.sequence.first_query + row) * params.output.row_stride;
+}
+
+// Writes those of a warp's 16 rows that are the sequence's, from where it has staged them.
+__device__ inline void store_staged(const ExtendedParams& params, const Work& work, int first_row,
+                                    const QueryBoxes& staging, int staging_row, int lane) {
+    constexpr int ROW_CHUNKS = BOX_ROW_BYTES / sizeof(uint4);
+#pragma unroll
+    for (int box = 0; box < QueryBoxes::BOXES; ++box) {
+        const unsigned char* const rows =
+            staging.bytes + box * QueryBoxes::BOX_BYTES + staging_row * BOX_ROW_BYTES;
+#pragma unroll
+        for (int i = lane; i < 16 * ROW_CHUNKS; i += WARP_SIZE) {
+            const int row = i / ROW_CHUNKS;
+            const int chunk = i % ROW_CHUNKS;
+            const int column = box * BOX_COLUMNS + chunk * 8;
+            if (first_row + row >= work.sequence.len_q || column >= params.head_dim) continue;
+            *reinterpret_cast<uint4*>(output_row(params, work, first_row + row) + column) =
+                *reinterpret_cast<const uint4*>(rows + row * BOX_ROW_BYTES +
+                                                (chunk ^ (row & 7)) * sizeof(uint4));
+        }
+    }
+}
 
 // The rows of a tile from `first` on become 0; by one warp. The permutation stays inside of a row.
 __device__ inline void clear_rows_from(KeyBoxes& tile, int first, int lane) {
@@ -412,7 +411,7 @@ class WarpgroupRows {
     float score[TILE_KEYS / 2];
     unsigned weight[TILE_KEYS / 4];  // in pairs of columns; element for element the operand of P·V
     float output[HEAD_DIM / 2] = {};
-    RowStatistics statistics[LANE_ROWS];  // `maximum` is of the scores, not yet times their scale
+    RowStatistics statistics[LANE_ROWS];
     float factor[LANE_ROWS];  // what the last softmax asks the output to be multiplied by
     float exponent_scale;
     int lane;
@@ -580,10 +579,8 @@ public:
     __device__ void normalise(const ExtendedParams& params, const Work& work, int first_row) {
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            const float maximum = statistics[half].maximum;
-            RowStatistics total = {
-                is_large_row(maximum) ? maximum * exponent_scale : exponent(maximum),
-                group_sum<4>(statistics[half].sum)};
+            RowStatistics total = statistics[half];
+            total.sum = group_sum<4>(total.sum);
             // How much less everything weighs where the sink is larger than all scores.
             const float weight = params.sinks ? add_sink(total, work.sink) : 1.0f;
             factor[half] = weight * normaliser(total.sum);
@@ -596,20 +593,23 @@ public:
     }
 
     // Leaves the output at `staging_row` of `staging`.
-    __device__ void stage(QueryBoxes& staging, int staging_row) const {
+    __device__ void stage(const ExtendedParams& params, const Work& work, int first_row,
+                          QueryBoxes& staging, int staging_row) const {
         staging.store_fragment(output, staging_row, lane);
+        mend_large_rows(params, work, first_row,
+                        [&](int row, int column, const float (&columns)[4]) {
+                            staging.store_columns(columns, staging_row + row, column);
+                        });
     }
 
     // Writes the rows that are the sequence's. The four lanes that share a row hold pairs of its
     // columns; they exchange them until each holds a chunk of 16 bytes.
     __device__ void store(const ExtendedParams& params, const Work& work, int first_row) const {
-        Element* const tensor = head_data(params.output, work.tile.batch, work.tile.head);
         const int member = lane % 4;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             const int row = first_row + 8 * half + lane / 4;
-            Element* const destination =
-                tensor + (work.sequence.first_query + row) * params.output.row_stride;
+            Element* const destination = output_row(params, work, row);
 #pragma unroll
             for (int first = 0; first < HEAD_DIM / 8; first += 4) {
                 unsigned chunk[4];
@@ -626,22 +626,26 @@ public:
                 }
             }
         }
+        mend_large_rows(params, work, first_row,
+                        [&](int row, int column, const float (&columns)[4]) {
+                            Element* const destination = output_row(params, work, first_row + row);
+                            store_from_float(destination + column, columns);
+                        });
     }
 
 private:
-    // Of a score in the units of log2, rounded up.
-    __device__ float exponent(float score) const {
-        return IS_PLAIN ? exponent_above(score, exponent_scale) : score;
-    }
-
-    // Shaped scores are exponents already, and nothing rounds the difference of two of them.
-    __device__ bool is_large_row(float maximum) const {
-        return IS_PLAIN && is_large(exponent(maximum));
+    // Rows whose logits are too large for the softmax once more, in the place of what it made of
+    // them. Shaped scores are exponents already, and nothing rounds the difference of two of them.
+    template <typename Store>
+    __device__ void mend_large_rows(const ExtendedParams& params, const Work& work, int first_row,
+                                    Store store) const {
+        if constexpr (!IS_PLAIN) return;
+        const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
+        attend_exactly_to_rows(params, work.tile, work.sequence, first_row, maxima, store);
     }
 
     // Lets the maxima of both rows grow; the sums and `factor` follow. A maximum that would grow by
-    // no more than SLACK (as a power of two) stays what it is. Scores of a row whose exponents are
-    // so large that their rounding could show become differences to its maximum.
+    // no more than SLACK (as a power of two) stays what it is.
     template <int COUNT>
     __device__ void raise_maxima(float (&subtrahend)[LANE_ROWS]) {
         float maximum[LANE_ROWS];
@@ -668,56 +672,13 @@ private:
                 maximum[half] = fmaxf(maximum[half], other);
             }
         }
-        bool large = false;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            const float before = exponent(statistics[half].maximum);
-            maximum[half] = fmaxf(maximum[half], statistics[half].maximum);
-            float after = exponent(maximum[half]);
-            large |= IS_PLAIN && (is_large(before) || is_large(after));
-            if (after - before <= float(SLACK)) {
-                maximum[half] = statistics[half].maximum;
-                after = before;
-            }
-            subtrahend[half] = safe_maximum(after);
-            factor[half] = exp2_approx(before - subtrahend[half]);
-        }
-        if (IS_PLAIN && __any_sync(ALL_LANES, large)) {
-            take_differences<COUNT>(maximum, subtrahend);
-        }
-#pragma unroll
-        for (int half = 0; half < LANE_ROWS; ++half) {
-            statistics[half].maximum = maximum[half];
-            statistics[half].sum *= factor[half];
-        }
-    }
-
-    // Of rows that are large or were before: scores become differences to the maximum, which lags
-    // behind none.
-    template <int COUNT>
-    __device__ void take_differences(float (&maximum)[LANE_ROWS], float (&subtrahend)[LANE_ROWS]) {
-#pragma unroll
-        for (int half = 0; half < LANE_ROWS; ++half) {
-            const float before = statistics[half].maximum;
-            float after = before;
-#pragma unroll
-            for (int i = 0; i < COUNT / 2; ++i) {
-                if (i / 2 % 2 == half) after = fmaxf(after, score[i]);
-            }
-            after = group_max<4>(after);
-            if (!is_large_row(before) && !is_large_row(after)) continue;
-            maximum[half] = after;
-            // Nothing rounds a difference. A row that is no longer large has its maximum's exponent
-            // rounded up, as rows have that never were; the factor makes up for that.
-            const bool large = is_large_row(after);
-            const float taken = large ? after : 0.0f;
-            subtrahend[half] = large ? 0.0f : exponent(after);
-            const float rest = large ? 0.0f : fmaf(after, exponent_scale, -subtrahend[half]);
-            factor[half] = exp2_approx(fmaf(before - after, exponent_scale, rest));
-#pragma unroll
-            for (int i = 0; i < COUNT / 2; ++i) {
-                if (i / 2 % 2 == half) score[i] -= taken;
-            }
+            RowStatistics& row = statistics[half];
+            const float grown = fmaxf(row.maximum, exponent_above(maximum[half], exponent_scale));
+            const bool keeps = grown - row.maximum <= float(SLACK);
+            factor[half] = raise_maximum(row, keeps ? row.maximum : grown);
+            subtrahend[half] = safe_maximum(row.maximum);
         }
     }
 
@@ -765,6 +726,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     WarpgroupRows rows(params, lane);
     const TurnTaking<CONSUMERS> turn(warpgroup, takes_turns(params));
 
+    // From one lane, so that the compiler sees that the warp agrees on it: descriptors then stay in
+    // the registers that a warp has for all.
+    const auto agreed = [](int number) { return __shfl_sync(ALL_LANES, number, 0); };
+
     // Tiles of keys that only other warpgroups' rows see.
     const auto pass_keys = [&] {
         // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
@@ -782,20 +747,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                                int warp_row) {
         const int first_row = work.tile.first_row + warp_row;
         const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
+        const int all_begin = agreed(work.key_begin);
+        const int all_end = agreed(work.key_end);
+        const int begin = agreed(own.begin);
+        const int end = agreed(own.end);
+        const int whole_begin = agreed(own.whole_begin);
+        const int whole_end = agreed(own.whole_end);
 
         queries.wait();
-        if (warpgroup_first_row >= work.sequence.len_q || own.begin == own.end) {
+        if (agreed(warpgroup_first_row >= work.sequence.len_q) || begin == end) {
             queries.release(lane);
             pass_keys();
 #pragma unroll 1
-            for (int key_tile = work.key_end - 1; key_tile > work.key_begin; --key_tile) {
+            for (int key_tile = all_end - 1; key_tile > all_begin; --key_tile) {
                 pass_keys();
                 turn.pass_unused();
             }
             return;
         }
 #pragma unroll 1
-        for (int key_tile = work.key_end; key_tile > own.end; --key_tile) {
+        for (int key_tile = all_end; key_tile > end; --key_tile) {
             pass_keys();
             turn.pass_unused();
         }
@@ -825,10 +796,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         };
         const auto nothing = [] {};
 
-        int key_tile = own.end - 1;
+        int key_tile = end - 1;
         keys.wait();
         rows.begin_products();
-        if (HAS_HALVES && own.keys_end <= key_tile * TILE_KEYS + HALF) {
+        if (HAS_HALVES && agreed(own.keys_end) <= key_tile * TILE_KEYS + HALF) {
             multiply_keys(FirstHalf{});
             rows.end_products();
             keys.release(lane);
@@ -838,7 +809,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             multiply_keys(All{});
             rows.end_products();
             keys.release(lane);
-            if (own.is_whole(key_tile)) {
+            if (key_tile >= whole_begin && key_tile < whole_end) {
                 softmax(key_tile, All{}, Unmasked{}, nothing);
             } else {
                 softmax(key_tile, All{}, Masked{}, nothing);
@@ -865,14 +836,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             rows.template round_weights<part.FIRST, part.COUNT>();
             rows.rescale_output_if_needed();
         };
-        const int first_begin = visible_range(params, work.sequence, warpgroup_first_row).begin;
+        const int first_begin =
+            agreed(visible_range(params, work.sequence, warpgroup_first_row).begin);
         const bool ends_in_half =
-            HAS_HALVES && own.end - own.begin > 1 && first_begin >= own.begin * TILE_KEYS + HALF;
+            HAS_HALVES && end - begin > 1 && first_begin >= begin * TILE_KEYS + HALF;
 #pragma unroll 1
-        for (--key_tile; key_tile >= own.begin; --key_tile) {
-            if (own.is_whole(key_tile)) {
+        for (--key_tile; key_tile >= begin; --key_tile) {
+            if (key_tile >= whole_begin && key_tile < whole_end) {
                 attend(All{}, Unmasked{});
-            } else if (ends_in_half && key_tile == own.begin) {
+            } else if (ends_in_half && key_tile == begin) {
                 attend(SecondHalf{}, Masked{});
             } else {
                 attend(All{}, Masked{});
@@ -888,7 +860,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         rows.end_products();
         values.release(lane);
 #pragma unroll 1
-        for (key_tile = own.begin; key_tile > work.key_begin; --key_tile) {
+        for (key_tile = begin; key_tile > all_begin; --key_tile) {
             pass_keys();
             turn.pass_unused();
         }
@@ -902,39 +874,42 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (;; position.advance()) {
         shared.work_turns.full[position.stage].wait(position.parity);
         const Work& work = shared.work[position.stage];
-        if (work.is_last()) break;
+        if (agreed(work.is_last())) break;
         rows.start_over();
         const int warpgroup_row = place * WARPGROUP_ROWS;
         const int warp_row = warpgroup_row + warp_of_group * WARP_ROWS;
-        if (work.key_begin < work.key_end) {
+        if (agreed(work.key_begin < work.key_end)) {
             attend_to(work, shared.seen[position.stage][place], warpgroup_row, warp_row);
         }
 
         const int first_row = work.tile.first_row + warp_row;
         const int warpgroup_first_row = work.tile.first_row + warpgroup_row;
         rows.normalise(params, work, first_row);
-#if STAGED_OUTPUT
         // The copy engine stores while the warps go on, but it would store the next sequence's
-        // rows, too. The place in shared memory is not traded: only this warpgroup's own store
-        // reads it.
-        if (warpgroup_first_row + WARPGROUP_ROWS <= work.sequence.len_q) {
-            const bool leader = threadIdx.x % WARPGROUP_SIZE == 0;
-            if (leader) wait_until_stores_have_read();
-            warpgroup_sync(warpgroup);
-            const int staged_row = warpgroup * WARPGROUP_ROWS;
-            rows.stage(shared.output, staged_row + warp_of_group * WARP_ROWS);
-            fence_for_async_proxy();
-            warpgroup_sync(warpgroup);
-            if (leader) {
-                shared.output.store_async(maps.output, staged_row,
-                                          work.sequence.first_query + warpgroup_first_row,
-                                          work.tile.head, work.tile.batch);
-            }
-        } else {
-            rows.store(params, work, first_row);
+        // rows, too: then the threads store. The place in shared memory is not traded: only this
+        // warpgroup's own store reads it.
+#if STAGED_OUTPUT
+        const bool leader = threadIdx.x % WARPGROUP_SIZE == 0;
+        const int staged_row = warpgroup * WARPGROUP_ROWS;
+        const int staged_warp_row = staged_row + warp_of_group * WARP_ROWS;
+        if (leader) wait_until_stores_have_read();
+        warpgroup_sync(warpgroup);
+        rows.stage(params, work, first_row, shared.output, staged_warp_row);
+        fence_for_async_proxy();
+        warpgroup_sync(warpgroup);
+        if (warpgroup_first_row + WARPGROUP_ROWS > work.sequence.len_q) {
+            store_staged(params, work, first_row, shared.output, staged_warp_row, lane);
+        } else if (leader) {
+            shared.output.store_async(maps.output, staged_row,
+                                      work.sequence.first_query + warpgroup_first_row,
+                                      work.tile.head, work.tile.batch);
         }
 #else
         rows.store(params, work, first_row);
+        // INSIGHT: where the compiler does not see the warps meet behind the rare way out, it keeps
+        // descriptors in every lane's registers, and moves each in front of each product.
+        // UNNOTICED: only time depends on it.
+        warpgroup_sync(warpgroup);
 #endif
         __syncwarp();
         if (lane == 0) shared.work_turns.empty[position.stage].arrive();

@@ -12,10 +12,11 @@
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements
 // build:  -DHEAD_DIM=32|64|128 -DSTAGES=1|2 -DBLOCKS_PER_SM=2|4|5, f16 or -DDTYPE_BF16
 #include "machine/boxed_tile.cuh"
+#include "machine/exact_rows.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
 #include "machine/key_range.cuh"
-#include "machine/large_logits.cuh"
+#include "machine/packed_sequences.cuh"
 #include "machine/query_tile.cuh"
 #include "machine/score_shape.cuh"
 #include "machine/softmax.cuh"
@@ -88,40 +89,6 @@ static_assert(TILE_ROWS == LAUNCH_QUERY_BOX_ROWS && TILE_KEYS == LAUNCH_KEY_BOX_
                   TILE_KEYS == LAUNCH_VALUE_BOX_ROWS,
               "what the maps are made for");
 
-// Where a packed sequence begins. Numbers beyond the tensor, negative ones of a signed type among
-// them, are its end.
-__device__ inline int boundary(const unsigned* cu_seqlens, int sequence, int total) {
-    return min(cu_seqlens[sequence], static_cast<unsigned>(total));
-}
-
-// The number of a packed sequence's first tile: never too few for the rows before, at most one too
-// many for each sequence.
-__device__ inline int first_tile(const ExtendedParams& params, int sequence) {
-    return boundary(params.cu_seqlens_q, sequence, params.len_q) / TILE_ROWS + sequence;
-}
-
-// The last sequence whose tiles begin at this number or before it; all lanes of a warp take part.
-// Each looks at PROBES places at once: what a search takes is the loads that wait for one another.
-__device__ inline int sequence_of_tile(const ExtendedParams& params, int number) {
-    constexpr int PROBES = 4;
-    const int lane = threadIdx.x % WARP_SIZE;
-    int low = 0;
-    int high = params.sequences;
-    while (high - low > 1) {
-        const int step = (high - low + PROBES * WARP_SIZE - 1) / (PROBES * WARP_SIZE);
-        int before = 0;
-#pragma unroll
-        for (int i = 0; i < PROBES; ++i) {
-            const int probe = low + (i * WARP_SIZE + lane + 1) * step;
-            const bool is_before = probe < high && first_tile(params, probe) <= number;
-            before += __popc(__ballot_sync(ALL_LANES, is_before));
-        }
-        low += before * step;
-        high = min(high, low + step);
-    }
-    return low;
-}
-
 // A block's tile, whose rows count from its sequence's first; no rows where the tile is one too
 // many. The grid is [heads, tiles]: heads of the same rows side by side, as they lie in memory, and
 // no division before anything can be loaded.
@@ -138,23 +105,13 @@ struct Work {
             const int tiles = (params.len_q + TILE_ROWS - 1) / TILE_ROWS;
             tile.batch = params.batch == 1 ? 0 : number / tiles;
             tile.first_row = (number - tile.batch * tiles) * TILE_ROWS;
-            sequence = {0, params.len_q, 0, params.len_kv};
-            if (params.key_lengths) {
-                // More than there are, or a negative number of a signed type, means all.
-                sequence.len_kv =
-                    min(params.key_lengths[tile.batch], static_cast<unsigned>(params.len_kv));
-            }
+            sequence = dense_sequence(params, tile.batch);
             return;
         }
-        const int index = sequence_of_tile(params, number);
-        sequence.first_query = boundary(params.cu_seqlens_q, index, params.len_q);
-        sequence.len_q =
-            boundary(params.cu_seqlens_q, index + 1, params.len_q) - sequence.first_query;
-        sequence.first_key = boundary(params.cu_seqlens_k, index, params.len_kv);
-        sequence.len_kv =
-            max(boundary(params.cu_seqlens_k, index + 1, params.len_kv) - sequence.first_key, 0);
+        const int index = sequence_of_tile<TILE_ROWS>(params, number);
+        sequence = packed_sequence(params, index);
         tile.batch = 0;
-        tile.first_row = (number - first_tile(params, index)) * TILE_ROWS;
+        tile.first_row = (number - first_tile<TILE_ROWS>(params, index)) * TILE_ROWS;
     }
 
     __device__ bool exists() const {
@@ -220,7 +177,7 @@ class WarpgroupRows {
     // [j][half][i]: column 8·j + 2·(lane % 4) + i of the row 8·half + lane / 4 of the warp's 16; so
     // are the scores of a tile.
     float output[HEAD_DIM / 2] = {};
-    RowStatistics statistics[LANE_ROWS];  // `maximum` is of the scores, not yet times their scale
+    RowStatistics statistics[LANE_ROWS];
     float exponent_scale;
     int lane;
 
@@ -339,10 +296,8 @@ public:
         float factor[LANE_ROWS];
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            const float maximum = statistics[half].maximum;
-            RowStatistics total = {
-                is_large_row(maximum) ? maximum * exponent_scale : exponent(maximum),
-                group_sum<4>(statistics[half].sum)};
+            RowStatistics total = statistics[half];
+            total.sum = group_sum<4>(total.sum);
             // How much less everything weighs where the sink is larger than all scores.
             const float share = params.sinks ? add_sink(total, sink) : 1.0f;
             factor[half] = share * normaliser(total.sum);
@@ -380,19 +335,15 @@ public:
                 }
             }
         }
+        const float maxima[] = {statistics[0].maximum, statistics[1].maximum};
+        attend_exactly_to_output(params, work.tile, work.sequence, first_row, maxima);
     }
 
 private:
-    // Of a score in the units of log2, rounded up.
-    __device__ float exponent(float score) const { return exponent_above(score, exponent_scale); }
-    __device__ bool is_large_row(float maximum) const { return is_large(exponent(maximum)); }
-
     // Lets the maxima of both rows grow; the sums follow, and the output is to by `factor`. A
-    // maximum that would grow by no more than SLACK (as a power of two) stays what it is. Scores of
-    // a row whose exponents are so large that their rounding could show become differences to its
-    // maximum.
+    // maximum that would grow by no more than SLACK (as a power of two) stays what it is.
     template <int COUNT>
-    __device__ void raise_maxima(float (&score)[COUNT / 2], float (&subtrahend)[LANE_ROWS],
+    __device__ void raise_maxima(const float (&score)[COUNT / 2], float (&subtrahend)[LANE_ROWS],
                                  float (&factor)[LANE_ROWS]) {
         float maximum[LANE_ROWS];
 #pragma unroll
@@ -416,58 +367,13 @@ private:
                 maximum[half] = fmaxf(maximum[half], other);
             }
         }
-        bool large = false;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            const float before = exponent(statistics[half].maximum);
-            maximum[half] = fmaxf(maximum[half], statistics[half].maximum);
-            float after = exponent(maximum[half]);
-            large |= is_large(before) || is_large(after);
-            if (after - before <= float(SLACK)) {
-                maximum[half] = statistics[half].maximum;
-                after = before;
-            }
-            subtrahend[half] = safe_maximum(after);
-            factor[half] = exp2_approx(before - subtrahend[half]);
-        }
-        if (__any_sync(ALL_LANES, large)) {
-            take_differences<COUNT>(score, maximum, subtrahend, factor);
-        }
-#pragma unroll
-        for (int half = 0; half < LANE_ROWS; ++half) {
-            statistics[half].maximum = maximum[half];
-            statistics[half].sum *= factor[half];
-        }
-    }
-
-    // Of rows that are large or were before: scores become differences to the maximum, which lags
-    // behind none.
-    template <int COUNT>
-    __device__ void take_differences(float (&score)[COUNT / 2], float (&maximum)[LANE_ROWS],
-                                     float (&subtrahend)[LANE_ROWS],
-                                     float (&factor)[LANE_ROWS]) const {
-#pragma unroll
-        for (int half = 0; half < LANE_ROWS; ++half) {
-            const float before = statistics[half].maximum;
-            float after = before;
-#pragma unroll
-            for (int i = 0; i < COUNT / 2; ++i) {
-                if (i / 2 % 2 == half) after = fmaxf(after, score[i]);
-            }
-            after = group_max<4>(after);
-            if (!is_large_row(before) && !is_large_row(after)) continue;
-            maximum[half] = after;
-            // Nothing rounds a difference. A row that is no longer large has its maximum's exponent
-            // rounded up, as rows have that never were; the factor makes up for that.
-            const bool large = is_large_row(after);
-            const float taken = large ? after : 0.0f;
-            subtrahend[half] = large ? 0.0f : exponent(after);
-            const float rest = large ? 0.0f : fmaf(after, exponent_scale, -subtrahend[half]);
-            factor[half] = exp2_approx(fmaf(before - after, exponent_scale, rest));
-#pragma unroll
-            for (int i = 0; i < COUNT / 2; ++i) {
-                if (i / 2 % 2 == half) score[i] -= taken;
-            }
+            RowStatistics& row = statistics[half];
+            const float grown = fmaxf(row.maximum, exponent_above(maximum[half], exponent_scale));
+            const bool keeps = grown - row.maximum <= float(SLACK);
+            factor[half] = raise_maximum(row, keeps ? row.maximum : grown);
+            subtrahend[half] = safe_maximum(row.maximum);
         }
     }
 

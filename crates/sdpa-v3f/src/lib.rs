@@ -20,12 +20,9 @@ pub static PTX: PackedPtx = PackedPtx::new("v3f", include_bytes!("../v3f.ptx.zst
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
-/// Kernels for scores as they are: two for the first head dimension, one for each other.
+/// Kernels for scores as they are: two for the first head dimension, one for each other. Of other shapes of scores one each.
 const PLAIN: usize = 1 + HEAD_DIMS.len();
-/// With slopes there is none for the first head dimension: ptxas would run its products one after the other, and the next
-/// one's kernel, padded, does not.
-const SLOPED: usize = HEAD_DIMS.len() - 1;
-const OF_EACH_DTYPE: usize = PLAIN + SLOPED + HEAD_DIMS.len();
+const OF_EACH_DTYPE: usize = PLAIN + 2 * HEAD_DIMS.len();
 
 const fn kernel(
     name: &'static str,
@@ -52,12 +49,14 @@ static GENERATION: Generation = Generation {
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=NEVER", "EIGHTHS_BEFORE_WAIT=7", "SHAPE=PLAIN"], 2, 128, 230_400;
         "d256", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
             "QUERY_STAGES=1", "STAGED_OUTPUT=0", "TURNS=NEVER", "EIGHTHS_BEFORE_WAIT=6", "SHAPE=PLAIN"], 2, 64, 197_632;
+        "d64_sloped", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
+            "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=SLOPED"], 2, 128, 164_864;
         "d128_sloped", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=SLOPED"], 2, 128, 230_400;
         "d256_sloped", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
             "QUERY_STAGES=1", "STAGED_OUTPUT=0", "TURNS=NEVER", "EIGHTHS_BEFORE_WAIT=6", "SHAPE=SLOPED"], 2, 64, 197_632;
         "d64_capped", ["HEAD_DIM=64", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=3",
-            "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=IF_CAUSAL", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=CAPPED"], 2, 128, 164_864;
+            "QUERY_STAGES=3", "STAGED_OUTPUT=1", "TURNS=ALWAYS", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=CAPPED"], 2, 128, 164_864;
         "d128_capped", ["HEAD_DIM=128", "CONSUMERS=2", "TILE_KEYS=128", "KEY_STAGES=2",
             "QUERY_STAGES=2", "STAGED_OUTPUT=1", "TURNS=IF_CAUSAL", "EIGHTHS_BEFORE_WAIT=8", "SHAPE=CAPPED"], 2, 128, 230_400;
         "d256_capped", ["HEAD_DIM=256", "CONSUMERS=2", "TILE_KEYS=64", "KEY_STAGES=2",
@@ -91,12 +90,12 @@ impl Attention for V3f {
         require::tensor_maps("v3f", problem)?;
         let first = OF_EACH_DTYPE * usize::from(problem.dtype() == Dtype::Bf16);
         let (plain, shaped) = GENERATION.specialisations[first..][..OF_EACH_DTYPE].split_at(PLAIN);
-        let (sloped, capped) = shaped.split_at(SLOPED);
+        let (sloped, capped) = shaped.split_at(HEAD_DIMS.len());
         let width = HEAD_DIMS.partition_point(|width| *width < problem.head_dim());
         let kernel = match (problem.softcap(), problem.slopes()) {
             // A capped kernel has slopes, too, of 0 where there are none.
             (Some(_), _) => capped[width],
-            (None, true) => sloped[width.saturating_sub(1)],
+            (None, true) => sloped[width],
             (None, false) if width == 0 => plain[rows_choice(problem, limits)],
             (None, false) => plain[1 + width],
         };
@@ -165,7 +164,7 @@ mod tests {
         for (width, next) in [(8, 64), (64, 64), (72, 128), (128, 128), (136, 256), (256, 256)] {
             let problem = Problem::new(1, 2, 100, width);
             assert!(kernel_of(&problem.clone().build().unwrap()).starts_with(&format!("f16_d{next}")));
-            assert_eq!(kernel_of(&problem.clone().slopes().build().unwrap()), format!("f16_d{}_sloped", next.max(128)));
+            assert_eq!(kernel_of(&problem.clone().slopes().build().unwrap()), format!("f16_d{next}_sloped"));
             assert_eq!(kernel_of(&problem.slopes().softcap(9.0).build().unwrap()), format!("f16_d{next}_capped"));
         }
     }
