@@ -777,13 +777,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             fence_for_async_proxy();
             warpgroup_sync(warpgroup);
         }
+        const Descriptor query = queries.tile().along_columns(warpgroup_row);
         const auto multiply_keys = [&](auto part) {
-            // Opaque, so that the steps' descriptors are worked out again for every tile instead
-            // of being kept in registers.
-            int first = warpgroup_row;
-            asm volatile("" : "+r"(first));
-            rows.template multiply_keys<part.COUNT>(queries.tile().along_columns(first),
-                                                    keys.tile(), part.FIRST);
+            rows.template multiply_keys<part.COUNT>(query, keys.tile(), part.FIRST);
         };
         const auto softmax = [&](int key_tile, auto part, auto masked, auto meanwhile) {
             constexpr int COUNT = part.COUNT;

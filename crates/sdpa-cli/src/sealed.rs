@@ -18,8 +18,12 @@ struct KeyLoop {
 }
 
 /// Rows whose logits are too large for a fused multiply-add are computed again, one key at a time. No generation's idea is in
-/// that: it is the rare way out that all of them share, and twelve copies would be twelve places to mend.
-const KEY_LOOPS: [KeyLoop; 1] = [KeyLoop { header: "machine/large_logits.cuh", function: "attend_exactly" }];
+/// that: it is the rare way out that all of them share, and a copy in each would be as many places to mend. One is for keys that
+/// are a prefix, the other for ranges.
+const KEY_LOOPS: [KeyLoop; 2] = [
+    KeyLoop { header: "machine/large_logits.cuh", function: "attend_exactly" },
+    KeyLoop { header: "machine/exact_rows.cuh", function: "attend_exactly_in_range" },
+];
 
 /// Why a generation cannot be sealed.
 #[derive(Debug, thiserror::Error)]
