@@ -104,6 +104,16 @@ pub trait Device: Send + Sync {
     /// Kernels that do not load or may not be launched; on the interpreter also what it found.
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()>;
 
+    /// Makes ready what later launches like this one have in common, so that each costs the host less: the kernel is looked
+    /// up, and tensor maps are made. `params` are those of such a launch, whatever addresses they hold. None if this device
+    /// has nothing to make ready; then [`launch`](Self::launch) does it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn ready(&self, _launch: &Launch, _params: &Params) -> Result<Option<Box<dyn ReadyLaunch>>> {
+        Ok(None)
+    }
+
     /// Waits for all queued work.
     ///
     /// # Errors
@@ -141,6 +151,15 @@ pub trait Device: Send + Sync {
         self.write(&buffer, 0, bytes)?;
         Ok(buffer)
     }
+}
+
+/// A launch that was made [ready](Device::ready).
+pub trait ReadyLaunch: Send + Sync {
+    /// Queues the kernel. Only addresses may differ from the parameters that it was made ready for.
+    ///
+    /// # Errors
+    /// Kernels that may not be launched.
+    fn launch(&self, params: &Params) -> Result<()>;
 }
 
 /// Queued work that can be run again and timed by the device's own clock.

@@ -7,7 +7,7 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use sdpa_core::{Attention, Buffer, Cuda, Device, DeviceChoice, Error, Operand, Problem, Tensors, TileBoxes};
 
 use crate::stub::say;
-use crate::v0::{V0, kernel};
+use crate::v0::{V0, kernel, kernel_with_code};
 
 fn problem() -> Problem {
     Problem::new(1, 2, 64, 64).build().unwrap()
@@ -59,6 +59,22 @@ fn everything() -> Result<(), Error> {
     device.resources(&kernel("merge", None))?;
     device.substitute(&kernel("merge", None), ".version 9.0")?;
     device.synchronize()
+}
+
+#[test]
+#[ignore = "driver.rs runs it under a stand-in for the driver"]
+fn loads_machine_code() {
+    let device = Cuda::new(0).unwrap();
+    let ask = || {
+        device.load(&kernel_with_code())?;
+        device.load(&kernel_with_code())?;
+        device.substitute(&kernel_with_code(), ".version 9.0")?;
+        device.substitute_code(&kernel_with_code(), b"\x7fELF?")
+    };
+    match ask() {
+        Ok(()) => say("ok"),
+        Err(error) => say(error),
+    }
 }
 
 #[test]

@@ -77,3 +77,20 @@ pub(super) fn encode(description: &TensorMapDescription) -> Result<[u8; TENSOR_M
     }
     Ok(bytes)
 }
+
+/// Makes a map that [`encode`] made one of the same tensor at another address.
+pub(super) fn replace_address(map: &mut [u8; TENSOR_MAP_BYTES], address: u64) -> Result<()> {
+    // The driver wants its own type's alignment, which the bytes need not have.
+    let mut own = CUtensorMap { opaque: [0; TENSOR_MAP_BYTES / 8] };
+    for (word, bytes) in own.opaque.iter_mut().zip(map.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    // SAFETY: the map was made by the driver, and is as large and as aligned as its type says.
+    unsafe { sys::cuTensorMapReplaceAddress(&mut own, address as *mut std::ffi::c_void) }
+        .result()
+        .map_err(driver("moving a tensor map"))?;
+    for (bytes, word) in map.as_chunks_mut::<8>().0.iter_mut().zip(own.opaque) {
+        *bytes = word.to_le_bytes();
+    }
+    Ok(())
+}
