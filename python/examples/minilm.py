@@ -102,6 +102,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a folder with the model; PyPI's package if left out")
     parser.add_argument("--sentences", type=int, default=256)
+    parser.add_argument("--note", default="", help="what to say of the model beside the figures")
     given = parser.parse_args()
     torch.set_grad_enabled(False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -129,6 +130,7 @@ def main():
         "sentences": len(texts),
         "tokens": sum(lengths),
         "longest": max(lengths),
+        "note": given.note,
         "cosine": {},
         "sentences_per_second": {},
     }

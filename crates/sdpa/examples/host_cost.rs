@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use sdpa::{Attention as _, Buffer, Cuda, Device, Dtype, Error, Mask, Operand, Packing, Problem, Tensors};
+use sdpa::{Buffer, Cuda, Device, Dtype, Error, Mask, Operand, Packing, Problem, Tensors};
 
 /// Calls of a batch, few enough to wait for nothing: the driver's queue holds about a thousand launches.
 const CALLS: u32 = 64;

@@ -20,6 +20,8 @@ pub const REGION: &str = "measured";
 pub enum ProgramRecord {
     /// `crates/sdpa/examples/host_cost.rs`.
     HostCost(HostCost),
+    /// `crates/sdpa-c/examples/host_cost.c`.
+    HostCostC(HostCostC),
     /// `python/tests/gpu.py`.
     Python(Python),
     /// `python/examples/minilm.py`.
@@ -35,6 +37,12 @@ pub struct HostCost {
     /// Whether kernels were loaded as machine code, and not compiled by the driver.
     machine_code: bool,
     problems: Vec<Calls>,
+}
+
+/// What a prepared call from C costs the host.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct HostCostC {
+    prepared_ns: BTreeMap<String, f64>,
 }
 
 /// The calls of one problem.
@@ -117,6 +125,7 @@ pub fn render(records: &[ProgramRecord]) -> String {
     for record in records {
         let table = match record {
             ProgramRecord::HostCost(record) => host_cost(record),
+            ProgramRecord::HostCostC(record) => host_cost_c(record),
             ProgramRecord::Python(record) => python(record),
             ProgramRecord::Minilm(record) => minilm(record),
             ProgramRecord::Llama(record) => llama(record),
@@ -150,6 +159,16 @@ fn host_cost(record: &HostCost) -> String {
             text,
             "| {name}: {problem} | {generation} | {launches} | {first_call_ms:.1} | {forward} | {within} | {prepared} |"
         );
+    }
+    text
+}
+
+fn host_cost_c(record: &HostCostC) -> String {
+    let mut text = "### A prepared call from C\n\n`crates/sdpa-c/examples/host_cost.c`: µs of the host per call.\n\n\
+                    | problem | prepared |\n| --- | ---: |\n"
+        .to_owned();
+    for (problem, ns) in &record.prepared_ns {
+        let _ = writeln!(text, "| {problem} | {:.2} |", ns / 1e3);
     }
     text
 }
@@ -224,6 +243,9 @@ mod tests {
         );
         assert!(lines[0].ends_with("loads machine code (feature `machine-code`)"), "{lines:?}");
         assert_eq!(lines[6], "| short: p | v2d | 1 | 4.0 | 5.51 | 3.50 | 2.50 |");
+
+        let lines = rendered(r#"{"example":"host_cost_c","prepared_ns":{"p":3456}}"#);
+        assert_eq!(lines[6], "| p | 3.46 |");
 
         let lines = rendered(
             r#"{"example":"python","evo_sdpa":"0.1.0","torch":"2.11","device":"cuda","gpu":"GPU","passed":84,"failed":["streams"],

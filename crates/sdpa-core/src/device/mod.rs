@@ -219,12 +219,13 @@ pub struct Buffer {
     bytes: usize,
     /// `None` for borrowed memory, of which the program says that it is the right one.
     memory: Option<MemoryId>,
-    _owner: Arc<dyn Any + Send + Sync>,
+    /// Frees the memory when the last buffer of it is gone; none for borrowed memory.
+    _owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Buffer {
     pub(crate) fn new(address: u64, bytes: usize, memory: MemoryId, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { address, bytes, memory: Some(memory), _owner: owner }
+        Self { address, bytes, memory: Some(memory), _owner: Some(owner) }
     }
 
     /// Device memory that another part of your program owns, e.g. a tensor. No device can tell whether it is its own.
@@ -233,7 +234,7 @@ impl Buffer {
     /// `address..address + bytes` must be device memory of the device this buffer is used with, and stay allocated
     /// while the buffer or work queued with it lives.
     pub unsafe fn borrowed(address: u64, bytes: usize) -> Self {
-        Self { address, bytes, memory: None, _owner: Arc::new(()) }
+        Self { address, bytes, memory: None, _owner: None }
     }
 
     /// Device address of the first byte.

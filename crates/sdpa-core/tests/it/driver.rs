@@ -152,6 +152,19 @@ fn every_call_has_its_context() {
 }
 
 #[test]
+fn threads_work_on_several_streams_and_devices_at_once() {
+    for pools in ["1", "0"] {
+        let ran = Stub::new().set("STUB_DEVICES", "2").set("STUB_POOLS", pools).run("works_from_many_threads_at_once");
+        assert_eq!(ran.said, ["ok"]);
+        assert_eq!(ran.wrong_calls(), [""; 0], "pools {pools}");
+        let count = |name: &str| ran.calls.iter().filter(|call| call.starts_with(name)).count();
+        assert_eq!(count("cuLaunchKernel"), 8 * 10 * 2 * 2, "8 threads, 10 rounds, 2 calls of 2 kernels");
+        assert_eq!(count("cuModuleLoadData"), 4, "two kernels, loaded once per GPU");
+        assert_eq!(count("cuMemFree"), count("cuMemAlloc"));
+    }
+}
+
+#[test]
 fn another_devices_buffers_are_refused() {
     let ran = Stub::new().set("STUB_DEVICES", "2").run("uses_two_devices");
     let refused = "lies in another device's memory: allocate it on the device that it is used with";

@@ -129,6 +129,35 @@ fn uses_two_devices() {
     say("ok");
 }
 
+/// Two GPUs, two streams of each, two threads on each stream.
+#[test]
+#[ignore = "driver.rs runs it under a stand-in for the driver"]
+fn works_from_many_threads_at_once() {
+    let streams = [0, 0, 1, 1].map(|ordinal| CudaContext::new(ordinal).unwrap().new_stream().unwrap());
+    let [first, other] = [0, 2].map(|index| Cuda::from_stream(Arc::clone(&streams[index])).unwrap());
+    // SAFETY: the streams are of the devices' contexts, and are dropped last.
+    let beside = |device: &Cuda, index: usize| unsafe { device.on_raw_stream(streams[index].cu_stream().cast()) };
+    let (second, fourth) = (beside(&first, 1).unwrap(), beside(&other, 3).unwrap());
+    let devices = [&first, &second, &other, &fourth];
+    std::thread::scope(|scope| {
+        for device in devices {
+            let prepared = Arc::new(V0.prepare(device, &problem()).unwrap());
+            let all = Arc::new(buffers(device).unwrap());
+            for _ in 0..2 {
+                let (prepared, all) = (Arc::clone(&prepared), Arc::clone(&all));
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        V0.forward(device, &problem(), &tensors(&all)).unwrap();
+                        prepared.forward(&tensors(&all)).unwrap();
+                    }
+                });
+            }
+        }
+    });
+    drop((first, second, other, fourth));
+    say("ok");
+}
+
 /// A stream of a program that lets cudarc order its streams by events.
 fn own_stream() -> Arc<cudarc::driver::CudaStream> {
     let context = CudaContext::new(0).unwrap();

@@ -287,8 +287,8 @@ impl Cuda {
         with_its_shared_memory(kernel, function)
     }
 
-    /// Loads a specialisation's machine code; none if this driver does not take it and shall compile the PTX instead: one
-    /// that is older than the code, or that was told to compile (`CUDA_FORCE_PTX_JIT`).
+    /// Loads a specialisation's machine code; none if this driver does not take it, as one that is older than the code, and
+    /// shall compile the PTX instead.
     fn load_code(&self, kernel: &Specialisation, code: &[u8]) -> Result<Option<CudaFunction>> {
         if kernel.boxes.is_some() {
             library::require(library::TENSOR_MAPS)?;
