@@ -49,6 +49,22 @@ fn every_generation_has_a_crate_with_a_readme_and_a_pack() {
     }
 }
 
+/// Or a program that asks for machine code would get none of a generation, in silence.
+#[test]
+fn every_generation_embeds_its_machine_code_if_asked() {
+    let read =
+        |path: String| std::fs::read_to_string(root().join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let list = read("crates/sdpa/Cargo.toml".to_owned());
+    for generation in generations::ALL.iter().map(|generation| generation.generation()) {
+        let id = generation.id;
+        let architectures = generation.specialisations[0].architecture.machine_code().join("\", \"");
+        let line = format!("sdpa_core::packed!(\"{id}\", \"{architectures}\")");
+        assert!(read(format!("crates/sdpa-{id}/src/lib.rs")).contains(&line), "crates/sdpa-{id}/src/lib.rs: {line}");
+        assert!(read(format!("crates/sdpa-{id}/Cargo.toml")).contains("\nmachine-code = []\n"), "crates/sdpa-{id}");
+        assert!(list.contains(&format!("\"{id}?/machine-code\"")), "crates/sdpa/Cargo.toml: {id}?/machine-code");
+    }
+}
+
 #[test]
 fn every_generation_has_a_kernel() {
     let sources = sources();
