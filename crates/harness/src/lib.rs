@@ -12,6 +12,7 @@ pub mod coverage;
 pub mod execute;
 pub mod extension_tensors;
 pub mod far;
+pub mod first_runs;
 pub mod golden;
 pub mod mutants;
 pub mod mutate;

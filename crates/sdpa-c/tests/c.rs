@@ -1,6 +1,6 @@
 //! The header is what the source says, and a C program that uses it compiles, links and is right.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn folder() -> PathBuf {
@@ -31,17 +31,38 @@ fn libraries() -> PathBuf {
     test.parent().unwrap().to_owned()
 }
 
+/// Compiles an example and links it with the library.
 #[cfg(unix)]
-#[test]
-fn a_c_program_attends() {
-    let out = tempfile::tempdir().unwrap();
-    let program = out.path().join("attention");
+fn compile(example: &str, into: &Path) -> PathBuf {
+    let program = into.join("program");
     let mut compile = Command::new("cc");
-    compile.arg(folder().join("examples/attention.c")).arg("-o").arg(&program);
+    compile.arg(folder().join("examples").join(example)).arg("-o").arg(&program);
     compile.args(["-std=c11", "-Wall", "-Wextra", "-Werror"]).arg("-I").arg(folder().join("include"));
     compile.arg("-L").arg(libraries()).args(["-lsdpa_c", "-lm"]);
     let compiled = compile.output().unwrap();
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    program
+}
+
+#[cfg(unix)]
+#[test]
+fn what_a_call_costs_is_asked_of_a_gpu() {
+    let out = tempfile::tempdir().unwrap();
+    let ran = Command::new(compile("host_cost.c", out.path()))
+        .env("LD_LIBRARY_PATH", libraries())
+        .env("DYLD_LIBRARY_PATH", libraries())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+    let found = if ran.status.success() { "\"prepared_ns\":" } else { "opening the GPU: " };
+    assert!(said.contains(found), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_c_program_attends() {
+    let out = tempfile::tempdir().unwrap();
+    let program = compile("attention.c", out.path());
     let ran = Command::new(&program)
         .env("LD_LIBRARY_PATH", libraries())
         .env("DYLD_LIBRARY_PATH", libraries())

@@ -65,6 +65,7 @@ mod tests {
             dynamic_shared_bytes: 0,
             blocks_per_multiprocessor: 1,
             warnings: vec![],
+            ptx: String::new(),
         };
         let costs = [cost(64, 0), cost(80, 8)];
         insta::assert_snapshot!(render_costs(&[generation], &costs, false), @r"

@@ -1,4 +1,4 @@
-//! A new generation from its parent: crate, kernel, PTX, and the lines that make it one of the list.
+//! A new generation from its parent: crate, kernel, PTX, machine code, and the lines that make it one of the list.
 //!
 //! The kernel is the parent's with other comments: its own at the top, and none of those that tell what the parent mended in
 //! its own parent. So its PTX is the parent's with another file name, other line numbers and another fingerprint, byte for byte
@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sdpa::generations;
-use sdpa_core::{Attention, Specialisation};
-use sdpa_toolchain::{Checkout, Fingerprint, KernelTexts, Pack, Sources, ToolchainError, pack, write_whole};
+use sdpa_core::{Attention, Generation, Specialisation};
+use sdpa_toolchain::{Checkout, CodePack, Fingerprint, KernelTexts, Pack, Sources, ToolchainError, pack, write_whole};
 use toml_edit::{DocumentMut, value};
 
 /// Why there is no new generation; nothing was written.
@@ -73,6 +73,8 @@ pub struct Scaffold {
     pub edited: BTreeMap<PathBuf, String>,
     /// The pack of its kernels' PTX: its file, and what goes into it.
     pub pack: (PathBuf, Vec<(String, String)>),
+    /// The packs of their machine code, which is the parent's: file and bytes.
+    pub code: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl Scaffold {
@@ -99,6 +101,7 @@ impl Scaffold {
         let mut scaffold = Self::default();
         let checkout = Checkout::at(root).ok_or(ToolchainError::NoCheckout)?;
         maker.kernel(parent.generation().specialisations, checkout.sources()?, &mut scaffold)?;
+        maker.machine_code(parent.generation(), &checkout, &mut scaffold)?;
         maker.own_crate(&mut scaffold)?;
         maker.lines(&mut scaffold)?;
         maker.snapshots(&mut scaffold)?;
@@ -118,8 +121,9 @@ impl Scaffold {
         };
         let packed = (&self.pack.0, pack(&self.pack.1));
         let new = self.new.iter().map(|(path, text)| (path, text.as_bytes(), true));
+        let code = self.code.iter().map(|(path, bytes)| (path, bytes.as_slice(), true));
         let edited = self.edited.iter().map(|(path, text)| (path, text.as_bytes(), false));
-        for (path, bytes, is_new) in new.chain([(packed.0, packed.1.as_slice(), true)]).chain(edited) {
+        for (path, bytes, is_new) in new.chain([(packed.0, packed.1.as_slice(), true)]).chain(code).chain(edited) {
             if let Err(source) = write(path, bytes) {
                 for path in made {
                     // The first error is the one to tell.
@@ -209,6 +213,20 @@ impl Maker<'_> {
         });
         scaffold.pack = (Pack::path_of(self.id), packed.collect::<Result<_>>()?);
         scaffold.new.insert(format!("kernels/{}.cu", self.id).into(), text);
+        Ok(())
+    }
+
+    /// The machine code of the child's PTX, whose instructions are the parent's.
+    fn machine_code(&self, parent: &Generation, checkout: &Checkout, scaffold: &mut Scaffold) -> Result<()> {
+        let own = Pack { id: self.parent, path: Pack::path_of(self.parent), kernels: parent.specialisations.to_vec() };
+        for pack in CodePack::of(&own) {
+            if !pack.stale(checkout, |kernel| kernel.packed_ptx())?.is_empty() {
+                return Err(ScaffoldError::Stale(self.parent));
+            }
+            let system = |source| ScaffoldError::System { path: pack.path.clone(), source };
+            let bytes = std::fs::read(self.root.join(&pack.path)).map_err(system)?;
+            scaffold.code.push((CodePack::path_of(self.id, pack.architecture), bytes));
+        }
         Ok(())
     }
 
@@ -304,8 +322,12 @@ impl Maker<'_> {
         let id = self.id;
         let unexpected = |path: &str, expected| ScaffoldError::Unexpected { path: path.into(), expected };
 
-        let no_manifest =
-            || unexpected(LIST_MANIFEST, "a manifest with [dependencies], and `all` among its [features]");
+        let no_manifest = || {
+            unexpected(
+                LIST_MANIFEST,
+                "a manifest with [dependencies], and `all` and `machine-code` among its [features]",
+            )
+        };
         let mut manifest: DocumentMut = self.read(LIST_MANIFEST)?.parse().map_err(|_| no_manifest())?;
         let dependencies = manifest.get_mut("dependencies").and_then(|item| item.as_table_mut());
         let mut dependency = toml_edit::InlineTable::new();
@@ -314,11 +336,12 @@ impl Maker<'_> {
         dependency.insert("version", env!("CARGO_PKG_VERSION").into());
         dependency.insert("optional", true.into());
         dependencies.ok_or_else(no_manifest)?.insert(id, value(dependency));
-        let features = manifest.get_mut("features").and_then(|item| item.as_table_mut());
-        let all = features.and_then(|features| features.get_mut("all")).and_then(|all| all.as_array_mut());
-        let mut feature = toml_edit::Value::from(id);
-        feature.decor_mut().set_prefix("\n    ");
-        all.ok_or_else(no_manifest)?.push_formatted(feature);
+        let features = manifest.get_mut("features").and_then(|item| item.as_table_mut()).ok_or_else(no_manifest)?;
+        for (list, entry) in [("all", id.to_owned()), ("machine-code", format!("{id}?/machine-code"))] {
+            let mut entry = toml_edit::Value::from(entry);
+            entry.decor_mut().set_prefix("\n    ");
+            features.get_mut(list).and_then(|list| list.as_array_mut()).ok_or_else(no_manifest)?.push_formatted(entry);
+        }
         scaffold.edited.insert(LIST_MANIFEST.into(), manifest.to_string());
 
         let list = self.read(LIST)?;
@@ -364,7 +387,8 @@ fn replace_line(text: &str, start: &str, with: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sdpa_toolchain::code_lines;
+    use sdpa_core::{MachineCode, PackedCode};
+    use sdpa_toolchain::{code_lines, ptx_hash};
 
     use super::*;
 
@@ -410,12 +434,20 @@ mod tests {
             // The example in its documentation is about itself.
             assert!(own.contains("sdpa_v987::V987.plan(") && !own.contains(&format!("sdpa_{}", who.id)), "{own}");
             assert_eq!(scaffold.pack.1.len(), who.specialisations.len());
+            let code = scaffold.code.iter().flat_map(|(_, bytes)| PackedCode::decode(bytes).unwrap());
+            for MachineCode { kernel, ptx, .. } in code {
+                let (_, text) = scaffold.pack.1.iter().find(|(name, _)| *name == kernel).unwrap();
+                assert_eq!(ptx, ptx_hash(text), "{kernel}");
+            }
+            let architectures = who.specialisations[0].architecture.machine_code();
+            assert_eq!(scaffold.code.len(), architectures.len());
+            assert!(own.contains(&format!("packed!(\"v987\", \"{}\");", architectures.join("\", \""))), "{own}");
             // Each of the two files that there were gets its lines and loses none.
             assert_eq!(scaffold.edited.len(), 2);
             const DEPENDENCY: &str =
                 "v987 = { package = \"sdpa-v987\", path = \"../sdpa-v987\", version = \"0.1.0\", optional = true }";
             for (path, lines) in [
-                (LIST_MANIFEST, [DEPENDENCY, "    \"v987\","].as_slice()),
+                (LIST_MANIFEST, [DEPENDENCY, "    \"v987\",", "    \"v987?/machine-code\","].as_slice()),
                 (LIST, &["            (v987, \"v987\", v987::V987);"]),
             ] {
                 let (before, after) =

@@ -2,8 +2,8 @@
 
 use crate::tensors::check;
 use crate::{
-    Accuracy, Budget, Buffer, Device, DeviceLimits, Extensions, LaunchPlan, Params, Prepared, Problem, Result,
-    Specialisation, Tensors, Tunable, Unsupported, View,
+    Accuracy, Budget, Buffer, Device, DeviceLimits, Extensions, LaunchPlan, Params, Prepared, Problem, ReadyLaunch,
+    Result, Specialisation, Tensors, Tunable, Unsupported, View,
 };
 
 /// What a generation is: everything that the harness needs to know, so that it never asks for the id.
@@ -103,7 +103,7 @@ pub trait Attention: Sync {
         }
         // Freed in stream order, after the launches that use it.
         let workspace = workspace(device, plan)?;
-        launch(device, plan, params, workspace.as_ref())
+        launch(device, plan, params, workspace.as_ref(), None)
     }
 
     /// [`forward_planned`](Self::forward_planned) with memory of your own for what the launches hand to one another, such as
@@ -123,7 +123,7 @@ pub trait Attention: Sync {
         check("workspace", &View::new(workspace, 0), plan.workspace_bytes, WORKSPACE_ALIGNMENT, device.memory())?;
         let params = tensors.params(problem, self.generation().alignment, device.memory())?;
         plan.launches.iter().try_for_each(|launch| device.load(&launch.kernel))?;
-        launch(device, plan, params, Some(workspace))
+        launch(device, plan, params, Some(workspace), None)
     }
 
     /// Plans, loads the kernels and allocates the workspace, so that [`Prepared::forward`] only launches: for graphs of
@@ -148,14 +148,18 @@ pub(crate) fn workspace(device: &dyn Device, plan: &LaunchPlan) -> Result<Option
     }
 }
 
-/// Launches a plan whose tensors are already bound.
+/// Launches a plan whose tensors are already bound, with its launches made ready or not.
 pub(crate) fn launch(
     device: &dyn Device,
     plan: &LaunchPlan,
     mut params: Params,
     workspace: Option<&Buffer>,
+    ready: Option<&[Box<dyn ReadyLaunch>]>,
 ) -> Result<()> {
     params.workspace = workspace.map_or(0, Buffer::address);
     params.tickets = if plan.tickets > 0 { device.tickets() } else { 0 };
-    plan.launches.iter().try_for_each(|launch| device.launch(launch, &params))
+    match ready {
+        Some(ready) => ready.iter().try_for_each(|ready| ready.launch(&params)),
+        None => plan.launches.iter().try_for_each(|launch| device.launch(launch, &params)),
+    }
 }

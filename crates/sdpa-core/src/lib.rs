@@ -35,6 +35,7 @@ mod device;
 mod dtype;
 mod error;
 mod extension;
+mod machine_code;
 mod params;
 mod plan;
 mod prepared;
@@ -48,10 +49,13 @@ pub use attention::{Attention, Generation};
 pub use device::cuda::{Cuda, DriverAnswer, driver_present};
 pub use device::host_memory::check_host_memory;
 pub use device::interpreter::{Executed, Interpreter, Reports};
-pub use device::{Buffer, Device, DeviceChoice, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources, open};
+pub use device::{
+    Buffer, Device, DeviceChoice, DeviceKind, MOST_TICKETS, MemoryId, ReadyLaunch, Recording, Resources, open,
+};
 pub use dtype::Dtype;
 pub use error::{Error, Result};
 pub use extension::{Extensions, LARGEST_SOFTCAP, Packing, Sequence, Window};
+pub use machine_code::{MachineCode, PackedCode};
 pub use params::{ExtensionParams, Params, TensorParams};
 pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, SizeRange, Unsupported};
 pub use prepared::Prepared;

@@ -2,6 +2,7 @@
 //!
 //! A pack is the PTX of all specialisations, one after the other, compressed with zstd. Before each text stands a line
 //! that names it: `// kernel: f16_d64_m128.sm_80`. `sdpa build-ptx` writes packs and `sdpa ptx` prints them.
+//! With a crate's feature `machine-code` its kernels' [machine code](crate::PackedCode) stands beside them.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -9,20 +10,44 @@ use std::io::Read as _;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use crate::{Error, Result};
+use crate::{Error, PackedCode, Result};
 
 /// The PTX of one generation's kernels, compressed. Decoded once per process, when the first kernel is asked for.
 ///
 /// ```
 /// # use sdpa_core::PackedPtx;
-/// // A generation's crate embeds its pack: PackedPtx::new("v9", include_bytes!("../v9.ptx.zst"))
+/// // A generation's crate embeds its pack, and with its feature `machine-code` more: sdpa_core::packed!("v9", "sm_90a")
 /// static PTX: PackedPtx = PackedPtx::new("v9", &[]);
 /// assert!(PTX.text("f16_d64.sm_80").is_err(), "an empty pack holds no kernel");
 /// ```
 pub struct PackedPtx {
     id: &'static str,
     bytes: &'static [u8],
+    code: &'static [PackedCode],
     decoded: OnceLock<std::result::Result<Decoded, String>>,
+}
+
+/// What a generation's crate embeds of its kernels, beside its `src`: `<id>.ptx.zst`, and with its feature `machine-code`
+/// `<id>.<architecture>.cubin.zst` for each of these architectures. All of it is written by `sdpa build-ptx <id>`.
+///
+/// ```ignore
+/// pub static PTX: PackedPtx = sdpa_core::packed!("v2d", "sm_80", "sm_90");
+/// ```
+#[macro_export]
+macro_rules! packed {
+    ($id:literal, $($architecture:literal),+) => {{
+        #[cfg(feature = "machine-code")]
+        static CODE: &[$crate::PackedCode] = {
+            static CODE: [$crate::PackedCode; [$($architecture),+].len()] = [$($crate::PackedCode::new(
+                $architecture,
+                include_bytes!(concat!("../", $id, ".", $architecture, ".cubin.zst")),
+            )),+];
+            &CODE
+        };
+        #[cfg(not(feature = "machine-code"))]
+        static CODE: &[$crate::PackedCode] = &[];
+        $crate::PackedPtx::with_machine_code($id, include_bytes!(concat!("../", $id, ".ptx.zst")), CODE)
+    }};
 }
 
 /// A pack's text and where each kernel lies in it.
@@ -37,7 +62,26 @@ impl PackedPtx {
 
     /// A pack as it is embedded. An empty one holds no kernel, so a new crate compiles before its PTX is made.
     pub const fn new(id: &'static str, bytes: &'static [u8]) -> Self {
-        Self { id, bytes, decoded: OnceLock::new() }
+        Self::with_machine_code(id, bytes, &[])
+    }
+
+    /// The same with its kernels' machine code for some architectures.
+    pub const fn with_machine_code(id: &'static str, bytes: &'static [u8], code: &'static [PackedCode]) -> Self {
+        Self { id, bytes, code, decoded: OnceLock::new() }
+    }
+
+    /// The machine code of the kernel with this name for a device of this compute capability; none if it must be compiled
+    /// there.
+    ///
+    /// # Errors
+    /// [`Error::Pack`] if a pack of machine code cannot be decoded.
+    pub fn machine_code(&'static self, kernel: &str, compute_capability: (u32, u32)) -> Result<Option<&'static [u8]>> {
+        for pack in self.code.iter().filter(|pack| pack.runs_on(compute_capability)) {
+            if let Some(code) = pack.find(self.id, kernel)? {
+                return Ok(Some(code));
+            }
+        }
+        Ok(None)
     }
 
     /// The generation's id, or `mutants`.
@@ -120,15 +164,16 @@ impl fmt::Debug for PackedPtx {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A zstd frame of one raw block (RFC 8878), as no compressor is among this crate's dependencies.
-    fn frame(text: &str) -> &'static [u8] {
+    pub(crate) fn frame(text: impl AsRef<[u8]>) -> &'static [u8] {
+        let text = text.as_ref();
         let size = text.len() as u32;
         let header = [&[0x28, 0xb5, 0x2f, 0xfd, 0xa0][..], &size.to_le_bytes()].concat();
         let block = (size << 3 | 1).to_le_bytes();
-        Vec::leak([&header, &block[..3], text.as_bytes()].concat())
+        Vec::leak([&header, &block[..3], text].concat())
     }
 
     #[test]
@@ -139,6 +184,24 @@ mod tests {
         assert_eq!(pack.text("f16_d64.sm_80").unwrap(), "// Generated\n.version 9.0\n");
         assert_eq!(pack.text("bf16_d64.sm_80").unwrap(), ".version 9.1\n");
         assert_eq!(pack.kernels().unwrap().count(), 2);
+    }
+
+    #[test]
+    fn machine_code_is_that_of_the_devices_architecture() {
+        let packs =
+            [PackedCode::new("sm_80", frame("kernel a 0 1\n8")), PackedCode::new("sm_90", frame("kernel a 0 1\n9"))];
+        let pack: &PackedPtx = Box::leak(Box::new(PackedPtx::with_machine_code("v0", &[], Vec::leak(packs.into()))));
+        let code = |kernel, capability| pack.machine_code(kernel, capability).unwrap();
+        assert_eq!(code("a", (8, 9)), Some(&b"8"[..]));
+        assert_eq!(code("a", (9, 0)), Some(&b"9"[..]));
+        assert_eq!([code("a", (10, 0)), code("b", (9, 0))], [None; 2]);
+        static BROKEN: PackedPtx = {
+            static CODE: [PackedCode; 1] = [PackedCode::new("sm_90", b"code")];
+            PackedPtx::with_machine_code("v0", &[], &CODE)
+        };
+        let broken = BROKEN.machine_code("a", (9, 0)).unwrap_err().to_string();
+        assert!(broken.starts_with("the pack of v0 cannot be decoded: "), "{broken}");
+        assert_eq!(BROKEN.machine_code("a", (8, 0)).unwrap(), None, "another architecture's pack is left alone");
     }
 
     #[test]

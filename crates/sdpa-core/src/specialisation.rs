@@ -1,6 +1,7 @@
 //! A kernel in one of its compiled forms: what it is compiled for, with which definitions, and its packed PTX.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use crate::{Operand, PackedPtx, Result};
 
@@ -27,6 +28,15 @@ impl Architecture {
         match self {
             Self::Compute80 => "sm_80",
             Self::Compute90a => "sm_90a",
+        }
+    }
+
+    /// What `sdpa build-ptx` makes machine code for. That of `sm_80` runs on 8.6 and 8.9, too; what comes after Hopper
+    /// compiles the PTX.
+    pub const fn machine_code(self) -> &'static [&'static str] {
+        match self {
+            Self::Compute80 => &["sm_80", "sm_90"],
+            Self::Compute90a => &["sm_90a"],
         }
     }
 
@@ -89,7 +99,7 @@ impl fmt::Display for TileBoxes {
 /// Every kernel's entry point is called [`Specialisation::ENTRY`] and takes one [`Params`](crate::Params) by value. If
 /// [`boxes`](Self::boxes) are given, four tensor maps by value follow it (`TensorMaps` in the kernels'
 /// `tensor_copy.cuh`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Specialisation {
     /// Source file under `kernels/`, e.g. `v2b.cu`.
     pub source: &'static str,
@@ -107,6 +117,14 @@ pub struct Specialisation {
     pub shared_bytes: u32,
     /// Makes the device build tensor maps for the launch; `None` where the kernel computes its addresses itself.
     pub boxes: Option<TileBoxes>,
+}
+
+/// By its source and its name, which tell a table's kernels apart: each launch looks its kernel up.
+impl Hash for Specialisation {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.source.hash(state);
+        self.name.hash(state);
+    }
 }
 
 /// A number that a generation's kernels are compiled with and that may be chosen otherwise: what a search for faster
@@ -213,6 +231,14 @@ impl Specialisation {
     /// pack cannot be decoded.
     pub fn packed_ptx(&self) -> Result<&'static str> {
         self.ptx.text(&self.packed_name())
+    }
+
+    /// Its machine code for a device of this compute capability, if its crate was built with one.
+    ///
+    /// # Errors
+    /// [`Error::Pack`](crate::Error::Pack) if the pack cannot be decoded.
+    pub fn machine_code(&self, compute_capability: (u32, u32)) -> Result<Option<&'static [u8]>> {
+        self.ptx.machine_code(&self.packed_name(), compute_capability)
     }
 
     /// The source without its ending, e.g. `v2b`.

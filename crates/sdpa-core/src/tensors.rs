@@ -102,7 +102,7 @@ impl<'a> Tensors<'a> {
     }
 
     /// What the problem's extensions read: every tensor that it asks for is there, and no other.
-    fn extension(&self, problem: &Problem, memory: MemoryId) -> Result<[Option<(&'static str, Region)>; 5]> {
+    fn extension(&self, problem: &Problem, memory: MemoryId) -> Result<[Named; 5]> {
         let sequences = problem.packing().map(|packing| packing.sequences + 1);
         let heads = |asked: bool| asked.then(|| problem.heads_q());
         let needed = [
@@ -129,23 +129,23 @@ impl<'a> Tensors<'a> {
 
     /// Checks memory, lengths, alignment and overlaps, and binds the addresses.
     pub(crate) fn params(&self, problem: &Problem, alignment: u64, memory: MemoryId) -> Result<Params> {
-        let mut regions = Vec::with_capacity(10);
-        for operand in Operand::ALL {
+        let mut regions = [None; 10];
+        for (index, operand) in Operand::ALL.into_iter().enumerate() {
             let view = &self.operands[operand as usize];
             let region = Region::of_operand(problem, operand, view.address());
             check(operand.name(), view, region.bytes as usize, alignment, memory)?;
-            regions.push((operand.name(), region));
+            regions[index] = Some((operand.name(), region));
         }
-        let mut written = vec![regions.pop().expect("the output is the last operand")];
+        let mut written = [regions[Operand::Output as usize].take(), None];
         let mut params = Params::new(problem, self.operands.map(|view| view.address()));
         if let Some(lse) = &self.lse {
             let needed = problem.lse_len() * size_of::<f32>();
             check("lse", lse, needed, size_of::<f32>() as u64, memory)?;
-            written.push(("lse", Region::contiguous(lse.address(), needed)));
+            written[1] = Some(("lse", Region::contiguous(lse.address(), needed)));
             params.lse = lse.address();
         }
         let extension = self.extension(problem, memory)?;
-        regions.extend(extension.into_iter().flatten());
+        regions[Operand::ALL.len()..][..extension.len()].copy_from_slice(&extension);
         check_overlaps(&regions, &written)?;
         let [cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes] =
             extension.map(|tensor| tensor.map_or(0, |(_, region)| region.start));
@@ -154,6 +154,9 @@ impl<'a> Tensors<'a> {
         Ok(params)
     }
 }
+
+/// A tensor's name and its bytes; none where there is no such tensor.
+type Named = Option<(&'static str, Region)>;
 
 /// That a tensor lies in this memory, is long enough and begins where it may.
 pub(crate) fn check(
@@ -176,9 +179,9 @@ pub(crate) fn check(
 }
 
 /// What is written shares no memory with what is read, nor with one another.
-fn check_overlaps(read: &[(&'static str, Region)], all_written: &[(&'static str, Region)]) -> Result<()> {
-    for (index, (written, region)) in all_written.iter().enumerate() {
-        let others = read.iter().chain(&all_written[..index]);
+fn check_overlaps(read: &[Named], all_written: &[Named]) -> Result<()> {
+    for (index, (written, region)) in all_written.iter().flatten().enumerate() {
+        let others = read.iter().flatten().chain(all_written.iter().flatten().take(index));
         if let Some((other, _)) = others.into_iter().find(|(_, other)| region.may_overlap(other)) {
             return Err(Error::Overlap { written, other });
         }

@@ -65,6 +65,7 @@ mod tests {
             dynamic_shared_bytes: 0,
             blocks_per_multiprocessor: 1,
             warnings: Vec::new(),
+            ptx: String::new(),
         };
         let costs = [cost("v1/f16_d64", 32), cost("v1/f16_d128", 48)];
         let text = render(&costs);

@@ -48,6 +48,20 @@ pub enum ToolchainError {
         /// The compiler's log.
         log: String,
     },
+    /// ptxas refused the PTX.
+    #[error("{log}")]
+    Assemble {
+        /// Which specialisation.
+        kernel: String,
+        /// What ptxas said, with the kernel's name.
+        log: String,
+    },
+    /// The assembler is not there.
+    #[error("no assembler: there is no ptxas. To install it:\n{}", install(.root))]
+    NoAssembler {
+        /// The checkout's root.
+        root: PathBuf,
+    },
     /// No such kernel source.
     #[error("kernels/{path} is not there: the table of its crate names it as a kernel's source")]
     NoSource {

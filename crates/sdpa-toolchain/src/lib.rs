@@ -1,7 +1,8 @@
 //! From a kernel's source to its packed PTX, and what its kernels cost.
 //!
 //! [`Checkout`] finds `kernels/` on disk. [`Nvrtc`] compiles a [`Specialisation`](sdpa_core::Specialisation) to PTX whose
-//! header carries a [`Fingerprint`] of everything it was made from. [`Pack`] is the file that a generation's crate embeds.
+//! header carries a [`Fingerprint`] of everything it was made from. [`Pack`] is the file that a generation's crate embeds, and
+//! [`CodePack`] the one of the machine code that ptxas makes of it.
 //! [`KernelTexts`] says which PTX a kernel is judged by: the packed one, or one compiled from the file on disk. [`resources`]
 //! asks ptxas or a GPU's driver for registers, spills and shared memory; [`sass`] compares the machine code that ptxas makes.
 //!
@@ -14,6 +15,7 @@ mod compile;
 mod error;
 mod files;
 mod fingerprint;
+mod machine_code;
 mod packs;
 mod ptxas;
 pub mod resources;
@@ -27,6 +29,7 @@ pub use compile::{Nvrtc, file_entry};
 pub use error::{Result, ToolchainError};
 pub use files::{WriteError, check_writable, write_whole};
 pub use fingerprint::Fingerprint;
+pub use machine_code::{CodePack, build_code, pack_code, ptx_hash};
 pub use packs::{Changed, Mode, Pack, build, pack};
 pub use texts::KernelTexts;
-pub use tools::find_tool;
+pub use tools::{find_ptxas, find_tool};

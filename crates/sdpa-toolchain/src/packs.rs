@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 use sdpa_core::{Generation, PackedPtx, Specialisation};
 
-use crate::{Checkout, Nvrtc, Result, Sources, ToolchainError, write_whole};
+use crate::{Checkout, KernelTexts, Nvrtc, Result, Sources, ToolchainError, write_whole};
 
 /// A pack to be made: which kernels, into which file.
 #[derive(Clone, Debug)]
@@ -50,10 +50,10 @@ pub struct Changed {
     pub kernels: Vec<String>,
 }
 
-/// Compiles the kernels of these packs from these sources, side by side, and makes each file of the checkout hold its own; `progress` hears each kernel that is
-/// done. Texts are compared, not compressed bytes, so that another zstd is no difference.
+/// Compiles the kernels of these packs from these sources, side by side, and makes each file of the checkout hold its own;
+/// `progress` hears each kernel that is done. Texts are compared, not compressed bytes, so that another zstd is no difference.
 ///
-/// Files are replaced whole, and only once everything compiled. Returns what changed, or would.
+/// Files are replaced whole, and only once everything compiled. Returns what changed, or would, and the PTX of all.
 ///
 /// # Errors
 /// [`ToolchainError`]; nothing is written if a kernel does not compile.
@@ -64,14 +64,16 @@ pub fn build(
     packs: &[Pack],
     mode: Mode,
     progress: impl Fn(&Specialisation) + Sync,
-) -> Result<Vec<Changed>> {
+) -> Result<(Vec<Changed>, KernelTexts)> {
     let kernels: Vec<&Specialisation> = packs.iter().flat_map(|pack| &pack.kernels).collect();
     let compiled = kernels.par_iter().map(|kernel| {
         let text = nvrtc.compile(kernel, sources);
         progress(kernel);
-        Ok((kernel.packed_name(), text?))
+        Ok((**kernel, text?))
     });
-    let mut compiled = compiled.collect::<Result<Vec<_>>>()?.into_iter();
+    let compiled = compiled.collect::<Result<Vec<_>>>()?;
+    let texts = KernelTexts::of_compiled(compiled.iter().cloned());
+    let mut compiled = compiled.into_iter().map(|(kernel, text)| (kernel.packed_name(), text));
     let mut changed = Vec::new();
     for Pack { path, kernels, .. } in packs {
         let made: Vec<(String, String)> = compiled.by_ref().take(kernels.len()).collect();
@@ -89,11 +91,16 @@ pub fn build(
                 .map_err(|error| ToolchainError::System { path: error.path, source: error.source })?;
         }
     }
-    Ok(changed.into_iter().map(|(changed, ..)| changed).collect())
+    Ok((changed.into_iter().map(|(changed, ..)| changed).collect(), texts))
 }
 
 /// Compresses kernels, each with its name in the pack. The same texts give the same bytes.
 pub fn pack(kernels: &[(String, String)]) -> Vec<u8> {
+    compress(join(kernels).as_bytes())
+}
+
+/// A zstd frame. The same bytes give the same bytes.
+pub(crate) fn compress(bytes: &[u8]) -> Vec<u8> {
     /// What long matches may reach back over: more than any pack, whose kernels resemble one another.
     const WINDOW_LOG: u32 = 24;
     const LEVEL: i32 = 19;
@@ -101,7 +108,7 @@ pub fn pack(kernels: &[(String, String)]) -> Vec<u8> {
         let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
         compressor.window_log(WINDOW_LOG)?;
         compressor.long_distance_matching(true)?;
-        compressor.compress(join(kernels).as_bytes())
+        compressor.compress(bytes)
     };
     compressed().expect("zstd takes these constants, and memory does not run out")
 }

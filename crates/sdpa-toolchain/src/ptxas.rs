@@ -59,7 +59,7 @@ pub fn assemble_ptx(
     ptx: &str,
     arch: &Multiprocessor,
 ) -> Result<Assembled, ResourceError> {
-    let (log, _) = run_ptxas(ptxas, kernel, ptx, arch)?;
+    let (log, _) = run_ptxas(ptxas, kernel, ptx, arch.name)?;
     parse_ptxas(&log).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
 }
 
@@ -70,7 +70,7 @@ pub fn assemble_ptx(
 /// [`ResourceError`] if ptxas cannot be run or refuses the text.
 pub fn machine_code(ptxas: &Path, kernel: &Specialisation, ptx: &str) -> Result<Vec<u8>, ResourceError> {
     let arch = ARCHITECTURES.iter().find(|arch| arch.runs(kernel.architecture)).unwrap_or(&ARCHITECTURES[0]);
-    Ok(run_ptxas(ptxas, kernel, ptx, arch)?.1)
+    Ok(run_ptxas(ptxas, kernel, ptx, arch.name)?.1)
 }
 
 /// Runs ptxas: what it said, and the cubin that it wrote.
@@ -78,7 +78,7 @@ pub(crate) fn run_ptxas(
     ptxas: &Path,
     kernel: &Specialisation,
     ptx: &str,
-    arch: &Multiprocessor,
+    architecture: &'static str,
 ) -> Result<(String, Vec<u8>), ResourceError> {
     let system = |path: &Path| {
         let path = path.to_owned();
@@ -89,14 +89,14 @@ pub(crate) fn run_ptxas(
     std::fs::write(&source, ptx).map_err(system(&source))?;
     let output = Command::new(ptxas)
         .arg("-v")
-        .arg(format!("-arch={}", arch.name))
+        .arg(format!("-arch={architecture}"))
         .args([&source, Path::new("-o"), &cubin])
         .output()
         .map_err(system(ptxas))?;
     let log = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let log = log.lines().find(|line| !line.trim().is_empty()).unwrap_or("no word of why").trim().to_owned();
-        return Err(ResourceError::Refused { kernel: kernel.to_string(), architecture: arch.name, log });
+        return Err(ResourceError::Refused { kernel: kernel.to_string(), architecture, log });
     }
     Ok((log, std::fs::read(&cubin).map_err(system(&cubin))?))
 }

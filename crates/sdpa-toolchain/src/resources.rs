@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use sdpa_core::{Architecture, Budget, Device, Error, Generation, Specialisation};
 use serde::{Deserialize, Serialize};
 
-use crate::KernelTexts;
 pub use crate::ptxas::{Assembled, assemble_ptx, machine_code, parse_ptxas};
+use crate::{KernelTexts, ptx_hash};
 
 /// What one multiprocessor holds: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +103,9 @@ pub struct Cost {
     /// What ptxas warns of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The [hash](crate::ptx_hash) of the PTX that costs this; empty where it is not known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ptx: String,
 }
 
 impl Cost {
@@ -119,7 +122,13 @@ impl Cost {
             dynamic_shared_bytes: kernel.shared_bytes,
             blocks_per_multiprocessor: arch.resident_blocks(kernel.threads, assembled.registers, shared),
             warnings: assembled.warnings,
+            ptx: String::new(),
         }
+    }
+
+    /// True if both cost the same, whatever PTX they were made of.
+    pub fn is_as(&self, other: &Self) -> bool {
+        *self == Self { ptx: self.ptx.clone(), ..other.clone() }
     }
 
     /// Static and dynamic shared memory together.
@@ -245,7 +254,10 @@ pub fn assemble(
 pub fn assemble_one(ptxas: &Path, kernel: &Specialisation, texts: &KernelTexts) -> Result<Vec<Cost>, ResourceError> {
     let ptx = texts.of(kernel)?;
     let architectures = ARCHITECTURES.iter().filter(|arch| arch.runs(kernel.architecture));
-    architectures.map(|arch| Ok(Cost::new(kernel, arch, assemble_ptx(ptxas, kernel, ptx, arch)?))).collect()
+    let hash = ptx_hash(ptx);
+    let cost =
+        |arch| Ok(Cost { ptx: hash.clone(), ..Cost::new(kernel, arch, assemble_ptx(ptxas, kernel, ptx, arch)?) });
+    architectures.map(cost).collect()
 }
 
 /// Asks the device's own compiler; `None` where the device has none or is no architecture of the table.
@@ -310,7 +322,8 @@ pub fn drift(before: &[Cost], now: &[Cost]) -> Drift {
             (!worse.is_empty()).then(|| format!("{} {}: {}", cost.kernel, cost.architecture, worse.join(", ")))
         })
         .collect();
-    Drift { worse, outdated: before != now }
+    let is_as = before.len() == now.len() && before.iter().zip(now).all(|(before, now)| before.is_as(now));
+    Drift { worse, outdated: !is_as }
 }
 
 /// What changed between two lists of costs, a line for each kernel on each architecture: better, worse, new or gone.
@@ -319,7 +332,7 @@ pub fn differences(before: &[Cost], now: &[Cost]) -> Vec<String> {
     let name = |cost: &Cost| format!("{} {}", cost.kernel, cost.architecture);
     let changed = now.iter().filter_map(|cost| match before.iter().find(|before| same(before, cost)) {
         None => Some(format!("{}: new, {} registers", name(cost), cost.registers)),
-        Some(before) if before == cost => None,
+        Some(before) if before.is_as(cost) => None,
         Some(before) => Some(format!("{}: {}", name(cost), cost.changes_from(before).join(", "))),
     });
     let gone = before.iter().filter(|before| now.iter().all(|cost| !same(before, cost)));

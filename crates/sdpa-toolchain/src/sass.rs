@@ -44,7 +44,7 @@ impl MachineCode {
         ptx: &str,
         arch: &Multiprocessor,
     ) -> Result<Self, ResourceError> {
-        let (_, cubin) = run_ptxas(ptxas, kernel, ptx, arch)?;
+        let (_, cubin) = run_ptxas(ptxas, kernel, ptx, arch.name)?;
         Self::read(&cubin).ok_or_else(|| ResourceError::NoCode { kernel: kernel.to_string(), architecture: arch.name })
     }
 
@@ -93,13 +93,15 @@ impl MachineCode {
 /// True if two PTX texts hold the same instructions: comments and lines of source aside, which ptxas does not see without
 /// `-lineinfo`. Then their machine code is the same.
 pub fn same_instructions(left: &str, right: &str) -> bool {
-    fn instructions(ptx: &str) -> impl Iterator<Item = &str> {
-        let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//") && !line.starts_with(".loc");
-        // The table of files and the names of inlined functions end the text.
-        let lines = ptx.lines().map(str::trim);
-        lines.take_while(|line| !line.starts_with(".file") && !line.starts_with(".section")).filter(is_code)
-    }
     instructions(left).eq(instructions(right))
+}
+
+/// The lines of a PTX text that decide its machine code.
+pub(crate) fn instructions(ptx: &str) -> impl Iterator<Item = &str> {
+    let is_code = |line: &&str| !line.is_empty() && !line.starts_with("//") && !line.starts_with(".loc");
+    // The table of files and the names of inlined functions end the text.
+    let lines = ptx.lines().map(str::trim);
+    lines.take_while(|line| !line.starts_with(".file") && !line.starts_with(".section")).filter(is_code)
 }
 
 #[cfg(test)]

@@ -50,7 +50,12 @@ impl KernelTexts {
         });
         // In order, so that the first error is always the same one.
         let texts: Vec<(Specialisation, String)> = texts.collect::<Vec<_>>().into_iter().collect::<Result<_>>()?;
-        Ok(Self { compiled: texts.into_iter().collect() })
+        Ok(Self::of_compiled(texts))
+    }
+
+    /// Judges these kernels by these texts, and all others by their packed PTX.
+    pub(crate) fn of_compiled(texts: impl IntoIterator<Item = (Specialisation, String)>) -> Self {
+        Self { compiled: texts.into_iter().collect() }
     }
 
     /// The same, and what was compiled of other kernels, too.

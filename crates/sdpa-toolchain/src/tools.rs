@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Checkout;
+use crate::{Checkout, Result, ToolchainError};
 
 /// Folders that may hold a CUDA toolkit, the likeliest first: the wheels of `kernels/requirements.txt` in the checkout's
 /// `target/cuda`, `CUDA_HOME`, `CUDA_PATH`, the folders beside `LD_LIBRARY_PATH`, and `/usr/local/cuda`.
@@ -22,4 +22,12 @@ pub fn find_tool(name: &str) -> Option<PathBuf> {
         let folders = homes(checkout.as_ref()).into_iter().map(|home| home.join("bin"));
         which::which_in(name, std::env::join_paths(folders).ok(), ".").ok()
     })
+}
+
+/// ptxas, which comes with the compiler.
+///
+/// # Errors
+/// [`ToolchainError::NoAssembler`] with the commands that install it.
+pub fn find_ptxas(checkout: &Checkout) -> Result<PathBuf> {
+    find_tool("ptxas").ok_or_else(|| ToolchainError::NoAssembler { root: checkout.root().to_owned() })
 }

@@ -14,8 +14,8 @@ use sdpa_core::{
     PackedPtx, Problem, Specialisation, Unsupported, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v1`.
-pub static PTX: PackedPtx = PackedPtx::new("v1", include_bytes!("../v1.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v1`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v1", "sm_80", "sm_90");
 
 /// Rows a block: one for each of its 8 warps (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 8;

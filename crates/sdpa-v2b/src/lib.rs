@@ -15,8 +15,8 @@ use sdpa_core::{
     PackedPtx, Problem, Specialisation, Unsupported, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v2b`.
-pub static PTX: PackedPtx = PackedPtx::new("v2b", include_bytes!("../v2b.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v2b`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v2b", "sm_80", "sm_90");
 
 /// Query rows a block (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 64;

@@ -14,8 +14,8 @@ use sdpa_core::{
     PackedPtx, Problem, Specialisation, Unsupported, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v2c`.
-pub static PTX: PackedPtx = PackedPtx::new("v2c", include_bytes!("../v2c.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v2c`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v2c", "sm_80", "sm_90");
 
 /// Query rows a block (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 64;

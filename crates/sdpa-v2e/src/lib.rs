@@ -15,8 +15,8 @@ use sdpa_core::{
     PackedPtx, Problem, SizeRange, Specialisation, Unsupported, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v2e`.
-pub static PTX: PackedPtx = PackedPtx::new("v2e", include_bytes!("../v2e.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v2e`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v2e", "sm_80", "sm_90");
 
 /// Query rows a block: two warps of 16 rows in each group (`TILE_ROWS` in the kernel).
 const TILE_ROWS: usize = 32;

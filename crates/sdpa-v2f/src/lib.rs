@@ -14,8 +14,8 @@ use sdpa_core::{
     PackedPtx, Problem, SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v2f`.
-pub static PTX: PackedPtx = PackedPtx::new("v2f", include_bytes!("../v2f.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v2f`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v2f", "sm_80", "sm_90");
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];

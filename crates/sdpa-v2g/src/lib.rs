@@ -14,8 +14,8 @@ use sdpa_core::{
     PackedPtx, Problem, SizeRange, Specialisation, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v2g`.
-pub static PTX: PackedPtx = PackedPtx::new("v2g", include_bytes!("../v2g.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v2g`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v2g", "sm_80", "sm_90");
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 4] = [64, 96, 128, 256];

@@ -14,8 +14,8 @@ use sdpa_core::{
     PackedPtx, Problem, Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v2i`.
-pub static PTX: PackedPtx = PackedPtx::new("v2i", include_bytes!("../v2i.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v2i`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v2i", "sm_80", "sm_90");
 
 /// Query rows of the tiles that kernels have for scores as they are, by head dimension; others are padded with zeros to the
 /// next.

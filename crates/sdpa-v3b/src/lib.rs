@@ -14,8 +14,8 @@ use sdpa_core::{
     Specialisation, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v3b`.
-pub static PTX: PackedPtx = PackedPtx::new("v3b", include_bytes!("../v3b.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v3b`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v3b", "sm_90a");
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 5] = [64, 96, 128, 192, 256];

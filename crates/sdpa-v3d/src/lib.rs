@@ -14,8 +14,8 @@ use sdpa_core::{
     SizeRange, Specialisation, TileBoxes, Tunable, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v3d`.
-pub static PTX: PackedPtx = PackedPtx::new("v3d", include_bytes!("../v3d.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v3d`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v3d", "sm_90a");
 
 /// Query rows of a kernel's tile, and how much longer a row takes than in the best kernel of the head dimension, in
 /// percent: with few keys a row and with many.

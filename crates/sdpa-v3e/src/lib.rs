@@ -14,8 +14,8 @@ use sdpa_core::{
     PackedPtx, Problem, SizeRange, Specialisation, TileBoxes, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v3e`.
-pub static PTX: PackedPtx = PackedPtx::new("v3e", include_bytes!("../v3e.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v3e`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v3e", "sm_90a");
 
 /// Query rows of a warp, and of a box (`STRIP_ROWS` in the kernel); a block has two such strips.
 const STRIP_ROWS: usize = 16;

@@ -14,8 +14,8 @@ use sdpa_core::{
     Specialisation, Tunable, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v3f`.
-pub static PTX: PackedPtx = PackedPtx::new("v3f", include_bytes!("../v3f.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v3f`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v3f", "sm_90a");
 
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 3] = [64, 128, 256];

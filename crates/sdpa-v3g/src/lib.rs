@@ -14,8 +14,8 @@ use sdpa_core::{
     PackedPtx, Problem, SizeRange, Specialisation, TileBoxes, Tunable, Unsupported, for_both_dtypes, require,
 };
 
-/// The PTX of its kernels, made by `sdpa build-ptx v3g`.
-pub static PTX: PackedPtx = PackedPtx::new("v3g", include_bytes!("../v3g.ptx.zst"));
+/// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v3g`.
+pub static PTX: PackedPtx = sdpa_core::packed!("v3g", "sm_90a");
 
 /// Query rows of a block's tile, and keys of a tile of keys (`TILE_ROWS` and `TILE_KEYS` in the kernel).
 const TILE_ROWS: usize = 64;

@@ -13,6 +13,7 @@ use sdpa_toolchain::KernelTexts;
 use crate::case::Case;
 use crate::coverage::Executed;
 use crate::execute::{Stage, Surroundings};
+use crate::first_runs::FirstRuns;
 use crate::regime::Data;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
@@ -33,6 +34,8 @@ pub struct Checked {
     pub faults: Vec<Fault>,
     /// What the runs executed of each kernel.
     pub executed: Vec<Executed>,
+    /// What each trial executed; of those in which nothing was wrong.
+    pub first_runs: FirstRuns,
 }
 
 /// Something wrong, as it first showed.
@@ -69,8 +72,9 @@ pub fn check(
 ) -> Result<Checked, Box<Failure>> {
     // Put together at once: what a trial executed holds on to its kernels' programs.
     let executed = Mutex::new(Vec::new());
+    let first_runs = FirstRuns::default();
     let outcomes = trials.par_iter().map(|trial| {
-        let (found, judged, covered) = try_trial(generation, trial, seeds, texts)?;
+        let (found, judged, covered) = try_trial(generation, trial, seeds, texts, &first_runs)?;
         let mut executed = executed.lock().unwrap_or_else(PoisonError::into_inner);
         covered.into_iter().for_each(|one| one.add_to(&mut executed));
         drop(executed);
@@ -88,7 +92,7 @@ pub fn check(
         }
     }
     let runs = trials.len() * usize::try_from(seeds).unwrap_or(usize::MAX);
-    Ok(Checked { generation: generation.generation().id, runs, judged, faults, executed })
+    Ok(Checked { generation: generation.generation().id, runs, judged, faults, executed, first_runs })
 }
 
 fn try_trial(
@@ -96,16 +100,23 @@ fn try_trial(
     trial: &Trial,
     seeds: u64,
     texts: &KernelTexts,
+    first_runs: &FirstRuns,
 ) -> Result<(Vec<Fault>, Judged, Vec<Executed>), Box<Failure>> {
     let device = texts.interpreter();
     device.cover(true);
     let (mut faults, mut judged, mut executed) = (Vec::new(), Judged::default(), Vec::new());
+    let key = trial;
     for seed in 0..seeds {
         // Verifying runs a case under its schedule and under the next.
         let schedule = trial.case.schedule.wrapping_add(2 * seed);
         let trial = Trial { case: Case { schedule, ..trial.case.clone() }, ..trial.clone() };
         let verdict = prove(&device, generation, &trial);
-        let Reports { findings, coverage: covered, .. } = device.take_reports();
+        let reports = device.take_reports();
+        if seed == 0 && verdict.is_ok() && reports.findings.is_empty() {
+            // Verifying runs a case twice.
+            first_runs.add(key, 2, &reports);
+        }
+        let Reports { findings, coverage: covered, .. } = reports;
         covered.into_iter().for_each(|one| one.add_to(&mut executed));
         match verdict {
             Ok(rows) => judged += rows,

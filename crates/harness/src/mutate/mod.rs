@@ -24,6 +24,7 @@ use sdpa_toolchain::KernelTexts;
 use serde::Serialize;
 
 use crate::check::trials;
+use crate::first_runs::FirstRuns;
 use crate::verify::{Failure, Reason};
 
 pub use find::{Mutation, mutations};
@@ -151,8 +152,8 @@ pub fn representative(generation: &'static dyn Attention) -> Vec<Specialisation>
 }
 
 /// Tries mutations of one of a generation's kernels on the trials that execute the statement, side by side and each until
-/// the first trial that notices. The kernels are those of `texts`; `progress` hears how many there are, then of each that is
-/// done.
+/// the first trial that notices. The kernels are those of `texts`; of trials in `first_runs` it is known what they execute,
+/// the others are run and added. `progress` hears how many mutations there are, then of each that is done.
 ///
 /// # Errors
 /// [`MutateError`].
@@ -161,6 +162,7 @@ pub fn mutate(
     kernel: &Specialisation,
     options: &Options,
     texts: &KernelTexts,
+    first_runs: &FirstRuns,
     progress: impl Fn(Step) + Sync,
 ) -> Result<Score, MutateError> {
     let (ptx, fingerprint) = (texts.of(kernel)?, texts.fingerprint(kernel)?);
@@ -174,7 +176,7 @@ pub fn mutate(
     progress(Step::Mutations(mutations.len()));
 
     let started = Instant::now();
-    let tried = tried::all(generation, kernel, texts)?;
+    let tried = tried::all(generation, kernel, texts, first_runs)?;
     let late = || options.time_limit.is_some_and(|limit| started.elapsed() > limit);
     // Taken in their order, one after the other, so that what a time limit leaves out are the last ones.
     let (next, workers) = (AtomicUsize::new(0), rayon::current_num_threads());

@@ -1,3 +1,5 @@
+use harness::check::{check, trials};
+use harness::first_runs::FirstRuns;
 use harness::mutate::{Choice, MutationKind, Options, Score, mutate};
 use sdpa::generations;
 use sdpa_toolchain::KernelTexts;
@@ -15,7 +17,7 @@ fn score(id: &str, kernel: &str, kinds: &[MutationKind]) -> Score {
     let generation = generations::find(id).expect("a generation");
     let kernel = generation.generation().specialisations.iter().find(|built| built.name == kernel).expect("is built");
     let options = Options { kinds: kinds.to_vec(), ..Options::default() };
-    mutate(generation, kernel, &options, &KernelTexts::packed(), |_| ()).expect("runs")
+    mutate(generation, kernel, &options, &KernelTexts::packed(), &FirstRuns::default(), |_| ()).expect("runs")
 }
 
 /// `kernels/v2c.cu:126` for each survivor: the first line of its origin that is the kernel's own.
@@ -43,8 +45,21 @@ fn everything_that_orders_v2b_is_needed() {
 fn a_limit_spreads_over_the_kernel() {
     let generation = generations::find("v2c").expect("a generation");
     let options = Options { kinds: vec![MutationKind::CopyGuard], choice: Choice::Spread(3), ..Options::default() };
-    let score =
-        mutate(generation, &generation.generation().specialisations[0], &options, &KernelTexts::packed(), |_| ())
-            .expect("runs");
-    assert_eq!((score.mutants.len(), score.killed()), (3, 3), "{score:?}");
+    let kernel = &generation.generation().specialisations[0];
+    let score = |first_runs: &FirstRuns| {
+        mutate(generation, kernel, &options, &KernelTexts::packed(), first_runs, |_| ()).expect("runs")
+    };
+    let alone = score(&FirstRuns::default());
+    assert_eq!((alone.mutants.len(), alone.killed()), (3, 3), "{alone:?}");
+
+    // What a check ran is not run again, and says the same.
+    let takes = |trial: &harness::check::Trial| trial.kernels(generation).is_ok_and(|taken| taken.contains(kernel));
+    let trials: Vec<_> = trials(generation).into_iter().filter(takes).collect();
+    let checked = check(generation, &trials, 1, &KernelTexts::packed(), || ()).expect("runs");
+    let known = checked.first_runs.len();
+    assert_eq!(known, trials.len());
+    let after = score(&checked.first_runs);
+    assert_eq!(checked.first_runs.len(), known);
+    let told = |score: &Score| score.mutants.iter().map(|mutant| mutant.killed.clone()).collect::<Vec<_>>();
+    assert_eq!(told(&after), told(&alone));
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use harness::{for_each_property, mutants, properties};
 use sdpa::generations;
 use sdpa_core::{Attention as _, PackedPtx, Specialisation};
-use sdpa_toolchain::{Checkout, KernelTexts, Sources};
+use sdpa_toolchain::{Checkout, CodePack, KernelTexts, Pack, Sources};
 
 /// The repository's root: where this test is run, or in a copied executable, where it was built.
 fn root() -> PathBuf {
@@ -46,6 +46,22 @@ fn every_generation_has_a_crate_with_a_readme_and_a_pack() {
             let path = root().join(format!("crates/sdpa-{id}/{file}"));
             assert!(path.is_file(), "{} is missing", path.display());
         }
+    }
+}
+
+/// Or a program that asks for machine code would get none of a generation, in silence.
+#[test]
+fn every_generation_embeds_its_machine_code_if_asked() {
+    let read =
+        |path: String| std::fs::read_to_string(root().join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let list = read("crates/sdpa/Cargo.toml".to_owned());
+    for generation in generations::ALL.iter().map(|generation| generation.generation()) {
+        let id = generation.id;
+        let architectures = generation.specialisations[0].architecture.machine_code().join("\", \"");
+        let line = format!("sdpa_core::packed!(\"{id}\", \"{architectures}\")");
+        assert!(read(format!("crates/sdpa-{id}/src/lib.rs")).contains(&line), "crates/sdpa-{id}/src/lib.rs: {line}");
+        assert!(read(format!("crates/sdpa-{id}/Cargo.toml")).contains("\nmachine-code = []\n"), "crates/sdpa-{id}");
+        assert!(list.contains(&format!("\"{id}?/machine-code\"")), "crates/sdpa/Cargo.toml: {id}?/machine-code");
     }
 }
 
@@ -105,6 +121,21 @@ fn packs_are_made_from_the_sources_on_disk() {
         stale.extend(KernelTexts::stale(&kernels, &sources).unwrap().iter().map(ToString::to_string));
     }
     assert!(stale.is_empty(), "missing or made from other sources, run `sdpa build-ptx`:\n{}", stale.join("\n"));
+}
+
+/// The machine code that programs embed is that of the packed PTX; `sdpa build-ptx --check` assembles it anew.
+#[test]
+fn machine_code_is_made_of_the_packed_ptx() {
+    let (checkout, mut stale, mut count) = (checkout(), Vec::new(), 0);
+    for generation in generations::ALL {
+        for pack in CodePack::of(&Pack::of(generation.generation())) {
+            let old = pack.stale(&checkout, Specialisation::packed_ptx).unwrap_or_else(|error| panic!("{error}"));
+            stale.extend(old.iter().map(|kernel| format!("{} of {}", kernel, pack.path.display())));
+            count += pack.kernels.len();
+        }
+    }
+    assert!(stale.is_empty(), "missing or made of another PTX, run `sdpa build-ptx`:\n{}", stale.join("\n"));
+    assert!(count > 200, "{count}");
 }
 
 #[test]

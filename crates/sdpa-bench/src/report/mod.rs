@@ -11,6 +11,7 @@ pub mod markers;
 pub mod measured;
 pub mod peers;
 pub mod plot;
+pub mod programs;
 pub mod ragged;
 mod scores;
 pub mod sittings;
@@ -26,8 +27,8 @@ use serde::de::DeserializeOwned;
 use crate::timing::{Absent, Ceiling, Figure, Record, Regime, Sittings};
 use grounds::GROUNDS;
 use harness::case::Case;
-use sdpa_toolchain::Fingerprint;
 use sdpa_toolchain::resources::{Cost, Multiprocessor};
+use sdpa_toolchain::{Fingerprint, ptx_hash};
 
 pub use scores::{MutationScore, read_scores};
 pub use sittings::Beside;
@@ -503,13 +504,16 @@ fn rung(
     Ok(Rung { id: who.id.to_owned(), title: who.title.to_owned(), parent: who.parent.map(str::to_owned), mutation, on })
 }
 
-/// What the costliest kernel costs that the plan takes for a problem; none where one is not recorded.
+/// What the costliest kernel costs that the plan takes for a problem; none where one is not recorded as it is now.
 fn cost_of(generation: &dyn Attention, problem: &Problem, limits: &DeviceLimits, costs: &[Cost]) -> Option<(u32, u32)> {
     let architecture = Multiprocessor::of(limits.compute_capability)?.name;
     let plan = generation.plan(problem, limits).ok()?;
     let recorded = |launch: &Launch| {
         let name = launch.kernel.to_string();
-        costs.iter().find(|cost| cost.kernel == name && cost.architecture == architecture)
+        let is_of = |cost: &&Cost| cost.kernel == name && cost.architecture == architecture;
+        // Of another PTX than today's, such as a parent's, it says nothing.
+        let hash = ptx_hash(launch.kernel.packed_ptx().ok()?);
+        costs.iter().find(is_of).filter(|cost| cost.ptx == hash)
     };
     let costs = plan.launches.iter().map(recorded).collect::<Option<Vec<_>>>()?;
     Some((costs.iter().map(|cost| cost.registers).max()?, costs.iter().map(|cost| cost.shared_bytes()).max()?))
@@ -699,9 +703,14 @@ pub(crate) mod tests {
             dynamic_shared_bytes: 1024,
             blocks_per_multiprocessor: 1,
             warnings: vec![],
+            ptx: ptx_hash(plan.launches[0].kernel.packed_ptx().unwrap()),
         };
         let costs = [cost("sm_80", 40), cost("sm_90a", 48)];
         assert_eq!(cost_of(generation, &mission(), &DeviceLimits::H200, &costs), Some((48, 1536)));
         assert_eq!(cost_of(generation, &mission(), &DeviceLimits::H200, &costs[..1]), None);
+        for ptx in ["", "of the parent"] {
+            let other = [Cost { ptx: ptx.to_owned(), ..costs[1].clone() }];
+            assert_eq!(cost_of(generation, &mission(), &DeviceLimits::H200, &other), None, "{ptx:?}");
+        }
     }
 }

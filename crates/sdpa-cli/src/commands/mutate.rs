@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use harness::first_runs::FirstRuns;
 use harness::mutate::{Choice, MutationRecord, Options, Score, Step, mutate, render, representative};
 use sdpa_core::{Attention, Specialisation};
 use sdpa_toolchain::{find_tool, write_whole};
@@ -58,11 +59,12 @@ impl Mutate {
         let choice = if self.all { Choice::All } else { Choice::Sample { count, seed: self.seed } };
         let options = Options { choice, ptxas: find_tool("ptxas"), ..Options::default() };
         let mut scores: Vec<Score> = Vec::new();
+        let first_runs = FirstRuns::default();
         for kernel in &kernels {
             let started = Instant::now();
             let progress = bar(0);
             progress.set_message(format!("proving {kernel} as it is"));
-            let score = mutate(generation, kernel, &options, &texts, |step| match step {
+            let score = mutate(generation, kernel, &options, &texts, &first_runs, |step| match step {
                 Step::Mutations(count) => progress.set_length(count as u64),
                 Step::Done => {
                     progress.set_message(kernel.to_string());

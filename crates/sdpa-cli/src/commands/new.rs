@@ -42,13 +42,16 @@ impl New {
         let (pack, kernels) = &scaffold.pack;
         let count = kernels.len();
         writeln!(out, "made   {} ({count} kernels, {}'s until the kernel changes)", pack.display(), self.parent)?;
+        for (path, _) in &scaffold.code {
+            writeln!(out, "made   {} (their machine code)", path.display())?;
+        }
         for path in scaffold.edited.keys() {
             writeln!(out, "edited {}", path.display())?;
         }
         writeln!(out, "\nnext:")?;
         writeln!(out, "  edit kernels/{id}.cu (the kernel), crates/sdpa-{id} (the plan, the README)")?;
         writeln!(out, "  cargo run --release -- gate {id}         (judges the file on disk; needs NVRTC, no GPU)")?;
-        writeln!(out, "  cargo run --release -- build-ptx {id}    (packs the PTX that is committed)")?;
+        writeln!(out, "  cargo run --release -- build-ptx {id}    (packs PTX and machine code, which are committed)")?;
         writeln!(out, "  cargo run --release -- report           (its row in the README's table)")?;
         Ok(ExitCode::SUCCESS)
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use sdpa::generations;
 use sdpa_bench::report::{
-    self, Evidence, ReportError, blind, headline, markers, measured, peers, plot, ragged, table, tree,
+    self, Evidence, ReportError, blind, headline, markers, measured, peers, plot, programs, ragged, table, tree,
 };
 use sdpa_toolchain::resources::Cost;
 use sdpa_toolchain::write_whole;
@@ -103,6 +103,12 @@ impl WriteReport {
         }
         outputs.push(Output { path: self.docs.join(peers::FILE), text: Some(peers::render(&evidence)) });
         outputs.push(Output { path: self.docs.join(ragged::FILE), text: ragged_page });
+        // Its words are written by hand; a folder for plots alone has no such page.
+        let path = self.docs.join(programs::FILE);
+        if path.is_file() {
+            let measured = programs::render(&programs::read(&self.results.join("programs"))?);
+            outputs.push(page(&path, &[(programs::REGION, measured)])?);
+        }
         let coverage = blind::read_coverage(&self.results.join("coverage"))?;
         // Without a record there is nothing to show.
         let seen = !coverage.is_empty() || !scores.is_empty();

@@ -81,7 +81,8 @@ pub(crate) fn accept(
         return Ok(());
     }
     let differences = resources::differences(&before, &now);
-    writeln!(out, "{id}: accepted in {}", accepted::path_of(id).display())?;
+    let same = if differences.is_empty() { ": its PTX is new and costs the same" } else { "" };
+    writeln!(out, "{id}: accepted in {}{same}", accepted::path_of(id).display())?;
     for difference in differences {
         writeln!(out, "  {difference}")?;
     }

@@ -8,6 +8,7 @@ use sdpa_toolchain::{KernelTexts, ToolchainError, source_text};
 
 use super::steps::{Outcome, Progress};
 use super::unnoticed;
+use harness::first_runs::FirstRuns;
 use harness::mutants;
 use harness::mutate::{self, Choice, MutateError, Mutation, MutationKind, Score};
 use harness::random::Random;
@@ -47,6 +48,7 @@ pub fn mutants(
     generation: &'static dyn Attention,
     sample: Sample,
     texts: &Result<KernelTexts, ToolchainError>,
+    first_runs: &FirstRuns,
     progress: Progress<'_>,
 ) -> Outcome {
     let who = generation.generation();
@@ -70,7 +72,7 @@ pub fn mutants(
     }
     let try_out = |kernel: &Specialisation, options: &mutate::Options| {
         let (total, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        mutate::mutate(generation, kernel, options, texts, |step| match step {
+        mutate::mutate(generation, kernel, options, texts, first_runs, |step| match step {
             mutate::Step::Mutations(count) => total.store(count, Relaxed),
             mutate::Step::Done => {
                 let done = done.fetch_add(1, Relaxed) + 1;

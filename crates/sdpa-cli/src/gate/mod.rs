@@ -34,7 +34,8 @@ pub use record::{GateRecord, StepRecord, render_line};
 pub use sanitizer::sanitizer;
 pub use speed::judge_speed;
 pub use steps::{
-    Explain, Outcome, Progress, acceptance, compiles, findings, properties, races, real_input, resources, speed_shapes,
+    Explain, Outcome, Progress, Seen, acceptance, compiles, findings, properties, races, real_input, resources,
+    speed_shapes,
 };
 
 use serde::{Deserialize, Serialize};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use harness::first_runs::FirstRuns;
 use harness::mutate::{self, Choice, MutationKind, Options, Score};
 use sdpa_core::Attention;
 use sdpa_toolchain::KernelTexts;
@@ -20,6 +21,7 @@ pub fn mutation(
     seed: u64,
     time_limit: Duration,
     texts: &KernelTexts,
+    first_runs: &FirstRuns,
     progress: Progress<'_>,
 ) -> Outcome {
     let who = generation.generation();
@@ -34,7 +36,7 @@ pub fn mutation(
     let mut scores = Vec::new();
     for kernel in &kernels {
         let done = std::sync::atomic::AtomicUsize::new(0);
-        let score = mutate::mutate(generation, kernel, &options, texts, |step| {
+        let score = mutate::mutate(generation, kernel, &options, texts, first_runs, |step| {
             if step == mutate::Step::Done {
                 let done = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
                 progress(format!("{done} of {count} changes to {kernel}, seed {seed}"));

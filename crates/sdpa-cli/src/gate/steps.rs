@@ -12,6 +12,7 @@ use harness::acceptance::{cases as acceptance_cases, decoding_cases, shape_of};
 use harness::case::Case;
 use harness::check::{self, What, trials};
 use harness::coverage::Executed;
+use harness::first_runs::FirstRuns;
 use harness::properties::{self, Property};
 use harness::real_model;
 use harness::strategies::{Size, cases_with};
@@ -327,12 +328,21 @@ pub fn real_input(device: &dyn Device, generation: &dyn Attention) -> Outcome {
     }
 }
 
-/// The interpreter finds nothing; what the trials executed is left in `executed`.
+/// What the trials of [`races`] left for the steps after it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What they executed of each kernel.
+    pub executed: Vec<Executed>,
+    /// What each of them executed, so that no step runs it again to know.
+    pub first_runs: FirstRuns,
+}
+
+/// The interpreter finds nothing; what the trials executed is left in `seen`.
 pub fn races(
     generation: &'static dyn Attention,
     schedules: u64,
     texts: &KernelTexts,
-    executed: &RefCell<Vec<Executed>>,
+    seen: &RefCell<Seen>,
     progress: Progress<'_>,
 ) -> Outcome {
     let trials = trials(generation);
@@ -344,7 +354,7 @@ pub fn races(
     match checked {
         Ok(checked) if checked.faults.is_empty() => {
             let (runs, judged) = (checked.runs, checked.judged);
-            *executed.borrow_mut() = checked.executed;
+            *seen.borrow_mut() = Seen { executed: checked.executed, first_runs: checked.first_runs };
             Outcome::passed(&format!("{runs} runs on the interpreter, {judged}, nothing found"))
         }
         Ok(checked) => {
@@ -436,6 +446,7 @@ mod tests {
             dynamic_shared_bytes: 0,
             blocks_per_multiprocessor: 1,
             warnings: vec![],
+            ptx: String::new(),
         };
         let status = |cost| resources(generation, Ok(("ptxas".to_owned(), vec![cost]))).status;
         let most = who.budget.registers;

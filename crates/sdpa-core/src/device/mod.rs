@@ -104,6 +104,16 @@ pub trait Device: Send + Sync {
     /// Kernels that do not load or may not be launched; on the interpreter also what it found.
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()>;
 
+    /// Makes ready what later launches like this one have in common, so that each costs the host less: the kernel is looked
+    /// up, and tensor maps are made. `params` are those of such a launch, whatever addresses they hold. None if this device
+    /// has nothing to make ready; then [`launch`](Self::launch) does it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn ready(&self, _launch: &Launch, _params: &Params) -> Result<Option<Box<dyn ReadyLaunch>>> {
+        Ok(None)
+    }
+
     /// Waits for all queued work.
     ///
     /// # Errors
@@ -141,6 +151,15 @@ pub trait Device: Send + Sync {
         self.write(&buffer, 0, bytes)?;
         Ok(buffer)
     }
+}
+
+/// A launch that was made [ready](Device::ready).
+pub trait ReadyLaunch: Send + Sync {
+    /// Queues the kernel. Only addresses may differ from the parameters that it was made ready for.
+    ///
+    /// # Errors
+    /// Kernels that may not be launched.
+    fn launch(&self, params: &Params) -> Result<()>;
 }
 
 /// Queued work that can be run again and timed by the device's own clock.
@@ -200,12 +219,13 @@ pub struct Buffer {
     bytes: usize,
     /// `None` for borrowed memory, of which the program says that it is the right one.
     memory: Option<MemoryId>,
-    _owner: Arc<dyn Any + Send + Sync>,
+    /// Frees the memory when the last buffer of it is gone; none for borrowed memory.
+    _owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Buffer {
     pub(crate) fn new(address: u64, bytes: usize, memory: MemoryId, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { address, bytes, memory: Some(memory), _owner: owner }
+        Self { address, bytes, memory: Some(memory), _owner: Some(owner) }
     }
 
     /// Device memory that another part of your program owns, e.g. a tensor. No device can tell whether it is its own.
@@ -214,7 +234,7 @@ impl Buffer {
     /// `address..address + bytes` must be device memory of the device this buffer is used with, and stay allocated
     /// while the buffer or work queued with it lives.
     pub unsafe fn borrowed(address: u64, bytes: usize) -> Self {
-        Self { address, bytes, memory: None, _owner: Arc::new(()) }
+        Self { address, bytes, memory: None, _owner: None }
     }
 
     /// Device address of the first byte.

@@ -6,6 +6,7 @@ use crate::{Error, Launch, Operand, Params, Result, TileBoxes};
 
 /// `TensorMaps` in the kernels' `tensor_copy.cuh`: query, key, value and output, one after the other.
 #[repr(C, align(64))]
+#[derive(Clone)]
 pub(super) struct TensorMaps([[u8; TENSOR_MAP_BYTES]; 4]);
 
 // Kernel parameters follow one another at multiples of their alignment: the maps lie right behind the block.
@@ -28,6 +29,19 @@ impl TensorMaps {
             })?;
         }
         Ok(Some(Self(maps)))
+    }
+
+    /// Moves each map to its tensor's address by the device's own `replace`, or says of which tensor it refused it.
+    pub(super) fn move_to<E>(
+        &mut self,
+        params: &Params,
+        replace: impl Fn(&mut [u8; TENSOR_MAP_BYTES], u64) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), (Operand, E)> {
+        let tensors = [params.query, params.key, params.value, params.output];
+        for ((map, operand), tensor) in self.0.iter_mut().zip(Operand::ALL).zip(tensors) {
+            replace(map, tensor.address).map_err(|error| (operand, error))?;
+        }
+        Ok(())
     }
 
     /// The maps as a kernel parameter.

@@ -7,7 +7,7 @@ use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use sdpa_core::{Attention, Buffer, Cuda, Device, DeviceChoice, Error, Operand, Problem, Tensors, TileBoxes};
 
 use crate::stub::say;
-use crate::v0::{V0, kernel};
+use crate::v0::{V0, kernel, kernel_with_code};
 
 fn problem() -> Problem {
     Problem::new(1, 2, 64, 64).build().unwrap()
@@ -63,6 +63,22 @@ fn everything() -> Result<(), Error> {
 
 #[test]
 #[ignore = "driver.rs runs it under a stand-in for the driver"]
+fn loads_machine_code() {
+    let device = Cuda::new(0).unwrap();
+    let ask = || {
+        device.load(&kernel_with_code())?;
+        device.load(&kernel_with_code())?;
+        device.substitute(&kernel_with_code(), ".version 9.0")?;
+        device.substitute_code(&kernel_with_code(), b"\x7fELF?")
+    };
+    match ask() {
+        Ok(()) => say("ok"),
+        Err(error) => say(error),
+    }
+}
+
+#[test]
+#[ignore = "driver.rs runs it under a stand-in for the driver"]
 fn works_from_other_threads() {
     let device = Cuda::new(0).unwrap();
     let all = buffers(&device).unwrap();
@@ -110,6 +126,35 @@ fn uses_two_devices() {
     let context = CudaContext::new(0).unwrap();
     let sibling = Cuda::from_stream(context.new_stream().unwrap()).unwrap();
     V0.forward(&sibling, &problem(), &tensors(&ours)).unwrap();
+    say("ok");
+}
+
+/// Two GPUs, two streams of each, two threads on each stream.
+#[test]
+#[ignore = "driver.rs runs it under a stand-in for the driver"]
+fn works_from_many_threads_at_once() {
+    let streams = [0, 0, 1, 1].map(|ordinal| CudaContext::new(ordinal).unwrap().new_stream().unwrap());
+    let [first, other] = [0, 2].map(|index| Cuda::from_stream(Arc::clone(&streams[index])).unwrap());
+    // SAFETY: the streams are of the devices' contexts, and are dropped last.
+    let beside = |device: &Cuda, index: usize| unsafe { device.on_raw_stream(streams[index].cu_stream().cast()) };
+    let (second, fourth) = (beside(&first, 1).unwrap(), beside(&other, 3).unwrap());
+    let devices = [&first, &second, &other, &fourth];
+    std::thread::scope(|scope| {
+        for device in devices {
+            let prepared = Arc::new(V0.prepare(device, &problem()).unwrap());
+            let all = Arc::new(buffers(device).unwrap());
+            for _ in 0..2 {
+                let (prepared, all) = (Arc::clone(&prepared), Arc::clone(&all));
+                scope.spawn(move || {
+                    for _ in 0..10 {
+                        V0.forward(device, &problem(), &tensors(&all)).unwrap();
+                        prepared.forward(&tensors(&all)).unwrap();
+                    }
+                });
+            }
+        }
+    });
+    drop((first, second, other, fourth));
     say("ok");
 }
 

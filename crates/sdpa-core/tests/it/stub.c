@@ -4,6 +4,7 @@
 // STUB_FAIL     functions that answer with a code instead: cuInit=804,cuModuleLoadData=222
 // STUB_DEVICES  how many GPUs there are; 1 if not given
 // STUB_POOLS    0 for GPUs without memory pools
+// STUB_CODE     what cuModuleLoadData answers if it is given machine code and no text; 0 if not given
 // STUB_VERSION  what cuDriverGetVersion says; 13000 if not given
 #include <pthread.h>
 #include <stdint.h>
@@ -291,9 +292,10 @@ int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t bytes, Stream *stream) 
 int cuModuleLoadData(Context **module, const void *image) {
     WANTS(current);
     NOT_WHILE_CAPTURING;
-    (void)image;
     *module = current;
-    DONE;
+    if (memcmp(image, "\x7f" "ELF", 4)) DONE;
+    note("cuModuleLoadData(code)", "");
+    return (int)setting("STUB_CODE", 0);
 }
 int cuModuleGetFunction(Context **function, Context *module, const char *name) {
     WANTS(current == module);
@@ -316,6 +318,11 @@ int cuFuncSetAttribute(Context *function, int attribute, int value) {
 int cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address) {
     WANTS(current);
     (void)map, (void)type, (void)rank, (void)address;
+    DONE;
+}
+int cuTensorMapReplaceAddress(void *map, void *address) {
+    WANTS(current);
+    (void)map, (void)address;
     DONE;
 }
 int cuLaunchKernel(Context *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,

@@ -1,10 +1,11 @@
 //! A generation for tests: two kernels, tensor maps, a workspace and tickets.
 
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use sdpa_core::{
-    Accuracy, Architecture, Attention, Budget, DeviceLimits, Extensions, Generation, Launch, LaunchPlan, PackedPtx,
-    Problem, Specialisation, TileBoxes, Unsupported,
+    Accuracy, Architecture, Attention, Budget, DeviceLimits, Extensions, Generation, Launch, LaunchPlan, PackedCode,
+    PackedPtx, Problem, Specialisation, TileBoxes, Unsupported,
 };
 
 /// Takes every problem.
@@ -39,7 +40,7 @@ pub(crate) fn kernel(name: &'static str, boxes: Option<TileBoxes>) -> Specialisa
     let architecture = Architecture::Compute90a;
     Specialisation {
         source: "v0.cu",
-        ptx: pack(),
+        ptx: pack(""),
         name,
         architecture,
         defines: &[],
@@ -49,14 +50,26 @@ pub(crate) fn kernel(name: &'static str, boxes: Option<TileBoxes>) -> Specialisa
     }
 }
 
-/// A zstd frame of one raw block (RFC 8878).
-fn pack() -> &'static PackedPtx {
-    static PACK: OnceLock<PackedPtx> = OnceLock::new();
-    PACK.get_or_init(|| {
+/// A kernel with machine code for Hopper beside its PTX.
+pub(crate) fn kernel_with_code() -> Specialisation {
+    Specialisation { ptx: pack("kernel merge.sm_90a 0 5\n\x7fELF!"), ..kernel("merge", None) }
+}
+
+/// The PTX of both kernels, and machine code.
+fn pack(code: &'static str) -> &'static PackedPtx {
+    static PACKS: Mutex<BTreeMap<&str, &PackedPtx>> = Mutex::new(BTreeMap::new());
+    let mut packs = PACKS.lock().unwrap();
+    packs.entry(code).or_insert_with(|| {
         let text = "// kernel: parts.sm_90a\n.version 9.0\n// kernel: merge.sm_90a\n.version 9.0\n";
-        let size = text.len() as u32;
-        let header = [&[0x28, 0xb5, 0x2f, 0xfd, 0xa0][..], &size.to_le_bytes()].concat();
-        let block = (size << 3 | 1).to_le_bytes();
-        PackedPtx::new("v0", Vec::leak([&header, &block[..3], text.as_bytes()].concat()))
+        let code = Vec::leak(vec![PackedCode::new("sm_90a", frame(code))]);
+        Box::leak(Box::new(PackedPtx::with_machine_code("v0", frame(text), code)))
     })
+}
+
+/// A zstd frame of one raw block (RFC 8878).
+fn frame(text: &str) -> &'static [u8] {
+    let size = text.len() as u32;
+    let header = [&[0x28, 0xb5, 0x2f, 0xfd, 0xa0][..], &size.to_le_bytes()].concat();
+    let block = (size << 3 | 1).to_le_bytes();
+    Vec::leak([&header, &block[..3], text.as_bytes()].concat())
 }

@@ -6,12 +6,12 @@ use harness::snapshots::Snapshot;
 use sdpa::generations;
 use sdpa_cli::packs;
 use sdpa_core::Attention;
-use sdpa_toolchain::{Checkout, KernelTexts, write_whole};
+use sdpa_toolchain::{Checkout, CodePack, KernelTexts, Mode, build_code, find_ptxas, write_whole};
 use similar::TextDiff;
 
 use crate::commands::resources;
 
-/// Packs the PTX that was judged, and accepts costs, plans and counters of a generation, each after showing what changed.
+/// Packs the PTX that was judged and its machine code, and accepts costs, plans and counters of a generation, each after showing what changed.
 /// `judged` are the generation and its mutants.
 pub(super) fn accept(
     out: &mut dyn Write,
@@ -69,6 +69,14 @@ fn pack(
         write_whole(&checkout.root().join(&pack.path), &sdpa_toolchain::pack(&packed))?;
         let count = pack.kernels.iter().filter(|kernel| compiled(kernel)).count();
         writeln!(out, "{}: packed in {} ({count} kernels are new)", pack.id, pack.path.display())?;
+        let codes = CodePack::of(&pack);
+        if codes.is_empty() {
+            continue;
+        }
+        let ptxas = find_ptxas(checkout)?;
+        for changed in build_code(checkout, &ptxas, &codes, Mode::Write, |kernel| texts.of(kernel), |_| ())? {
+            writeln!(out, "{}: machine code in {}", pack.id, changed.path.display())?;
+        }
     }
     Ok(())
 }

@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use harness::case::Case;
-use harness::coverage::Executed;
 use harness::mutants;
 use sdpa::generations;
 use sdpa_bench::timing::{self, Grid, Options, Record, Shape};
@@ -226,8 +225,8 @@ impl Gate {
     ) -> Vec<(&'static str, Question<'a>)> {
         let seed =
             self.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
-        // What `races` ran is what `coverage` looks at.
-        let executed: Rc<RefCell<Vec<Executed>>> = Rc::default();
+        // What `races` ran is what `coverage` looks at, and what mutations are tried on.
+        let seen: Rc<RefCell<gate::Seen>> = Rc::default();
         let mut questions: Vec<(&'static str, Question<'a>)> = vec![
             ("compiles", Box::new(|_| gate::compiles(generation, compiled))),
             (
@@ -248,11 +247,17 @@ impl Gate {
             (
                 "races",
                 Box::new({
-                    let executed = Rc::clone(&executed);
-                    move |progress| gate::races(generation, self.schedules, texts, &executed, progress)
+                    let seen = Rc::clone(&seen);
+                    move |progress| gate::races(generation, self.schedules, texts, &seen, progress)
                 }),
             ),
-            ("coverage", Box::new(move |_| gate::coverage(generation, &executed.borrow(), texts))),
+            (
+                "coverage",
+                Box::new({
+                    let seen = Rc::clone(&seen);
+                    move |_| gate::coverage(generation, &seen.borrow().executed, texts)
+                }),
+            ),
         ];
         if device.kind() == DeviceKind::Cuda {
             questions.push(("sanitizer", Box::new(|progress| gate::sanitizer(generation, device, progress))));
@@ -260,16 +265,21 @@ impl Gate {
         let sample = gate::Sample { kernels: self.mutated, guards: self.guards, seed };
         questions.push((
             "mutants",
-            Box::new(move |progress| {
-                progress("compiling hand-written mutants".to_owned());
-                gate::mutants(generation, sample, and_mutants(), progress)
+            Box::new({
+                let seen = Rc::clone(&seen);
+                move |progress| {
+                    progress("compiling hand-written mutants".to_owned());
+                    gate::mutants(generation, sample, and_mutants(), &seen.borrow().first_runs, progress)
+                }
             }),
         ));
         let mutations = usize::try_from(self.mutations).unwrap_or(usize::MAX);
         let time_limit = Duration::from_secs(self.mutation_seconds);
         questions.push((
             "mutation",
-            Box::new(move |progress| gate::mutation(generation, mutations, seed, time_limit, texts, progress)),
+            Box::new(move |progress| {
+                gate::mutation(generation, mutations, seed, time_limit, texts, &seen.borrow().first_runs, progress)
+            }),
         ));
         questions.push((
             "resources",

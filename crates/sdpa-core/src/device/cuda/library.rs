@@ -60,8 +60,8 @@ pub(super) const RECORDING: &[&str] = &[
     "cuGraphDestroy",
 ];
 
-/// The function that makes tensor maps.
-pub(super) const TENSOR_MAPS: &[&str] = &["cuTensorMapEncodeTiled"];
+/// The functions that make tensor maps, and move them to another address.
+pub(super) const TENSOR_MAPS: &[&str] = &["cuTensorMapEncodeTiled", "cuTensorMapReplaceAddress"];
 
 /// The functions that say which card it is: which of the two cudarc calls, the program's features decide.
 pub(super) const UUID: &[&str] = &["cuDeviceGetUuid", "cuDeviceGetUuid_v2"];

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute, CUresult};
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DriverError, LaunchConfig, PushKernelArg, result, sys};
 use cudarc::nvrtc::Ptx;
-use ptx_interp::TENSOR_MAP_BYTES;
+use ptx_interp::{TENSOR_MAP_BYTES, TensorMapDescription};
 
 pub use answer::DriverAnswer;
 pub use library::driver_present;
@@ -21,18 +21,11 @@ pub use library::driver_present;
 use self::memory::{Allocation, Pool};
 use self::recording::Graph;
 use super::tensor_maps::TensorMaps;
-use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
+use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, ReadyLaunch, Recording, Resources};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 /// The CUDA of the kernels' PTX version, 9.0: older drivers do not compile it. NVIDIA's driver 580 is the first for it.
 const LEAST_CUDA: (u32, u32) = (13, 0);
-
-// SAFETY: `Params` is `repr(C)` plain data whose layout a test holds to the kernels' own parameter block.
-unsafe impl cudarc::driver::DeviceRepr for Params {}
-
-// SAFETY: `TensorMaps` is `repr(C)` plain data: four of the driver's own tensor maps, as large and as aligned as the
-// kernels' `TensorMaps`.
-unsafe impl cudarc::driver::DeviceRepr for TensorMaps {}
 
 /// One tensor map as a kernel parameter.
 #[repr(C, align(64))]
@@ -200,9 +193,7 @@ impl Cuda {
 
     /// Makes the device's context the thread's current one.
     fn bind(&self) -> Result<()> {
-        // An error in a destructor would otherwise be blamed on this innocent call.
-        self.stream.context().check_err().map_err(driver("releasing device memory"))?;
-        self.stream.context().bind_to_thread().map_err(driver("binding the context"))
+        bind(&self.stream)
     }
 
     /// Refuses what would end the recording of a graph; makes the context current for what would not.
@@ -275,23 +266,63 @@ impl Cuda {
         if let Some(function) = kernels.get(kernel) {
             return Ok(function.clone());
         }
-        let function = self.specialise(kernel, kernel.packed_ptx()?)?;
+        let function = match kernel.machine_code(self.limits.compute_capability)? {
+            Some(code) => self.load_code(kernel, code)?,
+            None => None,
+        };
+        let function = match function {
+            Some(function) => function,
+            None => self.specialise(kernel, kernel.packed_ptx()?)?,
+        };
         kernels.insert(*kernel, function.clone());
         Ok(function)
     }
 
     /// Has the driver compile a specialisation's PTX for the device.
     fn specialise(&self, kernel: &Specialisation, ptx: &str) -> Result<CudaFunction> {
-        let name = kernel.to_string();
         if kernel.boxes.is_some() {
             library::require(library::TENSOR_MAPS)?;
         }
-        let function = self.compile(&name, ptx, Specialisation::ENTRY)?;
-        let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        function
-            .set_attribute(limit, kernel.shared_bytes as i32)
-            .map_err(|error| Error::Load { kernel: name, reason: DriverAnswer::from(error).to_string() })?;
-        Ok(function)
+        let function = self.compile(&kernel.to_string(), ptx, Specialisation::ENTRY)?;
+        with_its_shared_memory(kernel, function)
+    }
+
+    /// Loads a specialisation's machine code; none if this driver does not take it, as one that is older than the code, and
+    /// shall compile the PTX instead.
+    fn load_code(&self, kernel: &Specialisation, code: &[u8]) -> Result<Option<CudaFunction>> {
+        if kernel.boxes.is_some() {
+            library::require(library::TENSOR_MAPS)?;
+        }
+        self.refuse_capture("loading a kernel")?;
+        let load = |error: DriverError| match error.0 {
+            CUresult::CUDA_ERROR_INVALID_IMAGE | CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => Ok(None),
+            _ => Err(Error::Load { kernel: kernel.to_string(), reason: DriverAnswer::from(error).to_string() }),
+        };
+        let module = match self.stream.context().load_module(Ptx::from_binary(code.to_vec())) {
+            Ok(module) => module,
+            Err(error) => return load(error),
+        };
+        match module.load_function(Specialisation::ENTRY) {
+            Ok(function) => with_its_shared_memory(kernel, function).map(Some),
+            Err(error) => load(error),
+        }
+    }
+
+    /// Makes later launches of `kernel` run this machine code instead of what was embedded, so that both can be compared.
+    /// [`Device::substitute`] does the same with a PTX text.
+    ///
+    /// # Errors
+    /// [`Error::Load`] if the driver refuses it or the code is for another device; [`Error::Capturing`].
+    pub fn substitute_code(&self, kernel: &Specialisation, code: &[u8]) -> Result<()> {
+        let reason = "the machine code is none that this driver runs on this device".to_owned();
+        let refused = Error::Load { kernel: kernel.to_string(), reason };
+        self.replace(kernel, self.load_code(kernel, code)?.ok_or(refused)?);
+        Ok(())
+    }
+
+    fn replace(&self, kernel: &Specialisation, function: CudaFunction) {
+        let replaced = lock(&self.shared.kernels).insert(*kernel, function);
+        lock(&self.shared.replaced).extend(replaced);
     }
 
     /// Has the driver compile PTX for the device; `kernel` is what errors call it.
@@ -383,28 +414,19 @@ impl Device for Cuda {
     fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
         let function = self.kernel(&launch.kernel)?;
         self.bind()?;
-        let maps = TensorMaps::new(launch, params, |map| tensor_map::encode(map).map_err(|error| error.to_string()))?;
-        let [x, y, z] = launch.grid;
-        let [threads_x, threads_y, threads_z] = launch.block;
-        let mut call = self.stream.launch_builder(&function);
-        call.arg(params);
-        if let Some(maps) = &maps {
-            call.arg(maps);
-        }
-        // SAFETY: every kernel takes one `AttentionParams` or `ExtendedParams` by value. `Params` mirrors the longer of
-        // them, which begins with the other, and the driver copies as much as the kernel declares. Those kernels whose
-        // specialisation names boxes take four tensor maps, as `TensorMaps` holds them; addresses and extents in it were
-        // checked against their buffers, and the kernels stay inside those (tested with guard bands and under
-        // compute-sanitizer).
-        unsafe {
-            call.launch(LaunchConfig {
-                grid_dim: (x, y, z),
-                block_dim: (threads_x, threads_y, threads_z),
-                shared_mem_bytes: launch.shared_bytes,
-            })
-        }
-        .map(drop)
-        .map_err(refused(launch))
+        let encode = |map: &TensorMapDescription| tensor_map::encode(map).map_err(|error| error.to_string());
+        let mut maps = TensorMaps::new(launch, params, encode)?;
+        // SAFETY: the kernel is the launch's, the maps are of these parameters, and the context is current.
+        unsafe { queue(&self.stream, &function, launch, params, maps.as_mut()) }
+    }
+
+    fn ready(&self, launch: &Launch, params: &Params) -> Result<Option<Box<dyn ReadyLaunch>>> {
+        let function = self.kernel(&launch.kernel)?;
+        self.bind()?;
+        let encode = |map: &TensorMapDescription| tensor_map::encode(map).map_err(|error| error.to_string());
+        let maps = TensorMaps::new(launch, params, encode)?;
+        let (stream, launch) = (Arc::clone(&self.stream), launch.clone());
+        Ok(Some(Box::new(Ready { stream, function, launch, maps })))
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -420,9 +442,7 @@ impl Device for Cuda {
     }
 
     fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
-        let function = self.specialise(kernel, ptx)?;
-        let replaced = lock(&self.shared.kernels).insert(*kernel, function);
-        lock(&self.shared.replaced).extend(replaced);
+        self.replace(kernel, self.specialise(kernel, ptx)?);
         Ok(())
     }
 
@@ -449,6 +469,78 @@ impl Drop for Cuda {
             context.record_err(self.stream.synchronize());
         }
     }
+}
+
+/// Raises the kernel's limit of dynamic shared memory to what its launches ask for.
+fn with_its_shared_memory(kernel: &Specialisation, function: CudaFunction) -> Result<CudaFunction> {
+    let limit = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    let refused = |error| Error::Load { kernel: kernel.to_string(), reason: DriverAnswer::from(error).to_string() };
+    function.set_attribute(limit, kernel.shared_bytes as i32).map_err(refused)?;
+    Ok(function)
+}
+
+/// A launch whose kernel was looked up, with tensor maps of other addresses.
+struct Ready {
+    stream: Arc<CudaStream>,
+    function: CudaFunction,
+    launch: Launch,
+    maps: Option<TensorMaps>,
+}
+
+impl ReadyLaunch for Ready {
+    fn launch(&self, params: &Params) -> Result<()> {
+        bind(&self.stream)?;
+        let mut maps = self.maps.clone();
+        if let Some(maps) = &mut maps {
+            maps.move_to(params, tensor_map::replace_address).map_err(|(operand, error)| Error::TensorMap {
+                operand,
+                launch: self.launch.to_string(),
+                reason: error.to_string(),
+            })?;
+        }
+        // SAFETY: the kernel is the launch's, the maps now have these parameters' addresses, and the context is current.
+        unsafe { queue(&self.stream, &self.function, &self.launch, params, maps.as_mut()) }
+    }
+}
+
+/// Makes the stream's context the thread's current one.
+fn bind(stream: &CudaStream) -> Result<()> {
+    // An error in a destructor would otherwise be blamed on this innocent call.
+    stream.context().check_err().map_err(driver("releasing device memory"))?;
+    stream.context().bind_to_thread().map_err(driver("binding the context"))
+}
+
+/// Queues a kernel with its parameters.
+///
+/// # Safety
+/// `function` is the launch's kernel, its maps are of these parameters, and the stream's context is current.
+unsafe fn queue(
+    stream: &CudaStream,
+    function: &CudaFunction,
+    launch: &Launch,
+    params: &Params,
+    maps: Option<&mut TensorMaps>,
+) -> Result<()> {
+    let [x, y, z] = launch.grid;
+    let [threads_x, threads_y, threads_z] = launch.block;
+    let params = std::ptr::from_ref(params).cast_mut().cast();
+    let mut arguments = [params, maps.map_or(std::ptr::null_mut(), |maps| std::ptr::from_mut(maps).cast())];
+    // SAFETY: every kernel takes one `AttentionParams` or `ExtendedParams` by value. `Params` mirrors the longer of them,
+    // which begins with the other, and the driver copies as much as the kernel declares, and writes nothing. Those kernels
+    // whose specialisation names boxes take four tensor maps, as `TensorMaps` holds them; of other kernels the driver looks
+    // at the first argument alone. Addresses and extents were checked against their buffers, and the kernels stay inside
+    // those (tested with guard bands and under compute-sanitizer).
+    unsafe {
+        result::launch_kernel(
+            function.cu_function(),
+            (x, y, z),
+            (threads_x, threads_y, threads_z),
+            launch.shared_bytes,
+            stream.cu_stream(),
+            &mut arguments,
+        )
+    }
+    .map_err(refused(launch))
 }
 
 /// What is poisoned is still a map or a list: entries are inserted whole.
