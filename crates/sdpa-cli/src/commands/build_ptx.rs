@@ -15,7 +15,7 @@ const SHOWN: usize = 4;
 /// Compile kernels with NVRTC into the packs that the generations' crates embed (needs no GPU)
 #[derive(clap::Args, Debug)]
 pub(crate) struct BuildPtx {
-    /// Whose kernels: ids of generations, or `mutants`; all by default
+    /// Whose kernels: ids of generations, `parallel` or `mutants`; all by default
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// The folder of kernel sources to compile; the checkout's own by default
