@@ -6,6 +6,7 @@ use sdpa_core::{Buffer, Device, Mask, Operand, Packing, Problem, Sequence};
 
 use crate::communicator::Communicator;
 use crate::error::{Error, Result};
+use crate::forecast::StepCost;
 use crate::heads::HeadsPlan;
 use crate::partition::Partition;
 use crate::ring::RingPlan;
@@ -285,9 +286,14 @@ impl RankPlan {
 
     /// Bytes that this rank receives from others in a pass.
     pub fn bytes_received(&self) -> usize {
+        self.steps().iter().map(|step| step.bytes).sum()
+    }
+
+    /// What each step costs: a ring's steps in their order; by heads, one for each rank, of which the own has the kernel.
+    pub fn steps(&self) -> Vec<StepCost> {
         match &self.kind {
-            Kind::Ring(plan) => plan.bytes_received(),
-            Kind::Heads(plan) => plan.bytes_received(),
+            Kind::Ring(plan) => plan.costs(),
+            Kind::Heads(plan) => plan.costs(),
         }
     }
 

@@ -7,6 +7,7 @@ use sdpa_core::{Attention as _, Buffer, Device, Layout, Operand, Problem, Tensor
 use crate::communicator::Communicator;
 use crate::context::{ContextParallel, LocalTensors, Work, Workspace, check_lengths};
 use crate::error::{Error, Result};
+use crate::forecast::StepCost;
 use crate::partition::{Partition, share};
 
 /// Which heads a rank computes.
@@ -97,17 +98,23 @@ impl HeadsPlan {
         })
     }
 
-    pub(crate) fn bytes_received(&self) -> usize {
+    pub(crate) fn costs(&self) -> Vec<StepCost> {
         let problem = &self.problem;
         let element = problem.head_dim() * problem.dtype().bytes();
         let own = &self.shares[self.rank];
-        let from = |rank: usize| {
-            let before = self.queries.len(rank) * own.query.len() + 2 * self.keys.len(rank) * own.key.len();
-            before + self.queries.len(self.rank) * self.shares[rank].query.len()
+        let cost = |source: usize| {
+            let there = self.queries.len(source) * own.query.len() + 2 * self.keys.len(source) * own.key.len();
+            let back = self.queries.len(self.rank) * self.shares[source].query.len();
+            let bytes = problem.batch() * ((there + back) * element + back * size_of::<f32>());
+            let is_own = source == self.rank;
+            StepCost {
+                source,
+                flops: if is_own { self.own.flops() } else { 0.0 },
+                bytes: if is_own { 0 } else { bytes },
+                merged_bytes: 0,
+            }
         };
-        let rows: usize = (0..self.shares.len()).filter(|rank| *rank != self.rank).map(from).sum();
-        let lse = self.queries.len(self.rank) * (problem.heads_q() - own.query.len());
-        problem.batch() * (rows * element + lse * size_of::<f32>())
+        (0..self.shares.len()).map(cost).collect()
     }
 
     pub(crate) fn workspace(&self) -> Vec<(&'static str, usize)> {

@@ -52,6 +52,7 @@
 mod communicator;
 mod context;
 mod error;
+mod forecast;
 mod heads;
 mod in_process;
 pub mod merge;
@@ -64,6 +65,7 @@ mod ring;
 pub use communicator::Communicator;
 pub use context::{ContextParallel, LocalTensors, RankPlan, Way, Work, Workspace};
 pub use error::{Error, Result};
+pub use forecast::{Cluster, Forecast, StepCost};
 pub use in_process::InProcess;
 pub use nccl::Nccl;
 pub use partition::Partition;

@@ -11,6 +11,7 @@ use sdpa_core::{Attention as _, Buffer, Device, Operand, Problem, Strides, Tenso
 use crate::communicator::Communicator;
 use crate::context::{ContextParallel, LocalTensors, Work, Workspace, check_lengths};
 use crate::error::Result;
+use crate::forecast::StepCost;
 use crate::merge::Accumulator;
 use crate::parts::{Part, parts};
 
@@ -72,9 +73,20 @@ impl RingPlan {
         Ok(Self { problem: problem.clone(), rank, rows: queries.len(rank), key_rows: keys.len(rank), steps })
     }
 
-    pub(crate) fn bytes_received(&self) -> usize {
-        let rows: usize = self.steps[1..].iter().map(|step| step.receive.len()).sum();
-        2 * rows * self.row_bytes_of_keys()
+    pub(crate) fn costs(&self) -> Vec<StepCost> {
+        let merges = self.only_part().is_none();
+        let cost = |(index, step): (usize, &Step)| {
+            let rows: usize = step.parts.iter().map(|(part, _)| part.rows.len()).sum();
+            // The part is read, and the accumulator read and written.
+            let merged = self.output_bytes(rows) + 2 * self.values_bytes(rows);
+            StepCost {
+                source: step.source,
+                flops: step.parts.iter().map(|(_, problem)| problem.flops()).sum(),
+                bytes: if index == 0 { 0 } else { 2 * step.receive.len() * self.row_bytes_of_keys() },
+                merged_bytes: if merges { merged } else { 0 },
+            }
+        };
+        self.steps.iter().enumerate().map(cost).collect()
     }
 
     /// Bytes of one position of the keys of all heads and sequences.
@@ -96,6 +108,10 @@ impl RingPlan {
         self.problem.batch() * self.problem.heads_q() * rows * size_of::<f32>()
     }
 
+    fn values_bytes(&self, rows: usize) -> usize {
+        self.lse_bytes(rows) * self.problem.head_dim()
+    }
+
     fn output_bytes(&self, rows: usize) -> usize {
         let problem = &self.problem;
         problem.batch() * problem.heads_q() * rows * problem.head_dim() * problem.dtype().bytes()
@@ -108,7 +124,6 @@ impl RingPlan {
             Some(_) => 0,
             None => self.rows,
         };
-        let values = self.problem.batch() * self.problem.heads_q() * rows * self.problem.head_dim() * size_of::<f32>();
         vec![
             ("received keys, first slot", slot),
             ("received values, first slot", slot),
@@ -116,7 +131,7 @@ impl RingPlan {
             ("received values, second slot", slot),
             ("output over a part of the keys", self.output_bytes(rows)),
             ("log-sum-exp over a part of the keys", self.lse_bytes(rows)),
-            ("merged output", values),
+            ("merged output", self.values_bytes(rows)),
             ("merged log-sum-exp", self.lse_bytes(rows)),
         ]
     }

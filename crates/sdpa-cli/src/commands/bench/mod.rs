@@ -1,5 +1,6 @@
 //! `sdpa bench`: generations and peers against one another.
 
+mod parallel;
 pub(super) mod problems;
 mod render;
 pub(super) mod sitting;
@@ -17,6 +18,7 @@ use sdpa_cli::files;
 use sdpa_core::{Device, Dtype, Error};
 use sdpa_toolchain::write_whole;
 
+use super::ranks::Ranks;
 use super::{FAILED, Outcome, generations_or_all, keeps_time, open, spinner};
 use problems::{Problems, Sweep};
 use sitting::Sitting;
@@ -82,6 +84,11 @@ pub(crate) struct Bench {
     /// Write the figures into one file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    ranks: Ranks,
+    /// Passes of all ranks whose results must be the same bits
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "ranks")]
+    repeats: u16,
     /// Add the figures of each grid as one sitting more to its file in this folder, as `sdpa report` reads them; until a grid
     /// is through, its sitting is in a file that ends in `.partial`
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "results")]
@@ -110,6 +117,12 @@ impl RegimeName {
 
 impl Bench {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
+        if self.ranks.ranks.is_some() {
+            self.check_outputs()?;
+            let samples = self.samples.into();
+            let sweeps = self.problems.sweeps()?;
+            return parallel::run(out, &self.ranks, self.repeats, samples, &sweeps, self.json.as_deref());
+        }
         let started = Instant::now();
         let chosen = generations_or_all(&self.generations)?;
         let sweeps = self.problems.sweeps()?;

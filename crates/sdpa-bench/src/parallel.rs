@@ -1,0 +1,360 @@
+//! Times attention over a sequence that several GPUs share, beside one GPU that has all of it.
+
+use std::time::{Duration, Instant};
+
+use sdpa_core::{Attention as _, Buffer, Cuda, Device as _, Dtype, Operand, Problem, Tensors};
+use sdpa_parallel::{Communicator, ContextParallel, LocalTensors, Partition, RankPlan, Work, Workspace};
+use sdpa_ref::{Found, Inputs, Reference, Rows, Tolerance};
+use serde::Serialize;
+
+/// How to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct ParallelOptions {
+    /// Samples, of which the median counts.
+    pub samples: usize,
+    /// About how long a sample takes.
+    pub sample: Duration,
+    /// Passes whose results must be the same bits, before anything is timed.
+    pub repeats: usize,
+}
+
+/// Query, key and value of a whole problem on the host, contiguous.
+pub struct HostTensors {
+    query: Vec<u16>,
+    key: Vec<u16>,
+    value: Vec<u16>,
+}
+
+impl HostTensors {
+    /// Normal numbers from a seed. They repeat after four million, at no multiple of any row's length: enough for kernels,
+    /// whose time and errors do not depend on more, and drawn in a second for a million positions.
+    pub fn generate(problem: &Problem, seed: u64) -> Self {
+        /// A prime.
+        const PERIOD: usize = 4_194_301;
+        let mut random = harness::random::Random::new(seed, &[]);
+        let mut drawn = |count: usize| -> Vec<u16> {
+            let own: Vec<u16> = (0..count.min(PERIOD)).map(|_| encode(problem.dtype(), random.normal())).collect();
+            own.iter().copied().cycle().take(count).collect()
+        };
+        let elements = |operand| problem.shape(operand).iter().product();
+        let query = drawn(elements(Operand::Query));
+        let key = drawn(elements(Operand::Key));
+        let value = drawn(elements(Operand::Value));
+        Self { query, key, value }
+    }
+}
+
+fn encode(dtype: Dtype, number: f64) -> u16 {
+    dtype.encode(number)
+}
+
+/// What one rank measured. Times are in seconds per pass and begin and end with all ranks.
+#[derive(Clone, Debug, Serialize)]
+pub struct RankFigures {
+    /// Which rank.
+    pub rank: usize,
+    /// All of the work.
+    pub seconds: f64,
+    /// The kernels without the transfers.
+    pub seconds_compute: f64,
+    /// The transfers without the kernels.
+    pub seconds_transfer: f64,
+    /// One GPU with the whole problem; rank 0 alone measures it.
+    pub seconds_one_gpu: Option<f64>,
+    /// Bytes received from others per pass.
+    pub bytes_received: usize,
+    /// Bytes of the workspace.
+    pub workspace_bytes: usize,
+    /// Rows that were compared with the oracle.
+    pub rows_verified: usize,
+    /// Their relative Frobenius error, and what it may be.
+    pub error: [f64; 2],
+    /// Passes whose bits were compared.
+    pub repeats: usize,
+}
+
+/// What all ranks together reach.
+#[derive(Clone, Debug, Serialize)]
+pub struct ParallelFigure {
+    /// The problem in words.
+    pub problem: String,
+    /// `ring` or `heads`.
+    pub way: String,
+    /// How many ranks.
+    pub ranks: usize,
+    /// Seconds per pass: the slowest rank's.
+    pub seconds: f64,
+    /// One GPU with the whole problem.
+    pub seconds_one_gpu: Option<f64>,
+    /// How many times as fast as one GPU.
+    pub speed_up: Option<f64>,
+    /// The same for each rank.
+    pub efficiency: Option<f64>,
+    /// Positions of all sequences per second.
+    pub tokens_per_second: f64,
+    /// Floating-point operations per second of all ranks, by the papers' convention.
+    pub flops_per_second: f64,
+    /// Share of the transfers' time that kernels hide; none if nothing travels.
+    pub transfer_hidden: Option<f64>,
+    /// Bytes per second and rank of the transfers alone.
+    pub bytes_per_second: Option<f64>,
+    /// What each rank measured; of ranks in other processes nothing is known.
+    pub of_ranks: Vec<RankFigures>,
+}
+
+impl ParallelFigure {
+    /// Puts the ranks' figures together.
+    pub fn new(context: &ContextParallel, of_ranks: Vec<RankFigures>) -> Self {
+        let problem = context.problem();
+        let slowest = |what: fn(&RankFigures) -> f64| of_ranks.iter().map(what).fold(0.0, f64::max);
+        let seconds = slowest(|rank| rank.seconds);
+        let transfer = slowest(|rank| rank.seconds_transfer);
+        let seconds_one_gpu = of_ranks.iter().find_map(|rank| rank.seconds_one_gpu);
+        let speed_up = seconds_one_gpu.map(|one| one / seconds);
+        let travels = of_ranks.iter().any(|rank| rank.bytes_received > 0);
+        let shown = seconds - slowest(|rank| rank.seconds_compute);
+        let bytes = of_ranks.iter().map(|rank| rank.bytes_received).max().unwrap_or(0);
+        Self {
+            problem: problem.to_string(),
+            way: context.way().to_string(),
+            ranks: context.ranks(),
+            seconds,
+            seconds_one_gpu,
+            speed_up,
+            efficiency: speed_up.map(|speed_up| speed_up / context.ranks() as f64),
+            tokens_per_second: (problem.batch() * problem.len_q()) as f64 / seconds,
+            flops_per_second: problem.flops() / seconds,
+            transfer_hidden: travels.then(|| (1.0 - shown / transfer).clamp(0.0, 1.0)),
+            bytes_per_second: travels.then(|| bytes as f64 / transfer),
+            of_ranks,
+        }
+    }
+}
+
+/// A rank's tensors on its GPU.
+struct Local {
+    query: Buffer,
+    key: Buffer,
+    value: Buffer,
+    output: Buffer,
+    lse: Buffer,
+}
+
+impl Local {
+    fn tensors(&self) -> LocalTensors<'_> {
+        let Self { query, key, value, output, lse } = self;
+        LocalTensors { query, key, value, output, lse: Some(lse) }
+    }
+}
+
+/// Rows `[outer, length, row]` of a rank, as bytes.
+fn share(whole: &[u16], partition: &Partition, rank: usize, row: usize) -> Vec<u8> {
+    let length = partition.length() * row;
+    let mut bytes = Vec::with_capacity(2 * whole.len() / partition.ranks().max(1));
+    for tensor in whole.chunks_exact(length.max(1)) {
+        for chunk in partition.chunks(rank) {
+            bytes.extend(tensor[chunk.start * row..chunk.end * row].iter().flat_map(|bits| bits.to_le_bytes()));
+        }
+    }
+    bytes
+}
+
+/// One rank of a measurement; all ranks call it at once.
+///
+/// # Errors
+/// The ranks' own, and in words if the result is wrong: nothing is timed that was not verified.
+pub fn measure_rank(
+    device: &Cuda,
+    communicator: &dyn Communicator,
+    context: &ContextParallel,
+    host: &HostTensors,
+    options: &ParallelOptions,
+) -> Result<RankFigures, Box<dyn std::error::Error + Send + Sync>> {
+    let outcome = measure(device, communicator, context, host, options);
+    if let Err(error) = &outcome {
+        communicator.fail(&error.to_string());
+    }
+    outcome
+}
+
+fn measure(
+    device: &Cuda,
+    communicator: &dyn Communicator,
+    context: &ContextParallel,
+    host: &HostTensors,
+    options: &ParallelOptions,
+) -> Result<RankFigures, Box<dyn std::error::Error + Send + Sync>> {
+    let (rank, problem) = (communicator.rank(), context.problem());
+    let head_dim = problem.head_dim();
+    let upload = |bits: &[u16], partition| device.upload(&share(bits, partition, rank, head_dim));
+    let query = upload(&host.query, context.queries())?;
+    let (key, value) = (upload(&host.key, context.keys())?, upload(&host.value, context.keys())?);
+    let output = device.allocate_named("output", query.bytes())?;
+    let rows = problem.batch() * problem.heads_q() * context.queries().len(rank);
+    let lse = device.allocate_named("lse", rows * size_of::<f32>())?;
+    let local = Local { query, key, value, output, lse };
+    let plan = context.plan(rank)?;
+    let workspace = plan.workspace(device)?;
+    let run = |work| -> sdpa_parallel::Result<()> {
+        plan.work(device, communicator, &local.tensors(), &workspace, work)
+    };
+
+    let mut first: Option<[Vec<u8>; 2]> = None;
+    for pass in 0..options.repeats.max(1) {
+        run(Work::All)?;
+        communicator.synchronize(device)?;
+        let mut found = [vec![0; local.output.bytes()], vec![0; local.lse.bytes()]];
+        device.read(&local.output, 0, &mut found[0])?;
+        device.read(&local.lse, 0, &mut found[1])?;
+        match &first {
+            None => first = Some(found),
+            Some(first) if *first != found => return Err(format!("rank {rank}: pass {pass} has other bits").into()),
+            Some(_) => {}
+        }
+    }
+    let [out, lse] = first.unwrap_or_default();
+    let (rows_verified, error) = verify(context, host, rank, &out, &lse)?;
+    drop((out, lse));
+    communicator.barrier()?;
+
+    let timing = Timing { device, communicator, plan: &plan, local: &local, workspace: &workspace, options };
+    let passes = passes(problem.flops() / context.ranks() as f64, options.sample);
+    let seconds = timing.median(Work::All, passes)?;
+    let seconds_compute = timing.median(Work::Compute, passes)?;
+    let seconds_transfer = timing.median(Work::Transfer, passes)?;
+    let seconds_one_gpu = match rank {
+        0 => Some(one_gpu(device, problem, host, options)?),
+        _ => None,
+    };
+    communicator.barrier()?;
+    Ok(RankFigures {
+        rank,
+        seconds,
+        seconds_compute,
+        seconds_transfer,
+        seconds_one_gpu,
+        bytes_received: plan.bytes_received(),
+        workspace_bytes: workspace.bytes(),
+        rows_verified,
+        error,
+        repeats: options.repeats.max(1),
+    })
+}
+
+/// As many passes as take about so long: the same number on every rank, because it follows from the problem alone.
+fn passes(flops: f64, sample: Duration) -> usize {
+    /// What an H200 reaches, roughly.
+    const FLOPS_PER_SECOND: f64 = 5e14;
+    ((sample.as_secs_f64() * FLOPS_PER_SECOND / flops) as usize).clamp(2, 500)
+}
+
+struct Timing<'a> {
+    device: &'a Cuda,
+    communicator: &'a dyn Communicator,
+    plan: &'a RankPlan,
+    local: &'a Local,
+    workspace: &'a Workspace,
+    options: &'a ParallelOptions,
+}
+
+impl Timing<'_> {
+    /// Seconds per pass, from one barrier to the next.
+    fn median(&self, work: Work, passes: usize) -> sdpa_parallel::Result<f64> {
+        let mut samples = Vec::with_capacity(self.options.samples);
+        // One more, which warms up.
+        for _ in 0..=self.options.samples {
+            self.communicator.barrier()?;
+            let started = Instant::now();
+            for _ in 0..passes {
+                self.plan.work(self.device, self.communicator, &self.local.tensors(), self.workspace, work)?;
+            }
+            self.communicator.synchronize(self.device)?;
+            self.communicator.barrier()?;
+            samples.push(started.elapsed().as_secs_f64() / passes as f64);
+        }
+        Ok(median(&mut samples[1..]))
+    }
+}
+
+fn median(samples: &mut [f64]) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
+}
+
+/// The fastest generation on one GPU with the whole problem.
+fn one_gpu(
+    device: &Cuda,
+    problem: &Problem,
+    host: &HostTensors,
+    options: &ParallelOptions,
+) -> Result<f64, sdpa_core::Error> {
+    let bytes = |bits: &[u16]| bits.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<u8>>();
+    let query = device.upload(&bytes(&host.query))?;
+    let (key, value) = (device.upload(&bytes(&host.key))?, device.upload(&bytes(&host.value))?);
+    let output = device.allocate_named("output", query.bytes())?;
+    let lse = device.allocate_named("lse", problem.lse_len() * size_of::<f32>())?;
+    let tensors = Tensors::new(&query, &key, &value, &output).with_lse(&lse);
+    let prepared = sdpa::Fastest.prepare(device, problem)?;
+    let passes = passes(problem.flops(), options.sample);
+    let mut samples = Vec::new();
+    for _ in 0..=options.samples {
+        device.synchronize()?;
+        let started = Instant::now();
+        for _ in 0..passes {
+            prepared.forward(&tensors)?;
+        }
+        device.synchronize()?;
+        samples.push(started.elapsed().as_secs_f64() / passes as f64);
+    }
+    Ok(median(&mut samples[1..]))
+}
+
+/// Some of a rank's rows against the oracle: how many, their error, and what it may be.
+fn verify(
+    context: &ContextParallel,
+    host: &HostTensors,
+    rank: usize,
+    out: &[u8],
+    lse: &[u8],
+) -> Result<(usize, [f64; 2]), Box<dyn std::error::Error + Send + Sync>> {
+    /// Products of f64 numbers that take about a second.
+    const AFFORDABLE: usize = 1 << 30;
+    let (problem, partition) = (context.problem(), context.queries());
+    let row = problem.head_dim();
+    let own = partition.len(rank);
+    let heads: Vec<usize> = if problem.heads_q() > 1 { vec![0, problem.heads_q() - 1] } else { vec![0] };
+    let per_row = (heads.len() * problem.len_kv() * row).max(1);
+    let step = own.div_ceil((AFFORDABLE / per_row).max(1)).max(1);
+    // The last row sees the most under a causal mask.
+    let mut indices: Vec<usize> = (0..own).step_by(step).chain(own.checked_sub(1)).collect();
+    indices.dedup();
+    let positions: Vec<usize> = partition.positions(rank).collect();
+    let mut whole = vec![0_u16; problem.span(Operand::Output)];
+    let mut whole_lse = vec![0.0_f32; problem.lse_len()];
+    for head in &heads {
+        for index in &indices {
+            let from = (head * own + index) * row;
+            let to = (head * problem.len_q() + positions[*index]) * row;
+            for column in 0..row {
+                let at = 2 * (from + column);
+                whole[to + column] = u16::from_le_bytes([out[at], out[at + 1]]);
+            }
+            let at = 4 * (head * own + index);
+            whole_lse[head * problem.len_q() + positions[*index]] =
+                f32::from_le_bytes([lse[at], lse[at + 1], lse[at + 2], lse[at + 3]]);
+        }
+    }
+    let queries: Vec<usize> = indices.iter().map(|index| positions[*index]).collect();
+    if queries.is_empty() {
+        return Ok((0, [0.0; 2]));
+    }
+    let count = queries.len() * heads.len();
+    let rows = Rows { batches: vec![0], heads, queries };
+    let inputs = Inputs { query: &host.query, key: &host.key, value: &host.value, ..Inputs::default() };
+    let reference = Reference::compute(problem, &inputs, Some(&rows))?;
+    let found = Found { out: &whole, lse: Some(&whole_lse) };
+    let measured = reference.judge(&found, &Tolerance::default()).map_err(|mismatch| {
+        format!("rank {rank} is wrong, so nothing is timed: {mismatch}")
+    })?;
+    Ok((count, [measured.rel_fro, measured.fro_limit]))
+}

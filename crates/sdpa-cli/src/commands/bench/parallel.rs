@@ -1,0 +1,79 @@
+//! `sdpa bench --ranks`: attention over a sequence that several GPUs share, beside one GPU.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sdpa_bench::parallel::{HostTensors, ParallelFigure, ParallelOptions, measure_rank};
+use sdpa_parallel::{ContextParallel, Way};
+use sdpa_toolchain::write_whole;
+
+use super::super::Outcome;
+use super::super::ranks::{Ranks, plain};
+use super::problems::Sweep;
+
+/// Measures every problem of these sweeps both ways, or the way that is asked for.
+pub(super) fn run(
+    out: &mut dyn Write,
+    ranks: &Ranks,
+    repeats: u16,
+    samples: usize,
+    sweeps: &[Sweep],
+    json: Option<&Path>,
+) -> Outcome {
+    let count = ranks.ranks.map_or(1, usize::from);
+    let options = ParallelOptions { samples, sample: Duration::from_millis(400), repeats: repeats.into() };
+    let ways = ranks.way.map_or(vec![Way::Ring, Way::Heads], |way| vec![way.into()]);
+    let is_first = ranks.place().map_err(plain)?.is_none_or(|place| place.rank == 0);
+    let mut figures = Vec::new();
+    for case in sweeps.iter().flat_map(|sweep| &sweep.cases) {
+        let host = HostTensors::generate(&case.problem, case.seed);
+        for way in &ways {
+            let context = ContextParallel::new(case.problem.clone(), count)?.with_way(*way);
+            let measured = ranks.on_gpus(out, |device, communicator| {
+                measure_rank(device, communicator, &context, &host, &options)
+            });
+            let figure = ParallelFigure::new(&context, measured.map_err(plain)?);
+            if is_first {
+                print(out, &figure)?;
+            }
+            figures.push(figure);
+        }
+    }
+    if let Some(path) = json.filter(|_| is_first) {
+        write_whole(path, &serde_json::to_string_pretty(&figures)?)?;
+        writeln!(out, "wrote {}", path.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(out: &mut dyn Write, figure: &ParallelFigure) -> std::io::Result<()> {
+    let ParallelFigure { problem, way, ranks, seconds, .. } = figure;
+    write!(out, "{problem} {way} on {ranks}: {:.3} ms", seconds * 1e3)?;
+    write!(out, ", {:.3e} tokens/s, {:.0} TFLOP/s", figure.tokens_per_second, figure.flops_per_second / 1e12)?;
+    if let (Some(one), Some(speed_up), Some(efficiency)) =
+        (figure.seconds_one_gpu, figure.speed_up, figure.efficiency)
+    {
+        write!(out, "; one GPU {:.3} ms: {speed_up:.3} × ({:.1} % each)", one * 1e3, efficiency * 100.0)?;
+    }
+    if let (Some(hidden), Some(rate)) = (figure.transfer_hidden, figure.bytes_per_second) {
+        write!(out, "; {:.0} % of the transfers hidden, {:.0} GB/s alone", hidden * 100.0, rate / 1e9)?;
+    }
+    for rank in &figure.of_ranks {
+        write!(
+            out,
+            "\n  rank {}: {:.3} ms, kernels alone {:.3} ms, transfers alone {:.3} ms of {} MB; {} rows verified, error {:.2e} of {:.2e}, {} passes with the same bits",
+            rank.rank,
+            rank.seconds * 1e3,
+            rank.seconds_compute * 1e3,
+            rank.seconds_transfer * 1e3,
+            rank.bytes_received / 1_000_000,
+            rank.rows_verified,
+            rank.error[0],
+            rank.error[1],
+            rank.repeats,
+        )?;
+    }
+    writeln!(out)
+}

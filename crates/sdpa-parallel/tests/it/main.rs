@@ -1,0 +1,5 @@
+//! The whole of context parallelism on interpreters: every rank a thread with a device of its own.
+
+mod failures;
+mod ranks;
+mod results;
