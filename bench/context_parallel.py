@@ -66,7 +66,7 @@ def seconds(work, passes, samples):
 def measure(mesh, shape, causal, backend, rotate, arguments):
     batch, heads, length, width, heads_kv = shape
     torch.manual_seed(0)
-    tensor = lambda count: torch.randn(batch, count, length, width, device="cuda", dtype=torch.bfloat16)
+    tensor = lambda count: torch.randn(batch, count, length, width, device="cuda", dtype=getattr(torch, arguments.dtype))
     query, key, value = tensor(heads), tensor(heads_kv), tensor(heads_kv)
     set_rotate(rotate)
     # PyTorch balances causal masks alone.
@@ -102,6 +102,7 @@ def measure(mesh, shape, causal, backend, rotate, arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="1,32,131072,128,8", help="B,H,L,d,Hkv")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16"])
     parser.add_argument("--causal", action="store_true")
     parser.add_argument("--both", action="store_true", help="without and with a causal mask")
     parser.add_argument("--samples", type=int, default=5)

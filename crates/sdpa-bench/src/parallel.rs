@@ -1,11 +1,13 @@
 //! Times attention over a sequence that several GPUs share, beside one GPU that has all of it.
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sdpa_core::{Attention as _, Buffer, Cuda, Device as _, Dtype, Operand, Problem, Tensors};
-use sdpa_parallel::{Communicator, ContextParallel, LocalTensors, Partition, RankPlan, Work, Workspace};
+use sdpa_core::{Attention as _, Buffer, Cuda, Device as _, Dtype, Extensions, Mask, Operand, Problem, Tensors};
+use sdpa_parallel::{Communicator, ContextParallel, LocalTensors, Partition, RankPlan, Way, Work, Workspace};
 use sdpa_ref::{Found, Inputs, Reference, Rows, Tolerance};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How to measure.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +100,8 @@ pub struct ParallelFigure {
     pub transfer_hidden: Option<f64>,
     /// Bytes per second and rank of the transfers alone.
     pub bytes_per_second: Option<f64>,
+    /// PyTorch's context_parallel on the same GPUs.
+    pub peers: Vec<PeerFigure>,
     /// What each rank measured; of ranks in other processes nothing is known.
     pub of_ranks: Vec<RankFigures>,
 }
@@ -126,8 +130,63 @@ impl ParallelFigure {
             flops_per_second: problem.flops() / seconds,
             transfer_hidden: travels.then(|| (1.0 - shown / transfer).clamp(0.0, 1.0)),
             bytes_per_second: travels.then(|| bytes as f64 / transfer),
+            peers: Vec::new(),
             of_ranks,
         }
+    }
+}
+
+/// What PyTorch's context_parallel needs for the same problem, by one of its backends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerFigure {
+    /// `flash` or `cudnn`.
+    pub backend: String,
+    /// How keys travel: `allgather` or `alltoall`.
+    pub rotate: String,
+    /// Whether grouped heads were taken as they are.
+    pub heads: Option<String>,
+    /// Seconds per pass.
+    pub seconds: Option<f64>,
+    /// Why there is no time.
+    pub declined: Option<String>,
+    /// PyTorch's version.
+    pub torch: String,
+}
+
+/// Times PyTorch's context_parallel on the same problem: `bench/context_parallel.py`, one process for each GPU.
+///
+/// # Errors
+/// In words, if Python or PyTorch does not start, or answers nothing.
+pub fn peers(python: &str, problem: &Problem, ranks: usize, samples: usize) -> Result<Vec<PeerFigure>, String> {
+    if problem.extensions() != Extensions::NONE || problem.len_q() != problem.len_kv() || problem.mask() == Mask::CausalTopLeft {
+        return Err(format!("context_parallel is for plain self-attention, not for {problem}"));
+    }
+    // The program may have been copied to another machine, where it is run from the repository's root.
+    let here = PathBuf::from("bench/context_parallel.py");
+    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bench/context_parallel.py");
+    let script = if here.is_file() { here } else { built_from };
+    let [batch, heads, length, head_dim] = problem.shape(Operand::Query);
+    let mut command = Command::new(python);
+    command
+        .args(["-m", "torch.distributed.run", "--nproc-per-node", &ranks.to_string()])
+        .arg(script)
+        .args(["--shape", &format!("{batch},{heads},{length},{head_dim},{}", problem.heads_kv())])
+        .args(["--samples", &samples.to_string()])
+        .args(["--dtype", if problem.dtype() == Dtype::Bf16 { "bfloat16" } else { "float16" }]);
+    if problem.mask().is_causal() {
+        command.arg("--causal");
+    }
+    let done = command.stderr(Stdio::inherit()).output().map_err(|error| format!("{python} does not start: {error}"))?;
+    parse_peers(&String::from_utf8_lossy(&done.stdout))
+}
+
+/// One line of JSON for each figure; other lines are PyTorch's own words.
+fn parse_peers(text: &str) -> Result<Vec<PeerFigure>, String> {
+    let lines = text.lines().filter(|line| line.starts_with('{'));
+    let parsed = lines.map(|line| serde_json::from_str(line).map_err(|error| format!("{line}: {error}")));
+    match parsed.collect::<Result<Vec<PeerFigure>, String>>()? {
+        none if none.is_empty() => Err(format!("bench/context_parallel.py answered nothing: {}", text.trim())),
+        figures => Ok(figures),
     }
 }
 
@@ -353,8 +412,72 @@ fn verify(
     let inputs = Inputs { query: &host.query, key: &host.key, value: &host.value, ..Inputs::default() };
     let reference = Reference::compute(problem, &inputs, Some(&rows))?;
     let found = Found { out: &whole, lse: Some(&whole_lse) };
-    let measured = reference.judge(&found, &Tolerance::default()).map_err(|mismatch| {
+    let tolerance = Tolerance { merged: context.way() == Way::Ring, ..Tolerance::default() };
+    let measured = reference.judge(&found, &tolerance).map_err(|mismatch| {
         format!("rank {rank} is wrong, so nothing is timed: {mismatch}")
     })?;
     Ok((count, [measured.rel_fro, measured.fro_limit]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rank(rank: usize, seconds: [f64; 3], bytes_received: usize) -> RankFigures {
+        let [seconds, seconds_compute, seconds_transfer] = seconds;
+        RankFigures {
+            rank,
+            seconds,
+            seconds_compute,
+            seconds_transfer,
+            seconds_one_gpu: (rank == 0).then_some(1.9),
+            bytes_received,
+            workspace_bytes: 0,
+            rows_verified: 1,
+            error: [0.0; 2],
+            repeats: 1,
+        }
+    }
+
+    #[test]
+    fn the_slowest_rank_counts() {
+        let problem = Problem::new(1, 8, 1000, 64).build().unwrap();
+        let context = ContextParallel::new(problem, 2).unwrap();
+        let figure = ParallelFigure::new(&context, vec![rank(0, [0.9, 0.9, 0.2], 50), rank(1, [1.0, 0.95, 0.2], 100)]);
+        assert_eq!((figure.seconds, figure.tokens_per_second), (1.0, 1000.0));
+        assert_eq!((figure.speed_up, figure.efficiency), (Some(1.9), Some(0.95)));
+        // 0.05 of 0.2 seconds of transfers show.
+        assert!((figure.transfer_hidden.unwrap() - 0.75).abs() < 1e-9);
+        assert_eq!(figure.bytes_per_second, Some(500.0));
+        let alone = ParallelFigure::new(&context, vec![rank(0, [1.0, 1.0, 0.0], 0)]);
+        assert_eq!((alone.transfer_hidden, alone.bytes_per_second), (None, None));
+    }
+
+    #[test]
+    fn pytorchs_own_words_are_passed_over() {
+        let figure = r#"{"peer": "torch context_parallel", "backend": "flash", "rotate": "alltoall", "seconds": 0.5, "torch": "2.11"}"#;
+        let declined = r#"{"backend": "cudnn", "rotate": "alltoall", "declined": "no kernel", "torch": "2.11"}"#;
+        let figures = parse_peers(&format!("W1130 OMP_NUM_THREADS\n{figure}\n{declined}\n")).unwrap();
+        assert_eq!((figures[0].seconds, figures[1].seconds), (Some(0.5), None));
+        assert_eq!(figures[1].declined.as_deref(), Some("no kernel"));
+        assert!(parse_peers("Traceback").unwrap_err().ends_with("answered nothing: Traceback"));
+        assert!(parse_peers("{").is_err());
+    }
+
+    #[test]
+    fn shares_are_the_ranks_rows() {
+        let partition = Partition::new(4, vec![vec![0..1, 3..4], vec![1..3]]).unwrap();
+        let whole: Vec<u16> = (0..16).collect();
+        let of = |rank| share(&whole, &partition, rank, 2).chunks(2).map(|bytes| bytes[0]).collect::<Vec<_>>();
+        assert_eq!(of(0), [0, 1, 6, 7, 8, 9, 14, 15]);
+        assert_eq!(of(1), [2, 3, 4, 5, 10, 11, 12, 13]);
+    }
+
+    #[test]
+    fn what_pytorch_does_not_do_is_not_asked() {
+        let windowed = Problem::new(1, 1, 64, 64).window(sdpa_core::Window::left(3)).build().unwrap();
+        assert!(peers("no-such-python", &windowed, 2, 3).unwrap_err().starts_with("context_parallel is for plain"));
+        let plain = Problem::new(1, 1, 64, 64).build().unwrap();
+        assert!(peers("no-such-python", &plain, 2, 3).unwrap_err().starts_with("no-such-python does not start"));
+    }
 }

@@ -23,6 +23,17 @@ pub struct Cluster {
     pub step_seconds: f64,
 }
 
+/// Hosts of eight H200s with one NDR InfiniBand port of 400 Gbit/s per GPU. The rates of kernels and of NVLink are as measured on
+/// two H200s (`docs/parallel.md`), that of the network is nine tenths of what the vendor names, and was not measured.
+pub const CLUSTER: Cluster = Cluster {
+    gpus_per_host: 8,
+    flops_per_second: 6.0e14,
+    memory_bytes_per_second: 3.5e12,
+    nvlink_bytes_per_second: 3.5e11,
+    network_bytes_per_second: 4.5e10,
+    step_seconds: 2.0e-5,
+};
+
 /// One step of a rank: what it computes, and what comes for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepCost {

@@ -65,7 +65,7 @@ mod ring;
 pub use communicator::Communicator;
 pub use context::{ContextParallel, LocalTensors, RankPlan, Way, Work, Workspace};
 pub use error::{Error, Result};
-pub use forecast::{Cluster, Forecast, StepCost};
+pub use forecast::{CLUSTER, Cluster, Forecast, StepCost};
 pub use in_process::InProcess;
 pub use nccl::Nccl;
 pub use partition::Partition;

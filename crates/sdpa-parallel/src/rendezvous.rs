@@ -373,3 +373,160 @@ impl Drop for Rendezvous {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A place for each rank, on a port that was free a moment ago.
+    fn places(ranks: usize) -> Vec<Place> {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let address = "127.0.0.1".to_owned();
+        (0..ranks).map(|rank| Place { rank, ranks, gpu: rank, address: address.clone(), port }).collect()
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// Runs every rank on a thread of its own; what each returns.
+    fn on_threads<T: Send>(places: &[Place], work: impl Fn(&Place) -> T + Sync) -> Vec<T> {
+        std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> = places.iter().map(|place| scope.spawn(move || work(place))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    fn join(place: &Place, deadline: Duration) -> (Rendezvous, Vec<u8>) {
+        Rendezvous::join(place, || Ok(vec![7; 128]), deadline).unwrap()
+    }
+
+    /// Waits until something is known of the others' failures.
+    fn heard(rendezvous: &Rendezvous) -> Error {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(error) = rendezvous.failed() {
+                return error;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("nothing was heard");
+    }
+
+    #[test]
+    fn all_are_told_the_same_and_meet_again_and_again() {
+        let told = on_threads(&places(4), |place| {
+            let (rendezvous, told) = join(place, PATIENCE);
+            for _ in 0..20 {
+                rendezvous.barrier().unwrap();
+            }
+            told
+        });
+        assert_eq!(told, vec![vec![7; 128]; 4]);
+    }
+
+    #[test]
+    fn a_failure_is_heard_by_all_in_its_own_words() {
+        let said = on_threads(&places(4), |place| {
+            let (rendezvous, _) = join(place, PATIENCE);
+            let said = match place.rank {
+                2 => {
+                    rendezvous.fail("out of paper");
+                    None
+                }
+                _ => Some(heard(&rendezvous).to_string()),
+            };
+            // A barrier that a failed rank does not come to ends at once, too.
+            assert!(place.rank == 2 || rendezvous.barrier().is_err());
+            (rendezvous, said)
+        });
+        for (rank, (_, said)) in said.iter().enumerate().filter(|(rank, _)| *rank != 2) {
+            let expected = format!("rank 2 failed, so rank {rank} gave up: out of paper");
+            assert_eq!(said.as_ref(), Some(&expected));
+        }
+    }
+
+    /// A killed process says nothing: its connection ends.
+    #[test]
+    fn a_rank_whose_connection_ends_is_lost() {
+        for lost in [0, 1] {
+            let errors = on_threads(&places(3), |place| {
+                let (rendezvous, _) = join(place, PATIENCE);
+                if place.rank == lost {
+                    for (_, link) in &rendezvous.shared.links {
+                        link.lock().unwrap().shutdown(Shutdown::Both).unwrap();
+                    }
+                    return (rendezvous, None);
+                }
+                let error = heard(&rendezvous);
+                (rendezvous, Some(error))
+            });
+            for error in errors.iter().filter_map(|(_, error)| error.as_ref()) {
+                assert!(matches!(error, Error::RankLost { lost: found, .. } if *found == lost), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_rank_that_left_in_peace_is_not_lost() {
+        let failures = on_threads(&places(3), |place| {
+            let (rendezvous, _) = join(place, PATIENCE);
+            rendezvous.barrier().unwrap();
+            if place.rank == 1 {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            rendezvous.failed().map(|error| error.to_string())
+        });
+        assert_eq!(failures, [None, None, None]);
+    }
+
+    #[test]
+    fn who_is_missing_is_said_at_the_deadline() {
+        let places = places(3);
+        let short = Duration::from_millis(300);
+        let errors = on_threads(&places[..2], |place| match Rendezvous::join(place, || Ok(Vec::new()), short) {
+            Ok(_) => panic!("a rank is missing"),
+            Err(error) => error.to_string(),
+        });
+        assert!(errors[0].contains("rank 0 of 3 meets the others at 127.0.0.1:"), "{errors:?}");
+        assert!(errors[0].ends_with("rank 2 did not come"), "{errors:?}");
+        assert!(errors[1].starts_with("rank 1 of 3 meets the others"), "{errors:?}");
+
+        let errors = on_threads(&places, |place| {
+            let (rendezvous, _) = join(place, short.max(Duration::from_secs(3)));
+            // All are here; one does not come to the barrier.
+            let error = (place.rank != 1).then(|| rendezvous.barrier().unwrap_err().to_string());
+            (rendezvous, error)
+        });
+        for (_, error) in errors.iter().filter(|(rendezvous, _)| rendezvous.rank != 1) {
+            let error = error.as_ref().unwrap();
+            assert!(error.contains("the barrier"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_what_torchrun_says() {
+        let variables = [
+            ("RANK", "3"),
+            ("WORLD_SIZE", "8"),
+            ("LOCAL_RANK", "1"),
+            ("MASTER_ADDR", "node-0"),
+            ("MASTER_PORT", "29500"),
+        ];
+        let with = |name: &str, value: Option<&str>| {
+            Place::from_variables(|asked| {
+                let own = variables.iter().find(|(name, _)| *name == asked).map(|(_, value)| (*value).to_owned());
+                if asked == name { value.map(str::to_owned) } else { own }
+            })
+        };
+        let place = with("", None).unwrap();
+        assert_eq!((place.rank, place.ranks, place.gpu), (3, 8, 1));
+        assert_eq!((place.address.as_str(), place.port), ("node-0", 29501));
+        assert_eq!(with("LOCAL_RANK", None).unwrap().gpu, 3);
+        let said = |name: &str, value| with(name, value).unwrap_err().to_string();
+        assert_eq!(said("RANK", None), "reading RANK: it is not set; torchrun sets it, or set it yourself");
+        assert!(said("RANK", Some("8")).starts_with("reading RANK: 8 is not below WORLD_SIZE, which is 8"));
+        assert!(said("WORLD_SIZE", Some("many")).starts_with("reading WORLD_SIZE: \"many\" is no number"));
+        assert!(said("MASTER_PORT", Some("65535")).starts_with("reading MASTER_PORT: 65535 has no next port"));
+    }
+}

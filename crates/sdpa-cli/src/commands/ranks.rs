@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use sdpa_core::{Cuda, NcclId};
+use sdpa_core::{Cuda, Device, DeviceChoice, Interpreter, NcclId};
 use sdpa_parallel::{Communicator, InProcess, Nccl, Place, Way};
 
 /// How many ranks, and which way they take.
@@ -57,7 +57,7 @@ impl Ranks {
             return Ok(None);
         }
         let place = Place::from_env()?;
-        let asked = self.ranks.map_or(1, usize::from);
+        let asked = self.count();
         match place.ranks == asked {
             true => Ok(Some(place)),
             false => Err(format!("--ranks is {asked}, but WORLD_SIZE is {}: they must be the same", place.ranks).into()),
@@ -80,24 +80,64 @@ impl Ranks {
             let communicator = Nccl::of_processes(&device, &place, self.patience());
             return Ok(vec![connected(&device, communicator)?]);
         }
-        let ranks = self.ranks.map_or(1, usize::from);
-        writeln!(out, "{ranks} threads, NCCL {major}.{minor}.{patch}")?;
+        writeln!(out, "{} threads, NCCL {major}.{minor}.{patch}", self.count())?;
         let id = NcclId::new()?;
-        let outcomes: Vec<Result<T, Error>> = std::thread::scope(|scope| {
-            let connected = &connected;
-            let threads = InProcess::group(ranks, self.patience()).into_iter().map(|member| {
-                scope.spawn(move || {
-                    let device = Cuda::new(member.rank()).inspect_err(|error| member.fail(&error.to_string()))?;
-                    let communicator = Nccl::of_threads(&device, member, &id);
-                    connected(&device, communicator)
+        self.on_threads(|member| {
+            let device = Cuda::new(member.rank()).inspect_err(|error| member.fail(&error.to_string()))?;
+            let communicator = Nccl::of_threads(&device, member, &id);
+            connected(&device, communicator)
+        })
+    }
+
+    /// Runs `work` on every rank, all of them threads of this process: on as many GPUs over NCCL if there are as many, on
+    /// fewer GPUs that ranks share, or on interpreters.
+    pub(super) fn on_devices<T: Send>(
+        &self,
+        out: &mut dyn Write,
+        work: impl Fn(&dyn Device, &dyn Communicator) -> Result<T, Error> + Sync,
+    ) -> Result<Vec<T>, Error> {
+        if self.place()?.is_some() {
+            return Err("one process has all ranks here: unset RANK and WORLD_SIZE, and do not start it by torchrun".into());
+        }
+        let choice = DeviceChoice::from_env()?;
+        let first = sdpa_core::open(choice)?;
+        writeln!(out, "device: {}", first.name())?;
+        let is_gpu = super::keeps_time(&*first);
+        drop(first);
+        let gpus = (0..self.count()).take_while(|gpu| is_gpu && Cuda::new(*gpu).is_ok()).count();
+        if gpus == self.count() && gpus > 1 {
+            return self.on_gpus(out, |device, communicator| work(device, communicator));
+        }
+        if gpus > 0 && gpus < self.count() {
+            writeln!(out, "note: {} ranks share {gpus} GPUs, by way of the host's memory", self.count())?;
+        }
+        self.on_threads(|member| {
+            let open = || -> sdpa_core::Result<Box<dyn Device>> {
+                Ok(match gpus {
+                    0 => Box::new(Interpreter::new()),
+                    gpus => Box::new(Cuda::new(member.rank() % gpus)?),
                 })
+            };
+            let device = open().inspect_err(|error| member.fail(&error.to_string()))?;
+            work(&*device, &member)
+        })
+    }
+
+    /// How many ranks there are.
+    pub(super) fn count(&self) -> usize {
+        self.ranks.map_or(1, usize::from)
+    }
+
+    /// One thread for each rank. In the order of the ranks.
+    fn on_threads<T: Send>(&self, work: impl Fn(InProcess) -> Result<T, Error> + Sync) -> Result<Vec<T>, Error> {
+        let outcomes: Vec<Result<T, Error>> = std::thread::scope(|scope| {
+            let work = &work;
+            let members = InProcess::group(self.count(), self.patience()).into_iter();
+            let threads: Vec<_> = members.map(|member| scope.spawn(move || work(member))).collect();
+            let joined = threads.into_iter().enumerate().map(|(rank, thread)| {
+                thread.join().unwrap_or_else(|_| Err(format!("rank {rank} panicked").into()))
             });
-            let threads: Vec<_> = threads.collect();
-            threads
-                .into_iter()
-                .enumerate()
-                .map(|(rank, thread)| thread.join().unwrap_or_else(|_| Err(format!("rank {rank} panicked").into())))
-                .collect()
+            joined.collect()
         });
         all_or_first(outcomes)
     }

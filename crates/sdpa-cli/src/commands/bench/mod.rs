@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sdpa::generations;
+use sdpa_bench::parallel::ParallelOptions;
 use sdpa_bench::timing::{
     self, Baseline, Ceiling, Meter, Moves, Options, Peers, Record, RecordError, Regime, Sittings,
 };
@@ -35,6 +36,9 @@ use sitting::Sitting;
 ///
 /// A generation is not timed on a problem where its verified pass took more than 20 ms and more than 10 times the fastest
 /// generation's; the record names it.
+///
+/// With `--ranks N`, N GPUs share each problem: seconds per pass beside one GPU with all of it, and how much of the transfers kernels
+/// hide. `--peers` is then PyTorch's context_parallel (bench/context_parallel.py).
 ///
 /// `sdpa bench --grid all --both --regime both --cold --peers --record` makes everything that `sdpa report` needs.
 ///
@@ -119,9 +123,17 @@ impl Bench {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         if self.ranks.ranks.is_some() {
             self.check_outputs()?;
-            let samples = self.samples.into();
-            let sweeps = self.problems.sweeps()?;
-            return parallel::run(out, &self.ranks, self.repeats, samples, &sweeps, self.json.as_deref());
+            let asked = parallel::Asked {
+                ranks: &self.ranks,
+                options: ParallelOptions {
+                    samples: self.samples.into(),
+                    sample: Duration::from_millis(u64::from(self.sample_ms).max(400)),
+                    repeats: self.repeats.into(),
+                },
+                python: self.peers.then_some(self.python.as_str()),
+                json: self.json.as_deref(),
+            };
+            return parallel::run(out, &asked, &self.problems.sweeps()?);
         }
         let started = Instant::now();
         let chosen = generations_or_all(&self.generations)?;

@@ -3,9 +3,8 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use sdpa_bench::parallel::{HostTensors, ParallelFigure, ParallelOptions, measure_rank};
+use sdpa_bench::parallel::{HostTensors, ParallelFigure, ParallelOptions, measure_rank, peers};
 use sdpa_parallel::{ContextParallel, Way};
 use sdpa_toolchain::write_whole;
 
@@ -13,28 +12,35 @@ use super::super::Outcome;
 use super::super::ranks::{Ranks, plain};
 use super::problems::Sweep;
 
+/// What `sdpa bench` was asked for with ranks.
+pub(super) struct Asked<'a> {
+    pub(super) ranks: &'a Ranks,
+    pub(super) options: ParallelOptions,
+    /// The Python that has PyTorch, if its context_parallel is wanted beside.
+    pub(super) python: Option<&'a str>,
+    pub(super) json: Option<&'a Path>,
+}
+
 /// Measures every problem of these sweeps both ways, or the way that is asked for.
-pub(super) fn run(
-    out: &mut dyn Write,
-    ranks: &Ranks,
-    repeats: u16,
-    samples: usize,
-    sweeps: &[Sweep],
-    json: Option<&Path>,
-) -> Outcome {
-    let count = ranks.ranks.map_or(1, usize::from);
-    let options = ParallelOptions { samples, sample: Duration::from_millis(400), repeats: repeats.into() };
+pub(super) fn run(out: &mut dyn Write, asked: &Asked<'_>, sweeps: &[Sweep]) -> Outcome {
+    let Asked { ranks, options, python, json } = asked;
+    let count = ranks.count();
     let ways = ranks.way.map_or(vec![Way::Ring, Way::Heads], |way| vec![way.into()]);
     let is_first = ranks.place().map_err(plain)?.is_none_or(|place| place.rank == 0);
     let mut figures = Vec::new();
     for case in sweeps.iter().flat_map(|sweep| &sweep.cases) {
         let host = HostTensors::generate(&case.problem, case.seed);
+        let peers = match python.filter(|_| is_first) {
+            Some(python) => peers(python, &case.problem, count, options.samples)?,
+            None => Vec::new(),
+        };
         for way in &ways {
             let context = ContextParallel::new(case.problem.clone(), count)?.with_way(*way);
             let measured = ranks.on_gpus(out, |device, communicator| {
-                measure_rank(device, communicator, &context, &host, &options)
+                measure_rank(device, communicator, &context, &host, options)
             });
-            let figure = ParallelFigure::new(&context, measured.map_err(plain)?);
+            let mut figure = ParallelFigure::new(&context, measured.map_err(plain)?);
+            figure.peers.clone_from(&peers);
             if is_first {
                 print(out, &figure)?;
             }
@@ -42,7 +48,7 @@ pub(super) fn run(
         }
     }
     if let Some(path) = json.filter(|_| is_first) {
-        write_whole(path, &serde_json::to_string_pretty(&figures)?)?;
+        write_whole(path, serde_json::to_string_pretty(&figures)?.as_bytes())?;
         writeln!(out, "wrote {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
@@ -74,6 +80,13 @@ fn print(out: &mut dyn Write, figure: &ParallelFigure) -> std::io::Result<()> {
             rank.error[1],
             rank.repeats,
         )?;
+    }
+    for peer in &figure.peers {
+        write!(out, "\n  PyTorch {} context_parallel {} {}: ", peer.torch, peer.backend, peer.rotate)?;
+        match (peer.seconds, &peer.declined) {
+            (Some(theirs), _) => write!(out, "{:.3} ms, {:.3} × ours", theirs * 1e3, theirs / seconds)?,
+            (None, reason) => write!(out, "{}", reason.as_deref().unwrap_or("no time"))?,
+        }
     }
     writeln!(out)
 }

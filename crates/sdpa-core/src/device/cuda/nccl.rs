@@ -117,7 +117,7 @@ fn load() -> std::result::Result<Functions, String> {
         match unsafe { Library::new(name) } {
             // SAFETY: the library is NCCL by its name, and `Functions` has its header's types.
             Ok(library) => return unsafe { look_up(library) },
-            Err(error) => reasons.push(error.to_string()),
+            Err(error) => reasons.push(library::words(&error)),
         }
     }
     Err(reasons.join("; "))
