@@ -8,6 +8,7 @@ use sdpa_core::{Attention as _, Buffer, Cuda, Device as _, Dtype, Extensions, Ma
 use sdpa_parallel::{Communicator, ContextParallel, LocalTensors, Partition, RankPlan, Way, Work, Workspace};
 use sdpa_ref::{Found, Inputs, Reference, Rows, Tolerance};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// How to measure.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +19,16 @@ pub struct ParallelOptions {
     pub sample: Duration,
     /// Passes whose results must be the same bits, before anything is timed.
     pub repeats: usize,
+}
+
+/// A rank's result is wrong: nothing is timed.
+#[derive(Debug, Error)]
+#[error("rank {rank} is wrong, so nothing is timed: {reason}")]
+pub struct Wrong {
+    /// Which rank.
+    pub rank: usize,
+    /// How far off it is, or that its bits differ from pass to pass.
+    pub reason: String,
 }
 
 /// Query, key and value of a whole problem on the host, contiguous.
@@ -158,7 +169,10 @@ pub struct PeerFigure {
 /// # Errors
 /// In words, if Python or PyTorch does not start, or answers nothing.
 pub fn peers(python: &str, problem: &Problem, ranks: usize, samples: usize) -> Result<Vec<PeerFigure>, String> {
-    if problem.extensions() != Extensions::NONE || problem.len_q() != problem.len_kv() || problem.mask() == Mask::CausalTopLeft {
+    if problem.extensions() != Extensions::NONE
+        || problem.len_q() != problem.len_kv()
+        || problem.mask() == Mask::CausalTopLeft
+    {
         return Err(format!("context_parallel is for plain self-attention, not for {problem}"));
     }
     // The program may have been copied to another machine, where it is run from the repository's root.
@@ -176,7 +190,8 @@ pub fn peers(python: &str, problem: &Problem, ranks: usize, samples: usize) -> R
     if problem.mask().is_causal() {
         command.arg("--causal");
     }
-    let done = command.stderr(Stdio::inherit()).output().map_err(|error| format!("{python} does not start: {error}"))?;
+    let done =
+        command.stderr(Stdio::inherit()).output().map_err(|error| format!("{python} does not start: {error}"))?;
     parse_peers(&String::from_utf8_lossy(&done.stdout))
 }
 
@@ -221,7 +236,7 @@ fn share(whole: &[u16], partition: &Partition, rank: usize, row: usize) -> Vec<u
 /// One rank of a measurement; all ranks call it at once.
 ///
 /// # Errors
-/// The ranks' own, and in words if the result is wrong: nothing is timed that was not verified.
+/// The ranks' own, and [`Wrong`]: nothing is timed that was not verified.
 pub fn measure_rank(
     device: &Cuda,
     communicator: &dyn Communicator,
@@ -254,9 +269,8 @@ fn measure(
     let local = Local { query, key, value, output, lse };
     let plan = context.plan(rank)?;
     let workspace = plan.workspace(device)?;
-    let run = |work| -> sdpa_parallel::Result<()> {
-        plan.work(device, communicator, &local.tensors(), &workspace, work)
-    };
+    let run =
+        |work| -> sdpa_parallel::Result<()> { plan.work(device, communicator, &local.tensors(), &workspace, work) };
 
     let mut first: Option<[Vec<u8>; 2]> = None;
     for pass in 0..options.repeats.max(1) {
@@ -267,7 +281,10 @@ fn measure(
         device.read(&local.lse, 0, &mut found[1])?;
         match &first {
             None => first = Some(found),
-            Some(first) if *first != found => return Err(format!("rank {rank}: pass {pass} has other bits").into()),
+            Some(first) if *first != found => {
+                let reason = format!("pass {pass} has other bits than the first");
+                return Err(Wrong { rank, reason }.into());
+            }
             Some(_) => {}
         }
     }
@@ -413,9 +430,8 @@ fn verify(
     let reference = Reference::compute(problem, &inputs, Some(&rows))?;
     let found = Found { out: &whole, lse: Some(&whole_lse) };
     let tolerance = Tolerance { merged: context.way() == Way::Ring, ..Tolerance::default() };
-    let measured = reference.judge(&found, &tolerance).map_err(|mismatch| {
-        format!("rank {rank} is wrong, so nothing is timed: {mismatch}")
-    })?;
+    let measured =
+        reference.judge(&found, &tolerance).map_err(|mismatch| Wrong { rank, reason: mismatch.to_string() })?;
     Ok((count, [measured.rel_fro, measured.fro_limit]))
 }
 

@@ -156,7 +156,8 @@ fn one_place_probes_for_a_driver_and_one_searches_path() {
 /// What the harness must know of a generation, `Generation` or `plan` tells it.
 #[test]
 fn nothing_matches_on_a_generations_id() {
-    let rooms = owned(&["sdpa-core", "sdpa-parallel", "sdpa-toolchain", "harness", "sdpa-bench", "sdpa-cli", "sdpa-ref"]);
+    let rooms =
+        owned(&["sdpa-core", "sdpa-parallel", "sdpa-toolchain", "harness", "sdpa-bench", "sdpa-cli", "sdpa-ref"]);
     let ids = generations::ids();
     let arms: Vec<String> =
         ids.iter().flat_map(|id| [format!("\"{id}\" =>"), format!("== \"{id}\""), format!("\"{id}\" |")]).collect();

@@ -231,9 +231,7 @@ impl HeadsPlan {
                     for head in heads.clone() {
                         let first = match local {
                             true => (batch * all_heads + head) * partition.len(rank) + row,
-                            false => {
-                                (batch * heads.len() + head - heads.start) * partition.length() + chunk.start
-                            }
+                            false => (batch * heads.len() + head - heads.start) * partition.length() + chunk.start,
                         };
                         let (offset, bytes) = (first * element, chunk.len() * element);
                         transfers.push(Transfer { peer, buffer, offset, bytes });

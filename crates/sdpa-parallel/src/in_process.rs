@@ -39,11 +39,8 @@ impl InProcess {
     /// All ranks of a group, one for each thread. No call waits longer than `deadline`.
     pub fn group(ranks: usize, deadline: Duration) -> Vec<Self> {
         let state = State { arrivals: vec![0; ranks], gone: vec![false; ranks], ..State::default() };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            failures: Failures::default(),
-        });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), failures: Failures::default() });
         (0..ranks).map(|rank| Self { rank, ranks, deadline, shared: Arc::clone(&shared) }).collect()
     }
 

@@ -51,8 +51,7 @@ impl Partition {
         all.sort_by_key(|(chunk, _)| chunk.start);
         let mut next = 0;
         for (chunk, rank) in all {
-            let wrong =
-                |reason: String| Err(Error::Partition { rank, start: chunk.start, end: chunk.end, reason });
+            let wrong = |reason: String| Err(Error::Partition { rank, start: chunk.start, end: chunk.end, reason });
             if chunk.start > next {
                 return wrong(format!("nobody holds positions {next}..{}", chunk.start));
             }
@@ -169,10 +168,7 @@ mod tests {
             said(vec![vec![0..6], vec![5..10]]),
             "rank 1 holds positions 5..10: positions from 5 on are held twice"
         );
-        assert_eq!(
-            said(vec![vec![5..10, 0..5]]),
-            "rank 0 holds positions 0..5: a rank's chunks must ascend"
-        );
+        assert_eq!(said(vec![vec![5..10, 0..5]]), "rank 0 holds positions 0..5: a rank's chunks must ascend");
         assert_eq!(said(vec![vec![0..11]]), "rank 0 holds positions 0..11: the sequence has 10 positions");
         assert_eq!(said(vec![vec![0..9]]), "rank 0 holds positions 9..10: nobody holds these positions");
     }

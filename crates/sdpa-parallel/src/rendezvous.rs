@@ -136,11 +136,7 @@ impl Rendezvous {
     ///
     /// # Errors
     /// [`Error::Rendezvous`] if the others are not there before the deadline, or what `make` fails with.
-    pub fn join(
-        place: &Place,
-        make: impl FnOnce() -> Result<Vec<u8>>,
-        deadline: Duration,
-    ) -> Result<(Self, Vec<u8>)> {
+    pub fn join(place: &Place, make: impl FnOnce() -> Result<Vec<u8>>, deadline: Duration) -> Result<(Self, Vec<u8>)> {
         let end = Instant::now() + deadline;
         let (links, told) = match place.rank {
             0 => {
@@ -342,8 +338,7 @@ impl Control for Rendezvous {
                 let known = 0..if self.rank == 0 { self.ranks } else { 0 };
                 let silent: Vec<usize> = known.filter(|rank| barrier.arrivals[*rank] < round).collect();
                 drop(barrier);
-                let error =
-                    Error::Silent { rank: self.rank, doing: "the barrier", silent, waited: self.deadline };
+                let error = Error::Silent { rank: self.rank, doing: "the barrier", silent, waited: self.deadline };
                 self.fail(&error.to_string());
                 return Err(error);
             }

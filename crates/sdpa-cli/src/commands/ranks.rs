@@ -60,7 +60,9 @@ impl Ranks {
         let asked = self.count();
         match place.ranks == asked {
             true => Ok(Some(place)),
-            false => Err(format!("--ranks is {asked}, but WORLD_SIZE is {}: they must be the same", place.ranks).into()),
+            false => {
+                Err(format!("--ranks is {asked}, but WORLD_SIZE is {}: they must be the same", place.ranks).into())
+            }
         }
     }
 
@@ -97,7 +99,9 @@ impl Ranks {
         work: impl Fn(&dyn Device, &dyn Communicator) -> Result<T, Error> + Sync,
     ) -> Result<Vec<T>, Error> {
         if self.place()?.is_some() {
-            return Err("one process has all ranks here: unset RANK and WORLD_SIZE, and do not start it by torchrun".into());
+            return Err(
+                "one process has all ranks here: unset RANK and WORLD_SIZE, and do not start it by torchrun".into()
+            );
         }
         let choice = DeviceChoice::from_env()?;
         let first = sdpa_core::open(choice)?;
@@ -134,9 +138,10 @@ impl Ranks {
             let work = &work;
             let members = InProcess::group(self.count(), self.patience()).into_iter();
             let threads: Vec<_> = members.map(|member| scope.spawn(move || work(member))).collect();
-            let joined = threads.into_iter().enumerate().map(|(rank, thread)| {
-                thread.join().unwrap_or_else(|_| Err(format!("rank {rank} panicked").into()))
-            });
+            let joined = threads
+                .into_iter()
+                .enumerate()
+                .map(|(rank, thread)| thread.join().unwrap_or_else(|_| Err(format!("rank {rank} panicked").into())));
             joined.collect()
         });
         all_or_first(outcomes)

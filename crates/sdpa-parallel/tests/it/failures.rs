@@ -42,7 +42,10 @@ fn a_rank_that_fails_is_named_at_once() {
             std::thread::sleep(Duration::from_millis(100));
         };
         for (error, after) in with_a_faulty_rank(way, Duration::from_secs(600), fail) {
-            assert!(matches!(&error, Error::RankFailed { failed: 1, reason, .. } if reason == "out of paper"), "{error}");
+            assert!(
+                matches!(&error, Error::RankFailed { failed: 1, reason, .. } if reason == "out of paper"),
+                "{error}"
+            );
             assert!(after < Duration::from_secs(60), "{way}: {after:?}");
         }
     }

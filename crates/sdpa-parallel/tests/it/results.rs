@@ -61,7 +61,8 @@ fn asked() -> impl Strategy<Value = Asked> {
     let regimes: Vec<Regime> = Regime::ALL.into_iter().filter(|regime| *regime != Regime::VastLogits).collect();
     let pieces = || prop::collection::vec((any::<u8>(), any::<u8>()), 0..12);
     let uneven = prop::option::of((pieces(), pieces()).prop_map(|(queries, keys)| [queries, keys]));
-    let problem = (heads, lengths, head_dim, prop::sample::select(vec![Dtype::F16, Dtype::Bf16]), mask, window, softcap);
+    let problem =
+        (heads, lengths, head_dim, prop::sample::select(vec![Dtype::F16, Dtype::Bf16]), mask, window, softcap);
     let ranks = (1..=8_usize, prop::sample::select(vec![Way::Ring, Way::Heads]), uneven);
     (problem, ranks, prop::sample::select(regimes), 0..100_000_u64).prop_map(|(problem, ranks, regime, seed)| {
         let ((batch, heads_kv, group), (len_q, len_kv), head_dim, dtype, mask, window, softcap) = problem;
@@ -279,14 +280,8 @@ fn what_ranks_do_not_take_is_said() {
         }
     };
     let dense = || Problem::new(1, 4, 32, 64);
-    assert_eq!(
-        said(dense().sinks(), 2),
-        "context parallelism does not take sinks; compute such a problem on one GPU"
-    );
-    assert_eq!(
-        said(dense(), 5),
-        "heads does not take 4 query heads on 5 ranks; take the ring, or fewer ranks"
-    );
+    assert_eq!(said(dense().sinks(), 2), "context parallelism does not take sinks; compute such a problem on one GPU");
+    assert_eq!(said(dense(), 5), "heads does not take 4 query heads on 5 ranks; take the ring, or fewer ranks");
     let packing = Packing { sequences: 2, longest_q: 16, longest_kv: 16 };
     assert!(said(Problem::packed(packing, 4, 32, 64), 2).ends_with("give their lengths: ContextParallel::packed"));
 }

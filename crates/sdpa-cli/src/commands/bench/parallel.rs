@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use sdpa_bench::parallel::{HostTensors, ParallelFigure, ParallelOptions, measure_rank, peers};
+use sdpa_bench::parallel::{HostTensors, ParallelFigure, ParallelOptions, Wrong, measure_rank, peers};
 use sdpa_parallel::{ContextParallel, Way};
 use sdpa_toolchain::write_whole;
 
-use super::super::Outcome;
 use super::super::ranks::{Ranks, plain};
+use super::super::{FAILED, Outcome};
 use super::problems::Sweep;
 
 /// What `sdpa bench` was asked for with ranks.
@@ -36,10 +36,16 @@ pub(super) fn run(out: &mut dyn Write, asked: &Asked<'_>, sweeps: &[Sweep]) -> O
         };
         for way in &ways {
             let context = ContextParallel::new(case.problem.clone(), count)?.with_way(*way);
-            let measured = ranks.on_gpus(out, |device, communicator| {
-                measure_rank(device, communicator, &context, &host, options)
-            });
-            let mut figure = ParallelFigure::new(&context, measured.map_err(plain)?);
+            let measured =
+                ranks.on_gpus(out, |device, communicator| measure_rank(device, communicator, &context, &host, options));
+            let measured = match measured {
+                Err(error) if error.is::<Wrong>() => {
+                    writeln!(out, "{error}")?;
+                    return Ok(ExitCode::from(FAILED));
+                }
+                measured => measured.map_err(plain)?,
+            };
+            let mut figure = ParallelFigure::new(&context, measured);
             figure.peers.clone_from(&peers);
             if is_first {
                 print(out, &figure)?;
@@ -58,8 +64,7 @@ fn print(out: &mut dyn Write, figure: &ParallelFigure) -> std::io::Result<()> {
     let ParallelFigure { problem, way, ranks, seconds, .. } = figure;
     write!(out, "{problem} {way} on {ranks}: {:.3} ms", seconds * 1e3)?;
     write!(out, ", {:.3e} tokens/s, {:.0} TFLOP/s", figure.tokens_per_second, figure.flops_per_second / 1e12)?;
-    if let (Some(one), Some(speed_up), Some(efficiency)) =
-        (figure.seconds_one_gpu, figure.speed_up, figure.efficiency)
+    if let (Some(one), Some(speed_up), Some(efficiency)) = (figure.seconds_one_gpu, figure.speed_up, figure.efficiency)
     {
         write!(out, "; one GPU {:.3} ms: {speed_up:.3} × ({:.1} % each)", one * 1e3, efficiency * 100.0)?;
     }

@@ -31,9 +31,8 @@ pub(super) fn compute(
 ) -> Result<Computed, Error> {
     let (rank, problem) = (communicator.rank(), context.problem());
     let row = problem.head_dim();
-    let upload = |whole: &[u16], operand, partition| {
-        device.upload(&share(whole, &rows(problem, operand, partition, rank), row))
-    };
+    let upload =
+        |whole: &[u16], operand, partition| device.upload(&share(whole, &rows(problem, operand, partition, rank), row));
     let query = upload(&tensors.query, Operand::Query, context.queries())?;
     let key = upload(&tensors.key, Operand::Key, context.keys())?;
     let value = upload(&tensors.value, Operand::Value, context.keys())?;
