@@ -302,12 +302,16 @@ impl RankPlan {
     /// # Errors
     /// [`sdpa_core::Error::OutOfMemory`] above all.
     pub fn workspace(&self, device: &dyn Device) -> Result<Workspace> {
-        let sizes = match &self.kind {
+        let buffers = self.workspace_sizes().into_iter().map(|(name, bytes)| device.allocate_named(name, bytes));
+        Ok(Workspace { buffers: buffers.collect::<sdpa_core::Result<_>>()? })
+    }
+
+    /// What the workspace holds, with the bytes of each.
+    fn workspace_sizes(&self) -> Vec<(&'static str, usize)> {
+        match &self.kind {
             Kind::Ring(plan) => plan.workspace(),
             Kind::Heads(plan) => plan.workspace(),
-        };
-        let buffers = sizes.into_iter().map(|(name, bytes)| device.allocate_named(name, bytes));
-        Ok(Workspace { buffers: buffers.collect::<sdpa_core::Result<_>>()? })
+        }
     }
 
     /// Attention of this rank's queries over all ranks' keys. All ranks call it, each with its own plan. It queues the work;
@@ -360,6 +364,13 @@ impl RankPlan {
                 return Err(Error::Disagreement { what, found, expected });
             }
         }
+        let sizes = self.workspace_sizes();
+        for (index, (operand, needed)) in sizes.into_iter().enumerate() {
+            let found = workspace.buffers.get(index).map_or(0, Buffer::bytes);
+            if found < needed {
+                return Err(sdpa_core::Error::BufferTooSmall { operand, needed, found }.into());
+            }
+        }
         match &self.kind {
             Kind::Ring(plan) => plan.run(device, communicator, tensors, workspace, work),
             Kind::Heads(plan) => plan.run(device, communicator, tensors, workspace, work),
@@ -367,16 +378,27 @@ impl RankPlan {
     }
 }
 
-/// That a rank's tensors are as long as its share.
-pub(crate) fn check_lengths(tensors: &LocalTensors<'_>, needed: [usize; 4], lse: usize) -> Result<()> {
+/// That a rank's tensors are as long as its share, lie in the device's memory and begin where kernels may begin.
+pub(crate) fn check_tensors(
+    device: &dyn Device,
+    tensors: &LocalTensors<'_>,
+    needed: [usize; 4],
+    lse: usize,
+) -> Result<()> {
     let given = [tensors.query, tensors.key, tensors.value, tensors.output];
     let named = Operand::ALL.into_iter().zip(given).zip(needed);
-    let operands = named.map(|((operand, buffer), needed)| (operand.name(), buffer, needed));
-    for (operand, buffer, needed) in operands.chain(tensors.lse.map(|buffer| ("lse", buffer, lse))) {
+    let operands = named.map(|((operand, buffer), needed)| (operand.name(), buffer, needed, 16));
+    for (operand, buffer, needed, alignment) in operands.chain(tensors.lse.map(|buffer| ("lse", buffer, lse, 4))) {
         if buffer.bytes() < needed {
             let found = buffer.bytes();
             return Err(sdpa_core::Error::BufferTooSmall { operand, needed, found }.into());
         }
+        if !buffer.address().is_multiple_of(alignment) {
+            let address = buffer.address();
+            return Err(sdpa_core::Error::Misaligned { operand, address, alignment }.into());
+        }
+        // Nothing is written, and another device's buffer is refused.
+        device.write(buffer, 0, &[])?;
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ impl Cluster {
             })
             .collect();
         let bytes = |near: bool| -> f64 {
-            steps.iter().filter(|step| is_near(step.source) == near).map(|step| step.bytes as f64).sum()
+            steps.iter().filter(|step| is_near(step.source) == near).map(|step| step.bytes).sum::<usize>() as f64
         };
         let (nvlink_bytes, network_bytes) = (bytes(true), bytes(false));
         let compute_seconds = computes.iter().sum();

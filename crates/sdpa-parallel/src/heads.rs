@@ -5,7 +5,7 @@ use std::ops::Range;
 use sdpa_core::{Attention as _, Buffer, Device, Layout, Operand, Problem, Tensors, Transfer};
 
 use crate::communicator::Communicator;
-use crate::context::{ContextParallel, LocalTensors, Work, Workspace, check_lengths};
+use crate::context::{ContextParallel, LocalTensors, Work, Workspace, check_tensors};
 use crate::error::{Error, Result};
 use crate::forecast::StepCost;
 use crate::partition::{Partition, share};
@@ -145,7 +145,7 @@ impl HeadsPlan {
         let (rows, key_rows) = (self.queries.len(self.rank), self.keys.len(self.rank));
         let query = problem.batch() * problem.heads_q() * rows;
         let key = problem.batch() * problem.heads_kv() * key_rows * element;
-        check_lengths(tensors, [query * element, key, key, query * element], query * size_of::<f32>())?;
+        check_tensors(device, tensors, [query * element, key, key, query * element], query * size_of::<f32>())?;
         let buffers = &workspace.buffers;
 
         if work.transfers() {

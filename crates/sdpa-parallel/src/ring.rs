@@ -9,7 +9,7 @@ use std::ops::Range;
 use sdpa_core::{Attention as _, Buffer, Device, Operand, Problem, Strides, Tensors, Transfer, View};
 
 use crate::communicator::Communicator;
-use crate::context::{ContextParallel, LocalTensors, Work, Workspace, check_lengths};
+use crate::context::{ContextParallel, LocalTensors, Work, Workspace, check_tensors};
 use crate::error::Result;
 use crate::forecast::StepCost;
 use crate::merge::Accumulator;
@@ -146,7 +146,7 @@ impl RingPlan {
     ) -> Result<()> {
         let keys = self.key_rows * self.row_bytes_of_keys();
         let output = self.output_bytes(self.rows);
-        check_lengths(tensors, [output, keys, keys, output], self.lse_bytes(self.rows))?;
+        check_tensors(device, tensors, [output, keys, keys, output], self.lse_bytes(self.rows))?;
         let buffers = &workspace.buffers;
         let problem = &self.problem;
         let accumulator = Accumulator {

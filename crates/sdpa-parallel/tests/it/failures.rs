@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use harness::regime::Regime;
-use sdpa_core::Problem;
-use sdpa_parallel::{Communicator, ContextParallel, Error, InProcess, Way};
+use sdpa_core::{Device as _, Interpreter, Problem};
+use sdpa_parallel::{Communicator, ContextParallel, Error, InProcess, LocalTensors, Way};
 
 use crate::ranks::{data_of, pass};
 
@@ -127,4 +127,43 @@ fn a_rank_with_a_wrong_tensor_tells_the_others() {
     });
     assert!(errors[1].starts_with("query needs 4096 bytes"), "{errors:?}");
     assert!(errors[0].starts_with("rank 1 failed, so rank 0 gave up: query needs"), "{errors:?}");
+}
+
+/// Tensors and workspaces that are not the plan's own are refused before anything is launched.
+#[test]
+fn what_is_not_the_plans_own_is_refused() {
+    let problem = Problem::new(1, 2, 32, 64).build().unwrap();
+    for way in [Way::Ring, Way::Heads] {
+        let context = ContextParallel::new(problem.clone(), 2).unwrap().with_way(way);
+        let shorter = ContextParallel::new(Problem::new(1, 2, 8, 64).build().unwrap(), 2).unwrap().with_way(way);
+        let device = Interpreter::new();
+        let (own, foreign) = (device.allocate(4096).unwrap(), Interpreter::new().allocate(4096).unwrap());
+        let lse = device.allocate(2 * 16 * 4).unwrap();
+        let plan = context.plan(0).unwrap();
+        let workspace = plan.workspace(&device).unwrap();
+        let tensors = LocalTensors { query: &own, key: &own, value: &own, output: &own, lse: Some(&lse) };
+        let said = |tensors: &LocalTensors<'_>, workspace| {
+            let group = InProcess::group(2, Duration::from_secs(5));
+            plan.forward(&device, &group[0], tensors, workspace).unwrap_err().to_string()
+        };
+        let other = shorter.plan(0).unwrap().workspace(&device).unwrap();
+        let too_small = said(&tensors, &other);
+        assert!(too_small.contains(" needs ") && too_small.contains("its buffer holds"), "{way}: {too_small}");
+        for wrong in [LocalTensors { output: &foreign, ..tensors }, LocalTensors { lse: Some(&foreign), ..tensors }] {
+            let elsewhere = said(&wrong, &workspace);
+            assert!(elsewhere.contains("lies in another device's memory"), "{way}: {elsewhere}");
+        }
+        let short = device.allocate(2 * 16 * 4 - 1).unwrap();
+        let said = said(&LocalTensors { lse: Some(&short), ..tensors }, &workspace);
+        assert!(said.starts_with("lse needs 128 bytes"), "{way}: {said}");
+    }
+    let group = InProcess::group(2, Duration::from_secs(5));
+    let context = ContextParallel::new(problem, 2).unwrap();
+    let device = Interpreter::new();
+    let own = device.allocate(4096).unwrap();
+    let tensors = LocalTensors { query: &own, key: &own, value: &own, output: &own, lse: None };
+    let plan = context.plan(1).unwrap();
+    let workspace = plan.workspace(&device).unwrap();
+    let said = plan.forward(&device, &group[0], &tensors, &workspace).unwrap_err().to_string();
+    assert_eq!(said, "rank of the communicator: 0, but 1 expected");
 }
