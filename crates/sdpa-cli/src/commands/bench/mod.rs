@@ -129,6 +129,7 @@ impl Bench {
                     samples: self.samples.into(),
                     sample: Duration::from_millis(u64::from(self.sample_ms).max(400)),
                     repeats: self.repeats.into(),
+                    seconds_one_gpu: None,
                 },
                 python: self.peers.then_some(self.python.as_str()),
                 json: self.json.as_deref(),

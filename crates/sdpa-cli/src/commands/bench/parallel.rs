@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use sdpa_bench::parallel::{HostTensors, ParallelFigure, ParallelOptions, Wrong, measure_rank, peers};
+use sdpa_bench::parallel::{HostTensors, ParallelFigure, ParallelOptions, PeerFigure, Wrong, measure_rank, peers};
 use sdpa_parallel::{ContextParallel, Way};
 use sdpa_toolchain::write_whole;
 
@@ -27,17 +27,22 @@ pub(super) fn run(out: &mut dyn Write, asked: &Asked<'_>, sweeps: &[Sweep]) -> O
     let count = ranks.count();
     let ways = ranks.way.map_or(vec![Way::Ring, Way::Heads], |way| vec![way.into()]);
     let is_first = ranks.place().map_err(plain)?.is_none_or(|place| place.rank == 0);
+    // After each, so that a run that is ended early keeps what it had.
+    let write = |figures: &[ParallelFigure]| -> Result<(), Box<dyn std::error::Error>> {
+        match json.filter(|_| is_first) {
+            Some(path) => Ok(write_whole(path, serde_json::to_string_pretty(figures)?.as_bytes())?),
+            None => Ok(()),
+        }
+    };
     let mut figures = Vec::new();
     for case in sweeps.iter().flat_map(|sweep| &sweep.cases) {
         let host = HostTensors::generate(&case.problem, case.seed);
-        let peers = match python.filter(|_| is_first) {
-            Some(python) => peers(python, &case.problem, count, options.samples)?,
-            None => Vec::new(),
-        };
+        let first = figures.len();
+        let mut options = *options;
         for way in &ways {
             let context = ContextParallel::new(case.problem.clone(), count)?.with_way(*way);
-            let measured =
-                ranks.on_gpus(out, |device, communicator| measure_rank(device, communicator, &context, &host, options));
+            let measured = ranks
+                .on_gpus(out, |device, communicator| measure_rank(device, communicator, &context, &host, &options));
             let measured = match measured {
                 Err(error) if error.is::<Wrong>() => {
                     writeln!(out, "{error}")?;
@@ -45,16 +50,27 @@ pub(super) fn run(out: &mut dyn Write, asked: &Asked<'_>, sweeps: &[Sweep]) -> O
                 }
                 measured => measured.map_err(plain)?,
             };
-            let mut figure = ParallelFigure::new(&context, measured);
-            figure.peers.clone_from(&peers);
+            let figure = ParallelFigure::new(&context, measured);
+            options.seconds_one_gpu = figure.seconds_one_gpu;
             if is_first {
                 print(out, &figure)?;
             }
             figures.push(figure);
+            write(&figures)?;
+        }
+        if let Some(python) = python.filter(|_| is_first) {
+            match peers(python, &case.problem, count, options.samples) {
+                Ok(peers) => {
+                    let best = figures[first..].iter().map(|figure| figure.seconds).fold(f64::INFINITY, f64::min);
+                    peers.iter().try_for_each(|peer| print_peer(out, peer, best))?;
+                    figures[first..].iter_mut().for_each(|figure| figure.peers.clone_from(&peers));
+                    write(&figures)?;
+                }
+                Err(reason) => writeln!(out, "no context_parallel: {reason}")?,
+            }
         }
     }
     if let Some(path) = json.filter(|_| is_first) {
-        write_whole(path, serde_json::to_string_pretty(&figures)?.as_bytes())?;
         writeln!(out, "wrote {}", path.display())?;
     }
     Ok(ExitCode::SUCCESS)
@@ -86,12 +102,14 @@ fn print(out: &mut dyn Write, figure: &ParallelFigure) -> std::io::Result<()> {
             rank.repeats,
         )?;
     }
-    for peer in &figure.peers {
-        write!(out, "\n  PyTorch {} context_parallel {} {}: ", peer.torch, peer.backend, peer.rotate)?;
-        match (peer.seconds, &peer.declined) {
-            (Some(theirs), _) => write!(out, "{:.3} ms, {:.3} × ours", theirs * 1e3, theirs / seconds)?,
-            (None, reason) => write!(out, "{}", reason.as_deref().unwrap_or("no time"))?,
-        }
-    }
     writeln!(out)
+}
+
+/// PyTorch beside the faster of our ways.
+fn print_peer(out: &mut dyn Write, peer: &PeerFigure, ours: f64) -> std::io::Result<()> {
+    write!(out, "  PyTorch {} context_parallel, {} by {}: ", peer.torch, peer.backend, peer.rotate)?;
+    match (peer.seconds, &peer.declined) {
+        (Some(theirs), _) => writeln!(out, "{:.3} ms, {:.3} × ours", theirs * 1e3, theirs / ours),
+        (None, reason) => writeln!(out, "{}", reason.as_deref().unwrap_or("no time")),
+    }
 }
