@@ -145,10 +145,13 @@ fn the_core_compiles_nothing_and_hashes_nothing() {
 }
 
 #[test]
-fn one_place_probes_for_a_driver_and_one_searches_path() {
+fn one_place_probes_for_a_driver_one_loads_nccl_and_one_searches_path() {
     let probes = lines_with(&packages(), &["libcuda.so", "is_culib_present"]);
     let is_core = |line: &String| line.starts_with("crates/sdpa-core/src/device/cuda/library.rs");
     assert!(!probes.is_empty() && probes.iter().all(|line| is_core(line) || line.contains("#[error(")), "{probes:?}");
+    let loads = lines_with(&packages(), &["libnccl.so", "\"ncclComm"]);
+    let is_binding = |line: &String| line.starts_with("crates/sdpa-core/src/device/cuda/nccl.rs");
+    assert!(!loads.is_empty() && loads.iter().all(|line| is_binding(line) || line.contains("no NCCL: ")), "{loads:?}");
     let searches = lines_with(&packages(), &["var_os(\"PATH\")", "var(\"PATH\")", "which::"]);
     assert!(searches.iter().all(|line| line.starts_with("crates/sdpa-toolchain/src/tools.rs")), "{searches:?}");
 }

@@ -192,8 +192,8 @@ impl ContextParallel {
             return Err(Error::Disagreement { what: "number of the rank", found: rank, expected: self.ranks() - 1 });
         }
         let kind = match self.way {
-            Way::Ring => Kind::Ring(RingPlan::new(self, rank)?),
-            Way::Heads => Kind::Heads(HeadsPlan::new(self, rank)?),
+            Way::Ring => Kind::Ring(Box::new(RingPlan::new(self, rank)?)),
+            Way::Heads => Kind::Heads(Box::new(HeadsPlan::new(self, rank)?)),
         };
         Ok(RankPlan { rank, ranks: self.ranks(), kind })
     }
@@ -261,8 +261,8 @@ pub struct RankPlan {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Ring(RingPlan),
-    Heads(HeadsPlan),
+    Ring(Box<RingPlan>),
+    Heads(Box<HeadsPlan>),
 }
 
 /// Memory that a rank's plan needs beside its tensors. It may serve one pass after the other, but no two at a time.

@@ -143,6 +143,7 @@ fn non_empty<const N: usize>(chunks: [Range<usize>; N]) -> Vec<Range<usize>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a chunk is a range")]
 mod tests {
     use super::*;
 

@@ -259,7 +259,7 @@ impl RingPlan {
             return Vec::new();
         }
         if rows.len() == all {
-            return vec![0..heads * all * row];
+            return std::iter::once(0..heads * all * row).collect();
         }
         (0..heads).map(|head| (head * all + rows.start) * row..(head * all + rows.end) * row).collect()
     }

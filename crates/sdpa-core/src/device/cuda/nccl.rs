@@ -153,12 +153,12 @@ unsafe fn look_up(library: Library) -> std::result::Result<Functions, String> {
 impl Functions {
     /// An error with NCCL's words, and the library's last ones if there are any.
     fn refused(&self, doing: &'static str, code: c_int, comm: Comm) -> Error {
-        // SAFETY: both functions return static text, or null; the communicator may be null.
         let text = |pointer: *const c_char| match pointer.is_null() {
             true => String::new(),
+            // SAFETY: NCCL returns null or text that lives as long as the library.
             false => unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned(),
         };
-        // SAFETY: as above.
+        // SAFETY: both functions may be asked for any code and for no communicator.
         let (answer, last) = unsafe { (text((self.error_text)(code)), text((self.last_error)(comm))) };
         let reason = if last.is_empty() { answer } else { format!("{answer}: {last}") };
         Error::Nccl { doing, code, reason }
