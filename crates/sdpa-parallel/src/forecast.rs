@@ -23,8 +23,8 @@ pub struct Cluster {
     pub step_seconds: f64,
 }
 
-/// Hosts of eight H200s with one NDR InfiniBand port of 400 Gbit/s per GPU. The rates of kernels and of NVLink are as measured on
-/// two H200s (`docs/parallel.md`), that of the network is nine tenths of what the vendor names, and was not measured.
+/// Hosts of eight H200s with one NDR InfiniBand port of 400 Gbit/s per GPU. `docs/parallel.md` says which of the rates are
+/// assumed; that of the network is nine tenths of what the vendor names.
 pub const CLUSTER: Cluster = Cluster {
     gpus_per_host: 8,
     flops_per_second: 6.0e14,
