@@ -19,7 +19,7 @@ pub(crate) struct Outcome {
 /// Rows of a contiguous tensor `[outer, length, row]` that a rank holds.
 fn local<T: Copy>(whole: &[T], partition: &Partition, rank: usize, row: usize) -> Vec<T> {
     let length = partition.length() * row;
-    let tensors = if length == 0 { 0 } else { whole.len() / length };
+    let tensors = whole.len().checked_div(length).unwrap_or(0);
     let of_one = |tensor: usize| {
         let positions = partition.positions(rank).map(move |position| tensor * length + position * row);
         positions.flat_map(|start| whole[start..start + row].to_vec())
@@ -30,7 +30,7 @@ fn local<T: Copy>(whole: &[T], partition: &Partition, rank: usize, row: usize) -
 /// Puts a rank's rows where they belong.
 fn place<T: Copy>(whole: &mut [T], own: &[T], partition: &Partition, rank: usize, row: usize) {
     let length = partition.length() * row;
-    let tensors = if length == 0 { 0 } else { whole.len() / length };
+    let tensors = whole.len().checked_div(length).unwrap_or(0);
     let mut rows = own.chunks_exact(row);
     for tensor in 0..tensors {
         for position in partition.positions(rank) {
