@@ -36,8 +36,8 @@ impl fmt::Display for Way {
     }
 }
 
-/// From this many positions of a rank on, a block's kernel takes longer than the next block's transfer over NVLink, even with
-/// as many key heads as query heads; `docs/parallel.md` has the sum.
+/// From about this many positions of a rank on, a block's kernel takes longer than the next block's transfer over NVLink;
+/// `docs/parallel.md` has the sum and what was measured.
 const HIDES_TRANSFERS: usize = 2048;
 
 /// A problem and how ranks share it. Every rank makes the same one.

@@ -29,7 +29,7 @@ pub const CLUSTER: Cluster = Cluster {
     gpus_per_host: 8,
     flops_per_second: 6.0e14,
     memory_bytes_per_second: 3.5e12,
-    nvlink_bytes_per_second: 3.5e11,
+    nvlink_bytes_per_second: 2.0e11,
     network_bytes_per_second: 4.5e10,
     step_seconds: 2.0e-5,
 };
