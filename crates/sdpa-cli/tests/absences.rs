@@ -8,7 +8,7 @@ use sdpa_toolchain::Checkout;
 use toml_edit::{DocumentMut, Item};
 
 /// What a user's program may have to build.
-const FOR_USERS: [&str; 4] = ["ptx-interp", "sdpa-core", "sdpa", "sdpa-ref"];
+const FOR_USERS: [&str; 5] = ["ptx-interp", "sdpa-core", "sdpa", "sdpa-parallel", "sdpa-ref"];
 
 fn root() -> PathBuf {
     Checkout::find().unwrap_or_else(|error| panic!("{error}")).root().to_owned()
@@ -102,7 +102,17 @@ fn only_the_core_names_cudarc_and_the_interpreter_knows_nothing_of_ours() {
 #[test]
 fn arrows_point_down_only() {
     // From the bottom up; a package may use those before it.
-    let order = ["ptx-interp", "sdpa-core", "sdpa-ref", "sdpa", "sdpa-toolchain", "harness", "sdpa-bench", "sdpa-cli"];
+    let order = [
+        "ptx-interp",
+        "sdpa-core",
+        "sdpa-ref",
+        "sdpa",
+        "sdpa-parallel",
+        "sdpa-toolchain",
+        "harness",
+        "sdpa-bench",
+        "sdpa-cli",
+    ];
     let height = |name: &str| order.iter().position(|other| *other == name);
     for package in order {
         for used in dependencies(package, false) {
@@ -135,10 +145,13 @@ fn the_core_compiles_nothing_and_hashes_nothing() {
 }
 
 #[test]
-fn one_place_probes_for_a_driver_and_one_searches_path() {
+fn one_place_probes_for_a_driver_one_loads_nccl_and_one_searches_path() {
     let probes = lines_with(&packages(), &["libcuda.so", "is_culib_present"]);
     let is_core = |line: &String| line.starts_with("crates/sdpa-core/src/device/cuda/library.rs");
     assert!(!probes.is_empty() && probes.iter().all(|line| is_core(line) || line.contains("#[error(")), "{probes:?}");
+    let loads = lines_with(&packages(), &["libnccl.so", "\"ncclComm"]);
+    let is_binding = |line: &String| line.starts_with("crates/sdpa-core/src/device/cuda/nccl.rs");
+    assert!(!loads.is_empty() && loads.iter().all(|line| is_binding(line) || line.contains("no NCCL: ")), "{loads:?}");
     let searches = lines_with(&packages(), &["var_os(\"PATH\")", "var(\"PATH\")", "which::"]);
     assert!(searches.iter().all(|line| line.starts_with("crates/sdpa-toolchain/src/tools.rs")), "{searches:?}");
 }
@@ -146,7 +159,8 @@ fn one_place_probes_for_a_driver_and_one_searches_path() {
 /// What the harness must know of a generation, `Generation` or `plan` tells it.
 #[test]
 fn nothing_matches_on_a_generations_id() {
-    let rooms = owned(&["sdpa-core", "sdpa-toolchain", "harness", "sdpa-bench", "sdpa-cli", "sdpa-ref"]);
+    let rooms =
+        owned(&["sdpa-core", "sdpa-parallel", "sdpa-toolchain", "harness", "sdpa-bench", "sdpa-cli", "sdpa-ref"]);
     let ids = generations::ids();
     let arms: Vec<String> =
         ids.iter().flat_map(|id| [format!("\"{id}\" =>"), format!("== \"{id}\""), format!("\"{id}\" |")]).collect();

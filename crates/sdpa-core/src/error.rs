@@ -241,6 +241,34 @@ pub enum Error {
         /// What the word holds.
         found: u32,
     },
+    /// NCCL cannot be loaded.
+    #[error(
+        "no NCCL: {reason}; install it (pip install nvidia-nccl-cu13), and let LD_LIBRARY_PATH name its folder or SDPA_NCCL its libnccl.so.2"
+    )]
+    NoNccl {
+        /// The loader's words.
+        reason: String,
+    },
+    /// NCCL refuses or fails.
+    #[error("{doing}: NCCL says {reason} (code {code}); NCCL_DEBUG=WARN says more")]
+    Nccl {
+        /// What was being done.
+        doing: &'static str,
+        /// NCCL's code.
+        code: i32,
+        /// NCCL's words.
+        reason: String,
+    },
+    /// Other ranks did not do their part in time.
+    #[error("{doing}: {}", if *stopped { "given up because another rank failed".to_owned() } else { format!("nothing after {:.1} s", waited.as_secs_f64()) })]
+    Deadline {
+        /// What was being done.
+        doing: &'static str,
+        /// How long it was waited for.
+        waited: std::time::Duration,
+        /// Whether it was given up earlier, because another rank failed.
+        stopped: bool,
+    },
     /// Timing was asked of a device that keeps no time.
     #[error("{device} keeps no time: figures come from a GPU only")]
     NoClock {

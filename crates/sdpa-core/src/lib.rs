@@ -46,6 +46,8 @@ mod specialisation;
 mod tensors;
 
 pub use attention::{Attention, Generation};
+#[cfg(feature = "nccl")]
+pub use device::cuda::nccl::{NCCL_ID_BYTES, Nccl, NcclId, Stop, Transfer, nccl_version};
 pub use device::cuda::{Cuda, DriverAnswer, driver_present};
 pub use device::host_memory::check_host_memory;
 pub use device::interpreter::{Executed, Interpreter, Reports};

@@ -22,11 +22,14 @@ pub struct Tolerance {
     /// Reject a NaN that came from a non-finite value which the mask hides from that row. Tensor cores multiply
     /// whole tiles, and 0·NaN is NaN, so by default it may spread inside its column.
     pub strict_masked_values: bool,
+    /// Whether the output was merged from results over parts of the keys that were each rounded to the dtype, as ranks of a
+    /// ring do: one rounding more of each element, wherever it was made.
+    pub merged: bool,
 }
 
 impl Default for Tolerance {
     fn default() -> Self {
-        Self { factor: 1.5, lse: 1e-5, strict_masked_values: false }
+        Self { factor: 1.5, lse: 1e-5, strict_masked_values: false, merged: false }
     }
 }
 
@@ -80,8 +83,13 @@ pub(crate) struct ElementScale {
 
 impl ElementScale {
     /// Bound on the error before the output is rounded.
-    pub(crate) fn accumulated(&self, dtype: Dtype) -> f64 {
+    pub(crate) fn accumulated(&self, dtype: Dtype, tolerance: &Tolerance) -> f64 {
         let unit = dtype.unit_roundoff();
+        // The parts' weights add up to 1, so their roundings add up to no more than one of Σ p|v|.
+        let merged = match tolerance.merged {
+            true => unit * (1.0 + unit) * self.weighted_abs + dtype.subnormal_roundoff(),
+            false => 0.0,
+        };
         // One rounding a key in the product sum and one in the normaliser, half as much again for tensor cores that
         // truncate, and a constant for exp, the last division and short rows.
         let sums = F32_ROUNDOFF * (1.5 * self.visible as f64 + 32.0);
@@ -90,11 +98,12 @@ impl ElementScale {
             + sums * self.reference.abs()
             + weight_floor(dtype) * self.abs_per_normaliser
             + F32_TINY * (self.visible as f64 + 1.0)
+            + merged
     }
 
     /// Bound on the error of the rounded output.
-    pub(crate) fn bound(&self, dtype: Dtype) -> f64 {
-        let accumulated = self.accumulated(dtype);
+    pub(crate) fn bound(&self, dtype: Dtype, tolerance: &Tolerance) -> f64 {
+        let accumulated = self.accumulated(dtype, tolerance);
         accumulated + dtype.unit_roundoff() * (self.reference.abs() + accumulated) + dtype.subnormal_roundoff()
     }
 }

@@ -285,7 +285,7 @@ impl<'a> Judge<'a> {
             // A weight that a kernel's dtype rounds to 0 turns an infinite value into NaN.
             return verdict(Check::Infinite, found == expected || found.is_nan(), 0.0);
         }
-        let bound = scale.bound(dtype);
+        let bound = scale.bound(dtype, self.tolerance);
         if bound == f64::INFINITY {
             return verdict(Check::Element, true, bound);
         }
@@ -294,7 +294,7 @@ impl<'a> Judge<'a> {
             return verdict(Check::Nan, allowed, bound);
         }
         if found.is_infinite() {
-            let reach = (expected.abs() + scale.accumulated(dtype)).copysign(expected);
+            let reach = (expected.abs() + scale.accumulated(dtype, self.tolerance)).copysign(expected);
             return verdict(Check::Infinite, dtype.round(reach) == found, bound);
         }
         let ratio = match (found - expected).abs() {

@@ -18,7 +18,7 @@ const SHOWN: usize = 4;
 /// `machine-code`. Only kernels whose PTX changed are assembled; `--check` assembles all.
 #[derive(clap::Args, Debug)]
 pub(crate) struct BuildPtx {
-    /// Whose kernels: ids of generations, or `mutants`; all by default
+    /// Whose kernels: ids of generations, `parallel` or `mutants`; all by default
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// The folder of kernel sources to compile; the checkout's own by default

@@ -13,6 +13,7 @@ pub(crate) mod mutate;
 pub(crate) mod new;
 pub(crate) mod prove;
 pub(crate) mod ptx;
+mod ranks;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod resources;

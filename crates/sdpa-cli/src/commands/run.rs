@@ -1,5 +1,7 @@
 //! `sdpa run`: attention over a user's own tensors.
 
+mod shares;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,8 +12,10 @@ use sdpa_core::{
     Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
     Unsupported, Window,
 };
+use sdpa_parallel::ContextParallel;
 use sdpa_ref::{Found, Measured, Reference, Rows, Tolerance};
 
+use super::ranks::{Ranks, plain};
 use super::{FAILED, Outcome, generation, open, spinner};
 
 /// Compute attention over your tensors q, k and v
@@ -67,6 +71,8 @@ pub(crate) struct Run {
     /// Scores become CAP · tanh(score / CAP)
     #[arg(long, value_name = "CAP", allow_negative_numbers = true)]
     softcap: Option<f32>,
+    #[command(flatten)]
+    ranks: Ranks,
 }
 
 /// `128,0`, or `128,all`.
@@ -122,6 +128,9 @@ impl Run {
             },
         )?;
         let problem = &tensors.problem;
+        if self.ranks.ranks.is_some() {
+            return self.run_on_ranks(out, &tensors);
+        }
 
         let device = open(out)?;
         let (generation, plan) = choose(wanted, problem, &*device)?;
@@ -141,13 +150,49 @@ impl Run {
         let result = compute(&*device, generation, &tensors);
         progress.finish_and_clear();
         let result = result?;
-        files::write(&self.output, &tensors, &result.out, &result.lse)?;
+        self.conclude(out, generation, &tensors, &result)
+    }
+
+    /// The same by ranks that share the sequence.
+    fn run_on_ranks(&self, out: &mut dyn Write, tensors: &UserTensors) -> Outcome {
+        if self.generation.is_some() {
+            return Err("--generation is for one device: ranks take the fastest generation for each part".into());
+        }
+        let problem = &tensors.problem;
+        let ranks = self.ranks.count();
+        let mut context = match problem.packing() {
+            Some(_) => ContextParallel::packed(problem.clone(), tensors.extension.sequences(problem, 0), ranks)?,
+            None => ContextParallel::new(problem.clone(), ranks)?,
+        };
+        if let Some(way) = self.ranks.way {
+            context = context.with_way(way.into());
+        }
+        writeln!(out, "problem: {problem} scale {}", readable(problem.scale()))?;
+        writeln!(out, "way: {} on {ranks} ranks", context.way())?;
+        let computed = self.ranks.on_devices(out, |device, communicator| {
+            shares::compute(device, communicator, &context, tensors).inspect_err(|error| {
+                communicator.fail(&error.to_string());
+            })
+        });
+        let result = shares::gather(&context, &computed.map_err(plain)?);
+        self.conclude(out, &sdpa::Fastest, tensors, &result)
+    }
+
+    /// Writes the result, and says what there is to say of it.
+    fn conclude(
+        &self,
+        out: &mut dyn Write,
+        generation: &dyn Attention,
+        tensors: &UserTensors,
+        result: &Computed,
+    ) -> Outcome {
+        files::write(&self.output, tensors, &result.out, &result.lse)?;
         writeln!(out, "wrote {}", self.output.display())?;
-        let overflow = overflow_note(&tensors, &result);
+        let overflow = overflow_note(tensors, result);
         if let Some(note) = &overflow {
             writeln!(out, "wrong: {note}")?;
         }
-        if let Some(note) = infinite_lse_note(&tensors, &result) {
+        if let Some(note) = infinite_lse_note(tensors, result) {
             writeln!(out, "note: {note}")?;
         }
 
@@ -155,7 +200,7 @@ impl Run {
             writeln!(out, "note: {note}")?;
         }
         match &tensors.expected {
-            Some(expected) => compare(out, generation, &tensors, expected, &result),
+            Some(expected) => compare(out, generation, tensors, expected, result),
             None if overflow.is_some() => Ok(ExitCode::from(FAILED)),
             None => Ok(ExitCode::SUCCESS),
         }

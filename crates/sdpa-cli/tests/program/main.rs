@@ -275,6 +275,40 @@ fn a_real_models_attention_is_computed_and_compared() {
     }
 }
 
+/// Ranks are interpreters here; the result is compared as one device's is, and has the rows where they belong.
+#[test]
+fn ranks_that_share_a_sequence_compute_the_same() {
+    let sandbox = Sandbox::new();
+    let input = real_model().display().to_string();
+    for (flags, way) in [
+        (&["--ranks", "3"][..], "heads on 3 ranks"),
+        (&["--ranks", "2", "--way", "ring", "--causal"][..], "ring on 2 ranks"),
+    ] {
+        let said = sandbox.sdpa(&[&["run", input.as_str(), "-o", "out.safetensors"], flags].concat());
+        assert!(said.contains(&format!("\nway: {way}\n")) && said.contains(": within tolerance"), "{said}");
+        assert!(said.ends_with("exit 0"), "{said}");
+    }
+    let said = sandbox.sdpa(&["run", &input, "-o", "out.safetensors", "--ranks", "13", "--way", "heads"]);
+    assert!(said.contains("heads does not take 12 query heads on 13 ranks") && said.ends_with("exit 2"), "{said}");
+    let said = sandbox.sdpa(&["run", &input, "-o", "out.safetensors", "--ranks", "2", "--generation", "v1"]);
+    assert!(said.contains("--generation is for one device") && said.ends_with("exit 2"), "{said}");
+    let said = sandbox.sdpa(&["run", &input, "-o", "out.safetensors", "--way", "ring"]);
+    assert!(said.contains("--ranks") && said.ends_with("exit 2"), "{said}");
+    let mut command = sandbox.command(&["run", &input, "-o", "out.safetensors", "--ranks", "2"]);
+    let said = sandbox
+        .said_by(command.env("RANK", "0").env("WORLD_SIZE", "3").env("MASTER_ADDR", "here").env("MASTER_PORT", "1"));
+    assert!(said.contains("--ranks is 2, but WORLD_SIZE is 3") && said.ends_with("exit 2"), "{said}");
+}
+
+/// Without NCCL nothing is measured, and that is said.
+#[test]
+fn ranks_are_timed_over_nccl_alone() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.command(&["bench", "--ranks", "2", "--shape", "1,2,64,64"]);
+    let said = sandbox.said_by(command.env("SDPA_NCCL", "/no/libnccl.so.2"));
+    assert!(said.contains("no NCCL: /no/libnccl.so.2: ") && said.ends_with("exit 2"), "{said}");
+}
+
 #[test]
 fn a_reference_made_with_another_scale_is_out_of_tolerance() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,6 @@
 //! `sdpa bench`: generations and peers against one another.
 
+mod parallel;
 pub(super) mod problems;
 mod render;
 pub(super) mod sitting;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sdpa::generations;
+use sdpa_bench::parallel::ParallelOptions;
 use sdpa_bench::timing::{
     self, Baseline, Ceiling, Meter, Moves, Options, Peers, Record, RecordError, Regime, Sittings,
 };
@@ -17,6 +19,7 @@ use sdpa_cli::files;
 use sdpa_core::{Device, Dtype, Error};
 use sdpa_toolchain::write_whole;
 
+use super::ranks::Ranks;
 use super::{FAILED, Outcome, generations_or_all, keeps_time, open, spinner};
 use problems::{Problems, Sweep};
 use sitting::Sitting;
@@ -33,6 +36,9 @@ use sitting::Sitting;
 ///
 /// A generation is not timed on a problem where its verified pass took more than 20 ms and more than 10 times the fastest
 /// generation's; the record names it.
+///
+/// With `--ranks N`, N GPUs share each problem: seconds per pass beside one GPU with all of it, and how much of the transfers kernels
+/// hide. `--peers` is then PyTorch's context_parallel (bench/context_parallel.py).
 ///
 /// `sdpa bench --grid all --both --regime both --cold --peers --record` makes everything that `sdpa report` needs.
 ///
@@ -82,6 +88,11 @@ pub(crate) struct Bench {
     /// Write the figures into one file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    ranks: Ranks,
+    /// Passes of all ranks whose results must be the same bits
+    #[arg(long, value_name = "N", default_value_t = 3, requires = "ranks")]
+    repeats: u16,
     /// Add the figures of each grid as one sitting more to its file in this folder, as `sdpa report` reads them; until a grid
     /// is through, its sitting is in a file that ends in `.partial`
     #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "results")]
@@ -110,6 +121,21 @@ impl RegimeName {
 
 impl Bench {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
+        if self.ranks.ranks.is_some() {
+            self.check_outputs()?;
+            let asked = parallel::Asked {
+                ranks: &self.ranks,
+                options: ParallelOptions {
+                    samples: self.samples.into(),
+                    sample: Duration::from_millis(u64::from(self.sample_ms).max(400)),
+                    repeats: self.repeats.into(),
+                    seconds_one_gpu: None,
+                },
+                python: self.peers.then_some(self.python.as_str()),
+                json: self.json.as_deref(),
+            };
+            return parallel::run(out, &asked, &self.problems.sweeps()?);
+        }
         let started = Instant::now();
         let chosen = generations_or_all(&self.generations)?;
         let sweeps = self.problems.sweeps()?;

@@ -105,7 +105,7 @@ fn is_absent(name: &str, error: &libloading::Error) -> bool {
 }
 
 /// The loader's words, without libloading's frame around them.
-fn words(error: &libloading::Error) -> String {
+pub(super) fn words(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 

@@ -3,6 +3,8 @@
 mod answer;
 mod library;
 mod memory;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 mod recording;
 mod tensor_map;
 
