@@ -12,7 +12,7 @@ use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
 use crate::coverage::Executed;
-use crate::execute::{Stage, Surroundings};
+use crate::execute::{Stage, Surroundings, execute_into_unwritten};
 use crate::regime::Data;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
 
@@ -89,6 +89,36 @@ pub fn check(
     }
     let runs = trials.len() * usize::try_from(seeds).unwrap_or(usize::MAX);
     Ok(Checked { generation: generation.generation().id, runs, judged, faults, executed })
+}
+
+/// What is found if a trial's output was never written before: a kernel that reads what its last call left there. `None` if nothing
+/// is found.
+///
+/// # Errors
+/// A [`Failure`] that is no verdict: a kernel that does not load, or a trial that the generation declines.
+pub fn reads_output(
+    generation: &'static dyn Attention,
+    trial: &Trial,
+    texts: &KernelTexts,
+) -> Result<Option<Checked>, Box<Failure>> {
+    let device = texts.interpreter();
+    let case = &trial.case;
+    device.set_schedule(case.schedule);
+    let subject = trial.subject(generation);
+    let ran = execute_into_unwritten(&device, &subject, &case.problem, &case.data());
+    let findings = device.take_reports().findings;
+    if findings.is_empty() {
+        let failed = |error| Box::new(Failure::new(&device, generation, case, MATCHES_REFERENCE, error));
+        return ran.map(|()| None).map_err(failed);
+    }
+    let fault = |finding| Fault { what: What::Finding(Box::new(finding)), trial: trial.clone(), again: 0 };
+    Ok(Some(Checked {
+        generation: generation.generation().id,
+        runs: 1,
+        judged: Judged::default(),
+        faults: findings.into_iter().map(fault).collect(),
+        executed: Vec::new(),
+    }))
 }
 
 fn try_trial(

@@ -282,10 +282,13 @@ impl Prepared<'_> {
     }
 }
 
-impl Contender for Prepared<'_> {
-    type Error = Error;
+impl Prepared<'_> {
+    /// Passes of one turn of the recording, every set of tensors among them.
+    pub fn passes(&self) -> u32 {
+        self.passes
+    }
 
-    fn sample(&mut self) -> Result<Sample, Error> {
+    fn turn(&self) -> Result<Sample, Error> {
         let (counted, watts) = match self.regime {
             Regime::Short => (self.short(), None),
             Regime::Sustained => {
@@ -297,6 +300,23 @@ impl Contender for Prepared<'_> {
         let (replays, took) = counted?;
         let us = took.as_secs_f64() * 1e6 / (f64::from(replays) * f64::from(self.passes));
         Ok(Sample { us, joules: watts.map(|watts| watts * us * 1e-6) })
+    }
+}
+
+impl Contender for Prepared<'_> {
+    type Error = Error;
+
+    fn sample(&mut self) -> Result<Sample, Error> {
+        self.turn()
+    }
+}
+
+/// For a caller that goes on using it afterwards.
+impl Contender for &Prepared<'_> {
+    type Error = Error;
+
+    fn sample(&mut self) -> Result<Sample, Error> {
+        self.turn()
     }
 }
 
