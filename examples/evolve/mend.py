@@ -235,12 +235,14 @@ def of_values(edits, words):
 
 
 def of_unneeded(edits, detail, kernel):
-    """A statement whose removal nothing notices is not needed."""
+    """Statements whose removal nothing notices are not needed: all that are named at once, then each alone."""
     text = edits.text
-    for number in re.findall(r"kernels/" + re.escape(kernel) + r":(\d+)", detail):
-        line = int(number)
-        if text.code(line).strip().endswith(";"):
-            edits.add(f"nothing needs line {line}, `{text[line].strip()[:50]}`", text.without(line))
+    lines = [int(number) for number in re.findall(r"kernels/" + re.escape(kernel) + r":(\d+)", detail)]
+    lines = [line for line in dict.fromkeys(lines) if text.code(line).strip().endswith(";")]
+    for some in [lines] + [[line] for line in lines]:
+        without = "\n".join(text[line] for line in text.numbers() if line not in some)
+        names = ", ".join(f"line {line}, `{text[line].strip()[:40]}`" for line in some)
+        edits.add(f"nothing needs {names}", without)
 
 
 def answer(request):

@@ -23,6 +23,40 @@ const CHEATS: [(&str, &str, &str); 8] = [
     ("watched_clock", "laws", "reads the clock"),
 ];
 
+/// A fault planted in a kernel: behind `after`, `right` is replaced by `wrong`.
+struct Planted {
+    name: &'static str,
+    generation: &'static str,
+    after: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+}
+
+const fn planted(
+    name: &'static str,
+    generation: &'static str,
+    after: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+) -> Planted {
+    Planted { name, generation, after, right, wrong }
+}
+
+/// What `mend.py` is asked to mend: barriers, waits, fences, a mask and a phase. Each takes minutes of candidates, so they run where they
+/// are asked for: `cargo test --release -p sdpa-cli --test evolve -- --ignored`.
+const PLANTED: [Planted; 10] = [
+    planted("barrier_v2d", "v2d", "#else\n        cp_async_wait<0>();", "__syncthreads();", ""),
+    planted("barrier_v2b", "v2b", "cp_async_wait<STAGES - 2>();", "__syncthreads();", ""),
+    planted("barrier_v3", "v3", "shared.initialise();", "__syncthreads();", ""),
+    planted("warp_barrier_v2b", "v2b", "weight = 0.0f;", "__syncwarp();", ""),
+    planted("wait_v2d", "v2d", "#else\n        cp_async_wait", "<0>();", "<1>();"),
+    planted("wait_v3", "v3", "const auto attend", "keys.wait();", ""),
+    planted("products_v3", "v3", "values.wait();\n        rows.begin_products();", "rows.end_products();", ""),
+    planted("fence_v3", "v3", "rows.finish(params, tile", "fence_for_async_proxy();", ""),
+    planted("mask_v2b", "v2b", "k * GROUP + lane", ">= visible", "> visible"),
+    planted("phase_v3", "v3", "if (key_tiles > 0) {", "shared.query_full.wait(0)", "shared.query_full.wait(1)"),
+];
+
 fn main() -> ExitCode {
     let compiled = |name: String, test: Box<dyn Fn(&Checkout, &Judge) + Send>| {
         Trial::ignorable_test(name, move || {
@@ -45,7 +79,8 @@ fn main() -> ExitCode {
         trials.push(compiled(format!("cheat_{name}_is_rejected"), Box::new(test)));
     }
     type Test = fn(&Checkout, &Judge);
-    let others: [(&str, Test); 4] = [
+    let others: [(&str, Test); 5] = [
+        ("the_page_is_what_the_program_prints", the_page_is_what_the_program_prints),
         ("what_is_no_cheat_passes", what_is_no_cheat_passes),
         ("the_same_seed_gives_the_same_lineage", the_same_seed_gives_the_same_lineage),
         ("v2s_race_is_mended_from_its_report", v2s_race_is_mended),
@@ -54,7 +89,32 @@ fn main() -> ExitCode {
     for (name, test) in others {
         trials.push(compiled(name.to_owned(), Box::new(test)));
     }
+    for fault in &PLANTED {
+        let test = move |checkout: &Checkout, _: &Judge| is_mended(checkout, fault);
+        let trial = compiled(format!("planted_{}_is_mended", fault.name), Box::new(test));
+        trials.push(trial.with_ignored_flag(true));
+    }
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn is_mended(checkout: &Checkout, fault: &Planted) {
+    let kernel = checkout.root().join(format!("kernels/{}.cu", fault.generation));
+    let text = std::fs::read_to_string(kernel).unwrap();
+    let from = text.find(fault.after).expect("the place that the fault follows");
+    let at = from + text[from..].find(fault.right).expect("what the fault replaces");
+    let folder = tempfile::tempdir().unwrap();
+    let (broken, file) = (folder.path().join("broken.cu"), folder.path().join("run.jsonl"));
+    std::fs::write(&broken, format!("{}{}{}", &text[..at], fault.wrong, &text[at + fault.right.len()..])).unwrap();
+    let (broken, lineage) = (broken.display().to_string(), file.display().to_string());
+    let mend = "python3 examples/evolve/mend.py";
+    let arguments = [
+        ["evolve", fault.generation, "--from", &broken, "--generator", mend, "--lineage", &lineage].as_slice(),
+        &["--case", "h2 L193 d64 f16 causal", "--until-right", "--hidden", "3", "--mutations", "2", "--candidates", "24"],
+    ];
+    let (said, code) = sdpa(checkout, &arguments.concat());
+    assert_eq!(code, Some(0), "{said}");
+    let entries = Lineage::read(&file).unwrap().entries;
+    assert_eq!(entries[0].standing, Standing::Rejected, "the fault is found");
 }
 
 fn every_cheat_has_its_fixture() {
@@ -80,6 +140,7 @@ fn job(genome: Genome) -> Job {
         niches: vec![JobNiche { name: "short".to_owned(), case: "h8 L512 d64 f16 full normal".to_owned() }],
         seed: 7,
         effort: Effort { hidden: 4, mutations: 4, ..Effort::default() },
+        turn: None,
     }
 }
 
@@ -164,7 +225,7 @@ fn v2s_race_is_mended(checkout: &Checkout, _: &Judge) {
             "evolve",
             "v2b",
             "--from",
-            "kernels/mutants/shared_statistics_race.cu",
+            "examples/evolve/v2.cu",
             "--case",
             "h2 L193 d64 f16 causal",
             "--generator",
@@ -185,7 +246,7 @@ fn v2s_race_is_mended(checkout: &Checkout, _: &Judge) {
     assert!(lineage.entries.last().unwrap().standing.is_right(), "{said}");
 }
 
-/// A stand-in for a model: it answers with a fence and a comment, whatever it is asked, and keeps the prompt.
+/// A stand-in for a model: it answers the same whatever it is asked, and keeps the prompt.
 fn a_model_is_asked(checkout: &Checkout, _: &Judge) {
     let folder = tempfile::tempdir().unwrap();
     let (file, kept) = (folder.path().join("run.jsonl"), folder.path().join("prompt"));
@@ -228,4 +289,55 @@ fn a_model_is_asked(checkout: &Checkout, _: &Judge) {
     {
         assert!(prompt.contains(words), "{words} is not in the prompt");
     }
+}
+
+/// Runs every command of docs/evolving.md and compares what it prints; `DOCS_UPDATE=1 cargo test -p sdpa-cli --test evolve page` writes the
+/// page anew.
+fn the_page_is_what_the_program_prints(checkout: &Checkout, _: &Judge) {
+    let path = checkout.root().join("docs/evolving.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().display().to_string();
+    let (mut written, mut in_block) = (String::new(), false);
+    for line in page.lines() {
+        in_block = match line {
+            "```console" => true,
+            "```" => false,
+            _ => in_block,
+        };
+        let Some(command) = line.strip_prefix("$ sdpa ").filter(|_| in_block) else {
+            // What a command printed before is written anew.
+            if !in_block || line == "```console" {
+                written += line;
+                written.push('\n');
+            }
+            continue;
+        };
+        let arguments: Vec<String> = words(command).iter().map(|word| word.replace("OUT", &out)).collect();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_sdpa"));
+        let program = program.args(&arguments).current_dir(checkout.root()).env("SDPA_DEVICE", "interpreter");
+        let output = program.output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        let printed = String::from_utf8_lossy(&output.stdout).replace(&out, "OUT");
+        // The machine's own: how many threads it has.
+        let printed = printed.lines().filter(|line| !line.starts_with("device: "));
+        let printed: Vec<&str> = printed.skip_while(|line| line.is_empty()).collect();
+        written += &format!("{line}\n{}\n", printed.join("\n"));
+    }
+    if std::env::var_os("DOCS_UPDATE").is_some() {
+        std::fs::write(&path, &written).unwrap();
+    } else {
+        assert!(page == written, "docs/evolving.md is not what the program prints; expected:\n{written}");
+    }
+}
+
+/// The words of a command line, quoted ones without their quotes.
+fn words(line: &str) -> Vec<String> {
+    let parts = line.split('"').enumerate();
+    parts
+        .flat_map(|(index, part)| match index % 2 {
+            1 => vec![part.to_owned()],
+            _ => part.split_whitespace().map(str::to_owned).collect(),
+        })
+        .collect()
 }

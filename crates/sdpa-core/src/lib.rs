@@ -31,6 +31,7 @@
 //! crate is the only one that names cudarc or the interpreter. It compiles no kernel, reads no file and prints nothing.
 
 mod attention;
+mod choice;
 mod device;
 mod dtype;
 mod error;
@@ -45,6 +46,7 @@ mod specialisation;
 mod tensors;
 
 pub use attention::{Attention, Generation};
+pub use choice::TunedChoice;
 pub use device::cuda::{Cuda, DriverAnswer, driver_present};
 pub use device::host_memory::check_host_memory;
 pub use device::interpreter::{Executed, Interpreter, Reports};

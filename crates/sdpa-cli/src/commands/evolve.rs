@@ -74,7 +74,7 @@ pub(crate) struct Evolve {
     /// Candidates that are asked for before any of them is judged
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
     batch: u16,
-    /// Candidates to judge side by side without a GPU; as many as there are cores by default
+    /// Candidates to judge side by side, one of them at a time on the GPU; as many as there are cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Hidden problems for each candidate
@@ -119,7 +119,7 @@ impl Evolve {
         };
         writeln!(out, "device: {device}")?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = if on_gpu { 1 } else { self.jobs.map_or(cores, usize::from).min(self.batch.into()) };
+        let workers = self.jobs.map_or(cores, usize::from).min(self.batch.into());
         let program = std::env::current_exe()?;
         let judges = Judge::new(&program, &checkout, Duration::from_secs(self.limit.into()))?.on_cores(cores / workers);
         let niches = self.niches(generation)?;

@@ -88,21 +88,18 @@ impl FromStr for Population {
     }
 }
 
-/// The best candidates of a niche, the best first. On a GPU a candidate that is not clearly faster than its parent is behind all that
-/// are: what looks better by chance is no winner.
+/// The best candidates of a niche, the best first: the first of the lineage, and those that passed every step. On a GPU these are clearly
+/// faster than their parent: what looks better by chance is no winner.
 pub(super) fn elites<'e>(entries: &'e [Entry], niche: &str) -> Vec<&'e Entry> {
+    let is_first = |entry: &Entry| entry.standing.is_right() && entry.parents.is_empty();
     let mut elites: Vec<&Entry> = entries
         .iter()
-        .filter(|entry| entry.standing.is_right() && entry.standing != Standing::Slower)
+        .filter(|entry| matches!(entry.standing, Standing::Right | Standing::Faster) || is_first(entry))
         .filter(|entry| entry.gains.contains_key(niche))
         .collect();
-    let is_clear = |entry: &Entry| match entry.standing {
-        Standing::Faster | Standing::Right => true,
-        _ => entry.parents.is_empty(),
-    };
     let ratio = |entry: &Entry| entry.gains.get(niche).map_or(0.0, |gain| gain.ratio);
     // Stable: of two that are as good the older one is first.
-    elites.sort_by(|a, b| is_clear(b).cmp(&is_clear(a)).then(ratio(b).total_cmp(&ratio(a))));
+    elites.sort_by(|a, b| ratio(b).total_cmp(&ratio(a)));
     elites
 }
 

@@ -3,6 +3,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use harness::case::Case;
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::Genome;
 use super::laws::broken_law;
+use super::lineage::{Standing, standing};
 use super::niche::Niche;
 use super::timed::{self, Contenders, Samples, Times};
 use super::variant::Variant;
@@ -50,6 +53,9 @@ pub struct Job {
     pub seed: u64,
     /// How much of everything.
     pub effort: Effort,
+    /// A file that the judge makes while it uses the GPU: of several judges one has its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<PathBuf>,
 }
 
 /// A niche as text.
@@ -201,7 +207,6 @@ pub fn judge(job: &Job) -> Result<Judged, String> {
     let on_disk = checkout.sources().map_err(|error| error.to_string())?;
     let nvrtc = Nvrtc::find(&checkout).map_err(|error| error.to_string())?;
     let keeps_time = choice.expected_kind() == DeviceKind::Cuda;
-    let started = Instant::now();
     let gpu = if keeps_time { Some(sdpa_core::open(choice).map_err(|error| error.to_string())?) } else { None };
     let limits = gpu.as_ref().map_or(&DeviceLimits::H200, |device| device.limits()).clone();
     let niches: Vec<Niche> = job
@@ -221,19 +226,57 @@ pub fn judge(job: &Job) -> Result<Judged, String> {
         ..Judged::default()
     };
     if let Some((variant, texts)) = place.as_it_stands(&mut judged)? {
-        let mut goes_on = place.proven(variant, &texts, &mut judged);
+        let mut goes_on = place.right(variant, &texts, &mut judged);
+        if let Some(device) = gpu.as_deref().filter(|_| goes_on) {
+            let turn =
+                job.turn.as_deref().map(Turn::take).transpose().map_err(|error| format!("the GPU's turn: {error}"))?;
+            let started = Instant::now();
+            goes_on = place.timed(device, variant, &texts, &mut judged)?;
+            judged.device_seconds = started.elapsed().as_secs_f64();
+            drop(turn);
+        }
+        // What is not faster becomes no parent, so that the dear steps are spared.
+        let is_asked = judged.times.is_empty() || job.parent.is_none() || standing(&judged) == Standing::Faster;
+        if goes_on && is_asked {
+            goes_on = place.proven(variant, &texts, &mut judged);
+        } else if goes_on {
+            for name in ["races", "mutants", "mutation"] {
+                let detail = "not asked: it is not faster than its parent".to_owned();
+                judged.push(name, gate::Outcome { status: Status::NotReached, detail, look_at: None });
+            }
+        }
         if goes_on {
             place.count(variant, &texts, &mut judged)?;
         }
-        if let Some(device) = gpu.as_deref().filter(|_| goes_on) {
-            goes_on = place.timed(device, variant, &texts, &mut judged)?;
-        }
-        let _ = goes_on;
-    }
-    if gpu.is_some() {
-        judged.device_seconds = started.elapsed().as_secs_f64();
     }
     Ok(judged)
+}
+
+/// The right to use the GPU, as long as it lives.
+struct Turn<'a>(&'a Path);
+
+impl<'a> Turn<'a> {
+    /// Waits until no other judge has it.
+    fn take(file: &'a Path) -> std::io::Result<Self> {
+        loop {
+            match std::fs::OpenOptions::new().write(true).create_new(true).open(file) {
+                Ok(mut opened) => {
+                    write!(opened, "{}", std::process::id())?;
+                    return Ok(Self(file));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
+    }
 }
 
 /// A generation whose launches end after their first blocks. It declines what blocks share out among them, or hand on.
@@ -318,8 +361,8 @@ impl Place<'_> {
         Ok(goes_on.then_some((variant, texts)))
     }
 
-    /// What the interpreter is asked: `right`, `hidden`, `races`, `mutants`, `mutation`.
-    fn proven(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
+    /// What the interpreter is asked of values: `right`, `hidden`.
+    fn right(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
         let counted: Vec<Trial> = self.niches.iter().map(|niche| niche.counted.clone()).collect();
         if !self.check("right", variant, &counted, 2, texts, judged) {
             return false;
@@ -350,10 +393,14 @@ impl Place<'_> {
         }
         let hidden = self.hidden(variant);
         if hidden.is_empty() {
-            judged.push("hidden", gate::Outcome::not_run("its kernels take none of the problems that were drawn"));
-        } else if !self.check("hidden", variant, &hidden, 1, texts, judged) {
-            return false;
+            let none = "its kernels take none of the problems that were drawn";
+            return judged.push("hidden", gate::Outcome::not_run(none));
         }
+        self.check("hidden", variant, &hidden, 1, texts, judged)
+    }
+
+    /// What the interpreter is asked of order, and of itself: `races`, `mutants`, `mutation`.
+    fn proven(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
         if !self.check("races", variant, &trials(variant), 1, texts, judged) {
             return false;
         }

@@ -11,11 +11,13 @@
 //! | `budget` | registers, shared memory and spills |
 //! | `right` | the problems of the run, shortened on the interpreter: right, and nothing found |
 //! | `hidden` | problems that are drawn anew for each candidate |
+//! | `timed` | on a GPU: in turns with its parent and the first of its line, above the floor of bytes and operations |
+//! | `right again` | on a GPU: what the timed passes left behind, and other numbers, on the module that was timed |
 //! | `races` | the trials of `sdpa check` that take its kernels |
 //! | `mutants` | would a barrier, wait or fence be missed in this very candidate? |
 //! | `mutation` | would a changed statement be noticed in it? |
-//! | `timed` | on a GPU: in turns with its parent and the first of its line, above the floor of bytes and operations |
-//! | `right again` | on a GPU: what the timed passes left behind, and other numbers, on the module that was timed |
+//!
+//! On a GPU the last three are asked of a candidate that is faster: no other becomes a parent.
 //!
 //! Without a GPU a candidate that is right is ranked by the instructions that it issues, which is a guess and said to be one.
 

@@ -15,8 +15,9 @@ const SHOWN: usize = 60;
 
 /// A candidate's line: its id, what it tried, what became of it.
 pub fn headline(entry: &Entry) -> String {
-    let mut tried: String = entry.rationale.lines().next().unwrap_or_default().chars().take(SHOWN).collect();
-    if entry.rationale.chars().count() > SHOWN {
+    let first = entry.rationale.lines().next().unwrap_or_default();
+    let mut tried: String = first.chars().take(SHOWN).collect();
+    if first.chars().count() > SHOWN {
         tried.push('…');
     }
     let fate = match entry.judged.failed() {

@@ -37,6 +37,8 @@ pub struct Judge {
     limit: Duration,
     /// Threads of each judge; as many as there are cores if none are said.
     threads: Option<usize>,
+    /// Holds the file that says which judge uses the GPU.
+    turns: tempfile::TempDir,
 }
 
 impl Judge {
@@ -47,7 +49,9 @@ impl Judge {
     /// [`RunnerError::Toolchain`]: no compiler where one is needed.
     pub fn new(program: &Path, checkout: &Checkout, limit: Duration) -> Result<Self, RunnerError> {
         let toolkit = Nvrtc::find(checkout)?.home().to_owned();
-        Ok(Self { program: program.to_owned(), sources: checkout.sources()?, toolkit, limit, threads: None })
+        let system = |source| RunnerError::System { what: "a folder for the judges".to_owned(), source };
+        let turns = tempfile::tempdir().map_err(system)?;
+        Ok(Self { program: program.to_owned(), sources: checkout.sources()?, toolkit, limit, threads: None, turns })
     }
 
     /// Each judge works on so many cores: for several side by side.
@@ -85,7 +89,8 @@ impl Judge {
             .map_err(system("the judge's process"))?;
         // Read on threads of their own, so that no full pipe stops the judge.
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let question = serde_json::to_string(job).map_err(|error| system("the judge's question")(error.into()))?;
+        let job = Job { turn: Some(self.turn()), ..job.clone() };
+        let question = serde_json::to_string(&job).map_err(|error| system("the judge's question")(error.into()))?;
         let asking = std::thread::spawn(move || stdin.map(|mut stdin| stdin.write_all(question.as_bytes())));
         let hearing = std::thread::spawn(move || {
             let mut text = String::new();
@@ -105,10 +110,12 @@ impl Judge {
             if started.elapsed() > self.limit {
                 let _ = child.kill();
                 let _ = child.wait();
+                self.give_back_turn(child.id());
                 break None;
             }
             std::thread::sleep(Duration::from_millis(10));
         };
+        self.give_back_turn(child.id());
         let _ = asking.join();
         let said = hearing.join().unwrap_or_default();
         let complaint = complaining.join().unwrap_or_default();
@@ -126,6 +133,17 @@ impl Judge {
                 let detail = format!("the judge's process ended by {status}\n{}", complaint.trim());
                 Ok(Judged::refused("compiles", detail, "what ends a compiler"))
             }
+        }
+    }
+
+    fn turn(&self) -> PathBuf {
+        self.turns.path().join("turn")
+    }
+
+    /// A judge that was ended cannot give back its turn itself.
+    fn give_back_turn(&self, judge: u32) {
+        if std::fs::read_to_string(self.turn()).is_ok_and(|holder| holder == judge.to_string()) {
+            let _ = std::fs::remove_file(self.turn());
         }
     }
 

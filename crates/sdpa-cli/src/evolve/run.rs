@@ -400,6 +400,7 @@ fn job(header: &Header, id: &str, genome: &Genome, parent: Option<&Entry>, basel
         niches: header.niches.clone(),
         seed: seed_of(header.seed, number, "hidden"),
         effort: header.effort,
+        turn: None,
     }
 }
 
