@@ -131,15 +131,28 @@ def of_order(edits, request, finding, kernel):
     places = [lines_of(place, kernel) for place in finding.get("places", [])]
     here = places[0] if places else []
     other = places[1] if len(places) > 1 else []
-    before = [text.first(line) for line in here] + [text.first(line) for line in other]
-    after = [text.last(line) + 1 for line in other] + [text.last(line) + 1 for line in here]
+    # Where the ways to both accesses part is where something can stand between them; the earlier of the two lines comes first, since a
+    # loop comes back to it.
+    shared = 0
+    while shared < min(len(here), len(other)) - 1 and here[shared] == other[shared]:
+        shared += 1
+    parted = sorted(way[shared] for way in (here, other) if len(way) > shared)
+    rest = [line for line in here + other if line not in parted]
+    before = [text.first(line) for line in parted + rest]
+    after = [text.last(line) + 1 for line in other + here]
+    if "wait covers" in finding["message"]:
+        # Each thread has waited for what it copied itself: the barrier belongs right behind that wait.
+        waits = [line for line in text.numbers() if re.fullmatch(WAIT, text.code(line).strip())]
+        for line in here[1:] + here[:1]:
+            behind = sorted((wait for wait in waits if wait < line), reverse=True)[:3]
+            before = [text.last(wait) + 1 for wait in behind] + before
     if here and here == other:
         own_the_row(edits, here)
     asked = []
     if "barrier of the warp" in missing:
         asked = ["__syncwarp();", "__syncthreads();"]
     elif "barrier" in missing:
-        asked = ["__syncthreads();"] + vocabulary(text, r"\w+_sync\(\w*\);") + ["__syncwarp();"]
+        asked = ["__syncthreads();"] + vocabulary(text, r"\w+_sync\(\w*\);")
     elif "proxy" in missing:
         asked = headers(request, r"\w*async_proxy") + vocabulary(text, FENCE)
     elif "wgmma.fence" in missing:
@@ -237,7 +250,8 @@ def of_values(edits, words):
 def of_unneeded(edits, detail, kernel):
     """Statements whose removal nothing notices are not needed: all that are named at once, then each alone."""
     text = edits.text
-    lines = [int(number) for number in re.findall(r"kernels/" + re.escape(kernel) + r":(\d+)", detail)]
+    # The statement's own place, not the calls that lead there.
+    lines = [int(number) for number in re.findall(r"not noticed: kernels/" + re.escape(kernel) + r":(\d+)", detail)]
     lines = [line for line in dict.fromkeys(lines) if text.code(line).strip().endswith(";")]
     for some in [lines] + [[line] for line in lines]:
         without = "\n".join(text[line] for line in text.numbers() if line not in some)

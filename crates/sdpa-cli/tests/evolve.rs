@@ -45,7 +45,7 @@ const fn planted(
 /// What `mend.py` is asked to mend: barriers, waits, fences, a mask and a phase. Each takes minutes of candidates, so they run where they
 /// are asked for: `cargo test --release -p sdpa-cli --test evolve -- --ignored`.
 const PLANTED: [Planted; 10] = [
-    planted("barrier_v2d", "v2d", "#else\n        cp_async_wait<0>();", "__syncthreads();", ""),
+    planted("query_barrier_v2d", "v2d", "negate_own<THREADS>(threadIdx.x);", "__syncthreads();", ""),
     planted("barrier_v2b", "v2b", "cp_async_wait<STAGES - 2>();", "__syncthreads();", ""),
     planted("barrier_v3", "v3", "shared.initialise();", "__syncthreads();", ""),
     planted("warp_barrier_v2b", "v2b", "weight = 0.0f;", "__syncwarp();", ""),
@@ -79,16 +79,17 @@ fn main() -> ExitCode {
         trials.push(compiled(format!("cheat_{name}_is_rejected"), Box::new(test)));
     }
     type Test = fn(&Checkout, &Judge);
-    let others: [(&str, Test); 5] = [
+    let others: [(&str, Test); 4] = [
         ("the_page_is_what_the_program_prints", the_page_is_what_the_program_prints),
         ("what_is_no_cheat_passes", what_is_no_cheat_passes),
         ("the_same_seed_gives_the_same_lineage", the_same_seed_gives_the_same_lineage),
-        ("v2s_race_is_mended_from_its_report", v2s_race_is_mended),
         ("a_model_is_asked_through_its_command_line", a_model_is_asked),
     ];
     for (name, test) in others {
         trials.push(compiled(name.to_owned(), Box::new(test)));
     }
+    let v2: Test = v2s_race_is_mended;
+    trials.push(compiled("v2s_race_is_mended_from_its_report".to_owned(), Box::new(v2)).with_ignored_flag(true));
     for fault in &PLANTED {
         let test = move |checkout: &Checkout, _: &Judge| is_mended(checkout, fault);
         let trial = compiled(format!("planted_{}_is_mended", fault.name), Box::new(test));
@@ -107,11 +108,10 @@ fn is_mended(checkout: &Checkout, fault: &Planted) {
     std::fs::write(&broken, format!("{}{}{}", &text[..at], fault.wrong, &text[at + fault.right.len()..])).unwrap();
     let (broken, lineage) = (broken.display().to_string(), file.display().to_string());
     let mend = "python3 examples/evolve/mend.py";
-    let arguments = [
-        ["evolve", fault.generation, "--from", &broken, "--generator", mend, "--lineage", &lineage].as_slice(),
-        &["--case", "h2 L193 d64 f16 causal", "--until-right", "--hidden", "3", "--mutations", "2", "--candidates", "24"],
-    ];
-    let (said, code) = sdpa(checkout, &arguments.concat());
+    let mut arguments = vec!["evolve", fault.generation, "--from", &broken, "--generator", mend, "--lineage", &lineage];
+    arguments.extend(["--case", "h2 L193 d64 f16 causal", "--until-right", "--hidden", "3", "--mutations", "2"]);
+    arguments.extend(["--candidates", "24"]);
+    let (said, code) = sdpa(checkout, &arguments);
     assert_eq!(code, Some(0), "{said}");
     let entries = Lineage::read(&file).unwrap().entries;
     assert_eq!(entries[0].standing, Standing::Rejected, "the fault is found");
@@ -187,11 +187,20 @@ fn the_same_seed_gives_the_same_lineage(checkout: &Checkout, _: &Judge) {
     let path = |name: &str| folder.path().join(name).display().to_string();
     let evolve = |name: &str, count: &str| {
         let file = path(name);
-        let arguments = [
-            &["evolve", "v2d", "--case", "h2 L193 d64 f16 causal", "--generator", "random", "--candidates", count],
-            ["--seed", "5", "--hidden", "3", "--mutations", "3", "--lineage", &file].as_slice(),
-        ];
-        sdpa(checkout, &arguments.concat())
+        let mut arguments = vec!["evolve", "v2d", "--case", "h2 L193 d64 f16 causal", "--generator", "random"];
+        arguments.extend([
+            "--candidates",
+            count,
+            "--seed",
+            "5",
+            "--hidden",
+            "3",
+            "--mutations",
+            "3",
+            "--lineage",
+            &file,
+        ]);
+        sdpa(checkout, &arguments)
     };
     let (said, code) = evolve("whole", "2");
     assert_eq!(code, Some(0), "{said}");

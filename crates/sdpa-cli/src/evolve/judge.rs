@@ -364,14 +364,10 @@ impl Place<'_> {
     /// What the interpreter is asked of values: `right`, `hidden`.
     fn right(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
         let counted: Vec<Trial> = self.niches.iter().map(|niche| niche.counted.clone()).collect();
-        if !self.check("right", variant, &counted, 2, texts, judged) {
-            return false;
-        }
         for trial in &counted {
             match check::reads_output(variant, trial, texts) {
                 Ok(None) => {}
                 Ok(Some(checked)) => {
-                    judged.steps.retain(|step| step.name != "right");
                     return self.found(
                         "right",
                         "reads its output, where the call before has left its own",
@@ -382,10 +378,12 @@ impl Place<'_> {
                     );
                 }
                 Err(failure) => {
-                    judged.steps.retain(|step| step.name != "right");
                     return judged.push("right", failed(failure.reason.to_string(), failure.hint()));
                 }
             }
+        }
+        if !self.check("right", variant, &counted, 2, texts, judged) {
+            return false;
         }
         if let Some(outcome) = self.niches.iter().find_map(|niche| self.wrong_as_timed(niche, variant, texts)) {
             judged.steps.retain(|step| step.name != "right");
