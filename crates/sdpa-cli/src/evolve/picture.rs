@@ -204,7 +204,7 @@ fn counts(parent: &Entry, entry: &Entry) -> String {
     if before.is_empty() || now.is_empty() {
         return String::new();
     }
-    let mut table = Table::new(&[("count", Left), ("parent", Right), (&*leak(&entry.id), Right), ("change", Right)]);
+    let mut table = Table::new(&[("count", Left), ("parent", Right), (leak(&entry.id), Right), ("change", Right)]);
     let mut names: Vec<&String> = before.keys().chain(now.keys()).collect();
     names.sort();
     names.dedup();

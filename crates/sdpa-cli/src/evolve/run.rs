@@ -190,11 +190,7 @@ impl Run<'_> {
             files.entry(kernel.to_owned()).or_insert_with(|| text.to_owned());
         }
         let failures: Vec<Failure> = known.iter().rev().filter_map(Failure::of).take(TOLD_FAILURES).collect();
-        let told = |guide: Guide| match (guide, header.guide) {
-            (Guide::Insight, Guide::Insight | Guide::Full) | (Guide::Full, Guide::Full) => true,
-            (Guide::Free, _) => true,
-            _ => false,
-        };
+        let (tells_insights, tells_elites) = (header.guide != Guide::Free, header.guide == Guide::Full);
         let elite = |entry: &&Entry| {
             let gain = *entry.gains.get(&niche.name)?;
             Some(Elite {
@@ -248,13 +244,9 @@ impl Run<'_> {
                 .map(|(path, text)| (path.to_owned(), text.to_owned()))
                 .collect(),
             numbers: self.numbers_of(&parent.genome),
-            elites: if told(Guide::Full) {
-                elites.iter().filter_map(elite).take(TOLD_ELITES).collect()
-            } else {
-                Vec::new()
-            },
-            insights: if told(Guide::Insight) { insights(known) } else { Vec::new() },
-            failures: if told(Guide::Insight) { failures } else { Vec::new() },
+            elites: if tells_elites { elites.iter().filter_map(elite).take(TOLD_ELITES).collect() } else { Vec::new() },
+            insights: if tells_insights { insights(known) } else { Vec::new() },
+            failures: if tells_insights { failures } else { Vec::new() },
             tried: before.chain(pending).collect(),
             budget: Budget {
                 candidates: self.plan.candidates + 1 - number,
