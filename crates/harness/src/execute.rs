@@ -148,6 +148,27 @@ pub fn execute(
     ran.output(device, problem)
 }
 
+/// Runs the generation once into an output and a log-sum-exp that were never written, and looks at nothing but what the device
+/// says: on the interpreter a kernel that reads them is found.
+///
+/// # Errors
+/// As [`execute`]'s of the device.
+pub fn execute_into_unwritten(
+    device: &dyn Device,
+    generation: &dyn Attention,
+    problem: &Problem,
+    data: &Data,
+) -> Result<(), Error> {
+    generation.plan(problem, device.limits())?;
+    let stage = Stage::new(device, problem, data, Surroundings::Exact)?;
+    let [query, key, value] = &stage.inputs;
+    let output = device.allocate_named("output", problem.span(Operand::Output) * problem.dtype().bytes())?;
+    let lse = device.allocate_named("lse", problem.lse_len() * size_of::<f32>())?;
+    let tensors = Tensors::new(query.view(), key.view(), value.view(), &output).with_lse(&lse);
+    generation.forward(device, problem, &stage.extension.add_to(tensors))?;
+    device.synchronize()
+}
+
 /// A problem's inputs on a device, where several generations may run one after another.
 pub(crate) struct Stage<'d> {
     device: &'d dyn Device,
@@ -229,14 +250,19 @@ pub(crate) struct Ran {
 impl Ran {
     /// The result; every element is written, and nothing around it.
     pub(crate) fn output(&self, device: &dyn Device, problem: &Problem) -> Result<Output, RunError> {
+        let found = self.so_far(device)?;
+        check_written(&near(problem), &found)?;
+        Ok(found)
+    }
+
+    /// The result, poison where nothing was written.
+    pub(crate) fn so_far(&self, device: &dyn Device) -> Result<Output, RunError> {
         let out = self.output.read(device)?;
         let pairs = out.par_chunks_exact(2).with_min_len(1 << 16);
         let out = pairs.map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
         let lse = self.lse.read(device)?;
         let lse = lse.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect();
-        let found = Output { out, lse };
-        check_written(&near(problem), &found)?;
-        Ok(found)
+        Ok(Output { out, lse })
     }
 }
 

@@ -8,7 +8,7 @@ use sdpa_core::{Attention, Device, Error, Operand, Problem, Unsupported, check_h
 use sdpa_ref::{Check, Found, Judged, Measured, Mismatch, Reference, ReferenceError, Rows, Tolerance};
 
 use crate::case::Case;
-use crate::execute::{MemoryFault, Output, Position, Ran, RunError, Stage, Surroundings, execute, rows};
+use crate::execute::{MemoryFault, Output, POISON, Position, Ran, RunError, Stage, Surroundings, execute, rows};
 use crate::far::near;
 use crate::random::Random;
 use crate::regime::Data;
@@ -295,6 +295,37 @@ pub fn verify_data(
     judge(&reference(problem, data, thoroughness)?, &output, generation)
 }
 
+/// Proves a few rows of a case: `generation` is one whose plans have fewer blocks than the case needs, so that a large problem is looked
+/// at in the sizes that it has. Of the rows that were written, those of one head are compared with the oracle.
+///
+/// # Errors
+/// [`Failure`]; above all where no row was written.
+pub fn verify_written_rows(device: &dyn Device, generation: &dyn Attention, case: &Case) -> Result<Measured, Failure> {
+    const MOST_ROWS: usize = 64;
+    let problem = &case.problem;
+    let judge_rows = || -> Result<Measured, Reason> {
+        generation.plan(problem, device.limits()).map_err(Error::from)?;
+        check_memory(problem)?;
+        let data = case.data();
+        device.set_schedule(case.schedule);
+        let stage = Stage::new(device, problem, &data, Surroundings::Exact)?;
+        let ran = stage.run(generation)?;
+        stage.check_inputs()?;
+        let output = ran.so_far(device)?;
+        let near = near(problem);
+        let is_written = |row: [usize; 3]| output.row(&near, row).iter().all(|bits| *bits != POISON);
+        let written: Vec<[usize; 3]> = rows(&near).filter(|row| is_written(*row)).collect();
+        let Some([batch, head, _]) = written.first().copied() else {
+            return Err(Reason::Unjudged { rows: 0 });
+        };
+        let of_head = written.iter().filter(|row| row[..2] == [batch, head]);
+        let queries: Vec<usize> = of_head.map(|row| row[2]).take(MOST_ROWS).collect();
+        let few = Rows { batches: vec![batch], heads: vec![head], queries };
+        judge(&Reference::compute(&near, &data.inputs(), Some(&few))?, &output, generation)
+    };
+    judge_rows().map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
+}
+
 /// Runs once, with guards around the tensors, and then again and again with nothing around them: always the same bits.
 fn run_alone(
     device: &dyn Device,
@@ -434,6 +465,23 @@ impl Question {
             judge(reference, &output, generation)
         };
         run().map(drop).map_err(|reason| Failure::new(device, generation, case, MATCHES_REFERENCE, reason))
+    }
+}
+
+impl Question {
+    /// The oracle's verdict on an output that a generation has left somewhere else: element bits, strided as the problem's output.
+    ///
+    /// # Errors
+    /// [`Failure`] where it is wrong, or no row can be judged.
+    pub fn judge_output(&self, device: &dyn Device, generation: &dyn Attention, out: &[u16]) -> Result<(), Failure> {
+        let tolerance = Tolerance { factor: generation.generation().accuracy.factor(), ..Tolerance::default() };
+        let failed = |reason: Reason| Failure::new(device, generation, &self.case, MATCHES_REFERENCE, reason);
+        let judged =
+            self.reference.judge(&Found { out, lse: None }, &tolerance).map_err(|reason| failed(reason.into()))?;
+        match judged.judged {
+            Judged { rows, .. } if judged.judged.is_nothing() => Err(failed(Reason::Unjudged { rows })),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -6,7 +6,9 @@
 pub struct Readme;
 
 pub mod cost_table;
+pub mod evolve;
 pub mod files;
+pub mod findings;
 pub mod gate;
 pub mod packs;
 pub mod scaffold;

@@ -3,7 +3,7 @@
 use crate::tensors::check;
 use crate::{
     Accuracy, Budget, Buffer, Device, DeviceLimits, Extensions, LaunchPlan, Params, Prepared, Problem, ReadyLaunch,
-    Result, Specialisation, Tensors, Tunable, Unsupported, View,
+    Result, Specialisation, Tensors, Tunable, TunedChoice, Unsupported, View,
 };
 
 /// What a generation is: everything that the harness needs to know, so that it never asks for the id.
@@ -48,8 +48,32 @@ pub trait Attention: Sync {
         let Generation { id: generation, takes, .. } = *self.generation();
         match problem.extensions().first_not_in(takes) {
             Some(extension) => Err(Unsupported::Extension { generation, extension }),
-            None => self.decide(problem, limits),
+            None => match self.choices().iter().find(|choice| choice.suits(problem, limits)) {
+                None => self.decide(problem, limits),
+                Some(choice) => self.chosen(problem, limits, choice.kernel),
+            },
         }
+    }
+
+    /// The plan that launches a kernel of the table first; the decided one where no plan does.
+    ///
+    /// # Errors
+    /// As [`decide`](Self::decide).
+    fn chosen(
+        &self,
+        problem: &Problem,
+        limits: &DeviceLimits,
+        kernel: &str,
+    ) -> std::result::Result<LaunchPlan, Unsupported> {
+        let decided = self.decide(problem, limits)?;
+        let launches = |plan: &LaunchPlan| plan.launches.first().is_some_and(|launch| launch.kernel.name == kernel);
+        Ok(self.alternatives(problem, limits).into_iter().find(launches).unwrap_or(decided))
+    }
+
+    /// Cells of problems for which a search has found another kernel to be faster than the one that [`decide`](Self::decide) takes. By
+    /// default none.
+    fn choices(&self) -> &'static [TunedChoice] {
+        &[]
     }
 
     /// Every plan that would be right for a problem which the generation takes, the one that [`decide`](Self::decide) makes
@@ -57,7 +81,7 @@ pub trait Attention: Sync {
     ///
     /// By default the decided one alone.
     fn alternatives(&self, problem: &Problem, limits: &DeviceLimits) -> Vec<LaunchPlan> {
-        self.plan(problem, limits).into_iter().collect()
+        self.decide(problem, limits).into_iter().collect()
     }
 
     /// The numbers that its kernels are compiled with and that a search may choose otherwise. By default none.

@@ -31,6 +31,7 @@
 //! crate is the only one that names cudarc or the interpreter. It compiles no kernel, reads no file and prints nothing.
 
 mod attention;
+mod choice;
 mod device;
 mod dtype;
 mod error;
@@ -46,6 +47,7 @@ mod specialisation;
 mod tensors;
 
 pub use attention::{Attention, Generation};
+pub use choice::TunedChoice;
 #[cfg(feature = "nccl")]
 pub use device::cuda::nccl::{NCCL_ID_BYTES, Nccl, NcclId, Stop, Transfer, nccl_version};
 pub use device::cuda::{Cuda, DriverAnswer, driver_present};

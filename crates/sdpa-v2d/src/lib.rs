@@ -9,9 +9,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod choices;
+
 use sdpa_core::{
     Accuracy, Architecture, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan,
-    PackedPtx, Problem, Specialisation, Tunable, Unsupported, for_both_dtypes, require,
+    PackedPtx, Problem, Specialisation, Tunable, TunedChoice, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v2d`.
@@ -83,6 +85,10 @@ impl Attention for V2d {
         let mut plans: Vec<_> = [true, false].into_iter().flat_map(|large| plan_with(problem, limits, large)).collect();
         plans.dedup();
         plans
+    }
+
+    fn choices(&self) -> &'static [TunedChoice] {
+        choices::CHOICES
     }
 
     fn tunables(&self) -> &'static [Tunable] {

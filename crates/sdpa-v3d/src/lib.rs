@@ -9,9 +9,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod choices;
+
 use sdpa_core::{
     Accuracy, Attention, Budget, DeviceLimits, Dtype, Extensions, Generation, Launch, LaunchPlan, PackedPtx, Problem,
-    SizeRange, Specialisation, TileBoxes, Tunable, Unsupported, for_both_dtypes, require,
+    SizeRange, Specialisation, TileBoxes, Tunable, TunedChoice, Unsupported, for_both_dtypes, require,
 };
 
 /// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v3d`.
@@ -84,6 +86,10 @@ impl Attention for V3d {
             (0..3).flat_map(|tile| plan_with(problem, limits, |tiles| tile.min(tiles.len() - 1))).collect();
         plans.dedup();
         plans
+    }
+
+    fn choices(&self) -> &'static [TunedChoice] {
+        choices::CHOICES
     }
 
     fn tunables(&self) -> &'static [Tunable] {

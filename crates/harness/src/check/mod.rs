@@ -5,6 +5,7 @@ mod trials;
 
 use std::sync::{Mutex, PoisonError};
 
+use ptx_interp::FindingKind;
 use rayon::prelude::*;
 use sdpa_core::{Attention, Device, Finding, Reports};
 use sdpa_ref::Judged;
@@ -12,7 +13,7 @@ use sdpa_toolchain::KernelTexts;
 
 use crate::case::Case;
 use crate::coverage::Executed;
-use crate::execute::{Stage, Surroundings};
+use crate::execute::{Stage, Surroundings, execute_into_unwritten};
 use crate::first_runs::FirstRuns;
 use crate::regime::Data;
 use crate::verify::{Failure, MATCHES_REFERENCE, Question, verify};
@@ -93,6 +94,47 @@ pub fn check(
     }
     let runs = trials.len() * usize::try_from(seeds).unwrap_or(usize::MAX);
     Ok(Checked { generation: generation.generation().id, runs, judged, faults, executed, first_runs })
+}
+
+/// What is found if a trial's output was never written before: a kernel that reads what its last call left there. `None` if nothing
+/// is found.
+///
+/// # Errors
+/// A [`Failure`] that is no verdict: a kernel that does not load, or a trial that the generation declines.
+pub fn reads_output(
+    generation: &'static dyn Attention,
+    trial: &Trial,
+    texts: &KernelTexts,
+) -> Result<Option<Checked>, Box<Failure>> {
+    let device = texts.interpreter();
+    let case = &trial.case;
+    device.set_schedule(case.schedule);
+    let subject = trial.subject(generation);
+    let ran = execute_into_unwritten(&device, &subject, &case.problem, &case.data());
+    let is_read = |finding: &Finding| {
+        let written_by_it = ["`output`", "`lse`"].iter().any(|name| finding.message.contains(name));
+        finding.kind == FindingKind::UninitializedRead && written_by_it
+    };
+    let mut findings = device.take_reports().findings;
+    let others = findings.len();
+    findings.retain(is_read);
+    if findings.is_empty() && others > 0 {
+        // What else is found is for the checks of a whole run.
+        return Ok(None);
+    }
+    if findings.is_empty() {
+        let failed = |error| Box::new(Failure::new(&device, generation, case, MATCHES_REFERENCE, error));
+        return ran.map(|()| None).map_err(failed);
+    }
+    let fault = |finding| Fault { what: What::Finding(Box::new(finding)), trial: trial.clone(), again: 0 };
+    Ok(Some(Checked {
+        generation: generation.generation().id,
+        runs: 1,
+        judged: Judged::default(),
+        faults: findings.into_iter().map(fault).collect(),
+        executed: Vec::new(),
+        first_runs: FirstRuns::default(),
+    }))
 }
 
 fn try_trial(

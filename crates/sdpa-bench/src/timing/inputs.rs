@@ -3,7 +3,7 @@
 use sdpa_core::{Buffer, Device, Error, Operand, Problem, Tensors};
 
 use harness::case::Case;
-use harness::execute::to_bytes;
+use harness::execute::{POISON, to_bytes};
 use harness::extension_tensors::ExtensionTensors;
 use harness::regime::{Data, ExtensionData};
 
@@ -81,6 +81,29 @@ impl InputSets {
     #[expect(clippy::len_without_is_empty, reason = "there is always a set")]
     pub fn len(&self) -> usize {
         self.sets.len()
+    }
+
+    /// Fills every output with poison, so that what is there afterwards was written afterwards.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn poison(&self, device: &dyn Device) -> Result<(), Error> {
+        self.sets.iter().map(|set| &set.operands[3]).try_for_each(|output| {
+            device.write(output, 0, &POISON.to_le_bytes().repeat(output.bytes() / size_of::<u16>()))
+        })
+    }
+
+    /// The element bits of every set's output.
+    ///
+    /// # Errors
+    /// The device's, or what the queued work failed with.
+    pub fn outputs(&self, device: &dyn Device) -> Result<Vec<Vec<u16>>, Error> {
+        let read = |set: &Set| {
+            let mut bytes = vec![0; set.operands[3].bytes()];
+            device.read(&set.operands[3], 0, &mut bytes)?;
+            Ok(bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect())
+        };
+        self.sets.iter().map(read).collect()
     }
 
     /// The tensors of a pass.

@@ -232,7 +232,10 @@ impl<'d> Prepared<'d> {
         let recording = record(passes)?;
         let mut warm = Duration::ZERO;
         let mut replay = recording.replay(1)?;
-        while warm < options.warm_up {
+        for _ in 0..MOST_WARMING {
+            if warm >= options.warm_up {
+                break;
+            }
             replay = recording.replay(1)?;
             warm += replay;
         }
@@ -282,10 +285,13 @@ impl Prepared<'_> {
     }
 }
 
-impl Contender for Prepared<'_> {
-    type Error = Error;
+impl Prepared<'_> {
+    /// Passes of one turn of the recording, every set of tensors among them.
+    pub fn passes(&self) -> u32 {
+        self.passes
+    }
 
-    fn sample(&mut self) -> Result<Sample, Error> {
+    fn turn(&self) -> Result<Sample, Error> {
         let (counted, watts) = match self.regime {
             Regime::Short => (self.short(), None),
             Regime::Sustained => {
@@ -300,10 +306,30 @@ impl Contender for Prepared<'_> {
     }
 }
 
+impl Contender for Prepared<'_> {
+    type Error = Error;
+
+    fn sample(&mut self) -> Result<Sample, Error> {
+        self.turn()
+    }
+}
+
+/// For a caller that goes on using it afterwards.
+impl Contender for &Prepared<'_> {
+    type Error = Error;
+
+    fn sample(&mut self) -> Result<Sample, Error> {
+        self.turn()
+    }
+}
+
 /// Replays of this length that take so long together, at least one.
 fn replays_in(long: Duration, replay: Duration) -> u32 {
     (long.as_secs_f64() / replay.as_secs_f64().max(1e-9)).ceil().clamp(1.0, 1e6) as u32
 }
+
+/// Replays that warm up, at most: a clock that stands still must not go on for ever.
+const MOST_WARMING: usize = 10_000;
 
 /// A recording longer than this is not replayed only to refresh caches, which it outlasts.
 const REFRESHING: Duration = Duration::from_millis(5);

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use harness::case::Case;
-use harness::check::{Checked, Fault, SHOWN, Trial, What, check, render, trials};
-use ptx_interp::SourceFrame;
+use harness::check::{SHOWN, Trial, check, render, trials};
+use sdpa_cli::findings::Report;
 use sdpa_core::Attention;
-use serde::Serialize;
 
 use super::{FAILED, Outcome, all_generations, bar, kernel_texts_or_packed, subject};
 
@@ -41,51 +40,6 @@ pub(crate) struct Check {
     json: bool,
 }
 
-#[derive(Serialize)]
-struct CheckJson {
-    generation: &'static str,
-    runs: usize,
-    judged_rows: usize,
-    unjudged_rows: usize,
-    findings: Vec<Entry>,
-}
-
-/// A finding, as a program reads it.
-#[derive(Serialize)]
-struct Entry {
-    kind: String,
-    message: String,
-    /// What would have ordered the accesses, if that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    missing: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    places: Vec<Place>,
-    case: String,
-    again: usize,
-    repeat: String,
-}
-
-#[derive(Serialize)]
-struct Place {
-    file: Option<String>,
-    line: Option<u32>,
-    /// The lines that lead there, outermost first; the last one is the line itself.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    frames: Vec<Frame>,
-    ptx_line: u32,
-    ptx: String,
-    thread: String,
-}
-
-/// A line of source on the way to an instruction.
-#[derive(Serialize)]
-struct Frame {
-    file: String,
-    line: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    function: Option<String>,
-}
-
 impl Check {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let subjects: Vec<&'static dyn Attention> = match self.generations.as_slice() {
@@ -104,7 +58,7 @@ impl Check {
             let checked = checked.map_err(|failure| failure.reason.to_string())?;
             is_clean &= checked.faults.is_empty();
             if self.json {
-                reports.push(report(&checked));
+                reports.push(Report::of(&checked));
             } else {
                 write!(out, "{}", render(&checked, if self.all { usize::MAX } else { SHOWN }))?;
                 out.flush()?;
@@ -127,36 +81,4 @@ impl Check {
         trials.truncate(self.cases.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX)));
         Ok(trials)
     }
-}
-
-impl Frame {
-    fn of(frame: &SourceFrame) -> Self {
-        Self { file: frame.file.clone(), line: frame.line, function: frame.function.clone() }
-    }
-}
-
-fn report(checked: &Checked) -> CheckJson {
-    let entry = |fault: &Fault| {
-        let (kind, message, missing, places) = match &fault.what {
-            What::Finding(finding) => {
-                let places = std::iter::once(&finding.place).chain(&finding.other).map(|place| Place {
-                    file: place.source.as_ref().map(|source| source.file.clone()),
-                    line: place.source.as_ref().map(|source| source.line),
-                    frames: place.source.iter().flat_map(|source| &source.frames).map(Frame::of).collect(),
-                    ptx_line: place.ptx_line,
-                    ptx: place.ptx.clone(),
-                    thread: place.thread.to_string(),
-                });
-                let missing = finding.missing.map(|missing| missing.to_string());
-                (finding.kind.name().to_owned(), finding.message.clone(), missing, places.collect())
-            }
-            What::Wrong(failure) => ("wrong result".to_owned(), failure.reason.to_string(), None, Vec::new()),
-        };
-        let repeat = fault.trial.repeat_command(checked.generation);
-        Entry { kind, message, missing, places, case: fault.trial.to_string(), again: fault.again, repeat }
-    };
-    let findings = checked.faults.iter().map(entry).collect();
-    let Checked { generation, runs, judged, .. } = *checked;
-    let judged_rows = judged.rows - judged.unjudged;
-    CheckJson { generation, runs, judged_rows, unjudged_rows: judged.unjudged, findings }
 }

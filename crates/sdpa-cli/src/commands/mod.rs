@@ -6,6 +6,7 @@ pub(crate) mod build_ptx;
 pub(crate) mod check;
 pub(crate) mod counters;
 pub(crate) mod coverage;
+pub(crate) mod evolve;
 pub(crate) mod gate;
 mod judged;
 pub(crate) mod list;

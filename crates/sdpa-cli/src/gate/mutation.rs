@@ -50,6 +50,17 @@ pub fn mutation(
     judge(who.id, &scores, seed)
 }
 
+/// The same, each change of the sample tried whatever time it takes, so that two runs say the same.
+pub fn mutation_of(
+    generation: &'static dyn Attention,
+    count: usize,
+    seed: u64,
+    texts: &KernelTexts,
+    progress: Progress<'_>,
+) -> Outcome {
+    mutation(generation, count, seed, Duration::MAX, texts, progress)
+}
+
 /// How many of `total` may go unnoticed: the share that may, and two standard deviations of what a sample finds of it.
 fn allowed(total: usize) -> usize {
     let (total, missed) = (total as f64, 1.0 - NOTICED);

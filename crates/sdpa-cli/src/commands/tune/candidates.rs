@@ -70,6 +70,21 @@ impl Candidate {
         found.iter().all(|found| *found).then(|| Self { changes: all, plan, ..self.clone() })
     }
 
+    /// The candidate with a label: one of these plans, some of its numbers changed.
+    pub(super) fn labelled(label: &str, chosen: &Self, others: &[Self], limits: &DeviceLimits) -> Option<Self> {
+        let mut words = label.split(' ');
+        let kernel = words.next()?;
+        let changes: Vec<Change> = words
+            .map(|word| {
+                let (define, value) = word.split_once('=')?;
+                Some(Change { define: define.to_owned(), value: value.to_owned() })
+            })
+            .collect::<Option<_>>()?;
+        let mut plans = std::iter::once(chosen).chain(others).filter(|plan| plan.changes.is_empty());
+        let plan = plans.find(|plan| plan.kernel == kernel)?;
+        if changes.is_empty() { Some(plan.clone()) } else { plan.changed(&changes, limits) }
+    }
+
     /// `f16_d128` or `f16_d128 TILE_KEYS=32`.
     pub(super) fn label(&self) -> String {
         let changes = self.changes.iter().map(|change| format!(" {change}"));
@@ -198,6 +213,17 @@ mod tests {
         assert!(launch.kernel.defines.contains(&"TILE_KEYS=64"), "{:?}", launch.kernel.defines);
         assert!(launch.shared_bytes < chosen.plan.launches[0].shared_bytes);
         assert_eq!(changed.plan(&problem, &DeviceLimits::H200).unwrap(), changed.plan);
+    }
+
+    #[test]
+    fn a_label_reads_back() {
+        let problem = Problem::new(1, 8, 512, 64).build().unwrap();
+        let chosen = of("v2d", &problem);
+        let changed = chosen.changed(&[change("TILE_KEYS", "64")], &DeviceLimits::H200).unwrap();
+        let labelled = |label: &str| Candidate::labelled(label, &chosen, &[], &DeviceLimits::H200);
+        assert_eq!(labelled(&changed.label()).unwrap().plan, changed.plan);
+        assert_eq!(labelled(&chosen.label()).unwrap().plan, chosen.plan);
+        assert!(labelled("f16_d96").is_none() && labelled("f16_d64_m64 TILE_KEYS").is_none());
     }
 
     #[test]

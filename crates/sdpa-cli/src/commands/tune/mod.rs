@@ -1,6 +1,7 @@
 //! `sdpa tune`: a search over what a generation could have chosen, each candidate proven before it is timed.
 
 mod candidates;
+mod choices;
 mod search;
 
 use std::io::Write;
@@ -53,6 +54,16 @@ pub(crate) struct Tune {
     /// already, of the same kernels on the same device, are not searched again
     #[arg(long, value_name = "FILE")]
     record: Option<std::path::PathBuf>,
+    /// Search nothing: say for each problem what is chosen and why, with what the records hold of it
+    #[arg(long)]
+    explain: bool,
+    /// Search nothing: make the generation's table of choices from the record. A cell needs a kernel of the table that was faster, and
+    /// was so again in a process of its own
+    #[arg(long, requires = "record", conflicts_with = "explain")]
+    adopt: bool,
+    /// Measure this candidate alone, for the search that found it
+    #[arg(long, value_name = "CANDIDATE", hide = true)]
+    only: Option<String>,
 }
 
 /// `TILE_KEYS=32,64`.
@@ -103,7 +114,15 @@ struct Searched {
 impl Tune {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
         let generation = generation(&self.generation)?;
+        if self.adopt {
+            let path = self.record.as_deref().ok_or("--adopt needs --record FILE")?;
+            return choices::adopt(out, generation, path);
+        }
         let sweeps = self.problems.sweeps()?;
+        if self.explain {
+            let cases = sweeps.iter().flat_map(|sweep| &sweep.cases);
+            return choices::explain(out, generation, cases, self.record.as_deref());
+        }
         let checkout = Checkout::find()?;
         let sources = checkout.sources()?;
         let compiler = Nvrtc::find(&checkout)?;
@@ -129,7 +148,7 @@ impl Tune {
             let key = self.key(generation, &sources)?;
             let problem = case.to_string();
             let search = Searched { problem: problem.clone(), key: key.clone(), device: device.name() };
-            if recorded.contains(&search) {
+            if self.only.is_none() && recorded.contains(&search) {
                 writeln!(out, "  searched already: see the record")?;
                 continue;
             }
@@ -152,10 +171,19 @@ impl Tune {
                 },
                 combines: self.defines.is_empty(),
             };
-            let found = match keeps_time(&*device) {
+            if let Some(label) = &self.only {
+                let candidate = Candidate::labelled(label, &chosen, &first, device.limits());
+                let candidate = candidate.ok_or_else(|| format!("{}: no candidate {label}", self.generation))?;
+                writeln!(out, "{}", serde_json::to_string(&race.alone(chosen, candidate)?)?)?;
+                continue;
+            }
+            let mut found = match keeps_time(&*device) {
                 true => race.by_time(chosen, first)?,
                 false => race.by_counters(chosen, first)?,
             };
+            if let Some(best) = found.faster() {
+                found.confirmed = self.confirmed(case, &best)?;
+            }
             write!(out, "{}", found.table(keeps_time(&*device)))?;
             for rejected in &found.rejected {
                 let reason = rejected.reason.trim().lines().next().unwrap_or_default();
@@ -177,6 +205,19 @@ impl Tune {
             recorded.push(search);
         }
         Ok(if right { ExitCode::SUCCESS } else { ExitCode::from(super::FAILED) })
+    }
+
+    /// The winner measured again, in a process whose modules no other launch has touched; `None` if it could not be.
+    fn confirmed(&self, case: &Case, label: &str) -> Result<Option<search::Standing>, Box<dyn std::error::Error>> {
+        let mut again = std::process::Command::new(std::env::current_exe()?);
+        again.args(["tune", &self.generation, "--case", &case.to_string(), "--only", label]);
+        again.args(["--sample-ms", &self.sample_ms.to_string(), "--seed", &self.seed.wrapping_add(1).to_string()]);
+        for Values { define, values } in &self.defines {
+            again.arg("--define").arg(format!("{define}={}", values.join(",")));
+        }
+        let output = again.output()?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        Ok(said.lines().rev().find_map(|line| serde_json::from_str(line).ok()))
     }
 
     /// The other plans, and each plan with one number changed; with definitions given, every combination of these.

@@ -7,7 +7,7 @@ use harness::verify::Question;
 use sdpa_bench::timing::{self, Contender, InputSets, Options, Prepared, Timing, Verdict};
 use sdpa_core::{Device, Error};
 use sdpa_toolchain::{KernelTexts, Nvrtc, Sources};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::candidates::{self, Candidate, Change, Rejected};
 use crate::commands::bar;
@@ -29,7 +29,7 @@ pub(super) struct Search<'a> {
 }
 
 /// How a candidate stands beside what the generation chooses today.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Standing {
     /// Its kernel, and what was changed of it.
     pub(super) candidate: String,
@@ -50,7 +50,7 @@ pub(super) struct Standing {
 }
 
 /// A candidate that was not raced.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Out {
     pub(super) candidate: String,
     pub(super) reason: String,
@@ -63,13 +63,16 @@ impl From<Rejected> for Out {
 }
 
 /// What a search found, the best first.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Found {
     /// What the generation chooses today.
     pub(super) chosen: String,
     pub(super) chosen_is_right: bool,
     pub(super) standings: Vec<Standing>,
     pub(super) rejected: Vec<Out>,
+    /// The winner, measured again in a process of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) confirmed: Option<Standing>,
 }
 
 /// A candidate's time beside that of today's choice in the same race.
@@ -134,6 +137,16 @@ impl Search<'_> {
         standings.splice(0..0, raced.iter().map(Raced::standing));
         found.standings = standings;
         Ok(found)
+    }
+
+    /// One candidate beside today's choice, with as many samples as the last race has and half as many more.
+    pub(super) fn alone(&self, chosen: Candidate, candidate: Candidate) -> Result<Standing, AnyError> {
+        let mut found = Found { chosen: chosen.label(), chosen_is_right: true, ..Found::default() };
+        let label = candidate.label();
+        let ready = self.compiled(vec![candidate], &mut found)?;
+        let raced = self.race(&chosen, ready, Self::SAMPLES[2] * 3 / 2, &mut found)?;
+        let reason = || found.rejected.first().map_or_else(String::new, |out| format!(": {}", out.reason));
+        raced.first().map(Raced::standing).ok_or_else(|| format!("{label} was not timed{}", reason()).into())
     }
 
     /// Without a clock: what is right, by how many instructions it issues.
@@ -251,6 +264,12 @@ impl Search<'_> {
 }
 
 impl Found {
+    /// The candidate that is clearly faster than today's choice, if there is one.
+    pub(super) fn faster(&self) -> Option<String> {
+        let best = self.standings.first().filter(|best| best.verdict == Some(Verdict::Faster));
+        best.map(|best| best.candidate.clone())
+    }
+
     /// The best first, with what was measured beside today's choice.
     pub(super) fn table(&self, timed: bool) -> String {
         use Align::{Left, Right};
@@ -289,7 +308,18 @@ impl Found {
             (false, _) => format!("chosen today: {}. A guess: without a GPU nothing was timed", self.chosen),
             (true, Some(best)) if best.verdict == Some(Verdict::Faster) => {
                 let speedup = best.speedup.unwrap_or(1.0);
-                format!("{} is faster than what is chosen today ({}): {speedup:.3} ×", best.candidate, self.chosen)
+                let again = match &self.confirmed {
+                    Some(again) => format!(
+                        "; measured again in a process of its own: {:.3} ×, {}",
+                        again.speedup.unwrap_or(1.0),
+                        again.verdict.map_or("no verdict".to_owned(), |verdict| verdict.to_string())
+                    ),
+                    None => "; not measured again".to_owned(),
+                };
+                format!(
+                    "{} is faster than what is chosen today ({}): {speedup:.3} ×{again}",
+                    best.candidate, self.chosen
+                )
             }
             (true, Some(best)) if best.speedup.is_some_and(|speedup| speedup > 1.0) => format!(
                 "what is chosen today ({}) was not beaten clearly: {} came nearest, {:.3} ×",
@@ -321,7 +351,7 @@ mod tests {
     }
 
     fn found(standings: Vec<Standing>) -> Found {
-        Found { chosen: "d64".to_owned(), chosen_is_right: true, standings, rejected: Vec::new() }
+        Found { chosen: "d64".to_owned(), chosen_is_right: true, standings, ..Found::default() }
     }
 
     #[test]
@@ -332,7 +362,10 @@ mod tests {
         d64 STAGES=1  9.09       21     1.100  faster
         d128          12.5       21     0.800  slower
         ");
-        assert_eq!(clear.conclusion(true), "d64 STAGES=1 is faster than what is chosen today (d64): 1.100 ×");
+        assert_eq!(
+            clear.conclusion(true),
+            "d64 STAGES=1 is faster than what is chosen today (d64): 1.100 ×; not measured again"
+        );
         let unclear = found(vec![standing("d64 STAGES=1", 1.02, Verdict::Ambiguous)]);
         assert_eq!(
             unclear.conclusion(true),
