@@ -53,6 +53,7 @@ constexpr int PART_STEP = 128;
 constexpr int MOST_PARTS = 16;                  // of a row: what a warp merges at once
 constexpr int MERGED_ROWS = 16 * TILE_ROWS;     // rows times parts of a key head at most
 static_assert(PART_STEP % (KEY_GROUPS * TILE_KEYS) == 0, "the warps have equal shares");
+static_assert(LEAST_KEYS % PART_STEP == 0, "whole steps");
 
 // Numbers beyond a tensor, negative ones of a signed type among them, are its end.
 __device__ inline int bounded(unsigned number, int most) {
@@ -106,12 +107,14 @@ struct SequenceWork {
         // Both ends of what a row sees only grow with the row.
         first_key = visible_range(params, own, 0).begin / PART_STEP * PART_STEP;
         const int span = max(visible_range(params, own, own.len_q - 1).end - first_key, 0);
-        // Many rows are work enough for many blocks, and too much to merge.
-        const int most = rows <= TILE_ROWS ? MOST_PARTS : max(MERGED_ROWS / rows, 1);
-        const int wanted = min(max(span / LEAST_KEYS, 1), most);
-        const int even = wanted == 1 ? span : (span + wanted - 1) / wanted;
-        part_keys = max((even + PART_STEP - 1) / PART_STEP * PART_STEP, PART_STEP);
-        parts = max((span + part_keys - 1) / part_keys, 1);
+        // Many rows are work enough for many blocks, and too much to merge: half as many parts for
+        // twice as many rows.
+        int most = MOST_PARTS;
+        for (int few = TILE_ROWS; rows > few && most > 1; few *= 2) most /= 2;
+        const int even = (span + most - 1) >> __ffs(most) - 1;
+        part_keys = max((even + PART_STEP - 1) / PART_STEP * PART_STEP, LEAST_KEYS);
+        parts = 1;
+        if (span > part_keys) parts = static_cast<unsigned>(span + part_keys - 1) / part_keys;
     }
 
     __device__ int units(const PagedParams& params) const { return params.heads_kv * tiles * parts; }
@@ -147,16 +150,14 @@ struct Walk {
     int tile;
     int left;
 
-    // The next unit that has something to do; none at the end.
-    __device__ Unit next(const PagedParams& params) {
-        Unit unit;
+    // Describes the next unit that has something to do; none at the end.
+    __device__ void next(const PagedParams& params, Unit& unit) {
         unit.rows = 0;
         unit.key_tiles = 0;
         while (left > 0 && unit.rows == 0) {
             describe(params, unit);
             step(params);
         }
-        return unit;
     }
 
     __device__ void describe(const PagedParams& params, Unit& unit) const {
@@ -187,10 +188,15 @@ struct Walk {
         unit.first_part = 0;
         unit.parts = 1;
         if (work.parts > 1 && !sees_none) {
-            const unsigned keys = work.part_keys;
-            unit.first_part = static_cast<unsigned>(first.begin - work.first_key) / keys;
-            unit.parts = static_cast<unsigned>(last.end - work.first_key + keys - 1) / keys;
-            unit.parts -= unit.first_part;
+            unit.parts = work.parts;
+            // INSIGHT: a division takes more than a hundred cycles, and nothing can be loaded
+            // before: it is left out where all rows see the same parts.
+            if (work.tiles > 1) {
+                const unsigned keys = work.part_keys;
+                unit.first_part = static_cast<unsigned>(first.begin - work.first_key) / keys;
+                unit.parts = static_cast<unsigned>(last.end - work.first_key + keys - 1) / keys;
+                unit.parts -= unit.first_part;
+            }
         }
     }
 
@@ -224,7 +230,7 @@ struct Walk {
             while (work.tiles == 0) work = SequenceWork(params, ++sequence);
             return;
         }
-        const unsigned head_part = unit / work.tiles;
+        const unsigned head_part = work.tiles == 1 ? unit : unit / work.tiles;
         tile = unit - head_part * work.tiles;
         head_kv = head_part / work.parts;
         part = head_part - head_kv * work.parts;
@@ -405,6 +411,7 @@ struct QueryChunks {
 class Ring {
     int number = 0;   // of the unit that the next tile is of
     int index = 0;    // of that tile among the warp's of that unit
+    int count;        // of the warp's tiles of that unit
     int loaded = 0;   // tiles so far
     int late = -1;    // the last tile that was not loaded at its regular time
     unsigned page[2]; // of its first and its last 8 keys
@@ -422,18 +429,22 @@ public:
     }
 
     __device__ Ring(const PagedParams& params, SharedMemory& shared) {
+        count = tiles(shared.unit(0));
         find_tile(params, shared, 0);
-#pragma unroll
+#pragma unroll 1
         for (int i = 0; i < STAGES; ++i) {
-            if (exists(shared)) load_tile(params, shared, 0);
-            // Each commits even if there is none, so that counting commits counts tiles.
-            else commit_none();
+            if (exists()) {
+                load_tile(params, shared, 0);
+            } else {
+                // Each commits even if there is none, so that counting commits counts tiles.
+                commit_none();
+            }
         }
     }
 
     // Once the warp is done with tile `done` of all: loads the one that takes its place.
     __device__ void refill(const PagedParams& params, SharedMemory& shared, int current, int done) {
-        if (loaded == done + STAGES && exists(shared)) {
+        if (loaded == done + STAGES && exists()) {
             load_tile(params, shared, current);
         } else {
             commit_none();
@@ -443,8 +454,8 @@ public:
     // At a unit's begin, which may be the first that a tile is known: loads what there is room for.
     __device__ void catch_up(const PagedParams& params, SharedMemory& shared, int current,
                              int done) {
-        if (!exists(shared)) find_tile(params, shared, current);
-        while (loaded < done + STAGES && exists(shared)) {
+        if (!exists()) find_tile(params, shared, current);
+        while (loaded < done + STAGES && exists()) {
             late = loaded;
             load_tile(params, shared, current);
         }
@@ -454,9 +465,7 @@ public:
     __device__ bool is_late(int tile) const { return tile <= late; }
 
 private:
-    __device__ bool exists(SharedMemory& shared) const {
-        return index < tiles(shared.unit(number));
-    }
+    __device__ bool exists() const { return index < count; }
 
     __device__ static void commit_none() {
         cp_async_commit();
@@ -464,7 +473,10 @@ private:
     }
 
     __device__ void load_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        const Unit& unit = shared.unit(number);
+        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again behind
+        // every copy instruction, each of which may have written there: that took twice as long as
+        // all the rest.
+        const Unit unit = shared.unit(number);
         const int group = threadIdx.x / WARP_SIZE;
         const int stage = ring_stage<STAGES>(loaded);
         const int key = tile_key(unit, index);
@@ -480,12 +492,13 @@ private:
     // Goes on to the next unit that has a tile for the warp, as far as units are described, and
     // asks for the tile's pages: by the time it is loaded they are here.
     __device__ void find_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        while (index >= tiles(shared.unit(number))) {
+        while (index >= count) {
             if (number + 1 >= current + AHEAD || shared.unit(number).rows == 0) return;
             ++number;
             index = 0;
+            count = tiles(shared.unit(number));
         }
-        const Unit& unit = shared.unit(number);
+        const Unit unit = shared.unit(number);
         const int key = tile_key(unit, index);
         page[0] = page[1] = params.sequences ? 0 : unit.sequence;
         if (!params.block_table) return;
@@ -908,7 +921,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     if (threadIdx.x < WARP_SIZE) {
         locate(params, shared.walk);
         if (threadIdx.x == 0) {
-            for (int i = 0; i < AHEAD; ++i) shared.unit(i) = shared.walk.next(params);
+            for (int i = 0; i < AHEAD; ++i) shared.walk.next(params, shared.unit(i));
         }
     }
     __syncthreads();
@@ -926,13 +939,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         const Unit& unit = shared.unit(number);
         if (unit.rows == 0) break;
         ring.catch_up(params, shared, number, done);
-        if (threadIdx.x == 0) shared.unit(number + AHEAD) = shared.walk.next(params);
 
         WarpRows rows(params, lane_start.query);
         const int end = done + Ring::tiles(unit);
 #pragma unroll 1
         for (int index = 0; done < end; ++index, ++done) {
             const int key = Ring::tile_key(unit, index);
+            const bool is_whole = key >= unit.whole.begin && key + TILE_KEYS <= unit.whole.end;
             auto stage = lane_start;
             stage.key += ring_offset<STAGES>(done, sizeof(KeyTile));
             stage.value += ring_offset<STAGES>(done, sizeof(KeyTile));
@@ -946,7 +959,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
             WarpRows::Scores score = {};
             rows.multiply_keys(score, stage);
             if (params.softcap > 0.0f) WarpRows::cap_scores(params, score);
-            if (key < unit.whole.begin || key + TILE_KEYS > unit.whole.end) {
+            if (!is_whole) {
                 WarpRows::mask_scores(score, [&](int row) {
                     const unsigned packed = unit.first_row + min(row, unit.rows - 1);
                     const int query = packed / static_cast<unsigned>(group_of(params));
@@ -964,9 +977,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 
         rows.hand_over(shared.parts, unit.rows);
         __syncthreads();
-        const Unit& next = shared.unit(number + 1);
-        const QueryChunks next_query(params, next);
+        const QueryChunks next_query(params, shared.unit(number + 1));
         merge_groups(params, shared, unit);
+        // The last warp has the fewest rows to merge.
+        if (threadIdx.x == THREADS - WARP_SIZE) shared.walk.next(params, shared.unit(number + AHEAD));
         next_query.store(params, shared);
         if (unit.parts == 1) {
             __syncthreads();

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sdpa_core::{Dtype, Layout, Mask, Operand, Packing, Problem, ProblemBuilder, ProblemError, Strides, Window};
+use sdpa_core::{
+    Dtype, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, ProblemBuilder, ProblemError, Strides, Window,
+};
 
 use crate::far::near;
 use crate::regime::{Data, ExtensionData, Regime, UnknownRegime, cumulative};
@@ -14,6 +16,8 @@ use crate::regime::{Data, ExtensionData, Regime, UnknownRegime, cumulative};
 /// `b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3`.
 /// What is left out is the default: one sequence, one head, full mask, `bhld`, scale 1/√d, `normal`, seeds 0, and lengths of packed
 /// sequences that the seed draws. `lengths=32x512,7` are 512 sequences of 32 and one of 7, queries and keys alike.
+/// `pages=16,40,3` are pages of 16 keys, of which there are 40, and a table 3 entries wide; `pages=16` has as many and as
+/// wide as the sequences need. `page-lists=16,40,50` are lists of pages, of 50 entries together.
 #[derive(Clone, PartialEq)]
 pub struct Case {
     /// What to attend over.
@@ -260,6 +264,8 @@ struct Parts {
     lengths: Option<Vec<usize>>,
     window: Option<Window>,
     softcap: Option<f32>,
+    /// Lists, and the numbers given.
+    paging: Option<(bool, Vec<usize>)>,
     key_lengths: bool,
     sinks: bool,
     slopes: bool,
@@ -337,6 +343,14 @@ impl Parts {
             "lengths" => {
                 self.lengths = Some(runs(word, value)?);
                 "lengths"
+            }
+            "pages" | "page-lists" => {
+                let numbers: Vec<usize> = value.split(',').map(|text| number(word, text)).collect::<Result<_, _>>()?;
+                if ![1, 3].contains(&numbers.len()) {
+                    return Err(CaseError::Number { word: word.to_owned() });
+                }
+                self.paging = Some((key == "page-lists", numbers));
+                "pages"
             }
             "seed" => {
                 self.seed = number(word, value)?;
@@ -432,6 +446,17 @@ impl Parts {
         ] {
             builder = if asked { ask(builder) } else { builder };
         }
+        if let Some((lists, numbers)) = self.paging {
+            let sequences = self.packing.map_or(self.batch.unwrap_or(1), |packing| packing.sequences);
+            let (page, own) = (numbers[0], len_kv.div_ceil(numbers[0].max(1)));
+            let all = own.saturating_mul(sequences);
+            let [pages, entries] = match numbers[1..] {
+                [pages, entries] => [pages, entries],
+                _ => [all, if lists { all } else { own }],
+            };
+            let table = if lists { PageTable::Lists { entries } } else { PageTable::Rows { width: entries } };
+            builder = builder.paged(Paging { page, pages, table });
+        }
         for (operand, strides) in Operand::ALL.into_iter().zip(self.strides) {
             if let Some(strides) = strides {
                 builder = builder.strides(operand, strides);
@@ -485,6 +510,8 @@ mod tests {
         for text in [
             "b1 h4 q40 kv70 d64 f16 causal packed=5,17,30 window=63,all softcap=30 sinks slopes blhd normal seed=3",
             "b3 h2 L70 d64 bf16 full key-lengths window=0,12 normal seed=0",
+            "b3 h4/2 q2 kv70 d64 bf16 causal key-lengths pages=16,40,6 normal seed=1",
+            "b1 h4/2 q9 kv70 d64 bf16 causal packed=5,4,70 key-lengths page-lists=8,50,45 blhd normal seed=1",
             "b1 h4/2 L70 d64 bf16 causal packed=5,17,30 sinks lengths=17x3,2,17 blhd normal seed=3",
         ] {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);

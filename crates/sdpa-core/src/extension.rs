@@ -125,11 +125,14 @@ impl Paging {
         keys.div_ceil(self.page)
     }
 
-    /// Entries of the table, for so many sequences.
-    pub(crate) fn entries(&self, sequences: usize, most_keys: usize) -> usize {
+    /// Entries that the table has at least, for so many sequences of at most so many keys.
+    pub fn entries(&self, sequences: usize, most_keys: usize) -> usize {
         match self.table {
             // What follows the last sequence's last page need not be there.
-            PageTable::Rows { width } => sequences.saturating_sub(1) * width + self.pages_of(most_keys) * sequences.min(1),
+            PageTable::Rows { width } => match sequences {
+                0 => 0,
+                _ => (sequences - 1) * width + self.pages_of(most_keys),
+            },
             PageTable::Lists { entries } => entries,
         }
     }

@@ -366,6 +366,26 @@ impl Problem {
         }
     }
 
+    /// The same problem with contiguous keys and values; those of packed sequences are packed, as many as `lengths` say of
+    /// each sequence.
+    ///
+    /// # Errors
+    /// A [`ProblemError`] where the lengths add up to more than a tensor holds.
+    pub fn unpaged(&self, lengths: &[u32]) -> Result<Self, ProblemError> {
+        let mut builder = self.to_builder();
+        builder.paging = None;
+        for operand in [Operand::Key, Operand::Value] {
+            builder.strides[operand as usize] = None;
+            builder.layouts[operand as usize] = if self.packing.is_some() { Layout::Blhd } else { Layout::Bhld };
+        }
+        if let Some(packing) = &mut builder.packing {
+            builder.key_lengths = false;
+            builder.len_kv = lengths.iter().fold(0_usize, |total, length| total.saturating_add(*length as usize));
+            packing.longest_kv = lengths.iter().copied().max().unwrap_or(0) as usize;
+        }
+        builder.build()
+    }
+
     /// The keys that a query of a sequence sees; positions count from the tensors' first rows. [`visible_keys`](Self::visible_keys)
     /// with everything that may narrow it.
     pub fn visible(&self, sequence: &Sequence, query: usize) -> Range<usize> {
@@ -601,9 +621,13 @@ impl ProblemBuilder {
 
     /// Keys and values lie in pages: [`Tensors::with_pages`](crate::Tensors::with_pages) or
     /// [`with_page_lists`](crate::Tensors::with_page_lists). How many keys each sequence has stands on the device. Of packed
-    /// sequences the queries alone are packed then.
+    /// sequences the queries alone are packed then. Strides of key and value that were given before are forgotten: theirs are
+    /// of `[pages, heads_kv, page, head_dim]`.
     pub fn paged(mut self, paging: Paging) -> Self {
         self.paging = Some(paging);
+        for operand in [Operand::Key, Operand::Value] {
+            self.strides[operand as usize] = None;
+        }
         self.key_lengths = true;
         self
     }

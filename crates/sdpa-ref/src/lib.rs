@@ -27,6 +27,7 @@ mod ideal;
 mod inputs;
 mod likeness;
 mod oracle;
+mod paged;
 mod pattern;
 mod report;
 mod scoring;
@@ -35,6 +36,7 @@ mod tolerance;
 mod verdict;
 
 pub use ideal::Ideal;
+pub use paged::Unpaged;
 pub use inputs::{ExtensionInputs, Inputs, ReferenceError, Rows};
 pub use likeness::likeness;
 pub use oracle::Oracle;

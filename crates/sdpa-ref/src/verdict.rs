@@ -3,6 +3,7 @@
 use sdpa_core::{Operand, Problem};
 
 use crate::ideal::Ideal;
+use crate::paged::Unpaged;
 use crate::inputs::{Inputs, ReferenceError, Rows};
 use crate::oracle::Oracle;
 use crate::pattern::Tally;
@@ -119,6 +120,9 @@ impl Reference {
     /// # Errors
     /// [`ReferenceError`] where a buffer is shorter than its tensor or a row does not exist.
     pub fn compute(problem: &Problem, inputs: &Inputs<'_>, rows: Option<&Rows>) -> Result<Self, ReferenceError> {
+        if let Some(unpaged) = Unpaged::new(problem, inputs)? {
+            return Self::compute(&unpaged.problem, &unpaged.inputs(inputs), rows);
+        }
         Ok(Self { oracle: Oracle::compute(problem, inputs, rows)?, ideal: Ideal::compute(problem, inputs, rows)? })
     }
 

@@ -30,6 +30,9 @@ const TILE_ROWS: usize = 16;
 /// Queries of a sequence at most: more are work for kernels with wider tiles.
 const MOST_QUERIES: usize = 128;
 
+/// Keys of a part are a multiple of this (`PART_STEP` in `kernels/v2j.cu`).
+const PART_STEP: usize = 128;
+
 /// Keys a part at least has, where there are several (`LEAST_KEYS` of the kernels).
 const LEAST_KEYS: usize = 256;
 
@@ -164,7 +167,8 @@ fn plan(
     let tiles = rows.div_ceil(TILE_ROWS);
     // Packed sequences may have fewer rows than the longest, and so more parts.
     let most_parts = if problem.packing().is_some() { MOST_PARTS } else { parts_of(rows) };
-    let parts = (problem.len_kv() / LEAST_KEYS).clamp(1, most_parts);
+    let part_keys = problem.len_kv().div_ceil(most_parts).next_multiple_of(PART_STEP).max(LEAST_KEYS);
+    let parts = problem.len_kv().div_ceil(part_keys).max(1);
     // The host knows the longest lengths alone. What there is of them the blocks share out evenly.
     let blocks = (sequences * heads).saturating_mul(tiles * parts).min(most_blocks);
     let plan = LaunchPlan::single(Launch::new("v2j", kernel, blocks as u64, limits)?);
@@ -180,7 +184,7 @@ fn plan(
 
 /// Into how many parts the keys of so many rows may be cut.
 fn parts_of(rows: usize) -> usize {
-    if rows <= TILE_ROWS { MOST_PARTS } else { (MERGED_ROWS / rows).max(1) }
+    (MOST_PARTS / rows.div_ceil(TILE_ROWS).next_power_of_two()).max(1)
 }
 
 #[cfg(test)]
