@@ -1,11 +1,14 @@
-// V2j: decoding for servers: what a part is follows from its sequence, who computes it from the load.
+// V2j: decoding for servers: what a part is follows from its sequence, who computes it from the
+// load.
 //
 // parent: v2g
-// idea:   v2g gives each part a block of its own, whose start, merging and end nothing hides once the
-//         chip is full. Here a block stays and takes several parts in a row; its copies run ahead into
-//         the next parts while it hands over the last. A part's keys, its arithmetic and the order of
-//         merging follow from its own sequence alone, so a sequence has the same bits in every batch.
-//         Keys are found through a table of pages, of which a contiguous cache has none.
+// idea:   v2g gives each part a block of its own, whose start, merging and end nothing hides once
+// the
+//         chip is full. Here a block stays and takes several parts in a row; its copies run ahead
+//         into the next parts while it hands over the last. A part's keys, its arithmetic and the
+//         order of merging follow from its own sequence alone, so a sequence has the same bits in
+//         every batch. Keys are found through a table of pages, of which a contiguous cache has
+//         none.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements, a counter of 0 for each tile
 // build:  -DHEAD_DIM=64|128|256 -DKEY_GROUPS=4|8 -DTILE_KEYS=16 -DSTAGES=1|2|4 -DLEAST_KEYS=256
 //         -DBLOCKS_PER_SM=1; f16 or -DDTYPE_BF16
@@ -50,8 +53,8 @@ static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
 
 // Parts. They begin and end at multiples of PART_STEP keys, so that no tile is of two.
 constexpr int PART_STEP = 128;
-constexpr int MOST_PARTS = 16;                  // of a row: what a warp merges at once
-constexpr int MERGED_ROWS = 16 * TILE_ROWS;     // rows times parts of a key head at most
+constexpr int MOST_PARTS = 16;               // of a row: what a warp merges at once
+constexpr int MERGED_ROWS = 16 * TILE_ROWS;  // rows times parts of a key head at most
 static_assert(PART_STEP % (KEY_GROUPS * TILE_KEYS) == 0, "the warps have equal shares");
 static_assert(LEAST_KEYS % PART_STEP == 0, "whole steps");
 
@@ -117,7 +120,9 @@ struct SequenceWork {
         if (span > part_keys) parts = static_cast<unsigned>(span + part_keys - 1) / part_keys;
     }
 
-    __device__ int units(const PagedParams& params) const { return params.heads_kv * tiles * parts; }
+    __device__ int units(const PagedParams& params) const {
+        return params.heads_kv * tiles * parts;
+    }
     // How long one of them takes, in tiles of keys; what starts and ends it counted.
     __device__ int unit_cost() const { return part_keys / TILE_KEYS + UNIT_OVERHEAD; }
 };
@@ -135,8 +140,8 @@ struct Unit {
     KeyRange seen;   // by any row of the tile
     KeyRange whole;  // by every row
     int part;
-    int first_part;     // in which the tile's rows see keys
-    int parts;          // from there on
+    int first_part;  // in which the tile's rows see keys
+    int parts;       // from there on
     int sequence_parts;
 };
 
@@ -409,12 +414,12 @@ struct QueryChunks {
 // INSIGHT: a part of a few tiles is over before its first copy would be back. The ring does not end
 // with it: the next parts' tiles are on their way while this one is handed over and merged.
 class Ring {
-    int number = 0;   // of the unit that the next tile is of
-    int index = 0;    // of that tile among the warp's of that unit
-    int count;        // of the warp's tiles of that unit
-    int loaded = 0;   // tiles so far
-    int late = -1;    // the last tile that was not loaded at its regular time
-    unsigned page[2]; // of its first and its last 8 keys
+    int number = 0;    // of the unit that the next tile is of
+    int index = 0;     // of that tile among the warp's of that unit
+    int count;         // of the warp's tiles of that unit
+    int loaded = 0;    // tiles so far
+    int late = -1;     // the last tile that was not loaded at its regular time
+    unsigned page[2];  // of its first and its last 8 keys
 
 public:
     __device__ static int tile_key(const Unit& unit, int index) {
@@ -473,9 +478,9 @@ private:
     }
 
     __device__ void load_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again behind
-        // every copy instruction, each of which may have written there: that took twice as long as
-        // all the rest.
+        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again
+        // behind every copy instruction, each of which may have written there: that took twice as
+        // long as all the rest.
         const Unit unit = shared.unit(number);
         const int group = threadIdx.x / WARP_SIZE;
         const int stage = ring_stage<STAGES>(loaded);
@@ -532,13 +537,24 @@ private:
         for (int half = 0; half < TILE_KEYS / 8; ++half) {
             const int key = first_key + 8 * half;
             const int slot = unit.own.first_key + (key & in_page) + row;
-            const Element* source = head + page[half] * tensor.batch_stride + slot * tensor.row_stride;
+            const Element* source =
+                head + page[half] * tensor.batch_stride + slot * tensor.row_stride;
+            // Most tiles are seen whole, and need not ask for each row.
+            const bool whole = key >= unit.seen.begin && key + 8 <= unit.seen.end;
+            const auto copy_rows = [&](auto masked) {
 #pragma unroll
-            for (int step = 0; step < 8; step += STEP_ROWS) {
-                const int at = key + row + step;
-                const bool valid = valid_column && at >= unit.seen.begin && at < unit.seen.end;
-                cp_async_16(tile.bytes + tile.offset(8 * half + row + step, chunk), source, valid);
-                source += STEP_ROWS * tensor.row_stride;
+                for (int step = 0; step < 8; step += STEP_ROWS) {
+                    const int at = key + row + step;
+                    const bool seen = at >= unit.seen.begin && at < unit.seen.end;
+                    cp_async_16(tile.bytes + tile.offset(8 * half + row + step, chunk), source,
+                                valid_column && (!masked.value || seen));
+                    source += STEP_ROWS * tensor.row_stride;
+                }
+            };
+            if (whole) {
+                copy_rows(Unmasked{});
+            } else {
+                copy_rows(Masked{});
             }
         }
     }
@@ -687,7 +703,8 @@ public:
             float maximum = NEGATIVE_INFINITY;
 #pragma unroll
             for (int column = 0; column < KEY_BLOCKS; ++column) {
-                maximum = fmaxf(maximum, fmaxf(score[column][2 * half], score[column][2 * half + 1]));
+                maximum =
+                    fmaxf(maximum, fmaxf(score[column][2 * half], score[column][2 * half + 1]));
             }
             RowStatistics& row = state[half];
             maximum = fmaxf(row.maximum, group_max<4>(maximum));
@@ -784,8 +801,8 @@ private:
 constexpr int LANE_COLUMNS = 4;
 
 // Columns of a row of which everything is known but the sink: divided by the sum, to the output.
-__device__ inline void store_output(const PagedParams& params, const Unit& unit, int row, int column,
-                                    RowStatistics total, float (&sum)[LANE_COLUMNS]) {
+__device__ inline void store_output(const PagedParams& params, const Unit& unit, int row,
+                                    int column, RowStatistics total, float (&sum)[LANE_COLUMNS]) {
     const RowPlace place(params, unit, row);
     total.maximum = Exponents(params).of_row(total.maximum);
     // How much less everything weighs where the sink is larger than all scores.
@@ -814,8 +831,8 @@ struct Workspace {
         const int most_rows = min(group_of(params) * most_queries, TILE_ROWS);
         const long long slots = most_rows * MOST_PARTS;
         columns = static_cast<float*>(params.workspace);
-        statistics = reinterpret_cast<RowStatistics*>(
-            columns + slots * sequence_count(params) * heads * head_dim);
+        statistics = reinterpret_cast<RowStatistics*>(columns + slots * sequence_count(params) *
+                                                                    heads * head_dim);
         first = (static_cast<long long>(unit.sequence) * heads + unit.head_kv) * slots;
     }
 
@@ -980,7 +997,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         const QueryChunks next_query(params, shared.unit(number + 1));
         merge_groups(params, shared, unit);
         // The last warp has the fewest rows to merge.
-        if (threadIdx.x == THREADS - WARP_SIZE) shared.walk.next(params, shared.unit(number + AHEAD));
+        if (threadIdx.x == THREADS - WARP_SIZE)
+            shared.walk.next(params, shared.unit(number + AHEAD));
         next_query.store(params, shared);
         if (unit.parts == 1) {
             __syncthreads();

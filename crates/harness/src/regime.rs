@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use rayon::prelude::*;
-use sdpa_core::{Operand, PageTable, Packing, Paging, Problem, Sequence};
+use sdpa_core::{Operand, Packing, PageTable, Paging, Problem, Sequence};
 use sdpa_ref::{ExtensionInputs, Inputs};
 
 use crate::random::Random;
@@ -70,9 +70,7 @@ impl ExtensionData {
             let length = |_| match (random.below(4), problem.paging()) {
                 (0, _) => most,
                 // At a page's end, or one key behind it.
-                (1, Some(Paging { page, .. })) => {
-                    (random.below(most / page + 1) * page + random.below(2)).min(most)
-                }
+                (1, Some(Paging { page, .. })) => (random.below(most / page + 1) * page + random.below(2)).min(most),
                 _ => random.below(most + 1),
             };
             drawn.key_lengths = (0..problem.sequence_count()).map(length).map(|length| length as u32).collect();
@@ -273,12 +271,7 @@ impl Regime {
             Some(paging) if operand != Operand::Query => self.pages(problem, paging, seed, operand, &extension),
             _ => self.operand(problem, seed, operand),
         };
-        Data {
-            query: operand(Operand::Query),
-            key: operand(Operand::Key),
-            value: operand(Operand::Value),
-            extension,
-        }
+        Data { query: operand(Operand::Query), key: operand(Operand::Key), value: operand(Operand::Value), extension }
     }
 
     /// The rows of the same problem without pages, put where the table says. What no sequence uses is [`GAP`].

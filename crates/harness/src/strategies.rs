@@ -196,9 +196,8 @@ fn page_wish() -> impl Strategy<Value = PageWish> {
     let page = prop_oneof![2 => Just(16_usize), 1 => prop::sample::select(Paging::SIZES.to_vec())];
     let layout = prop::sample::select(vec![Layout::Bhld, Layout::Blhd]);
     let padding = prop_oneof![3 => Just(0_i64), 1 => Just(8), 1 => Just(72)];
-    (page, 0..3_usize, prop::bool::weighted(0.3), layout, padding).prop_map(|(page, spare, lists, layout, padding)| {
-        PageWish { page, spare, lists, layout, padding }
-    })
+    (page, 0..3_usize, prop::bool::weighted(0.3), layout, padding)
+        .prop_map(|(page, spare, lists, layout, padding)| PageWish { page, spare, lists, layout, padding })
 }
 
 impl Wishes {

@@ -359,16 +359,15 @@ fn longest(cu_seqlens: &[u32]) -> usize {
 }
 
 /// Pages of keys fit the queries, and those of values the keys; all of them [pages, heads, page, head_dim].
-fn check_pages(
-    dimensions: Dimensions,
-    query: [usize; 4],
-    key: [usize; 4],
-    value: [usize; 4],
-) -> Result<(), FileError> {
+fn check_pages(dimensions: Dimensions, query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Result<(), FileError> {
     let shape = |name, found, expected| Err(FileError::Shape { name, found: dimensions.shape(found), expected });
     if key[3] != query[3] {
         let axes = dimensions.axes().replace("batch", "pages").replace("length", "page");
-        return shape("k", key, format!("{axes}, as the file holds `block_table`, with {} as head_dim, as `q`", query[3]));
+        return shape(
+            "k",
+            key,
+            format!("{axes}, as the file holds `block_table`, with {} as head_dim, as `q`", query[3]),
+        );
     }
     if value != key {
         return shape("v", value, format!("{:?}, the shape of `k`", dimensions.shape(key)));

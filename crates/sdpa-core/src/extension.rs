@@ -43,15 +43,8 @@ impl Extensions {
     };
 
     /// Everything there is.
-    pub const ALL: Self = Self {
-        packed: true,
-        key_lengths: true,
-        window: true,
-        softcap: true,
-        sinks: true,
-        slopes: true,
-        paged: true,
-    };
+    pub const ALL: Self =
+        Self { packed: true, key_lengths: true, window: true, softcap: true, sinks: true, slopes: true, paged: true };
 
     /// The first of these, in words, that `others` lack.
     pub fn first_not_in(self, others: Self) -> Option<&'static str> {

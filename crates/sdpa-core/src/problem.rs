@@ -501,7 +501,9 @@ impl fmt::Display for Problem {
         }
         match self.paging {
             None => Ok(()),
-            Some(Paging { page, pages, table: PageTable::Rows { width } }) => write!(f, " pages={page},{pages},{width}"),
+            Some(Paging { page, pages, table: PageTable::Rows { width } }) => {
+                write!(f, " pages={page},{pages},{width}")
+            }
             Some(Paging { page, pages, table: PageTable::Lists { entries } }) => {
                 write!(f, " page-lists={page},{pages},{entries}")
             }

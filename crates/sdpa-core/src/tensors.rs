@@ -71,7 +71,11 @@ impl<'a> Tensors<'a> {
         value: impl Into<View<'a>>,
         output: impl Into<View<'a>>,
     ) -> Self {
-        Self { operands: [query.into(), key.into(), value.into(), output.into()], lse: None, extension: [None; EXTENSION_TENSORS.len()] }
+        Self {
+            operands: [query.into(), key.into(), value.into(), output.into()],
+            lse: None,
+            extension: [None; EXTENSION_TENSORS.len()],
+        }
     }
 
     /// Asks for the log-sum-exp of every row, `[batch, heads_q, len_q]` f32, contiguous.

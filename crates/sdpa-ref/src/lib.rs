@@ -36,10 +36,10 @@ mod tolerance;
 mod verdict;
 
 pub use ideal::Ideal;
-pub use paged::Unpaged;
 pub use inputs::{ExtensionInputs, Inputs, ReferenceError, Rows};
 pub use likeness::likeness;
 pub use oracle::Oracle;
+pub use paged::Unpaged;
 pub use report::{Check, Count, Mismatch, Place};
 pub use tolerance::Tolerance;
 pub use verdict::{Found, Judged, Measured, Reference};

@@ -3,9 +3,9 @@
 use sdpa_core::{Operand, Problem};
 
 use crate::ideal::Ideal;
-use crate::paged::Unpaged;
 use crate::inputs::{Inputs, ReferenceError, Rows};
 use crate::oracle::Oracle;
+use crate::paged::Unpaged;
 use crate::pattern::Tally;
 use crate::report::{Check, Count, Mismatch, Place};
 use crate::tolerance::{ElementScale, Tolerance, frobenius_limit, lse_bound, lse_rms_limit};

@@ -168,11 +168,7 @@ fn cu_seqlens(
     }
 }
 
-fn key_lengths(
-    view: &TensorView<'_>,
-    batch: usize,
-    (most, why): (usize, &str),
-) -> Result<Vec<u32>, FileError> {
+fn key_lengths(view: &TensorView<'_>, batch: usize, (most, why): (usize, &str)) -> Result<Vec<u32>, FileError> {
     const NAME: &str = "key_lengths";
 
     let expected = || format!("[{batch}], one number for each sequence of the batch");
@@ -181,11 +177,9 @@ fn key_lengths(
     }
     let numbers = integers(NAME, view)?;
     match numbers.iter().position(|number| *number < 0 || *number > most as i64) {
-        Some(index) => wrong(
-            NAME,
-            format!("holds {} at index {index}", numbers[index]),
-            format!("from 0 to {most}, {why}"),
-        ),
+        Some(index) => {
+            wrong(NAME, format!("holds {} at index {index}", numbers[index]), format!("from 0 to {most}, {why}"))
+        }
         None => Ok(numbers.into_iter().map(|number| number as u32).collect()),
     }
 }
