@@ -23,7 +23,6 @@
 #include "machine/softmax.cuh"
 #include "machine/swizzled_tile.cuh"
 #include "machine/tensor_core.cuh"
-#include "machine/tickets.cuh"
 #include "machine/warp.cuh"
 
 // Where the pages of keys and values are. Mirrored by `sdpa_core::PagingParams`; a test there reads
@@ -348,6 +347,7 @@ struct SharedMemory {
     KeyTile value[KEY_GROUPS][STAGES];
     GroupParts parts;
     Walk walk;
+    int merges;  // whether the block is the last to arrive at the unit before
     Unit units[UNIT_PLACES];
 
     __device__ Unit& unit(int number) { return units[number % UNIT_PLACES]; }
@@ -414,12 +414,13 @@ struct QueryChunks {
 // INSIGHT: a part of a few tiles is over before its first copy would be back. The ring does not end
 // with it: the next parts' tiles are on their way while this one is handed over and merged.
 class Ring {
-    int number = 0;    // of the unit that the next tile is of
-    int index = 0;     // of that tile among the warp's of that unit
-    int count;         // of the warp's tiles of that unit
-    int loaded = 0;    // tiles so far
-    int late = -1;     // the last tile that was not loaded at its regular time
-    unsigned page[2];  // of its first and its last 8 keys
+    int number = 0;        // of the unit that the next tile is of
+    int index = 0;         // of that tile among the warp's of that unit
+    int count;             // of the warp's tiles of that unit
+    int loaded = 0;        // tiles so far
+    int late = -1;         // the last tile that was not loaded at its regular time
+    bool loading = false;  // the next tile's keys are, and its values are not
+    unsigned page[2];      // of its first and its last 8 keys
 
 public:
     __device__ static int tile_key(const Unit& unit, int index) {
@@ -447,13 +448,18 @@ public:
         }
     }
 
-    // Once the warp is done with tile `done` of all: loads the one that takes its place.
-    __device__ void refill(const PagedParams& params, SharedMemory& shared, int current, int done) {
-        if (loaded == done + STAGES && exists()) {
-            load_tile(params, shared, current);
-        } else {
-            commit_none();
-        }
+    // Once the warp is done with the keys of tile `done` of all: loads those that take their place.
+    __device__ void refill_keys(const PagedParams& params, SharedMemory& shared, int done) {
+        loading = loaded == done + STAGES && exists();
+        if (loading) copy(params, params.key, shared, shared.key);
+        cp_async_commit();
+    }
+
+    // The same of the values, which are of the same tile.
+    __device__ void refill_values(const PagedParams& params, SharedMemory& shared, int current) {
+        if (loading) copy(params, params.value, shared, shared.value);
+        cp_async_commit();
+        if (loading) advance(params, shared, current);
     }
 
     // At a unit's begin, which may be the first that a tile is known: loads what there is room for.
@@ -466,8 +472,15 @@ public:
         }
     }
 
-    // Whether more copies than the ones that regularly follow may have to be waited for.
-    __device__ bool is_late(int tile) const { return tile <= late; }
+    // Until tile `tile` is there, whose copies are older than the last PENDING regular ones.
+    template <int PENDING>
+    __device__ void wait(int tile) const {
+        if (tile <= late) {
+            cp_async_wait<0>();
+        } else {
+            cp_async_wait<PENDING>();
+        }
+    }
 
 private:
     __device__ bool exists() const { return index < count; }
@@ -478,17 +491,14 @@ private:
     }
 
     __device__ void load_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again
-        // behind every copy instruction, each of which may have written there: that took twice as
-        // long as all the rest.
-        const Unit unit = shared.unit(number);
-        const int group = threadIdx.x / WARP_SIZE;
-        const int stage = ring_stage<STAGES>(loaded);
-        const int key = tile_key(unit, index);
-        copy(params, params.key, shared.key[group][stage], unit, key);
+        copy(params, params.key, shared, shared.key);
         cp_async_commit();
-        copy(params, params.value, shared.value[group][stage], unit, key);
+        copy(params, params.value, shared, shared.value);
         cp_async_commit();
+        advance(params, shared, current);
+    }
+
+    __device__ void advance(const PagedParams& params, SharedMemory& shared, int current) {
         ++loaded;
         ++index;
         find_tile(params, shared, current);
@@ -521,9 +531,15 @@ private:
         if (key + 8 < unit.seen.end) page[1] = table[key + 8 >> params.page_shift];
     }
 
-    // Keys that no row of the unit sees become zeros, so that no read leaves the sequence.
-    __device__ void copy(const PagedParams& params, const TensorView& tensor, KeyTile& tile,
-                         const Unit& unit, int first_key) const {
+    // Copies the next tile. Keys that no row of the unit sees become zeros, so that no read leaves
+    // the sequence.
+    __device__ void copy(const PagedParams& params, const TensorView& tensor, SharedMemory& shared,
+                         KeyTile (&stages)[KEY_GROUPS][STAGES]) const {
+        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again
+        // behind every copy instruction, each of which may have written there.
+        const Unit unit = shared.unit(number);
+        const int first_key = tile_key(unit, index);
+        KeyTile& tile = stages[threadIdx.x / WARP_SIZE][ring_stage<STAGES>(loaded)];
         constexpr int STEP_ROWS = KeyTile::STEP_ROWS_OF<WARP_SIZE>;
         static_assert(STEP_ROWS <= 8, "a step stays within half a tile");
         const int lane = thread_index() % WARP_SIZE;
@@ -599,11 +615,14 @@ struct Exponents {
         return is_large_row(maximum) ? maximum * scale : above(maximum);
     }
 
+    // `shrink` of rows that are not large.
+    __device__ float ordinary_shrink(float from, float to) const {
+        return exp2_approx(above(from) - safe_maximum(above(to)));
+    }
+
     // What was summed under the maximum `from` shrinks by it under the larger one `to`.
     __device__ float shrink(float from, float to) const {
-        if (!is_large_row(from) && !is_large_row(to)) {
-            return exp2_approx(above(from) - safe_maximum(above(to)));
-        }
+        if (!is_large_row(from) && !is_large_row(to)) return ordinary_shrink(from, to);
         // Nothing rounds a difference. A row that is no longer large has its maximum's exponent
         // rounded up, as rows have that never were: the factor makes up for it.
         const float rest = is_large_row(to) ? 0.0f : fmaf(to, scale, -above(to));
@@ -696,25 +715,33 @@ public:
     // so large that their rounding could show become differences to its maximum.
     __device__ void raise_maxima(Scores& score) {
         float factor[LANE_ROWS];
+        float maximum[LANE_ROWS];
         bool grown = false;
         bool large = false;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            float maximum = NEGATIVE_INFINITY;
+            maximum[half] = NEGATIVE_INFINITY;
 #pragma unroll
             for (int column = 0; column < KEY_BLOCKS; ++column) {
-                maximum =
-                    fmaxf(maximum, fmaxf(score[column][2 * half], score[column][2 * half + 1]));
+                maximum[half] = fmaxf(maximum[half],
+                                      fmaxf(score[column][2 * half], score[column][2 * half + 1]));
             }
+            const float before = state[half].maximum;
+            maximum[half] = fmaxf(before, group_max<4>(maximum[half]));
+            factor[half] = exponents.ordinary_shrink(before, maximum[half]);
+            large |= exponents.is_large_row(before) || exponents.is_large_row(maximum[half]);
+        }
+        // One branch for the warp: it is as good as never taken.
+        const bool any_large = __any_sync(ALL_LANES, large);
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
             RowStatistics& row = state[half];
-            maximum = fmaxf(row.maximum, group_max<4>(maximum));
-            factor[half] = exponents.shrink(row.maximum, maximum);
-            large |= exponents.is_large_row(maximum);
-            row.maximum = maximum;
+            if (any_large) factor[half] = exponents.shrink(row.maximum, maximum[half]);
+            row.maximum = maximum[half];
             row.sum *= factor[half];
             grown |= factor[half] != 1.0f;
         }
-        if (__any_sync(ALL_LANES, large)) take_differences(score);
+        if (any_large) take_differences(score);
         // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
         // the products with 1; a narrow one is not. The result is the same to the bit.
         if (VOTE && !__any_sync(ALL_LANES, grown)) return;
@@ -850,6 +877,20 @@ __device__ inline unsigned* arrivals(const PagedParams& params, const Unit& unit
     return params.tickets + (unit.sequence * params.heads_kv + unit.head_kv) * tiles + unit.tile;
 }
 
+// Counts an arrival and returns those before it. Releases what the block has written before the
+// barrier that is behind it, and acquires what the arrivals before released. The last of `expected`
+// wraps the counter around to 0, so that the next kernel finds it as this one did.
+// INSIGHT: nothing waits for the answer until it is used: it is on its way while the block works on
+// its next unit.
+__device__ inline unsigned arrive(unsigned* counter, unsigned expected) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(expected - 1)
+                 : "memory");
+    return before;
+}
+
 // Adds what the warps made of the unit; to the output, or to be merged with the tile's other parts.
 __device__ inline void merge_groups(const PagedParams& params, const SharedMemory& shared,
                                     const Unit& unit) {
@@ -950,11 +991,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     const LaneStart lane_start(shared);
     __syncthreads();
 
+    // The first thread of the last warp, which has the fewest rows to merge.
+    const bool keeps_books = threadIdx.x == THREADS - WARP_SIZE;
+    unsigned arrived = 0;  // before the block at the unit before
+    // Merges the unit before if the block was the last to arrive at it. All threads take part; what
+    // the thread that arrived has acquired the others read behind the barrier.
+    const auto merge_before = [&](int number, auto hand_over) {
+        const bool shares = number > 0 && shared.unit(number - 1).parts > 1;
+        if (keeps_books && shares) {
+            shared.merges = arrived + 1 == static_cast<unsigned>(shared.unit(number - 1).parts);
+        }
+        hand_over();
+        __syncthreads();
+        if (shares && shared.merges) merge_tile(params, shared.unit(number - 1));
+    };
+
     int done = 0;  // tiles of the warp
 #pragma unroll 1
     for (int number = 0;; ++number) {
         const Unit& unit = shared.unit(number);
-        if (unit.rows == 0) break;
+        if (unit.rows == 0) {
+            merge_before(number, [] {});
+            break;
+        }
         ring.catch_up(params, shared, number, done);
 
         WarpRows rows(params, lane_start.query);
@@ -967,14 +1026,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
             stage.key += ring_offset<STAGES>(done, sizeof(KeyTile));
             stage.value += ring_offset<STAGES>(done, sizeof(KeyTile));
             // Keys and values are waited for apart; behind them come those of the next tiles.
-            if (ring.is_late(done)) {
-                cp_async_wait<0>();
-            } else {
-                cp_async_wait<2 * STAGES - 1>();
-            }
+            ring.wait<2 * STAGES - 1>(done);
             __syncwarp();
             WarpRows::Scores score = {};
             rows.multiply_keys(score, stage);
+            ring.wait<2 * STAGES - 2>(done);
+            __syncwarp();  // all lanes are done with the keys, too
+            ring.refill_keys(params, shared, done);
             if (params.softcap > 0.0f) WarpRows::cap_scores(params, score);
             if (!is_whole) {
                 WarpRows::mask_scores(score, [&](int row) {
@@ -985,25 +1043,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
                 });
             }
             rows.raise_maxima(score);
-            if (!ring.is_late(done)) cp_async_wait<2 * STAGES - 2>();
-            __syncwarp();
             rows.multiply_values(score, stage);
-            __syncwarp();  // all lanes are done with the tile, whose place the next one takes
-            ring.refill(params, shared, number, done);
+            __syncwarp();
+            ring.refill_values(params, shared, number);
         }
 
-        rows.hand_over(shared.parts, unit.rows);
-        __syncthreads();
+        merge_before(number, [&] { rows.hand_over(shared.parts, unit.rows); });
         const QueryChunks next_query(params, shared.unit(number + 1));
         merge_groups(params, shared, unit);
-        // The last warp has the fewest rows to merge.
-        if (threadIdx.x == THREADS - WARP_SIZE)
-            shared.walk.next(params, shared.unit(number + AHEAD));
+        if (keeps_books) shared.walk.next(params, shared.unit(number + AHEAD));
         next_query.store(params, shared);
-        if (unit.parts == 1) {
-            __syncthreads();
-        } else if (block_arrives_last(arrivals(params, unit), unit.parts)) {
-            merge_tile(params, unit);
-        }
+        __syncthreads();
+        if (keeps_books && unit.parts > 1) arrived = arrive(arrivals(params, unit), unit.parts);
     }
 }

@@ -121,8 +121,8 @@ impl Attention for V2j {
     }
 
     fn resized(&self, kernel: Specialisation) -> Option<Specialisation> {
-        /// `Walk` and eight of `Unit` in `kernels/v2j.cu`.
-        const WORK_BYTES: u32 = 56 + 8 * 76;
+        /// `Walk`, a word and eight of `Unit` in `kernels/v2j.cu`.
+        const WORK_BYTES: u32 = 56 + 4 + 8 * 76;
         let number = |name| kernel.number(name);
         let (width, groups, stages) = (number("HEAD_DIM")?, number("KEY_GROUPS")?, number("STAGES")?);
         let rows = TILE_ROWS as u32;
