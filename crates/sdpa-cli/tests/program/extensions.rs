@@ -109,7 +109,10 @@ fn pages_are_found_through_the_table() {
     let flags = ["--causal", "--layout", "blhd", "--generation", "v2j"];
     let order = [3, 0, 2];
     let said = run(&sandbox, &pages(4, 16, &[3, 0, 2, -7], 41), &flags);
-    assert!(said.contains(" kv41 ") && said.contains(" key-lengths pages=16,4,4 ") && said.ends_with("exit 0"), "{said}");
+    assert!(
+        said.contains(" kv41 ") && said.contains(" key-lengths pages=16,4,4 ") && said.ends_with("exit 0"),
+        "{said}"
+    );
     let paged = written(&sandbox);
 
     let behind = |of: &Tensor| {
@@ -127,8 +130,14 @@ fn pages_are_found_through_the_table() {
         let said = run(&sandbox, tensors, &flags);
         assert!(said.contains(why) && said.ends_with("exit 2"), "{said}");
     };
-    refused(&pages(4, 16, &[3, 4, 2], 41), "tensor `block_table` holds 4 at [0, 1]: expected from 0 to 3, a page of `k`");
-    refused(&pages(4, 16, &[3, 0, 2], 49), "holds 49 at index 0: expected from 0 to 48, what a row of `block_table` has");
+    refused(
+        &pages(4, 16, &[3, 4, 2], 41),
+        "tensor `block_table` holds 4 at [0, 1]: expected from 0 to 3, a page of `k`",
+    );
+    refused(
+        &pages(4, 16, &[3, 0, 2], 49),
+        "holds 49 at index 0: expected from 0 to 48, what a row of `block_table` has",
+    );
     refused(&pages(4, 12, &[3, 0, 2], 30), "a page of 12 keys: pages have 8, 16, 32, 64, 128 or 256");
     refused(&pages(4, 16, &[3, 0, 2], 41)[..4], "tensor `key_lengths` is missing");
 }
