@@ -49,8 +49,9 @@ pub struct ExtensionData {
 pub const NO_PAGE: u32 = 0x7fff_ffff;
 
 impl ExtensionData {
-    /// Draws them: lengths that add up to the problem's totals, some of them 0 or the longest.
-    pub(crate) fn generate(problem: &Problem, seed: u64) -> Self {
+    /// Draws them: lengths that add up to the problem's totals, some of them 0 or the longest; key lengths are those given, if
+    /// there are any.
+    pub(crate) fn generate(problem: &Problem, seed: u64, key_lengths: Option<&[usize]>) -> Self {
         let mut random = Random::new(seed, &[0x6578_7465_6e64]);
         let mut drawn = Self::default();
         if let Some(Packing { sequences, longest_q, longest_kv }) = problem.packing() {
@@ -74,6 +75,9 @@ impl ExtensionData {
                 _ => random.below(most + 1),
             };
             drawn.key_lengths = (0..problem.sequence_count()).map(length).map(|length| length as u32).collect();
+            if let Some(given) = key_lengths {
+                drawn.key_lengths = given.iter().map(|length| *length as u32).collect();
+            }
         }
         if let Some(paging) = problem.paging() {
             drawn.draw_pages(&mut random, problem, paging);
@@ -266,7 +270,12 @@ impl Regime {
     /// Draws Q, K and V. A row depends on the seed, its operand, batch, head and position, and on no length and no
     /// stride: the same problem in another layout holds the same numbers. Elements between rows are [`GAP`].
     pub fn generate(self, problem: &Problem, seed: u64) -> Data {
-        let extension = ExtensionData::generate(problem, seed);
+        self.generate_with(problem, seed, None)
+    }
+
+    /// The same with these key lengths.
+    pub(crate) fn generate_with(self, problem: &Problem, seed: u64, key_lengths: Option<&[usize]>) -> Data {
+        let extension = ExtensionData::generate(problem, seed, key_lengths);
         let operand = |operand| match problem.paging() {
             Some(paging) if operand != Operand::Query => self.pages(problem, paging, seed, operand, &extension),
             _ => self.operand(problem, seed, operand),
