@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use sdpa_core::{Dtype, Layout, Mask, Operand, Packing, Problem, ProblemBuilder, ProblemError, Strides, Window};
+use sdpa_core::{
+    Dtype, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, ProblemBuilder, ProblemError, Strides, Window,
+};
 
 use crate::far::near;
 use crate::regime::{Data, ExtensionData, Regime, UnknownRegime, cumulative};
@@ -13,13 +15,16 @@ use crate::regime::{Data, ExtensionData, Regime, UnknownRegime, cumulative};
 /// Its text holds all of it and reads back:
 /// `b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3`.
 /// What is left out is the default: one sequence, one head, full mask, `bhld`, scale 1/√d, `normal`, seeds 0, and lengths of packed
-/// sequences that the seed draws. `lengths=32x512,7` are 512 sequences of 32 and one of 7, queries and keys alike.
+/// sequences that the seed draws. `lengths=32x512,7` are 512 sequences of 32 and one of 7, queries and keys alike; of a problem
+/// with key lengths they are these.
+/// `pages=16,40,3` are pages of 16 keys, of which there are 40, and a table 3 entries wide; `pages=16` has as many and as
+/// wide as the sequences need. `page-lists=16,40,50` are lists of pages, of 50 entries together.
 #[derive(Clone, PartialEq)]
 pub struct Case {
     /// What to attend over.
     pub problem: Problem,
-    /// Lengths of the packed sequences, queries and keys alike; the seed draws them where none are given. They count only
-    /// where the problem is packed and they fit it.
+    /// Lengths of the packed sequences, queries and keys alike, or of a problem with key lengths these; the seed draws them where
+    /// none are given. They count only where they fit the problem.
     pub lengths: Option<Vec<usize>>,
     /// What the numbers look like.
     pub regime: Regime,
@@ -42,6 +47,11 @@ impl Case {
     pub fn of_lengths(problem: Problem, lengths: Vec<usize>) -> Result<Self, CaseError> {
         match lengths_fit(&problem, &lengths) {
             true => Ok(Self { lengths: Some(lengths), ..Self::new(problem) }),
+            false if problem.key_lengths() => Err(CaseError::KeyLengths {
+                found: lengths.len(),
+                longest: lengths.iter().copied().max().unwrap_or(0),
+                problem: problem.to_string(),
+            }),
             false => Err(CaseError::Lengths {
                 sequences: lengths.len(),
                 total: lengths.iter().fold(0, |total, length| total.saturating_add(*length)),
@@ -53,20 +63,28 @@ impl Case {
 
     /// The numbers, as they lie in [`near`]'s problem.
     pub fn data(&self) -> Data {
-        let mut data = self.regime.generate(&near(&self.problem), self.seed);
+        let mut data = self.regime.generate_with(&near(&self.problem), self.seed, self.key_lengths());
         self.give_lengths(&mut data.extension);
         data
     }
 
     /// What the problem's extensions read: of [`data`](Self::data), without drawing the rest.
     pub fn extension_data(&self) -> ExtensionData {
-        let mut drawn = ExtensionData::generate(&self.problem, self.seed);
+        let mut drawn = ExtensionData::generate(&self.problem, self.seed, self.key_lengths());
         self.give_lengths(&mut drawn);
         drawn
     }
 
+    /// The lengths given, if they are of keys alone.
+    fn key_lengths(&self) -> Option<&[usize]> {
+        let lengths =
+            self.lengths.as_ref().filter(|lengths| self.problem.key_lengths() && lengths_fit(&self.problem, lengths));
+        lengths.map(Vec::as_slice)
+    }
+
     fn give_lengths(&self, drawn: &mut ExtensionData) {
-        if let Some(lengths) = self.lengths.as_ref().filter(|lengths| lengths_fit(&self.problem, lengths)) {
+        let packed = self.lengths.as_ref().filter(|_| !self.problem.key_lengths());
+        if let Some(lengths) = packed.filter(|lengths| lengths_fit(&self.problem, lengths)) {
             drawn.cu_seqlens_q = cumulative(lengths);
             drawn.cu_seqlens_k = drawn.cu_seqlens_q.clone();
         }
@@ -102,8 +120,12 @@ impl Case {
     }
 }
 
-/// True if these are lengths of the problem's packed sequences, queries and keys alike.
+/// True if these are lengths of the problem's packed sequences, queries and keys alike, or its key lengths.
 fn lengths_fit(problem: &Problem, lengths: &[usize]) -> bool {
+    if problem.key_lengths() {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        return lengths.len() == problem.sequence_count() && longest <= problem.len_kv();
+    }
     let total = lengths.iter().fold(0_usize, |total, length| total.saturating_add(*length));
     let longest = lengths.iter().copied().max().unwrap_or(0);
     (problem.len_q(), problem.len_kv()) == (total, total)
@@ -221,6 +243,19 @@ pub enum CaseError {
         /// The problem.
         problem: String,
     },
+    /// Other key lengths than the problem may have.
+    #[error(
+        "the case gives {found} key lengths of at most {longest}: its problem ({problem}) needs one for each sequence, none \
+         above the number of keys"
+    )]
+    KeyLengths {
+        /// How many lengths.
+        found: usize,
+        /// The longest.
+        longest: usize,
+        /// The problem.
+        problem: String,
+    },
     /// The parts are fine and do not make a problem.
     #[error(transparent)]
     Problem(#[from] ProblemError),
@@ -260,6 +295,8 @@ struct Parts {
     lengths: Option<Vec<usize>>,
     window: Option<Window>,
     softcap: Option<f32>,
+    /// Lists, and the numbers given.
+    paging: Option<(bool, Vec<usize>)>,
     key_lengths: bool,
     sinks: bool,
     slopes: bool,
@@ -337,6 +374,14 @@ impl Parts {
             "lengths" => {
                 self.lengths = Some(runs(word, value)?);
                 "lengths"
+            }
+            "pages" | "page-lists" => {
+                let numbers: Vec<usize> = value.split(',').map(|text| number(word, text)).collect::<Result<_, _>>()?;
+                if ![1, 3].contains(&numbers.len()) {
+                    return Err(CaseError::Number { word: word.to_owned() });
+                }
+                self.paging = Some((key == "page-lists", numbers));
+                "pages"
             }
             "seed" => {
                 self.seed = number(word, value)?;
@@ -432,6 +477,17 @@ impl Parts {
         ] {
             builder = if asked { ask(builder) } else { builder };
         }
+        if let Some((lists, numbers)) = self.paging {
+            let sequences = self.packing.map_or(self.batch.unwrap_or(1), |packing| packing.sequences);
+            let (page, own) = (numbers[0], len_kv.div_ceil(numbers[0].max(1)));
+            let all = own.saturating_mul(sequences);
+            let [pages, entries] = match numbers[1..] {
+                [pages, entries] => [pages, entries],
+                _ => [all, if lists { all } else { own }],
+            };
+            let table = if lists { PageTable::Lists { entries } } else { PageTable::Rows { width: entries } };
+            builder = builder.paged(Paging { page, pages, table });
+        }
         for (operand, strides) in Operand::ALL.into_iter().zip(self.strides) {
             if let Some(strides) = strides {
                 builder = builder.strides(operand, strides);
@@ -485,6 +541,8 @@ mod tests {
         for text in [
             "b1 h4 q40 kv70 d64 f16 causal packed=5,17,30 window=63,all softcap=30 sinks slopes blhd normal seed=3",
             "b3 h2 L70 d64 bf16 full key-lengths window=0,12 normal seed=0",
+            "b3 h4/2 q2 kv70 d64 bf16 causal key-lengths pages=16,40,6 normal seed=1",
+            "b1 h4/2 q9 kv70 d64 bf16 causal packed=5,4,70 key-lengths page-lists=8,50,45 blhd normal seed=1",
             "b1 h4/2 L70 d64 bf16 causal packed=5,17,30 sinks lengths=17x3,2,17 blhd normal seed=3",
         ] {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
@@ -504,6 +562,19 @@ mod tests {
         assert_ne!(drawn.data().extension.cu_seqlens_q, data.extension.cu_seqlens_q);
         assert_eq!(drawn.extensions(), "packed=4,30,30 sinks");
         assert_eq!("L42 d8".parse::<Case>().unwrap().extensions(), "");
+    }
+
+    #[test]
+    fn given_key_lengths_decide_which_pages_there_are() {
+        let case: Case = "b3 h2 q1 kv40 d8 pages=16 lengths=40,0,17 seed=2".parse().unwrap();
+        let drawn = case.extension_data();
+        assert_eq!((&drawn.key_lengths, &drawn), (&vec![40, 0, 17], &case.data().extension));
+        let pages =
+            drawn.block_table.chunks(3).map(|row| row.iter().filter(|page| **page != crate::regime::NO_PAGE).count());
+        assert_eq!(pages.collect::<Vec<_>>(), [3, 0, 2]);
+        assert_eq!(case.to_string().parse::<Case>().unwrap(), case);
+        let error = "b3 h2 q1 kv40 d8 pages=16 lengths=40,0".parse::<Case>().unwrap_err().to_string();
+        assert!(error.starts_with("the case gives 2 key lengths of at most 40: its problem"), "{error}");
     }
 
     #[test]

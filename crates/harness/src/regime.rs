@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use rayon::prelude::*;
-use sdpa_core::{Operand, Packing, Problem, Sequence};
+use sdpa_core::{Operand, Packing, PageTable, Paging, Problem, Sequence};
 use sdpa_ref::{ExtensionInputs, Inputs};
 
 use crate::random::Random;
@@ -33,34 +33,54 @@ pub struct ExtensionData {
     pub cu_seqlens_q: Vec<u32>,
     /// The same of the keys.
     pub cu_seqlens_k: Vec<u32>,
-    /// Keys that each sequence of a dense batch uses.
+    /// Keys that each sequence uses, of a dense batch or with keys in pages.
     pub key_lengths: Vec<u32>,
     /// Of each query head.
     pub sinks: Vec<f32>,
     /// Of each query head.
     pub slopes: Vec<f32>,
+    /// The pages of each sequence; [`NO_PAGE`] behind its last one.
+    pub block_table: Vec<u32>,
+    /// Where each sequence's pages begin in lists of them, and the last one's end.
+    pub page_starts: Vec<u32>,
 }
 
+/// What follows a sequence's last page in its row of the table: no page of any cache.
+pub const NO_PAGE: u32 = 0x7fff_ffff;
+
 impl ExtensionData {
-    /// Draws them: lengths that add up to the problem's totals, some of them 0 or the longest.
-    pub(crate) fn generate(problem: &Problem, seed: u64) -> Self {
+    /// Draws them: lengths that add up to the problem's totals, some of them 0 or the longest; key lengths are those given, if
+    /// there are any.
+    pub(crate) fn generate(problem: &Problem, seed: u64, key_lengths: Option<&[usize]>) -> Self {
         let mut random = Random::new(seed, &[0x6578_7465_6e64]);
         let mut drawn = Self::default();
         if let Some(Packing { sequences, longest_q, longest_kv }) = problem.packing() {
             let is_self_attention = longest_q == longest_kv && problem.len_q() == problem.len_kv();
             let queries = lengths(&mut random, sequences, longest_q, problem.len_q());
-            let keys = match is_self_attention {
-                true => queries.clone(),
-                false => lengths(&mut random, sequences, longest_kv, problem.len_kv()),
-            };
-            (drawn.cu_seqlens_q, drawn.cu_seqlens_k) = (cumulative(&queries), cumulative(&keys));
+            drawn.cu_seqlens_q = cumulative(&queries);
+            if problem.paging().is_none() {
+                let keys = match is_self_attention {
+                    true => queries,
+                    false => lengths(&mut random, sequences, longest_kv, problem.len_kv()),
+                };
+                drawn.cu_seqlens_k = cumulative(&keys);
+            }
         }
         if problem.key_lengths() {
-            let length = |_| match random.below(4) {
-                0 => problem.len_kv(),
-                _ => random.below(problem.len_kv() + 1),
+            let most = problem.len_kv();
+            let length = |_| match (random.below(4), problem.paging()) {
+                (0, _) => most,
+                // At a page's end, or one key behind it.
+                (1, Some(Paging { page, .. })) => (random.below(most / page + 1) * page + random.below(2)).min(most),
+                _ => random.below(most + 1),
             };
-            drawn.key_lengths = (0..problem.batch()).map(length).map(|length| length as u32).collect();
+            drawn.key_lengths = (0..problem.sequence_count()).map(length).map(|length| length as u32).collect();
+            if let Some(given) = key_lengths {
+                drawn.key_lengths = given.iter().map(|length| *length as u32).collect();
+            }
+        }
+        if let Some(paging) = problem.paging() {
+            drawn.draw_pages(&mut random, problem, paging);
         }
         let heads = problem.heads_q();
         if problem.sinks() {
@@ -76,10 +96,53 @@ impl ExtensionData {
         drawn
     }
 
+    /// The table for the lengths drawn: pages in no order, each used once as long as there are enough, but for sequences that
+    /// begin as another one does.
+    fn draw_pages(&mut self, random: &mut Random, problem: &Problem, paging: Paging) {
+        let mut free: Vec<u32> = (0..paging.pages as u32).collect();
+        for last in (1..free.len()).rev() {
+            free.swap(last, random.below(last + 1));
+        }
+        let mut free = free.into_iter().cycle();
+        let mut rows: Vec<Vec<u32>> = Vec::new();
+        for length in &self.key_lengths {
+            let pages = paging.pages_of(*length as usize);
+            let mut row: Vec<u32> = match rows.len() {
+                0 => Vec::new(),
+                others if random.chance(0.2) => rows[random.below(others)].iter().copied().take(pages).collect(),
+                _ => Vec::new(),
+            };
+            row.extend(free.by_ref().take(pages - row.len()));
+            rows.push(row);
+        }
+        match paging.table {
+            PageTable::Rows { width } => {
+                self.block_table = vec![NO_PAGE; paging.entries(rows.len(), problem.len_kv())];
+                for (sequence, row) in rows.iter().enumerate() {
+                    self.block_table[sequence * width..][..row.len()].copy_from_slice(row);
+                }
+            }
+            PageTable::Lists { entries } => {
+                self.page_starts = cumulative(&rows.iter().map(Vec::len).collect::<Vec<_>>());
+                self.block_table = rows.concat();
+                self.block_table.resize(entries.max(self.block_table.len()), NO_PAGE);
+            }
+        }
+    }
+
+    /// The page and the row in it of a key of a sequence.
+    pub(crate) fn place(&self, paging: Paging, sequence: usize, key: usize) -> [usize; 2] {
+        let start = match paging.table {
+            PageTable::Rows { width } => sequence * width,
+            PageTable::Lists { .. } => self.page_starts[sequence] as usize,
+        };
+        [self.block_table[start + key / paging.page] as usize, key % paging.page]
+    }
+
     /// As the oracle takes them.
     pub fn inputs(&self) -> ExtensionInputs<'_> {
-        let Self { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes } = self;
-        ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes }
+        let Self { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, block_table, page_starts } = self;
+        ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, block_table, page_starts }
     }
 
     /// The sequences of a batch's tensors, in their order.
@@ -207,13 +270,48 @@ impl Regime {
     /// Draws Q, K and V. A row depends on the seed, its operand, batch, head and position, and on no length and no
     /// stride: the same problem in another layout holds the same numbers. Elements between rows are [`GAP`].
     pub fn generate(self, problem: &Problem, seed: u64) -> Data {
-        let operand = |operand| self.operand(problem, seed, operand);
-        Data {
-            query: operand(Operand::Query),
-            key: operand(Operand::Key),
-            value: operand(Operand::Value),
-            extension: ExtensionData::generate(problem, seed),
+        self.generate_with(problem, seed, None)
+    }
+
+    /// The same with these key lengths.
+    pub(crate) fn generate_with(self, problem: &Problem, seed: u64, key_lengths: Option<&[usize]>) -> Data {
+        let extension = ExtensionData::generate(problem, seed, key_lengths);
+        let operand = |operand| match problem.paging() {
+            Some(paging) if operand != Operand::Query => self.pages(problem, paging, seed, operand, &extension),
+            _ => self.operand(problem, seed, operand),
+        };
+        Data { query: operand(Operand::Query), key: operand(Operand::Key), value: operand(Operand::Value), extension }
+    }
+
+    /// The rows of the same problem without pages, put where the table says. What no sequence uses is [`GAP`].
+    fn pages(
+        self,
+        problem: &Problem,
+        paging: Paging,
+        seed: u64,
+        operand: Operand,
+        extension: &ExtensionData,
+    ) -> Vec<u16> {
+        let mut bits = vec![GAP; problem.span(operand)];
+        let contiguous = problem.unpaged(&extension.key_lengths).expect("lengths were drawn for the problem");
+        let drawn = self.operand(&contiguous, seed, operand);
+        let packed = problem.packing().is_some();
+        let (mut first, width) = (0, problem.head_dim());
+        for (sequence, length) in extension.key_lengths.iter().enumerate() {
+            for (key, head) in
+                (0..*length as usize).flat_map(|key| (0..problem.heads_kv()).map(move |head| (key, head)))
+            {
+                let [page, row] = extension.place(paging, sequence, key);
+                let from = match packed {
+                    true => contiguous.row_offset(operand, 0, head, first + key),
+                    false => contiguous.row_offset(operand, sequence, head, key),
+                };
+                let to = problem.row_offset(operand, page, head, row);
+                bits[to..to + width].copy_from_slice(&drawn[from..from + width]);
+            }
+            first += *length as usize;
         }
+        bits
     }
 
     fn operand(self, problem: &Problem, seed: u64, operand: Operand) -> Vec<u16> {

@@ -5,7 +5,9 @@ use proptest::num;
 use proptest::prelude::*;
 use proptest::strategy::{NewTree, Union, ValueTree as _};
 use proptest::test_runner::TestRunner;
-use sdpa_core::{DeviceKind, Dtype, Extensions, Layout, Mask, Operand, Packing, Problem, Strides, Window};
+use sdpa_core::{
+    DeviceKind, Dtype, Extensions, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, Strides, Window,
+};
 
 use crate::case::Case;
 use crate::regime::Regime;
@@ -147,6 +149,19 @@ struct Wishes {
     softcap: Option<f32>,
     sinks: bool,
     slopes: bool,
+    paged: Option<PageWish>,
+}
+
+/// How keys are to lie in pages.
+#[derive(Clone, Copy, Debug)]
+struct PageWish {
+    page: usize,
+    /// Pages that no sequence needs, and entries of the table.
+    spare: usize,
+    lists: bool,
+    layout: Layout,
+    /// Elements behind each page.
+    padding: i64,
 }
 
 fn wishes() -> impl Strategy<Value = Wishes> {
@@ -164,15 +179,25 @@ fn wishes() -> impl Strategy<Value = Wishes> {
         prop::option::weighted(0.3, prop::sample::select(vec![30.0_f32, 50.0, 1.0, 8.0, 1000.0])),
         prop::bool::weighted(0.4),
         prop::bool::weighted(0.3),
+        prop::option::weighted(0.5, page_wish()),
     )
-        .prop_map(|(packed, key_lengths, window, softcap, sinks, slopes)| Wishes {
+        .prop_map(|(packed, key_lengths, window, softcap, sinks, slopes, paged)| Wishes {
             packed,
             key_lengths,
             window,
             softcap,
             sinks,
             slopes,
+            paged,
         })
+}
+
+fn page_wish() -> impl Strategy<Value = PageWish> {
+    let page = prop_oneof![2 => Just(16_usize), 1 => prop::sample::select(Paging::SIZES.to_vec())];
+    let layout = prop::sample::select(vec![Layout::Bhld, Layout::Blhd]);
+    let padding = prop_oneof![3 => Just(0_i64), 1 => Just(8), 1 => Just(72)];
+    (page, 0..3_usize, prop::bool::weighted(0.3), layout, padding)
+        .prop_map(|(page, spare, lists, layout, padding)| PageWish { page, spare, lists, layout, padding })
 }
 
 impl Wishes {
@@ -185,10 +210,14 @@ impl Wishes {
                     average + (total - average) * usize::from(spread) / 255
                 };
                 let (longest_q, longest_kv) = (longest(problem.len_q()), longest(problem.len_kv()));
+                // In pages the keys are not packed, and each sequence may have as many.
+                let paged = self.paged.is_some() && takes.paged;
+                let average = problem.len_kv().div_ceil(sequences);
+                let (longest_kv, len_kv) = if paged { (average, average) } else { (longest_kv, problem.len_kv()) };
                 let packing = Packing { sequences, longest_q, longest_kv };
                 Problem::packed(packing, problem.heads_q(), problem.len_q(), problem.head_dim())
                     .heads_kv(problem.heads_kv())
-                    .len_kv(problem.len_kv())
+                    .len_kv(len_kv)
                     .dtype(problem.dtype())
                     .mask(problem.mask())
                     .scale(problem.scale())
@@ -207,6 +236,29 @@ impl Wishes {
         }
         if self.key_lengths && takes.key_lengths && (self.packed.is_none() || !takes.packed) {
             builder = builder.key_lengths();
+        }
+        let problem = builder.build().expect("strategies make valid problems");
+        match self.paged.filter(|_| takes.paged) {
+            None => problem,
+            Some(wish) => wish.asked_of(&problem),
+        }
+    }
+}
+
+impl PageWish {
+    fn asked_of(self, problem: &Problem) -> Problem {
+        let Self { page, spare, lists, layout, padding } = self;
+        let own = problem.len_kv().div_ceil(page);
+        let all = own * problem.sequence_count();
+        let table = match lists {
+            true => PageTable::Lists { entries: all },
+            false => PageTable::Rows { width: own + spare },
+        };
+        // Where there are none spare, sequences that begin alike leave some.
+        let mut builder = problem.to_builder().paged(Paging { page, pages: (all + spare).max(1), table });
+        for operand in [Operand::Key, Operand::Value] {
+            let strides = layout.strides(problem.heads_kv(), page, problem.head_dim());
+            builder = builder.strides(operand, Strides { batch: strides.batch + padding, ..strides });
         }
         builder.build().expect("strategies make valid problems")
     }

@@ -8,7 +8,9 @@ use half::{bf16, f16};
 use harness::regime::ExtensionData;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensorError, SafeTensors};
-use sdpa_core::{Dtype, Layout, Mask, Operand, Packing, Problem, ProblemBuilder, ProblemError, Window};
+use sdpa_core::{
+    Dtype, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, ProblemBuilder, ProblemError, Window,
+};
 use sdpa_ref::Inputs;
 use sdpa_toolchain::{WriteError, check_writable, write_whole};
 use thiserror::Error;
@@ -254,19 +256,30 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
     let file =
         SafeTensors::deserialize(&bytes).map_err(|source| FileError::Format { path: path.to_owned(), source })?;
 
+    let paged = file.tensor("block_table").is_ok();
     let dimensions = match (extension::is_packed(&file)?, asked.layout) {
-        (true, None) => Dimensions::Packed,
-        (true, Some(_)) => return Err(FileError::PackedLayout),
+        (true, Some(_)) if !paged => return Err(FileError::PackedLayout),
+        (true, _) => Dimensions::Packed,
         (false, layout) => Dimensions::Dense(layout.unwrap_or(Layout::Bhld)),
     };
+    // Pages have the layout's order; beside packed queries that of the queries.
+    let key_layout = asked.layout.unwrap_or(if dimensions == Dimensions::Packed { Layout::Blhd } else { Layout::Bhld });
+    let of_keys = if paged { Dimensions::Dense(key_layout) } else { dimensions };
     let (query_view, query_sizes, dtype) = operand(path, &file, "q", dimensions, None)?;
-    let (key_view, key_sizes, _) = operand(path, &file, "k", dimensions, Some(dtype))?;
-    let (value_view, value_sizes, _) = operand(path, &file, "v", dimensions, Some(dtype))?;
-    check_shapes(dimensions, query_sizes, key_sizes, value_sizes)?;
+    let (key_view, key_sizes, _) = operand(path, &file, "k", of_keys, Some(dtype))?;
+    let (value_view, value_sizes, _) = operand(path, &file, "v", of_keys, Some(dtype))?;
+    match paged {
+        true => check_pages(of_keys, query_sizes, key_sizes, value_sizes)?,
+        false => check_shapes(dimensions, query_sizes, key_sizes, value_sizes)?,
+    }
 
     let [batch, heads, mut len_q, head_dim] = query_sizes;
     let [_, heads_kv, mut len_kv, _] = key_sizes;
-    let extension = extension::read(&file, query_sizes, len_kv)?;
+    let pages = paged.then_some([key_sizes[0], key_sizes[2]]);
+    let (extension, width) = extension::read(&file, query_sizes, len_kv, pages)?;
+    if paged {
+        len_kv = extension.key_lengths.iter().copied().max().unwrap_or(0) as usize;
+    }
     let mut rows_behind = 0;
     let (builder, transposed) = match dimensions {
         Dimensions::Dense(layout) => {
@@ -276,11 +289,13 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
         Dimensions::Packed => {
             // What lies behind the last sequence belongs to none, so the problem ends there.
             rows_behind = len_q - end(&extension.cu_seqlens_q);
-            (len_q, len_kv) = (end(&extension.cu_seqlens_q), end(&extension.cu_seqlens_k));
+            len_q = end(&extension.cu_seqlens_q);
+            let longest_kv = if paged { len_kv } else { longest(&extension.cu_seqlens_k) };
+            len_kv = if paged { len_kv } else { end(&extension.cu_seqlens_k) };
             let packing = Packing {
                 sequences: extension.cu_seqlens_q.len() - 1,
                 longest_q: longest(&extension.cu_seqlens_q),
-                longest_kv: longest(&extension.cu_seqlens_k),
+                longest_kv,
             };
             (Problem::packed(packing, heads, len_q, head_dim), None)
         }
@@ -299,10 +314,16 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
     ] {
         builder = if is_there { add(builder) } else { builder };
     }
+    if let Some([pages, page]) = pages {
+        builder = builder.paged(Paging { page, pages, table: PageTable::Rows { width } });
+        for operand in [Operand::Key, Operand::Value] {
+            builder = builder.strides(operand, key_layout.strides(heads_kv, page, head_dim));
+        }
+    }
     let problem = match builder.build() {
         Ok(problem) => problem,
         // Neither has dimensions.
-        Err(error @ (ProblemError::Scale(_) | ProblemError::Softcap(_))) => {
+        Err(error @ (ProblemError::Scale(_) | ProblemError::Softcap(_) | ProblemError::PageSize(_))) => {
             return Err(FileError::Problem { error, transposed: None });
         }
         Err(error) => return Err(FileError::Problem { error, transposed }),
@@ -335,6 +356,23 @@ fn end(cu_seqlens: &[u32]) -> usize {
 /// Rows of the longest sequence.
 fn longest(cu_seqlens: &[u32]) -> usize {
     cu_seqlens.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
+}
+
+/// Pages of keys fit the queries, and those of values the keys; all of them [pages, heads, page, head_dim].
+fn check_pages(dimensions: Dimensions, query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Result<(), FileError> {
+    let shape = |name, found, expected| Err(FileError::Shape { name, found: dimensions.shape(found), expected });
+    if key[3] != query[3] {
+        let axes = dimensions.axes().replace("batch", "pages").replace("length", "page");
+        return shape(
+            "k",
+            key,
+            format!("{axes}, as the file holds `block_table`, with {} as head_dim, as `q`", query[3]),
+        );
+    }
+    if value != key {
+        return shape("v", value, format!("{:?}, the shape of `k`", dimensions.shape(key)));
+    }
+    Ok(())
 }
 
 /// Keys fit the queries, and values the keys; all of them [batch, heads, length, head_dim].

@@ -1,4 +1,4 @@
-//! What a problem may ask for beyond dense attention: packed sequences, used lengths, windows, soft caps, sinks, slopes.
+//! What a problem may ask for beyond dense attention: packed sequences, used lengths, pages, windows, soft caps, sinks, slopes.
 
 use std::ops::Range;
 
@@ -26,16 +26,25 @@ pub struct Extensions {
     pub sinks: bool,
     /// A slope for each query head: scores fall by it with each key of distance from the diagonal.
     pub slopes: bool,
+    /// Keys and values in pages: [`Paging`].
+    pub paged: bool,
 }
 
 impl Extensions {
     /// Dense attention.
-    pub const NONE: Self =
-        Self { packed: false, key_lengths: false, window: false, softcap: false, sinks: false, slopes: false };
+    pub const NONE: Self = Self {
+        packed: false,
+        key_lengths: false,
+        window: false,
+        softcap: false,
+        sinks: false,
+        slopes: false,
+        paged: false,
+    };
 
     /// Everything there is.
     pub const ALL: Self =
-        Self { packed: true, key_lengths: true, window: true, softcap: true, sinks: true, slopes: true };
+        Self { packed: true, key_lengths: true, window: true, softcap: true, sinks: true, slopes: true, paged: true };
 
     /// The first of these, in words, that `others` lack.
     pub fn first_not_in(self, others: Self) -> Option<&'static str> {
@@ -46,6 +55,7 @@ impl Extensions {
             (self.softcap, others.softcap, "soft caps"),
             (self.sinks, others.sinks, "sinks"),
             (self.slopes, others.slopes, "slopes"),
+            (self.paged, others.paged, "keys and values in pages"),
         ]
         .into_iter()
         .find(|(asked, taken, _)| *asked && !*taken)
@@ -65,6 +75,60 @@ pub struct Packing {
     pub longest_q: usize,
     /// Most keys that any of them has.
     pub longest_kv: usize,
+}
+
+/// Keys and values in pages, as servers keep them: `[pages, heads_kv, page, head_dim]` or `[pages, page, heads_kv, head_dim]`,
+/// which are only strides. A table on the device says which page holds which keys of a sequence
+/// ([`Tensors::with_pages`](crate::Tensors::with_pages)), and numbers on the device how many keys each sequence has.
+///
+/// Of such a problem [`len_kv`](crate::Problem::len_kv) is the most keys that any sequence has. The host knows no more, so a
+/// recorded graph serves lengths that grow up to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Paging {
+    /// Keys of a page: 8, 16, 32, 64, 128 or 256.
+    pub page: usize,
+    /// Pages that the tensors hold.
+    pub pages: usize,
+    /// Where the table's entries stand.
+    pub table: PageTable,
+}
+
+/// How the table of pages lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PageTable {
+    /// `[sequences, width]`: a sequence's pages in order; what follows them is never read.
+    Rows {
+        /// Entries from one sequence's row to the next one's.
+        width: usize,
+    },
+    /// The pages of all sequences behind one another, each sequence's first where `[sequences + 1]` numbers say it. Instead of
+    /// the lengths the device has how many keys the last page of each sequence holds.
+    Lists {
+        /// Entries of all sequences together, or more.
+        entries: usize,
+    },
+}
+
+impl Paging {
+    /// The sizes that a page may have.
+    pub const SIZES: [usize; 6] = [8, 16, 32, 64, 128, 256];
+
+    /// Pages that so many keys take.
+    pub fn pages_of(&self, keys: usize) -> usize {
+        keys.div_ceil(self.page)
+    }
+
+    /// Entries that the table has at least, for so many sequences of at most so many keys.
+    pub fn entries(&self, sequences: usize, most_keys: usize) -> usize {
+        match self.table {
+            // What follows the last sequence's last page need not be there.
+            PageTable::Rows { width } => match sequences {
+                0 => 0,
+                _ => (sequences - 1) * width + self.pages_of(most_keys),
+            },
+            PageTable::Lists { entries } => entries,
+        }
+    }
 }
 
 /// How many keys on either side of the diagonal a query sees: query `i` sees the keys from `i + d - left` to `i + d + right`,

@@ -58,9 +58,9 @@ pub use device::{
 };
 pub use dtype::Dtype;
 pub use error::{Error, Result};
-pub use extension::{Extensions, LARGEST_SOFTCAP, Packing, Sequence, Window};
+pub use extension::{Extensions, LARGEST_SOFTCAP, Packing, PageTable, Paging, Sequence, Window};
 pub use machine_code::{MachineCode, PackedCode};
-pub use params::{ExtensionParams, Params, TensorParams};
+pub use params::{ExtensionParams, PagingParams, Params, TensorParams};
 pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, SizeRange, Unsupported};
 pub use prepared::Prepared;
 pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};

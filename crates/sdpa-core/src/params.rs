@@ -1,6 +1,6 @@
 //! The parameter block that every kernel takes, byte for byte the one in the kernels' `params.cuh`.
 
-use crate::{Mask, Operand, Problem};
+use crate::{Mask, Operand, PageTable, Paging, Problem};
 
 /// Where a `[batch, heads, length, head_dim]` tensor lies; strides in elements, the last dimension contiguous.
 #[repr(C)]
@@ -67,7 +67,7 @@ pub struct ExtensionParams {
     pub cu_seqlens_q: u64,
     /// The same of the keys.
     pub cu_seqlens_k: u64,
-    /// How many keys each sequence of a dense batch uses: `[batch]` u32; 0 if all.
+    /// How many keys each sequence uses: `[sequences]` u32; 0 if all. With lists of pages, how many its last page holds.
     pub key_lengths: u64,
     /// `[heads_q]` f32; 0 if there are none.
     pub sinks: u64,
@@ -85,6 +85,33 @@ pub struct ExtensionParams {
     pub softcap: f32,
     /// Most queries that a packed sequence has.
     pub longest_q: i32,
+    /// What a problem with keys in pages asks for besides. Kernels that take none of it declare the block up to here.
+    pub paging: PagingParams,
+}
+
+/// The third part of the block, for kernels that take keys in pages; mirrors `PagedParams` in `kernels/v2j.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PagingParams {
+    /// Which page holds which keys of a sequence: u32; 0 if keys are contiguous.
+    pub table: u64,
+    /// Where each sequence's entries begin, and the last one's end: `[sequences + 1]` u32; 0 if the table has rows.
+    pub starts: u64,
+    /// Entries from one sequence's row of the table to the next one's.
+    pub width: i32,
+    /// Binary logarithm of the keys of a page.
+    pub page_shift: i32,
+}
+
+impl PagingParams {
+    fn new(problem: &Problem) -> Self {
+        let Some(Paging { page, table, .. }) = problem.paging() else { return Self::default() };
+        let width = match table {
+            PageTable::Rows { width } => width as i32,
+            PageTable::Lists { .. } => 0,
+        };
+        Self { width, page_shift: page.ilog2() as i32, ..Self::default() }
+    }
 }
 
 impl ExtensionParams {
@@ -98,6 +125,7 @@ impl ExtensionParams {
             window_right: if problem.mask().is_causal() { 0 } else { side(window.right) },
             softcap: problem.softcap().unwrap_or(0.0),
             longest_q: problem.packing().map_or(0, |packing| packing.longest_q as i32),
+            paging: PagingParams::new(problem),
             ..Self::default()
         }
     }
@@ -105,6 +133,9 @@ impl ExtensionParams {
 
 /// Bytes of the block that kernels of dense attention declare.
 pub(crate) const DENSE_BYTES: usize = std::mem::offset_of!(Params, extension);
+
+/// Bytes of the block that kernels without pages declare.
+pub(crate) const EXTENDED_BYTES: usize = DENSE_BYTES + std::mem::offset_of!(ExtensionParams, paging);
 
 /// `scale · log2(e)`, rounded once; infinite for the largest scales, which a [`Problem`] refuses.
 pub(crate) fn scale_log2e(scale: f32) -> f32 {
@@ -175,6 +206,8 @@ impl Params {
         bytes.extend(numbers.into_iter().flat_map(i32::to_le_bytes));
         bytes.extend(extension.softcap.to_le_bytes());
         bytes.extend(extension.longest_q.to_le_bytes());
+        bytes.extend([extension.paging.table, extension.paging.starts].into_iter().flat_map(u64::to_le_bytes));
+        bytes.extend([extension.paging.width, extension.paging.page_shift].into_iter().flat_map(i32::to_le_bytes));
         bytes
     }
 }
@@ -190,12 +223,13 @@ mod tests {
         let mut params = Params::new(&problem, [11, 22, 33, 44]);
         (params.lse, params.workspace, params.tickets) = (55, 66, 77);
         (params.extension.cu_seqlens_k, params.extension.slopes, params.extension.longest_q) = (88, 99, 111);
+        params.extension.paging = PagingParams { table: 122, starts: 133, width: 144, page_shift: 4 };
         // SAFETY: `Params` is `repr(C)`, has no padding (its size is the sum of its fields' sizes, which a
         // test of sdpa-toolchain checks against the kernels' header) and holds only plain numbers, so all its bytes are initialised.
         let memory = unsafe { std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<Params>()) };
         assert_eq!(params.to_bytes(), memory);
         assert_eq!(params.diagonal, 37);
-        assert_eq!((DENSE_BYTES, size_of::<Params>()), (192, 256));
+        assert_eq!((DENSE_BYTES, EXTENDED_BYTES, size_of::<Params>()), (192, 256, 280));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ops::Range;
 pub use error::ProblemError;
 
 use crate::Dtype;
-use crate::extension::{Extensions, LARGEST_SOFTCAP, Packing, Sequence, Window};
+use crate::extension::{Extensions, LARGEST_SOFTCAP, Packing, PageTable, Paging, Sequence, Window};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,9 +77,9 @@ impl Layout {
 pub enum Operand {
     /// Q, `[batch, heads_q, len_q, head_dim]`.
     Query,
-    /// K, `[batch, heads_kv, len_kv, head_dim]`.
+    /// K, `[batch, heads_kv, len_kv, head_dim]`, or `[pages, heads_kv, page, head_dim]`.
     Key,
-    /// V, `[batch, heads_kv, len_kv, head_dim]`.
+    /// V, as K.
     Value,
     /// O, `[batch, heads_q, len_q, head_dim]`.
     Output,
@@ -148,6 +148,7 @@ pub struct Problem {
     softcap: Option<f32>,
     sinks: bool,
     slopes: bool,
+    paging: Option<Paging>,
 }
 
 impl Problem {
@@ -173,6 +174,7 @@ impl Problem {
             softcap: None,
             sinks: false,
             slopes: false,
+            paging: None,
         }
     }
 
@@ -213,7 +215,7 @@ impl Problem {
         self.len_q
     }
 
-    /// Keys and values of each head.
+    /// Keys and values of each head; if they lie in pages, the most that a sequence has.
     pub fn len_kv(&self) -> usize {
         self.len_kv
     }
@@ -243,11 +245,14 @@ impl Problem {
         self.strides[operand as usize]
     }
 
-    /// Shape `[batch, heads, length, head_dim]` of an operand.
+    /// Shape `[batch, heads, length, head_dim]` of an operand; of keys and values in pages `[pages, heads_kv, page, head_dim]`.
     pub fn shape(&self, operand: Operand) -> [usize; 4] {
         match operand {
             Operand::Query | Operand::Output => [self.batch, self.heads_q, self.len_q, self.head_dim],
-            Operand::Key | Operand::Value => [self.batch, self.heads_kv, self.len_kv, self.head_dim],
+            Operand::Key | Operand::Value => match self.paging {
+                None => [self.batch, self.heads_kv, self.len_kv, self.head_dim],
+                Some(Paging { page, pages, .. }) => [pages, self.heads_kv, page, self.head_dim],
+            },
         }
     }
 
@@ -292,7 +297,7 @@ impl Problem {
         self.packing
     }
 
-    /// True if each sequence of the dense batch uses a number of its keys that stands on the device.
+    /// True if each sequence uses a number of its keys that stands on the device.
     pub fn key_lengths(&self) -> bool {
         self.key_lengths
     }
@@ -317,6 +322,11 @@ impl Problem {
         self.slopes
     }
 
+    /// How keys and values lie in pages, if they do.
+    pub fn paging(&self) -> Option<Paging> {
+        self.paging
+    }
+
     /// What is asked for beyond dense attention.
     pub fn extensions(&self) -> Extensions {
         Extensions {
@@ -326,6 +336,7 @@ impl Problem {
             softcap: self.softcap.is_some(),
             sinks: self.sinks,
             slopes: self.slopes,
+            paged: self.paging.is_some(),
         }
     }
 
@@ -334,9 +345,17 @@ impl Problem {
         self.packing.map_or(self.batch, |packing| packing.sequences)
     }
 
-    /// The same problem without extensions: dense, with the same tensors.
+    /// The same problem without extensions: dense, with the same tensors. Keys and values that lie in pages become contiguous.
     pub fn to_dense(&self) -> Self {
+        let mut strides = self.strides;
+        if self.paging.is_some() {
+            for operand in [Operand::Key, Operand::Value] {
+                strides[operand as usize] = Layout::Bhld.strides(self.heads_kv, self.len_kv, self.head_dim);
+            }
+        }
         Self {
+            strides,
+            paging: None,
             packing: None,
             key_lengths: false,
             window: Window::ALL,
@@ -345,6 +364,26 @@ impl Problem {
             slopes: false,
             ..self.clone()
         }
+    }
+
+    /// The same problem with contiguous keys and values; those of packed sequences are packed, as many as `lengths` say of
+    /// each sequence.
+    ///
+    /// # Errors
+    /// A [`ProblemError`] where the lengths add up to more than a tensor holds.
+    pub fn unpaged(&self, lengths: &[u32]) -> Result<Self, ProblemError> {
+        let mut builder = self.to_builder();
+        builder.paging = None;
+        for operand in [Operand::Key, Operand::Value] {
+            builder.strides[operand as usize] = None;
+            builder.layouts[operand as usize] = if self.packing.is_some() { Layout::Blhd } else { Layout::Bhld };
+        }
+        if let Some(packing) = &mut builder.packing {
+            builder.key_lengths = false;
+            builder.len_kv = lengths.iter().fold(0_usize, |total, length| total.saturating_add(*length as usize));
+            packing.longest_kv = lengths.iter().copied().max().unwrap_or(0) as usize;
+        }
+        builder.build()
     }
 
     /// The keys that a query of a sequence sees; positions count from the tensors' first rows. [`visible_keys`](Self::visible_keys)
@@ -426,6 +465,7 @@ impl Problem {
             softcap: self.softcap,
             sinks: self.sinks,
             slopes: self.slopes,
+            paging: self.paging,
         }
     }
 }
@@ -459,7 +499,15 @@ impl fmt::Display for Problem {
         for (asked, name) in [(self.sinks, " sinks"), (self.slopes, " slopes")] {
             f.write_str(if asked { name } else { "" })?;
         }
-        Ok(())
+        match self.paging {
+            None => Ok(()),
+            Some(Paging { page, pages, table: PageTable::Rows { width } }) => {
+                write!(f, " pages={page},{pages},{width}")
+            }
+            Some(Paging { page, pages, table: PageTable::Lists { entries } }) => {
+                write!(f, " page-lists={page},{pages},{entries}")
+            }
+        }
     }
 }
 
@@ -484,6 +532,7 @@ pub struct ProblemBuilder {
     softcap: Option<f32>,
     sinks: bool,
     slopes: bool,
+    paging: Option<Paging>,
 }
 
 impl ProblemBuilder {
@@ -572,6 +621,19 @@ impl ProblemBuilder {
         self
     }
 
+    /// Keys and values lie in pages: [`Tensors::with_pages`](crate::Tensors::with_pages) or
+    /// [`with_page_lists`](crate::Tensors::with_page_lists). How many keys each sequence has stands on the device. Of packed
+    /// sequences the queries alone are packed then. Strides of key and value that were given before are forgotten: theirs are
+    /// of `[pages, heads_kv, page, head_dim]`.
+    pub fn paged(mut self, paging: Paging) -> Self {
+        self.paging = Some(paging);
+        for operand in [Operand::Key, Operand::Value] {
+            self.strides[operand as usize] = None;
+        }
+        self.key_lengths = true;
+        self
+    }
+
     /// Validates everything at once.
     ///
     /// # Errors
@@ -607,12 +669,12 @@ impl ProblemBuilder {
         let strides = Operand::ALL.map(|operand| {
             let (heads, length) = match operand {
                 Operand::Query | Operand::Output => (heads_q, len_q),
-                Operand::Key | Operand::Value => (heads_kv, len_kv),
+                Operand::Key | Operand::Value => (heads_kv, self.paging.map_or(len_kv, |paging| paging.page)),
             };
             let index = operand as usize;
             self.strides[index].unwrap_or_else(|| self.layouts[index].strides(heads, length, head_dim))
         });
-        let Self { packing, key_lengths, window, softcap, sinks, slopes, .. } = self;
+        let Self { packing, key_lengths, window, softcap, sinks, slopes, paging, .. } = self;
         let problem = Problem {
             batch,
             heads_q,
@@ -630,6 +692,7 @@ impl ProblemBuilder {
             softcap,
             sinks,
             slopes,
+            paging,
         };
         for operand in Operand::ALL {
             problem.check_strides(operand)?;
@@ -648,22 +711,50 @@ impl ProblemBuilder {
                 return Err(ProblemError::TooLarge { what, found });
             }
         }
+        self.check_paging()?;
         let Some(Packing { sequences, longest_q, longest_kv }) = self.packing else { return Ok(()) };
         if self.batch != 1 {
             return Err(ProblemError::PackedBatch { batch: self.batch });
         }
-        if self.key_lengths {
+        if self.key_lengths && self.paging.is_none() {
             return Err(ProblemError::PackedKeyLengths);
+        }
+        if self.paging.is_some() && longest_kv != self.len_kv {
+            return Err(ProblemError::PagedLongest { longest: longest_kv, len_kv: self.len_kv });
         }
         if sequences > MAX_EXTENT {
             return Err(ProblemError::TooLarge { what: "sequences", found: sequences });
         }
-        for (what, longest, total) in [("queries", longest_q, self.len_q), ("keys", longest_kv, self.len_kv)] {
+        let keys = self.paging.is_none().then_some(("keys", longest_kv, self.len_kv));
+        for (what, longest, total) in [("queries", longest_q, self.len_q)].into_iter().chain(keys) {
             if longest > total || longest.saturating_mul(sequences) < total {
                 return Err(ProblemError::Packing { what, sequences, longest, total });
             }
         }
         Ok(())
+    }
+
+    fn check_paging(&self) -> Result<(), ProblemError> {
+        let Some(paging) = self.paging else { return Ok(()) };
+        let Paging { page, pages, table } = paging;
+        if !Paging::SIZES.contains(&page) {
+            return Err(ProblemError::PageSize(page));
+        }
+        let (what, found) = match table {
+            PageTable::Rows { width } => ("width of the table of pages", width),
+            PageTable::Lists { entries } => ("entries of the table of pages", entries),
+        };
+        for (what, found) in [("pages", pages), (what, found), ("keys in pages", pages.saturating_mul(page))] {
+            if found > MAX_EXTENT {
+                return Err(ProblemError::TooLarge { what, found });
+            }
+        }
+        match table {
+            PageTable::Rows { width } if width < paging.pages_of(self.len_kv) => {
+                Err(ProblemError::TableWidth { width, page, len_kv: self.len_kv })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

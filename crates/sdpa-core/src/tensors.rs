@@ -1,6 +1,6 @@
 //! The tensors of a forward pass, and what must hold of their memory.
 
-use crate::{Buffer, Error, ExtensionParams, MemoryId, Operand, Params, Problem, Result};
+use crate::{Buffer, Error, ExtensionParams, MemoryId, Operand, PageTable, PagingParams, Params, Problem, Result};
 
 /// Part of a buffer, from an offset in bytes to its end.
 #[derive(Clone, Copy, Debug)]
@@ -45,11 +45,23 @@ pub struct Tensors<'a> {
     operands: [View<'a>; 4],
     lse: Option<View<'a>>,
     /// In the order of [`EXTENSION_TENSORS`].
-    extension: [Option<View<'a>>; 5],
+    extension: [Option<View<'a>>; EXTENSION_TENSORS.len()],
 }
 
 /// Names of the tensors that extensions read, all of 4-byte numbers.
-const EXTENSION_TENSORS: [&str; 5] = ["cu_seqlens_q", "cu_seqlens_k", "key_lengths", "sinks", "slopes"];
+const EXTENSION_TENSORS: [&str; 8] = [
+    "cu_seqlens_q",
+    "cu_seqlens_k",
+    "key_lengths",
+    "sinks",
+    "slopes",
+    "block_table",
+    "page_starts",
+    "last_page_lengths",
+];
+
+/// Where each of them lies.
+type ExtensionRegions = [Option<(&'static str, Region)>; EXTENSION_TENSORS.len()];
 
 impl<'a> Tensors<'a> {
     /// Query, key, value and output, strided as the problem says.
@@ -59,7 +71,11 @@ impl<'a> Tensors<'a> {
         value: impl Into<View<'a>>,
         output: impl Into<View<'a>>,
     ) -> Self {
-        Self { operands: [query.into(), key.into(), value.into(), output.into()], lse: None, extension: [None; 5] }
+        Self {
+            operands: [query.into(), key.into(), value.into(), output.into()],
+            lse: None,
+            extension: [None; EXTENSION_TENSORS.len()],
+        }
     }
 
     /// Asks for the log-sum-exp of every row, `[batch, heads_q, len_q]` f32, contiguous.
@@ -79,7 +95,15 @@ impl<'a> Tensors<'a> {
         self
     }
 
-    /// How many keys each sequence of a dense batch uses: `[batch]` of u32 or i32, each at most `len_kv`.
+    /// Where each packed sequence's queries begin, and the last one's end: [`with_cu_seqlens`](Self::with_cu_seqlens) for a
+    /// problem whose keys lie in pages, which are not packed.
+    #[must_use]
+    pub fn with_cu_seqlens_q(mut self, query: impl Into<View<'a>>) -> Self {
+        self.extension[0] = Some(query.into());
+        self
+    }
+
+    /// How many keys each sequence uses: `[batch]`, or `[sequences]` of packed ones, of u32 or i32, each at most `len_kv`.
     #[must_use]
     pub fn with_key_lengths(mut self, lengths: impl Into<View<'a>>) -> Self {
         self.extension[2] = Some(lengths.into());
@@ -101,18 +125,51 @@ impl<'a> Tensors<'a> {
         self
     }
 
+    /// Which page holds which keys of a sequence: `[sequences, width]` of u32 or i32. Key `j` of sequence `s` is row `j % page`
+    /// of the page that entry `j / page` of row `s` names.
+    ///
+    /// What follows a sequence's pages in its row is never read. An entry of a key in use must be less than the number of
+    /// pages: kernels do not check, so one that is not reads memory that is not the cache's. Several sequences may share
+    /// pages.
+    #[must_use]
+    pub fn with_pages(mut self, block_table: impl Into<View<'a>>, key_lengths: impl Into<View<'a>>) -> Self {
+        self.extension[5] = Some(block_table.into());
+        self.with_key_lengths(key_lengths)
+    }
+
+    /// The same as lists: `starts`, `[sequences + 1]` of u32 or i32, says where each sequence's pages begin in `pages` and the
+    /// last one's end, and `last_lengths`, `[sequences]`, how many keys the last page of each holds: 1 to all of them. A
+    /// sequence without pages has no keys.
+    #[must_use]
+    pub fn with_page_lists(
+        mut self,
+        starts: impl Into<View<'a>>,
+        pages: impl Into<View<'a>>,
+        last_lengths: impl Into<View<'a>>,
+    ) -> Self {
+        self.extension[5] = Some(pages.into());
+        self.extension[6] = Some(starts.into());
+        self.extension[7] = Some(last_lengths.into());
+        self
+    }
+
     /// What the problem's extensions read: every tensor that it asks for is there, and no other.
-    fn extension(&self, problem: &Problem, memory: MemoryId) -> Result<[Named; 5]> {
-        let sequences = problem.packing().map(|packing| packing.sequences + 1);
+    fn extension(&self, problem: &Problem, memory: MemoryId) -> Result<ExtensionRegions> {
+        let (count, paging) = (problem.sequence_count(), problem.paging());
+        let boundaries = problem.packing().map(|_| count + 1);
         let heads = |asked: bool| asked.then(|| problem.heads_q());
+        let lists = paging.filter(|paging| matches!(paging.table, PageTable::Lists { .. }));
         let needed = [
-            sequences,
-            sequences,
-            problem.key_lengths().then(|| problem.batch()),
+            boundaries,
+            boundaries.filter(|_| paging.is_none()),
+            (problem.key_lengths() && lists.is_none()).then_some(count),
             heads(problem.sinks()),
             heads(problem.slopes()),
+            paging.map(|paging| paging.entries(count, problem.len_kv())),
+            lists.map(|_| count + 1),
+            lists.map(|_| count),
         ];
-        let mut regions = [None; 5];
+        let mut regions = [None; EXTENSION_TENSORS.len()];
         for (index, (tensor, needed)) in EXTENSION_TENSORS.into_iter().zip(needed).enumerate() {
             match (&self.extension[index], needed) {
                 (Some(view), Some(count)) => {
@@ -129,7 +186,7 @@ impl<'a> Tensors<'a> {
 
     /// Checks memory, lengths, alignment and overlaps, and binds the addresses.
     pub(crate) fn params(&self, problem: &Problem, alignment: u64, memory: MemoryId) -> Result<Params> {
-        let mut regions = [None; 10];
+        let mut regions = [None; Operand::ALL.len() + EXTENSION_TENSORS.len()];
         for (index, operand) in Operand::ALL.into_iter().enumerate() {
             let view = &self.operands[operand as usize];
             let region = Region::of_operand(problem, operand, view.address());
@@ -147,10 +204,13 @@ impl<'a> Tensors<'a> {
         let extension = self.extension(problem, memory)?;
         regions[Operand::ALL.len()..][..extension.len()].copy_from_slice(&extension);
         check_overlaps(&regions, &written)?;
-        let [cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes] =
+        let [cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, table, starts, last_lengths] =
             extension.map(|tensor| tensor.map_or(0, |(_, region)| region.start));
+        // One of the two is there.
+        let key_lengths = key_lengths.max(last_lengths);
+        let paging = PagingParams { table, starts, ..params.extension.paging };
         params.extension =
-            ExtensionParams { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, ..params.extension };
+            ExtensionParams { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, paging, ..params.extension };
         Ok(params)
     }
 }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use sdpa_core::{Operand, Problem, Sequence};
 
 use crate::inputs::{Inputs, ReferenceError, Rows};
+use crate::paged::Unpaged;
 use crate::scoring::Scoring;
 
 /// Query rows computed together, as in the oracle.
@@ -34,6 +35,9 @@ impl Ideal {
     /// # Errors
     /// [`ReferenceError`] where a buffer is shorter than its tensor or a row does not exist.
     pub fn compute(problem: &Problem, inputs: &Inputs<'_>, rows: Option<&Rows>) -> Result<Self, ReferenceError> {
+        if let Some(unpaged) = Unpaged::new(problem, inputs)? {
+            return Self::compute(&unpaged.problem, &unpaged.inputs(inputs), rows);
+        }
         let rows = rows.cloned().unwrap_or_else(|| Rows::all(problem));
         inputs.check(problem, &rows)?;
         let [batches, heads, queries] = rows.shape();

@@ -1,7 +1,7 @@
 //! The raw inputs, the rows to compute, and reading one head of an operand.
 
 use ndarray::Array2;
-use sdpa_core::{Operand, Problem, Sequence};
+use sdpa_core::{Operand, PageTable, Problem, Sequence};
 use thiserror::Error;
 
 /// Element bits of the three inputs, each strided as the problem says, and what the problem's extensions read.
@@ -24,12 +24,16 @@ pub struct ExtensionInputs<'a> {
     pub cu_seqlens_q: &'a [u32],
     /// The same of the keys.
     pub cu_seqlens_k: &'a [u32],
-    /// Keys that each sequence of a dense batch uses, `[batch]`.
+    /// Keys that each sequence uses, `[sequences]`: of a dense batch, or with keys in pages.
     pub key_lengths: &'a [u32],
     /// `[heads_q]`.
     pub sinks: &'a [f32],
     /// `[heads_q]`.
     pub slopes: &'a [f32],
+    /// The pages of each sequence.
+    pub block_table: &'a [u32],
+    /// Where each sequence's pages begin in lists of them and the last one's end, `[sequences + 1]`.
+    pub page_starts: &'a [u32],
 }
 
 impl ExtensionInputs<'_> {
@@ -39,7 +43,12 @@ impl ExtensionInputs<'_> {
             let spans = |boundaries: &[u32]| -> Vec<std::ops::Range<usize>> {
                 boundaries.windows(2).map(|pair| pair[0] as usize..pair[1] as usize).collect()
             };
-            let (queries, keys) = (spans(self.cu_seqlens_q), spans(self.cu_seqlens_k));
+            let queries = spans(self.cu_seqlens_q);
+            let keys = match problem.paging() {
+                None => spans(self.cu_seqlens_k),
+                // Each counts from its own first.
+                Some(_) => self.key_lengths.iter().map(|length| 0..*length as usize).collect(),
+            };
             return queries.into_iter().zip(keys).map(|(queries, keys)| Sequence { queries, keys }).collect();
         }
         let used = if problem.key_lengths() { self.key_lengths[batch] as usize } else { problem.len_kv() };
@@ -136,14 +145,19 @@ impl Inputs<'_> {
     }
 
     fn check_extension(&self, problem: &Problem) -> Result<(), ReferenceError> {
-        let ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes } = self.extension;
+        let ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, block_table, page_starts } =
+            self.extension;
+        let (sequences, paging) = (problem.sequence_count(), problem.paging());
+        let boundaries = problem.packing().map(|_| sequences + 1);
+        let lists = paging.filter(|paging| matches!(paging.table, PageTable::Lists { .. }));
         let wrong = |tensor, found, needed| {
             Err(ReferenceError::Extension { tensor, found, needed, problem: problem.to_string() })
         };
         let counts = [
-            ("cu_seqlens_q", cu_seqlens_q.len(), problem.packing().map(|packing| packing.sequences + 1)),
-            ("cu_seqlens_k", cu_seqlens_k.len(), problem.packing().map(|packing| packing.sequences + 1)),
-            ("key_lengths", key_lengths.len(), problem.key_lengths().then(|| problem.batch())),
+            ("cu_seqlens_q", cu_seqlens_q.len(), boundaries),
+            ("cu_seqlens_k", cu_seqlens_k.len(), boundaries.filter(|_| paging.is_none())),
+            ("key_lengths", key_lengths.len(), problem.key_lengths().then_some(sequences)),
+            ("page_starts", page_starts.len(), lists.map(|_| sequences + 1)),
             ("sinks", sinks.len(), problem.sinks().then(|| problem.heads_q())),
             ("slopes", slopes.len(), problem.slopes().then(|| problem.heads_q())),
         ];
@@ -163,6 +177,10 @@ impl Inputs<'_> {
         }
         if let Some(used) = key_lengths.iter().find(|used| **used as usize > problem.len_kv()) {
             return wrong("key_lengths", format!("holds {used}"), format!("at most {}", problem.len_kv()));
+        }
+        let entries = paging.map_or(0, |paging| paging.entries(sequences, problem.len_kv()));
+        if block_table.len() < entries {
+            return wrong("block_table", format!("has {} numbers", block_table.len()), format!("{entries}"));
         }
         Ok(())
     }

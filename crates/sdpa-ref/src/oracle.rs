@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use sdpa_core::{Operand, Problem, Sequence};
 
 use crate::inputs::{Inputs, ReferenceError, Rows};
+use crate::paged::Unpaged;
 use crate::scoring::Scoring;
 use crate::sensitivity::{Sensitivity, WeightedRow};
 
@@ -53,6 +54,9 @@ impl Oracle {
     /// # Errors
     /// [`ReferenceError`] where a buffer is shorter than its tensor or a row does not exist.
     pub fn compute(problem: &Problem, inputs: &Inputs<'_>, rows: Option<&Rows>) -> Result<Self, ReferenceError> {
+        if let Some(unpaged) = Unpaged::new(problem, inputs)? {
+            return Self::compute(&unpaged.problem, &unpaged.inputs(inputs), rows);
+        }
         let rows = rows.cloned().unwrap_or_else(|| Rows::all(problem));
         inputs.check(problem, &rows)?;
         let mut oracle = Self::empty(problem, rows);

@@ -5,6 +5,7 @@ use sdpa_core::{Operand, Problem};
 use crate::ideal::Ideal;
 use crate::inputs::{Inputs, ReferenceError, Rows};
 use crate::oracle::Oracle;
+use crate::paged::Unpaged;
 use crate::pattern::Tally;
 use crate::report::{Check, Count, Mismatch, Place};
 use crate::tolerance::{ElementScale, Tolerance, frobenius_limit, lse_bound, lse_rms_limit};
@@ -119,6 +120,9 @@ impl Reference {
     /// # Errors
     /// [`ReferenceError`] where a buffer is shorter than its tensor or a row does not exist.
     pub fn compute(problem: &Problem, inputs: &Inputs<'_>, rows: Option<&Rows>) -> Result<Self, ReferenceError> {
+        if let Some(unpaged) = Unpaged::new(problem, inputs)? {
+            return Self::compute(&unpaged.problem, &unpaged.inputs(inputs), rows);
+        }
         Ok(Self { oracle: Oracle::compute(problem, inputs, rows)?, ideal: Ideal::compute(problem, inputs, rows)? })
     }
 

@@ -104,7 +104,7 @@ pub(crate) fn options(kernel: &Specialisation) -> Vec<String> {
 mod tests {
     use std::mem::offset_of;
 
-    use sdpa_core::Params;
+    use sdpa_core::{ExtensionParams, PagingParams, Params};
 
     use super::*;
     use crate::Checkout;
@@ -148,5 +148,42 @@ mod tests {
         let theirs: Vec<&str> = header.lines().filter(|line| line.starts_with("FIELD_AT(")).collect();
         assert_eq!(theirs, ours);
         assert!(header.contains(&format!("sizeof(AttentionParams) == {}", offset_of!(Params, extension))));
+        held_to_struct(&sources);
+    }
+
+    /// The same of the block's two longer forms.
+    fn held_to_struct(sources: &Sources) {
+        let extended = [
+            ("cu_seqlens_q", offset_of!(ExtensionParams, cu_seqlens_q)),
+            ("cu_seqlens_k", offset_of!(ExtensionParams, cu_seqlens_k)),
+            ("key_lengths", offset_of!(ExtensionParams, key_lengths)),
+            ("sinks", offset_of!(ExtensionParams, sinks)),
+            ("slopes", offset_of!(ExtensionParams, slopes)),
+            ("sequences", offset_of!(ExtensionParams, sequences)),
+            ("top_left", offset_of!(ExtensionParams, top_left)),
+            ("window_left", offset_of!(ExtensionParams, window_left)),
+            ("window_right", offset_of!(ExtensionParams, window_right)),
+            ("softcap", offset_of!(ExtensionParams, softcap)),
+            ("longest_q", offset_of!(ExtensionParams, longest_q)),
+        ];
+        let paging = offset_of!(ExtensionParams, paging);
+        let paged = [
+            ("block_table", paging + offset_of!(PagingParams, table)),
+            ("page_starts", paging + offset_of!(PagingParams, starts)),
+            ("table_width", paging + offset_of!(PagingParams, width)),
+            ("page_shift", paging + offset_of!(PagingParams, page_shift)),
+        ];
+        let start = offset_of!(Params, extension);
+        for (file, ours, size) in [
+            ("machine/extended_params.cuh", &extended[..], format!("sizeof(ExtendedParams) == {}", start + paging)),
+            ("v2j.cu", &paged[..], format!("sizeof(PagedParams) == {}", size_of::<Params>())),
+        ] {
+            let (_, header) = sources.iter().find(|(path, _)| path.ends_with(file)).expect("the source is there");
+            let theirs: Vec<&str> = header.lines().filter(|line| line.starts_with("FIELD_AT(")).collect();
+            let ours: Vec<String> =
+                ours.iter().map(|(field, offset)| format!("FIELD_AT({field}, {});", start + offset)).collect();
+            assert_eq!(theirs, ours, "{file}");
+            assert!(header.contains(&size), "{file}: {size}");
+        }
     }
 }

@@ -73,7 +73,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 64 },
     accuracy: Accuracy::Standard,
     alignment: 16,
-    takes: Extensions { packed: false, ..Extensions::ALL },
+    takes: Extensions { packed: false, paged: false, ..Extensions::ALL },
 };
 
 /// So far what v2d is.

@@ -78,7 +78,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 64 },
     accuracy: Accuracy::Standard,
     alignment: 16,
-    takes: Extensions::ALL,
+    takes: Extensions { paged: false, ..Extensions::ALL },
 };
 
 /// Packed sequences without a preparing launch.

@@ -66,7 +66,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 168, shared_bytes: 225 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
-    takes: Extensions::ALL,
+    takes: Extensions { paged: false, ..Extensions::ALL },
 };
 
 /// Persistent blocks over sequences of any lengths.

@@ -54,7 +54,7 @@ static GENERATION: Generation = Generation {
     budget: Budget { registers: 255, shared_bytes: 113 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
-    takes: Extensions { softcap: false, slopes: false, ..Extensions::ALL },
+    takes: Extensions { softcap: false, slopes: false, paged: false, ..Extensions::ALL },
 };
 
 /// A block of one warpgroup for each 64 rows of a sequence.

@@ -26,6 +26,7 @@ macro_rules! for_each_generation {
             (v2i, "v2i", v2i::V2i);
             (v3f, "v3f", v3f::V3f);
             (v3g, "v3g", v3g::V3g);
+            (v2j, "v2j", v2j::V2j);
         }
     };
 }

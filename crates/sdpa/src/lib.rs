@@ -33,9 +33,12 @@
 //! - slopes ([`ProblemBuilder::slopes`], [`Tensors::with_slopes`]): scores fall with each key of distance, by another slope
 //!   for each query head (ALiBi);
 //! - key lengths ([`ProblemBuilder::key_lengths`], [`Tensors::with_key_lengths`]): each sequence of a batch uses the first of
-//!   its keys only, as many as a number on the device says.
+//!   its keys only, as many as a number on the device says;
+//! - keys and values in pages ([`ProblemBuilder::paged`], [`Tensors::with_pages`]): a table on the device says which page of a
+//!   cache holds which keys of a sequence, as servers have it.
 //!
-//! They go together, but for key lengths with packed sequences, whose `cu_seqlens` has them. What a problem asks for and a
+//! They go together, but for key lengths with packed sequences, whose `cu_seqlens` has them (in pages the queries alone are
+//! packed), and slopes with pages, which no generation has yet. What a problem asks for and a
 //! generation does not know is declined, in words.
 //!
 //! ```
@@ -140,6 +143,8 @@ pub static CHOICES: &[Choice] = &[
     choice(&v3f::V3f, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes on Hopper"),
     #[cfg(feature = "v2i")]
     choice(&v2i::V2i, always, "the same since Ampere"),
+    #[cfg(feature = "v2j")]
+    choice(&v2j::V2j, has_pages, "keys and values in pages, up to 128 queries per sequence"),
     #[cfg(feature = "v2c")]
     choice(&v2c::V2c, always, "what v2d should decline"),
     #[cfg(feature = "v2b")]
@@ -216,6 +221,10 @@ fn is_causal_and_not_long(problem: &Problem, _: &DeviceLimits) -> bool {
 fn suits_one_tile_at_a_time(problem: &Problem, limits: &DeviceLimits) -> bool {
     let widths = if is_one_wave(problem, limits, 128) { 65..=192 } else { 129..=192 };
     !problem.mask().is_causal() && widths.contains(&problem.head_dim())
+}
+
+fn has_pages(problem: &Problem, _: &DeviceLimits) -> bool {
+    problem.paging().is_some()
 }
 
 fn always(_: &Problem, _: &DeviceLimits) -> bool {

@@ -201,6 +201,27 @@ const EXTENDED: [(&str, &str); 45] = [
     ("packed sequences", "L300 d96 f16 full packed=2,170,170 softcap=30 blhd normal seed=108"),
 ];
 
+/// Keys and values in pages, for blocks that stay: how many multiprocessors it is planned for, and whether their blocks have little
+/// shared memory.
+const PAGED: [(&str, Option<u32>, bool); 15] = [
+    ("b3 h4/2 q1 kv700 d64 f16 causal pages=16 normal seed=130", None, false),
+    ("b2 h4/2 q3 kv700 d128 bf16 causal pages=8 normal seed=131", Some(1), false),
+    ("b3 h2/1 q9 kv600 d256 f16 full pages=32 blhd normal seed=132", Some(2), false),
+    ("h4/2 q30 kv300 d64 bf16 causal packed=7,9,300 pages=64 sinks blhd normal seed=133", Some(2), false),
+    // More sequences than a warp adds up at once, in lists; short ones, which a warp's ring runs ahead of.
+    ("b40 h2/1 q2 kv40 d64 f16 causal page-lists=8 normal seed=134", Some(3), false),
+    ("b2 h4/1 q5 kv1500 d128 f16 causal window=200,all pages=16 softcap=30 normal seed=135", Some(1), false),
+    ("b2 h2/1 q40 kv600 d64 f16 causal pages=256 window=70,3 normal seed=136", Some(2), false),
+    ("b2 h2/1 q3 kv515 d64 f16 causal pages=128 vast-logits seed=137", Some(1), false),
+    ("b3 h4/2 q3 kv0 d64 f16 causal pages=16 sinks normal seed=138", Some(1), false),
+    ("b2 h4/2 q3 kv700 d64 f16 causal pages=16 normal seed=139", None, true),
+    ("b2 h4/2 q3 kv700 d128 f16 causal pages=16 normal seed=140", Some(1), true),
+    ("b2 h4/2 q3 kv600 d256 f16 causal pages=8 normal seed=141", None, true),
+    ("b2 h4/2 q3 kv700 d64 bf16 full pages=16 scale=-0.2 normal seed=142", None, true),
+    ("b2 h4/2 q3 kv700 d128 bf16 full pages=16 normal seed=143", None, true),
+    ("b2 h4/2 q3 kv600 d256 bf16 full pages=16 normal seed=144", Some(1), true),
+];
+
 /// Cases whose tensors are stretched until their last row lies this many elements behind the first.
 const FAR: [(&str, i64); 12] = [
     ("b2 h2 q9 kv70 d64 f16 causal normal seed=40", 1 << 32),
@@ -227,6 +248,8 @@ pub struct Trial {
     /// Plans as for a device with so many multiprocessors: some kernels are only taken where a problem fills the
     /// device, and a problem that fills an H200 takes long to interpret. `None` plans for the device as it is.
     pub multiprocessors: Option<u32>,
+    /// Plans as for a device whose blocks have no more shared memory than an L4's.
+    pub small_blocks: bool,
     /// What is unusual about its sizes.
     pub size: Option<&'static str>,
 }
@@ -234,12 +257,12 @@ pub struct Trial {
 impl Trial {
     /// A case of ordinary sizes, planned for the device as it is.
     pub fn new(case: Case) -> Self {
-        Self { case, multiprocessors: None, size: None }
+        Self { case, multiprocessors: None, small_blocks: false, size: None }
     }
 
     /// The generation as this trial plans with it.
     pub fn subject<'g>(&self, generation: &'g dyn Attention) -> Resized<'g> {
-        Resized { generation, multiprocessors: self.multiprocessors }
+        Resized { generation, multiprocessors: self.multiprocessors, small_blocks: self.small_blocks }
     }
 
     /// True if its tensors' rows lie gigabytes apart.
@@ -258,7 +281,8 @@ impl Trial {
 
     /// The command that repeats this trial for a generation.
     pub fn repeat_command(&self, generation: &str) -> String {
-        let device = self.multiprocessors.map(|count| format!(" --multiprocessors {count}")).unwrap_or_default();
+        let mut device = self.multiprocessors.map(|count| format!(" --multiprocessors {count}")).unwrap_or_default();
+        device += if self.small_blocks { " --small-blocks" } else { "" };
         format!("cargo run --release -- check {generation} --case \"{}\" --seeds 1{device}", self.case)
     }
 }
@@ -269,7 +293,8 @@ impl fmt::Display for Trial {
             1 => "planned for one multiprocessor".to_owned(),
             _ => format!("planned for {count} multiprocessors"),
         });
-        let notes: Vec<&str> = self.size.into_iter().chain(planned.as_deref()).collect();
+        let small = self.small_blocks.then_some("planned for little shared memory");
+        let notes: Vec<&str> = self.size.into_iter().chain(planned.as_deref()).chain(small).collect();
         write!(f, "{}", self.case)?;
         if notes.is_empty() { Ok(()) } else { write!(f, " ({})", notes.join(", ")) }
     }
@@ -310,6 +335,7 @@ pub(crate) fn beyond() -> Vec<Trial> {
         case: case(line),
         multiprocessors: *multiprocessors,
         size: Some(size),
+        small_blocks: false,
     });
     let far = FAR.iter().map(|(line, distance)| {
         let case = case(line);
@@ -318,7 +344,13 @@ pub(crate) fn beyond() -> Vec<Trial> {
         Trial { size: Some(size), ..Trial::new(Case { problem, ..case }) }
     });
     let extended = EXTENDED.iter().map(|(what, line)| Trial { size: Some(what), ..Trial::new(case(line)) });
-    sizes.chain(far).chain(extended).collect()
+    let paged = PAGED.iter().map(|(line, multiprocessors, small_blocks)| Trial {
+        case: case(line),
+        multiprocessors: *multiprocessors,
+        small_blocks: *small_blocks,
+        size: Some("keys in pages"),
+    });
+    sizes.chain(far).chain(extended).chain(paged).collect()
 }
 
 /// The trial as a generation takes it: planned for one multiprocessor, too, where it declines it on the device as it is, or
@@ -340,10 +372,11 @@ fn taken(generation: &dyn Attention, trial: Trial) -> Vec<Trial> {
     [as_it_is, small].into_iter().zip(is_taken).filter_map(|(trial, taken)| taken.then_some(trial)).collect()
 }
 
-/// A generation that plans as though its device had another number of multiprocessors.
+/// A generation that plans as though its device had another number of multiprocessors, or less shared memory.
 pub struct Resized<'g> {
     generation: &'g dyn Attention,
     multiprocessors: Option<u32>,
+    small_blocks: bool,
 }
 
 impl Attention for Resized<'_> {
@@ -353,7 +386,11 @@ impl Attention for Resized<'_> {
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
         let multiprocessors = self.multiprocessors.unwrap_or(limits.multiprocessors);
-        self.generation.plan(problem, &DeviceLimits { multiprocessors, ..limits.clone() })
+        let mut limits = DeviceLimits { multiprocessors, ..limits.clone() };
+        if self.small_blocks {
+            limits.shared_bytes_per_block = limits.shared_bytes_per_block.min(DeviceLimits::L4.shared_bytes_per_block);
+        }
+        self.generation.plan(problem, &limits)
     }
 }
 

@@ -89,11 +89,21 @@ pub enum Fault {
     EmptySequenceShifts,
     /// Key lengths are ignored.
     KeyLengthsIgnored,
+    /// The entry behind a page's own is taken for it.
+    PageOffByOne,
+    /// A sequence's last page is taken for full.
+    LastPageTooLong,
+    /// The table's row of the first sequence serves all.
+    NeighboursPage,
+    /// A sequence has a key less: the one that was added last.
+    StaleLength,
+    /// Pages are taken to lie in the order of the sequence's keys.
+    TableIgnored,
 }
 
 impl Fault {
     /// All, the absence of a fault first.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 45] = [
         Self::None,
         Self::MeanOfValues,
         Self::NoScale,
@@ -134,6 +144,11 @@ impl Fault {
         Self::LastSequenceForgotten,
         Self::EmptySequenceShifts,
         Self::KeyLengthsIgnored,
+        Self::PageOffByOne,
+        Self::LastPageTooLong,
+        Self::NeighboursPage,
+        Self::StaleLength,
+        Self::TableIgnored,
     ];
 
     /// Name, as in reports.
@@ -179,6 +194,11 @@ impl Fault {
             Self::LastSequenceForgotten => "last-sequence-forgotten",
             Self::EmptySequenceShifts => "empty-sequence-shifts",
             Self::KeyLengthsIgnored => "key-lengths-ignored",
+            Self::PageOffByOne => "page-off-by-one",
+            Self::LastPageTooLong => "last-page-too-long",
+            Self::NeighboursPage => "neighbours-page",
+            Self::StaleLength => "stale-length",
+            Self::TableIgnored => "table-ignored",
         }
     }
 }
@@ -208,12 +228,21 @@ pub(super) fn attention(
                 _ => head / (params.heads_q / params.heads_kv),
             };
             let queries = load(memory, &query, [batch, head, params.len_q], params.head_dim, dtype)?;
-            let keys = load(memory, &params.key, [kv_batch, kv_head, params.len_kv], params.head_dim, dtype)?;
-            let values = load(memory, &params.value, [kv_batch, kv_head, params.len_kv], params.head_dim, dtype)?;
+            let paged = params.extension.paging.table != 0;
+            let whole = if paged { 0 } else { params.len_kv };
+            let mut keys = load(memory, &params.key, [kv_batch, kv_head, whole], params.head_dim, dtype)?;
+            let mut values = load(memory, &params.value, [kv_batch, kv_head, whole], params.head_dim, dtype)?;
+            let mut loaded = None;
             for row in 0..params.len_q {
                 let Some(seen) = seen(memory, params, [batch, row], kernel.ends_with("top_left"), fault)? else {
                     continue;
                 };
+                if paged && loaded != Some(seen.sequence) {
+                    let of = [seen.sequence as i32, kv_head, seen.length as i32];
+                    keys = load_pages(memory, params, &params.key, of, dtype, fault)?;
+                    values = load_pages(memory, params, &params.value, of, dtype, fault)?;
+                    loaded = Some(seen.sequence);
+                }
                 let (first, visible) = (seen.keys.start, seen.keys.clone());
                 let shape = Shape::new(memory, params, head, fault)?;
                 let distances: Vec<f32> =
@@ -257,6 +286,9 @@ pub(super) fn attention(
 struct Seen {
     keys: Range<usize>,
     diagonal: i64,
+    /// Which of the sequences the row is of, and how many keys that has.
+    sequence: usize,
+    length: i64,
 }
 
 /// `None` for a row that belongs to no sequence.
@@ -269,7 +301,16 @@ fn seen(
 ) -> Result<Option<Seen>, Error> {
     let extension = &params.extension;
     let (row, len_kv) = (i64::from(row), i64::from(params.len_kv));
-    let (queries, mut keys) = if extension.sequences > 0 {
+    let mut sequence = batch as usize;
+    let (queries, mut keys) = if extension.sequences > 0 && extension.paging.table != 0 {
+        let ends = memory.words(extension.cu_seqlens_q, extension.sequences as usize + 1)?;
+        let own = ends.windows(2).position(|pair| (i64::from(pair[0])..i64::from(pair[1])).contains(&row));
+        let Some(own) = own else { return Ok(None) };
+        sequence = own;
+        (i64::from(ends[own])..i64::from(ends[own + 1]), 0..paged_length(memory, params, own, fault)?)
+    } else if extension.paging.table != 0 {
+        (0..i64::from(params.len_q), 0..paged_length(memory, params, sequence, fault)?)
+    } else if extension.sequences > 0 {
         let count = extension.sequences as usize + 1;
         let queries = memory.words(extension.cu_seqlens_q, count)?;
         let ends = memory.words(extension.cu_seqlens_k, count)?;
@@ -303,6 +344,7 @@ fn seen(
         keys.end += 1;
     }
     let (length, own) = (keys.end - keys.start, row - queries.start + shift);
+    let whole = keys.end;
     let side = |keys: i32| match fault {
         Fault::WindowCutShort if keys != i32::MAX => Some(i64::from(keys.min(127))),
         _ => (keys != i32::MAX).then_some(i64::from(keys)),
@@ -321,7 +363,7 @@ fn seen(
         end = ((end - 1) / 64 * 64).max(begin);
     }
     let keys = (keys.start + begin) as usize..(keys.start + end) as usize;
-    Ok(Some(Seen { diagonal: keys.start as i64 - begin + own, keys }))
+    Ok(Some(Seen { diagonal: keys.start as i64 - begin + own, keys, sequence, length: whole }))
 }
 
 /// What a head's products become.
@@ -422,6 +464,54 @@ fn load(
     (0..rows)
         .map(|row| {
             let bits = memory.elements(address(tensor, [batch, head, row]), head_dim as usize)?;
+            Ok(bits.into_iter().map(|bits| dtype.decode(bits) as f32).collect())
+        })
+        .collect()
+}
+
+/// How many keys a sequence has whose keys lie in pages.
+fn paged_length(memory: &mut Memory, params: &Params, sequence: usize, fault: Fault) -> Result<i64, Error> {
+    let (extension, paging) = (&params.extension, &params.extension.paging);
+    let length = |words: Vec<u32>| i64::from(words[sequence]);
+    let mut found = length(memory.words(extension.key_lengths, sequence + 1)?);
+    if paging.starts != 0 {
+        let starts = memory.words(paging.starts, sequence + 2)?;
+        let pages = i64::from(starts[sequence + 1] - starts[sequence]);
+        found += ((pages - 1) << paging.page_shift) * i64::from(pages > 0);
+    }
+    let page = 1 << paging.page_shift;
+    Ok(match fault {
+        Fault::KeyLengthsIgnored => i64::from(params.len_kv),
+        Fault::LastPageTooLong => (found + page - 1) / page * page,
+        Fault::StaleLength => (found - 1).max(0),
+        _ => found,
+    })
+}
+
+/// A sequence's rows of one head, found through the table of pages.
+fn load_pages(
+    memory: &mut Memory,
+    params: &Params,
+    tensor: &TensorParams,
+    [sequence, head, length]: [i32; 3],
+    dtype: Dtype,
+    fault: Fault,
+) -> Result<Vec<Vec<f32>>, Error> {
+    let paging = &params.extension.paging;
+    let row = if fault == Fault::NeighboursPage { 0 } else { sequence };
+    let first = match paging.starts {
+        0 => i64::from(row) * i64::from(paging.width),
+        starts => i64::from(memory.words(starts, row as usize + 1)?[row as usize]),
+    };
+    (0..length)
+        .map(|key| {
+            let number = i64::from(key >> paging.page_shift) + i64::from(fault == Fault::PageOffByOne);
+            let page = match fault {
+                Fault::TableIgnored => first as i32 + (key >> paging.page_shift),
+                _ => memory.words(paging.table + 4 * (first + number) as u64, 1)?[0] as i32,
+            };
+            let slot = key & ((1 << paging.page_shift) - 1);
+            let bits = memory.elements(address(tensor, [page, head, slot]), params.head_dim as usize)?;
             Ok(bits.into_iter().map(|bits| dtype.decode(bits) as f32).collect())
         })
         .collect()

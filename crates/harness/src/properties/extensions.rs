@@ -10,7 +10,7 @@ use crate::verify::{Reason, difference_between};
 
 /// The case's problem, packed: as it is if it is, or cut into a few sequences.
 fn packed(instance: &Instance<'_>) -> Problem {
-    let problem = &instance.case.problem;
+    let problem = &contiguous(instance);
     if problem.packing().is_some() {
         return problem.clone();
     }
@@ -24,6 +24,15 @@ fn packed(instance: &Instance<'_>) -> Problem {
         .mask(problem.mask())
         .scale(problem.scale());
     valid(like(problem, builder).build())
+}
+
+/// The case's problem with its keys behind one another: of keys in pages other properties ask.
+fn contiguous(instance: &Instance<'_>) -> Problem {
+    let problem = &instance.case.problem;
+    match problem.paging() {
+        None => problem.clone(),
+        Some(_) => valid(problem.unpaged(&instance.case.extension_data().key_lengths)),
+    }
 }
 
 /// The same scores and window for another shape.
@@ -151,11 +160,12 @@ pub(super) fn wide_window_is_none(instance: &Instance<'_>) -> Result<Judged, Rea
 
 /// What a window hides may be anything: keys and values, but for NaN, which stays in its column.
 pub(super) fn window_hides_the_rest(instance: &Instance<'_>) -> Result<Judged, Reason> {
-    let problem = match instance.case.problem.extensions().window {
-        true => instance.case.problem.clone(),
+    let asked = contiguous(instance);
+    let problem = match asked.extensions().window {
+        true => asked,
         false => {
             let left = instance.choices().below(70);
-            valid(instance.case.problem.to_builder().window(Window { left: Some(left), right: Some(3) }).build())
+            valid(asked.to_builder().window(Window { left: Some(left), right: Some(3) }).build())
         }
     };
     if rows(&problem).next().is_none() {

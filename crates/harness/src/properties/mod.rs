@@ -4,6 +4,7 @@
 mod extensions;
 mod independence;
 mod layouts;
+mod pages;
 mod values;
 
 use sdpa_core::{Attention, Device, Extensions, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError};
@@ -45,6 +46,10 @@ macro_rules! for_each_property {
             wide_window_is_none
             window_hides_the_rest
             sinks_without_weight_are_none
+            paged_is_contiguous
+            paged_is_each_sequence_alone
+            pages_may_lie_anywhere
+            paged_neighbours_may_grow
         }
     };
 }
@@ -71,6 +76,7 @@ mod questions {
     pub(super) use super::independence::*;
     pub(super) use super::layouts::*;
     pub(super) use super::matches_reference;
+    pub(super) use super::pages::*;
     pub(super) use super::values::*;
 }
 
@@ -78,6 +84,9 @@ mod questions {
 pub fn find(name: &str) -> Option<&'static Property> {
     ALL.iter().find(|property| property.name == name)
 }
+
+/// Keys and values in pages, and their number on the device.
+const PAGED: Extensions = Extensions { paged: true, key_lengths: true, ..Extensions::NONE };
 
 /// Properties that are asked of problems with extensions, and what a generation must take for the question to be one.
 const OF_EXTENSIONS: &[(&str, Extensions)] = &[
@@ -87,6 +96,10 @@ const OF_EXTENSIONS: &[(&str, Extensions)] = &[
     ("wide_window_is_none", Extensions { window: true, ..Extensions::NONE }),
     ("window_hides_the_rest", Extensions { window: true, ..Extensions::NONE }),
     ("sinks_without_weight_are_none", Extensions { sinks: true, ..Extensions::NONE }),
+    ("paged_is_contiguous", PAGED),
+    ("paged_is_each_sequence_alone", PAGED),
+    ("pages_may_lie_anywhere", PAGED),
+    ("paged_neighbours_may_grow", PAGED),
 ];
 
 impl Property {

@@ -2,17 +2,17 @@
 //! or written, and rows of no sequence stay as they are.
 
 use harness::regime::Regime;
-use sdpa::{Device as _, Interpreter, Operand, Packing, Problem, Tensors, generations};
+use sdpa::{Device as _, DeviceLimits, Interpreter, Operand, Packing, Problem, Tensors, generations};
 
+/// Rows of all sequences; generations for few queries take half as many.
 const TOTAL: usize = 200;
 /// Element bits that no kernel writes here.
 const UNTOUCHED: [u8; 2] = [0xe5, 0xff];
 
 /// Runs a generation with these boundaries, each tensor a buffer of its own size: which rows of head 0 were written.
-fn written(generation: &dyn sdpa::Attention, queries: &[u32], keys: &[u32]) -> Vec<bool> {
+fn written(generation: &dyn sdpa::Attention, total: usize, queries: &[u32], keys: &[u32]) -> Vec<bool> {
     let device = Interpreter::new();
-    let packing = Packing { sequences: queries.len() - 1, longest_q: TOTAL, longest_kv: TOTAL };
-    let problem = Problem::packed(packing, 2, TOTAL, 64).mask(sdpa::Mask::Causal).build().unwrap();
+    let problem = packed(total, queries.len() - 1);
     let data = Regime::Normal.generate(&problem, 0);
     let upload = |bits: &[u16]| device.upload(&harness::execute::to_bytes(bits)).unwrap();
     let words = |numbers: &[u32]| {
@@ -26,33 +26,45 @@ fn written(generation: &dyn sdpa::Attention, queries: &[u32], keys: &[u32]) -> V
     let mut bytes = vec![0; output.bytes()];
     device.read(&output, 0, &mut bytes).unwrap();
     let row = |row: usize| &bytes[2 * problem.row_offset(Operand::Output, 0, 0, row)..][..2];
-    (0..TOTAL).map(|index| row(index) != UNTOUCHED).collect()
+    (0..total).map(|index| row(index) != UNTOUCHED).collect()
+}
+
+/// So many sequences of at most all the rows.
+fn packed(total: usize, sequences: usize) -> Problem {
+    let packing = Packing { sequences, longest_q: total, longest_kv: total };
+    Problem::packed(packing, 2, total, 64).mask(sdpa::Mask::Causal).build().unwrap()
 }
 
 #[test]
 fn lengths_that_contradict_the_totals_reach_nothing_outside() {
-    let packed = generations::ALL.iter().filter(|generation| generation.generation().takes.packed);
+    let takers = generations::ALL.iter().filter(|generation| generation.generation().takes.packed);
     let mut asked = 0;
-    for generation in packed {
+    for generation in takers {
         asked += 1;
+        let takes_all = generation.plan(&packed(TOTAL, 2), &DeviceLimits::H200).is_ok();
+        let total = if takes_all { TOTAL } else { TOTAL / 2 };
+        // A place among all rows.
+        let at = |row: usize| row * total / TOTAL;
         let rows = |queries: &[u32], keys: &[u32]| {
-            let written = written(*generation, queries, keys);
+            let written = written(*generation, total, queries, keys);
             let first = written.iter().position(|written| *written).unwrap_or(0);
             let count = written.iter().filter(|written| **written).count();
             assert!(written[first..first + count].iter().all(|written| *written), "rows in between were left out");
             (first, count)
         };
-        let total = TOTAL as u32;
+        let [r20, r30, r40, r60, r70, r90, r100, r133, r150] =
+            [20, 30, 40, 60, 70, 90, 100, 133, 150].map(|row| at(row) as u32);
+        let (count, end) = (total, total as u32);
         // As they should be, and sequences that end before the tensors do.
-        assert_eq!(rows(&[0, 70, total], &[0, 70, total]), (0, TOTAL));
-        assert_eq!(rows(&[0, 70, 133], &[0, 70, 133]), (0, 133));
+        assert_eq!(rows(&[0, r70, end], &[0, r70, end]), (0, count));
+        assert_eq!(rows(&[0, r70, r133], &[0, r70, r133]), (0, at(133)));
         // Beyond the end, by a little and by as much as 32 bits hold, which is a negative number of the signed type.
-        assert_eq!(rows(&[0, 70, total + 9], &[0, 70, total + 9]), (0, TOTAL));
-        assert_eq!(rows(&[0, 70, u32::MAX], &[0, u32::MAX - 5, u32::MAX]), (0, TOTAL));
+        assert_eq!(rows(&[0, r70, end + 9], &[0, r70, end + 9]), (0, count));
+        assert_eq!(rows(&[0, r70, u32::MAX], &[0, u32::MAX - 5, u32::MAX]), (0, count));
         // Not from 0 on, and falling.
-        assert_eq!(rows(&[40, 70, total], &[90, 100, total]), (40, TOTAL - 40));
-        assert_eq!(rows(&[0, 70, total], &[150, 60, 20]), (0, TOTAL));
-        assert_eq!(rows(&[0, 90, 30], &[0, 90, 30]), (0, 90));
+        assert_eq!(rows(&[r40, r70, end], &[r90, r100, end]), (at(40), count - at(40)));
+        assert_eq!(rows(&[0, r70, end], &[r150, r60, r20]), (0, count));
+        assert_eq!(rows(&[0, r90, r30], &[0, r90, r30]), (0, at(90)));
     }
     assert!(asked > 0, "no generation takes packed sequences");
 }

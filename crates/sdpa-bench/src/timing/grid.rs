@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use sdpa_core::{Dtype, Mask, Packing, Problem, ProblemBuilder, ProblemError, Window};
+use sdpa_core::{Dtype, Layout, Mask, Packing, PageTable, Paging, Problem, ProblemBuilder, ProblemError, Window};
 
 use harness::acceptance;
 use harness::case::{Case, CaseError};
@@ -120,14 +120,18 @@ pub enum Grid {
     Packed,
     /// Windows, soft caps and sinks, as language models have them; causal.
     Windows,
+    /// Decoding from caches in pages, as servers do it: batches of 1 to 256, 1, 4 and 8 query heads per key head, 1 to 64 queries
+    /// per sequence; causal. All sequences have all their keys.
+    Paged,
 }
 
 impl Grid {
     /// All of them, in the order they are timed: the longest last, so that a run that is cut off has the others.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Acceptance,
         Self::Short,
         Self::Decode,
+        Self::Paged,
         Self::Packed,
         Self::Windows,
         Self::Widths,
@@ -146,6 +150,7 @@ impl Grid {
             Self::Models => "models",
             Self::Packed => "packed",
             Self::Windows => "windows",
+            Self::Paged => "paged",
         }
     }
 
@@ -153,7 +158,8 @@ impl Grid {
     pub const fn dtype(self) -> Dtype {
         match self {
             Self::Acceptance | Self::Short => Dtype::F16,
-            Self::Targets | Self::Widths | Self::Decode | Self::Models | Self::Packed | Self::Windows => Dtype::Bf16,
+            Self::Targets | Self::Widths | Self::Decode => Dtype::Bf16,
+            Self::Models | Self::Packed | Self::Windows | Self::Paged => Dtype::Bf16,
         }
     }
 
@@ -189,7 +195,7 @@ impl Grid {
                 let full = [one_query(128, 8, 1024), one_query(16, 32, 2048), of_64_heads];
                 batches.chain(long).chain(full).collect()
             }
-            Self::Models | Self::Packed | Self::Windows => Vec::new(),
+            Self::Models | Self::Packed | Self::Windows | Self::Paged => Vec::new(),
         }
     }
 
@@ -203,6 +209,7 @@ impl Grid {
             Self::Models => models(dtype),
             Self::Packed => packed(dtype),
             Self::Windows => windows(dtype),
+            Self::Paged => paged(dtype),
             _ => Ok(Vec::new()),
         }
     }
@@ -302,6 +309,40 @@ fn windows(dtype: Dtype) -> Result<Vec<Case>, CaseError> {
     let case = |([batch, heads_q, heads_kv, length, head_dim], ask): ([usize; 5], Ask)| {
         let problem = Problem::new(batch, heads_q, length, head_dim).heads_kv(heads_kv).dtype(dtype).mask(Mask::Causal);
         Ok(Case::new(ask(problem).build()?))
+    };
+    rows.into_iter().map(case).collect()
+}
+
+fn paged(dtype: Dtype) -> Result<Vec<Case>, CaseError> {
+    // Batch, query heads, key heads, queries, keys, head dimension, keys of a page.
+    let rows = [
+        [1, 32, 8, 1, 4096, 128, 16],
+        [1, 32, 8, 1, 16384, 128, 16],
+        [16, 32, 8, 1, 1024, 128, 16],
+        [16, 32, 8, 1, 4096, 128, 16],
+        [16, 32, 8, 1, 4096, 128, 128],
+        [64, 32, 8, 1, 2048, 128, 128],
+        [128, 32, 8, 1, 1024, 128, 16],
+        [256, 32, 8, 1, 1024, 128, 16],
+        [16, 32, 32, 1, 2048, 128, 16],
+        [32, 64, 8, 1, 8192, 64, 16],
+        [16, 16, 4, 1, 4096, 256, 16],
+        [8, 32, 8, 2, 4096, 128, 16],
+        [8, 32, 8, 4, 4096, 128, 16],
+        [16, 32, 8, 8, 4096, 128, 16],
+        [4, 32, 8, 64, 2048, 128, 16],
+    ];
+    let case = |[batch, heads_q, heads_kv, len_q, len_kv, head_dim, page]: [usize; 7]| {
+        let width = len_kv / page;
+        let paging = Paging { page, pages: batch * width, table: PageTable::Rows { width } };
+        let problem = Problem::new(batch, heads_q, len_q, head_dim)
+            .heads_kv(heads_kv)
+            .len_kv(len_kv)
+            .dtype(dtype)
+            .mask(Mask::Causal)
+            .layout(Layout::Blhd)
+            .paged(paging);
+        Case::of_lengths(problem.build()?, vec![len_kv; batch])
     };
     rows.into_iter().map(case).collect()
 }

@@ -32,6 +32,9 @@ pub(crate) struct Check {
     /// Plan the case as for a device with N multiprocessors
     #[arg(long, value_name = "N", requires = "case", value_parser = clap::value_parser!(u32).range(1..))]
     multiprocessors: Option<u32>,
+    /// Plan the case as for a device whose blocks have no more shared memory than an L4's
+    #[arg(long, requires = "case")]
+    small_blocks: bool,
     /// Show every finding, not the first few of each generation
     #[arg(long)]
     all: bool,
@@ -73,7 +76,8 @@ impl Check {
     fn trials(&self, generation: &dyn Attention) -> Result<Vec<Trial>, Box<dyn std::error::Error>> {
         if let Some(text) = &self.case {
             let case: Case = text.parse()?;
-            let trial = Trial { multiprocessors: self.multiprocessors, ..Trial::new(case) };
+            let Self { multiprocessors, small_blocks, .. } = *self;
+            let trial = Trial { multiprocessors, small_blocks, ..Trial::new(case) };
             trial.kernels(generation)?;
             return Ok(vec![trial]);
         }

@@ -35,6 +35,10 @@ use super::{FAILED, Outcome, generation, open, spinner};
 ///
 /// - `key_lengths`: how many of its keys each sequence of a batch that is not packed uses, [batch].
 ///
+/// - `block_table`: which page holds which keys of a sequence, [sequences, width], i32, u32 or i64. k and v are then pages,
+///   [pages, heads, page, head_dim] (with blhd, and beside packed queries, [pages, page, heads, head_dim]), and `key_lengths`,
+///   [sequences], must be there.
+///
 /// - `sinks`: for each query head a logit that counts in the softmax's sum and has no value, [heads], f32, f16 or bf16.
 ///
 /// - `slopes`: for each query head a slope, by which scores fall with each key of distance from the diagonal (ALiBi), [heads].

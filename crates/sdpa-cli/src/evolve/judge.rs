@@ -10,6 +10,7 @@ use std::time::Instant;
 use harness::case::Case;
 use harness::check::{self, Checked, Trial, What, trials};
 use harness::counters;
+use harness::first_runs::FirstRuns;
 use harness::strategies::{Size, cases_with};
 use harness::verify;
 use proptest::strategy::{Strategy as _, ValueTree as _};
@@ -405,9 +406,10 @@ impl Place<'_> {
         let seed = self.job.seed;
         let sample = gate::Sample { kernels: 1, guards: 0, seed };
         let both = Ok(texts.clone());
+        let first_runs = FirstRuns::default();
         let asked: [(&str, &dyn Fn() -> gate::Outcome); 2] = [
-            ("mutants", &|| gate::mutants(variant, sample, &both, &|_| ())),
-            ("mutation", &|| gate::mutation_of(variant, self.job.effort.mutations, seed, texts, &|_| ())),
+            ("mutants", &|| gate::mutants(variant, sample, &both, &first_runs, &|_| ())),
+            ("mutation", &|| gate::mutation_of(variant, self.job.effort.mutations, seed, texts, &first_runs, &|_| ())),
         ];
         asked.iter().all(|(name, ask)| {
             let mut outcome = ask();

@@ -1,7 +1,7 @@
 //! What packed sequences, key lengths, sinks and slopes read, from a user's file.
 
 use half::{bf16, f16};
-use harness::regime::ExtensionData;
+use harness::regime::{ExtensionData, NO_PAGE};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensors};
 use sdpa_core::ProblemError;
@@ -24,7 +24,8 @@ pub(super) fn is_packed(file: &SafeTensors<'_>) -> Result<bool, FileError> {
     }
 }
 
-/// Reads what there is; `query` is [batch, heads, length, head_dim] of `q`.
+/// Reads what there is; `query` is [batch, heads, length, head_dim] of `q`, `pages` how many pages of how many keys `k` has, if the
+/// file holds `block_table`. Returns with it how wide that is.
 ///
 /// # Errors
 /// A [`FileError`] that names the first thing found wrong.
@@ -32,11 +33,17 @@ pub(super) fn read(
     file: &SafeTensors<'_>,
     query @ [batch, _, len_q, _]: [usize; 4],
     len_kv: usize,
-) -> Result<ExtensionData, FileError> {
-    let mut read = ExtensionData::default();
+    pages: Option<[usize; 2]>,
+) -> Result<(ExtensionData, usize), FileError> {
+    let (mut read, mut width) = (ExtensionData::default(), 0);
     if let Ok(view) = file.tensor("cu_seqlens_q") {
         read.cu_seqlens_q = cu_seqlens("cu_seqlens_q", &view, ("q", len_q))?;
         read.cu_seqlens_k = match file.tensor("cu_seqlens_k") {
+            Ok(_) if pages.is_some() => {
+                let found = "is there beside `block_table`".to_owned();
+                return wrong("cu_seqlens_k", found, "`key_lengths` alone, since keys in pages are not packed");
+            }
+            Err(_) if pages.is_some() => Vec::new(),
             Ok(view) => cu_seqlens("cu_seqlens_k", &view, ("k", len_kv))?,
             Err(_) if len_q == len_kv => read.cu_seqlens_q.clone(),
             Err(_) => {
@@ -48,7 +55,7 @@ pub(super) fn read(
             }
         };
         let [needed, found] = [&read.cu_seqlens_q, &read.cu_seqlens_k].map(Vec::len);
-        if found != needed {
+        if pages.is_none() && found != needed {
             return wrong(
                 "cu_seqlens_k",
                 format!("has {found} numbers"),
@@ -56,16 +63,53 @@ pub(super) fn read(
             );
         }
     }
-    if let Ok(view) = file.tensor("key_lengths") {
+    if let Some(pages) = pages {
+        let sequences = if read.cu_seqlens_q.is_empty() { batch } else { read.cu_seqlens_q.len() - 1 };
+        width = read_pages(file, &mut read, sequences, pages)?;
+    } else if let Ok(view) = file.tensor("key_lengths") {
         if !read.cu_seqlens_q.is_empty() {
             return Err(FileError::Problem { error: ProblemError::PackedKeyLengths, transposed: None });
         }
-        read.key_lengths = key_lengths(&view, batch, len_kv)?;
+        read.key_lengths = key_lengths(&view, batch, (len_kv, "the length of `k`"))?;
     }
     let is_sink = |sink: f32| sink.is_finite() || sink == f32::NEG_INFINITY;
     read.sinks = of_each_head(file, "sinks", query, is_sink, "numbers, or −∞ for a head without a sink")?;
     read.slopes = of_each_head(file, "slopes", query, f32::is_finite, "finite numbers")?;
-    Ok(read)
+    Ok((read, width))
+}
+
+/// The table of pages and how many keys each sequence has; how wide the table is.
+fn read_pages(
+    file: &SafeTensors<'_>,
+    read: &mut ExtensionData,
+    sequences: usize,
+    [pages, page]: [usize; 2],
+) -> Result<usize, FileError> {
+    const NAME: &str = "block_table";
+
+    let table = file.tensor(NAME).map_err(|_| FileError::Needed { name: NAME, why: "`k` has pages".to_owned() })?;
+    let &[rows, width] = table.shape() else {
+        return wrong(NAME, format!("has shape {:?}", table.shape()), format!("[{sequences}, pages of a sequence]"));
+    };
+    if rows != sequences {
+        return wrong(NAME, format!("has {rows} rows"), format!("{sequences}, one for each sequence"));
+    }
+    let lengths = file.tensor("key_lengths").map_err(|_| FileError::Needed {
+        name: "key_lengths",
+        why: "the file holds `block_table`; add how many keys each sequence has".to_owned(),
+    })?;
+    read.key_lengths = key_lengths(&lengths, sequences, (width * page, "what a row of `block_table` has room for"))?;
+    let entries = integers(NAME, &table)?;
+    for (sequence, length) in read.key_lengths.iter().enumerate() {
+        let own = &entries[sequence * width..][..(*length as usize).div_ceil(page.max(1))];
+        if let Some(index) = own.iter().position(|entry| *entry < 0 || *entry >= pages as i64) {
+            let found = format!("holds {} at [{sequence}, {index}]", own[index]);
+            return wrong(NAME, found, format!("from 0 to {}, a page of `k`", pages as i64 - 1));
+        }
+    }
+    // What lies behind a sequence's pages may be anything.
+    read.block_table = entries.into_iter().map(|entry| u32::try_from(entry).unwrap_or(NO_PAGE)).collect();
+    Ok(width)
 }
 
 fn wrong<T>(name: &'static str, found: String, expected: impl Into<String>) -> Result<T, FileError> {
@@ -124,7 +168,7 @@ fn cu_seqlens(
     }
 }
 
-fn key_lengths(view: &TensorView<'_>, batch: usize, len_kv: usize) -> Result<Vec<u32>, FileError> {
+fn key_lengths(view: &TensorView<'_>, batch: usize, (most, why): (usize, &str)) -> Result<Vec<u32>, FileError> {
     const NAME: &str = "key_lengths";
 
     let expected = || format!("[{batch}], one number for each sequence of the batch");
@@ -132,12 +176,10 @@ fn key_lengths(view: &TensorView<'_>, batch: usize, len_kv: usize) -> Result<Vec
         return wrong(NAME, format!("has shape {:?}", view.shape()), expected());
     }
     let numbers = integers(NAME, view)?;
-    match numbers.iter().position(|number| *number < 0 || *number > len_kv as i64) {
-        Some(index) => wrong(
-            NAME,
-            format!("holds {} at index {index}", numbers[index]),
-            format!("from 0 to {len_kv}, the length of `k`"),
-        ),
+    match numbers.iter().position(|number| *number < 0 || *number > most as i64) {
+        Some(index) => {
+            wrong(NAME, format!("holds {} at index {index}", numbers[index]), format!("from 0 to {most}, {why}"))
+        }
         None => Ok(numbers.into_iter().map(|number| number as u32).collect()),
     }
 }

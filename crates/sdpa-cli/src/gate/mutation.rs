@@ -56,9 +56,10 @@ pub fn mutation_of(
     count: usize,
     seed: u64,
     texts: &KernelTexts,
+    first_runs: &FirstRuns,
     progress: Progress<'_>,
 ) -> Outcome {
-    mutation(generation, count, seed, Duration::MAX, texts, progress)
+    mutation(generation, count, seed, Duration::MAX, texts, first_runs, progress)
 }
 
 /// How many of `total` may go unnoticed: the share that may, and two standard deviations of what a sample finds of it.

@@ -96,6 +96,52 @@ fn a_packed_batch_is_each_of_its_sequences_alone() {
     }
 }
 
+/// Keys in pages give what they give behind one another. Entries behind them may be anything.
+#[test]
+fn pages_are_found_through_the_table() {
+    let sandbox = Sandbox::new();
+    let pages = |count: i64, page: usize, table: &[i64], length: i64| {
+        let shape = [count as usize, page, 2, HEAD_DIM];
+        let [query, key, value] = qkv(Dtype::F16, &[1, 2, 4, HEAD_DIM], &shape, &shape);
+        let table = Tensor { shape: vec![1, table.len()], ..integers("block_table", Dtype::I32, table) };
+        [query, key, value, table, integers("key_lengths", Dtype::I64, &[length])]
+    };
+    let flags = ["--causal", "--layout", "blhd", "--generation", "v2j"];
+    let order = [3, 0, 2];
+    let said = run(&sandbox, &pages(4, 16, &[3, 0, 2, -7], 41), &flags);
+    assert!(
+        said.contains(" kv41 ") && said.contains(" key-lengths pages=16,4,4 ") && said.ends_with("exit 0"),
+        "{said}"
+    );
+    let paged = written(&sandbox);
+
+    let behind = |of: &Tensor| {
+        let bytes = of.bytes.len() / 4;
+        let gathered = order.iter().flat_map(|page| &of.bytes[page * bytes..][..bytes]).copied().collect();
+        Tensor { name: of.name, dtype: of.dtype, shape: vec![1, 48, 2, HEAD_DIM], bytes: gathered }
+    };
+    let [query, key, value, _, lengths] = pages(4, 16, &[3, 0, 2, -7], 41);
+    let said = run(&sandbox, &[query, behind(&key), behind(&value), lengths], &flags);
+    assert!(said.ends_with("exit 0"), "{said}");
+    let contiguous = written(&sandbox);
+    assert_eq!((paged.out, paged.lse), (contiguous.out, contiguous.lse));
+
+    let refused = |tensors: &[Tensor], why: &str| {
+        let said = run(&sandbox, tensors, &flags);
+        assert!(said.contains(why) && said.ends_with("exit 2"), "{said}");
+    };
+    refused(
+        &pages(4, 16, &[3, 4, 2], 41),
+        "tensor `block_table` holds 4 at [0, 1]: expected from 0 to 3, a page of `k`",
+    );
+    refused(
+        &pages(4, 16, &[3, 0, 2], 49),
+        "holds 49 at index 0: expected from 0 to 48, what a row of `block_table` has",
+    );
+    refused(&pages(4, 12, &[3, 0, 2], 30), "a page of 12 keys: pages have 8, 16, 32, 64, 128 or 256");
+    refused(&pages(4, 16, &[3, 0, 2], 41)[..4], "tensor `key_lengths` is missing");
+}
+
 /// Attention as a user would write it, of [1, heads, length, head_dim], with two query heads and one key head.
 struct Naive {
     window: [i64; 2],

@@ -10,7 +10,7 @@ use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
 use super::host_memory::check_host_memory;
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
-use crate::params::DENSE_BYTES;
+use crate::params::{DENSE_BYTES, EXTENDED_BYTES};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
@@ -224,8 +224,11 @@ impl Device for Interpreter {
         let encode = |map: &ptx_interp::TensorMapDescription| map.encode().map_err(|error| error.to_string());
         let maps: Vec<u8> = TensorMaps::new(launch, params, encode)?.iter().flat_map(TensorMaps::bytes).collect();
         run.params = params.to_bytes();
-        if kernel.parameter_bytes() == DENSE_BYTES + maps.len() {
-            run.params.truncate(DENSE_BYTES);
+        // A kernel declares as much of the block as it knows.
+        for bytes in [DENSE_BYTES, EXTENDED_BYTES] {
+            if kernel.parameter_bytes() == bytes + maps.len() {
+                run.params.truncate(bytes);
+            }
         }
         run.params.extend(maps);
         run.seed = self.schedule.load(Ordering::Relaxed);

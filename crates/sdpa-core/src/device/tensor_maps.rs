@@ -2,6 +2,7 @@
 
 use ptx_interp::{ElementType, OutOfBoundsFill, Swizzle, TENSOR_MAP_BYTES, TensorMapDescription};
 
+use crate::params::{DENSE_BYTES, EXTENDED_BYTES};
 use crate::{Error, Launch, Operand, Params, Result, TileBoxes};
 
 /// `TensorMaps` in the kernels' `tensor_copy.cuh`: query, key, value and output, one after the other.
@@ -9,8 +10,11 @@ use crate::{Error, Launch, Operand, Params, Result, TileBoxes};
 #[derive(Clone)]
 pub(super) struct TensorMaps([[u8; TENSOR_MAP_BYTES]; 4]);
 
-// Kernel parameters follow one another at multiples of their alignment: the maps lie right behind the block.
-const _: () = assert!(size_of::<Params>().is_multiple_of(align_of::<TensorMaps>()));
+// Kernel parameters follow one another at multiples of their alignment: the maps lie right behind the block, which no kernel
+// that takes maps declares beyond these.
+const _: () = assert!(
+    DENSE_BYTES.is_multiple_of(align_of::<TensorMaps>()) && EXTENDED_BYTES.is_multiple_of(align_of::<TensorMaps>())
+);
 
 impl TensorMaps {
     /// The maps that `launch` needs, through the device's own `encode`; `None` where its kernel takes none.

@@ -41,6 +41,30 @@ pub enum ProblemError {
     /// Cumulative lengths say where a packed sequence ends.
     #[error("packed sequences have their key lengths in cu_seqlens_k; leave key_lengths out")]
     PackedKeyLengths,
+    /// Pages of other sizes.
+    #[error("a page of {0} keys: pages have 8, 16, 32, 64, 128 or 256")]
+    PageSize(usize),
+    /// A row of the table that cannot name a sequence's pages.
+    #[error("the table of pages is {width} wide: {len_kv} keys in pages of {page} take {} entries", len_kv.div_ceil(*page))]
+    TableWidth {
+        /// Entries of a row.
+        width: usize,
+        /// Keys of a page.
+        page: usize,
+        /// Most keys of a sequence.
+        len_kv: usize,
+    },
+    /// Two numbers that say the same thing, differently.
+    #[error(
+        "the longest packed sequence has {longest} keys and len_kv is {len_kv}: if keys lie in pages, both are the most keys of \
+         a sequence"
+    )]
+    PagedLongest {
+        /// What the packing says.
+        longest: usize,
+        /// What the problem says.
+        len_kv: usize,
+    },
     /// Numbers that no lengths add up to.
     #[error(
         "{sequences} packed sequences of at most {longest} {what} cannot have {total} in all: the longest is at most the \

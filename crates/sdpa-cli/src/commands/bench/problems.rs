@@ -19,10 +19,10 @@ pub(in crate::commands) struct Problems {
     /// Element type; by default each grid's own, and f16 for shapes
     #[arg(long, value_enum)]
     dtype: Option<DtypeName>,
-    /// With a causal mask (bottom-right); problems of the grids models, packed and windows have masks of their own
+    /// With a causal mask (bottom-right); problems of the grids models, packed, windows and paged have masks of their own
     #[arg(long, conflicts_with = "both")]
     causal: bool,
-    /// Without and with a causal mask; problems of the grids models, packed and windows have masks of their own
+    /// Without and with a causal mask; problems of the grids models, packed, windows and paged have masks of their own
     #[arg(long)]
     both: bool,
 }
@@ -45,6 +45,8 @@ enum GridName {
     Packed,
     /// Windows, soft caps and sinks, with a causal mask
     Windows,
+    /// Decoding from caches in pages, with a causal mask
+    Paged,
     /// All of these
     All,
 }
@@ -93,6 +95,7 @@ impl Problems {
                 GridName::Models => &[Grid::Models],
                 GridName::Packed => &[Grid::Packed],
                 GridName::Windows => &[Grid::Windows],
+                GridName::Paged => &[Grid::Paged],
                 GridName::All => &Grid::ALL,
             };
             grids.extend(these.iter().filter(|grid| !grids.contains(grid)).collect::<Vec<_>>());
