@@ -58,13 +58,6 @@ __device__ inline bool takes_turns(const ExtendedParams& params) {
     return TAKE_TURNS == TakeTurns::ALWAYS || (TAKE_TURNS == TakeTurns::IF_CAUSAL && params.causal);
 }
 
-// INSIGHT: nothing in the language ties the wait for the values' product to the exponentials that
-// are to run beside it, and the compiler moves it in front of them. It does not move it in front of
-// the arrival that gives the keys back. So that arrival waits for an exponential, by a number that
-// is 0 and that the compiler does not know. In the other kernels it would then run the products one
-// after the other.
-constexpr bool HOLDS_WAIT = IS_PLAIN && HEAD_DIM > 64;
-
 // What a block has to do for one tile of queries, whose rows count from its sequence's first.
 struct alignas(16) Work {
     Sequence sequence;
@@ -547,20 +540,19 @@ public:
         constexpr int BLOCKS = COUNT / 8;
 #pragma unroll
         for (int block = 0; block < BLOCKS; ++block) {
+            if (EIGHTHS_BEFORE_WAIT < 8 && block == BLOCKS * EIGHTHS_BEFORE_WAIT / 8) meanwhile();
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
                 float& x = score[4 * block + i];
                 x = exp2_approx(fmaf(x, exponent_scale, -subtrahend[i / 2]));
                 sum[i / 2][i % 2] += x;  // unrounded: the sum does not inherit P's rounding
             }
-            constexpr int BEFORE_WAIT = BLOCKS * EIGHTHS_BEFORE_WAIT / 8;
-            if (EIGHTHS_BEFORE_WAIT < 8 && block + 1 == BEFORE_WAIT) meanwhile(sum[1][1]);
         }
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
             statistics[half].sum += sum[half][0] + sum[half][1];
         }
-        if (EIGHTHS_BEFORE_WAIT == 8) meanwhile(sum[1][1]);
+        if (EIGHTHS_BEFORE_WAIT == 8) meanwhile();
     }
 
     // P, rounded to the dtype, once the products that read the last P are done. Other keys than the
@@ -696,9 +688,6 @@ private:
     }
 };
 
-// 0, if `zero` is; known only when `x` is.
-__device__ inline int known_with(float x, int zero) { return __float_as_int(x) & zero; }
-
 // Which of a tile's keys.
 struct All {
     static constexpr int FIRST = 0;
@@ -753,8 +742,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         values.release(lane);
     };
 
-    const int zero = params.len_q >> 31;  // which the compiler does not know
-
     // Everything between a tile of queries and its output; the rows are counted within the tile.
     const auto attend_to = [&](const Work& work, const KeyTiles& own, int warpgroup_row,
                                int warp_row) {
@@ -803,7 +790,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             }
             rows.template softmax<COUNT>(meanwhile);
         };
-        const auto nothing = [](float) {};
+        const auto nothing = [] {};
 
         int key_tile = end - 1;
         keys.wait();
@@ -837,9 +824,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             rows.multiply_values(values.tile());
             turn.pass();
             rows.await_scores();
-            if (!HOLDS_WAIT) keys.release(lane);
-            softmax(key_tile, part, masked, [&](float sum) {
-                if (HOLDS_WAIT) keys.release(lane | known_with(sum, zero));
+            keys.release(lane);
+            softmax(key_tile, part, masked, [&] {
                 rows.await_output();
                 values.release(lane);
             });

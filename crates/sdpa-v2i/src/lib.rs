@@ -75,7 +75,7 @@ static GENERATION: Generation = Generation {
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
     // multiprocessor of an A100 or an H200, and one an L4's. Before Hopper, 32 rows a warp at head dimension 128 keep the
     // four sums of a thread in memory between tiles.
-    budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 64 },
+    budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
     takes: Extensions { paged: false, ..Extensions::ALL },
