@@ -68,8 +68,7 @@ static GENERATION: Generation = Generation {
         "d256_capped", ["HEAD_DIM=256", "WARPS=4", "ROW_BLOCKS=1", "TILE_KEYS=64", "STAGES=1", "SHAPE=CAPPED"], 128, 98_304;
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
-    // multiprocessor of an A100 or an H200, and one an L4's. Before Hopper, 32 rows a warp at head dimension 128 keep the
-    // four sums of a thread in memory between tiles.
+    // multiprocessor of an A100 or an H200, and one an L4's.
     budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 0 },
     accuracy: Accuracy::Standard,
     alignment: 16,
