@@ -228,7 +228,8 @@ mod tests {
     #[test]
     fn what_is_current_is_kept_and_needs_no_ptxas() {
         let (_folder, checkout, pack) = checkout(&[PTX, PTX]);
-        let build = |mode| build_code(&checkout, Path::new("no-ptxas"), &[pack.clone()], mode, |_| Ok(PTX), |_| ());
+        let build =
+            |mode| build_code(&checkout, Path::new("no-ptxas"), std::slice::from_ref(&pack), mode, |_| Ok(PTX), |_| ());
         assert_eq!(build(Mode::Write).unwrap(), []);
         // To check, ptxas is asked whatever the file says.
         assert!(build(Mode::Check).is_err());

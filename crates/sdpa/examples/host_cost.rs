@@ -52,7 +52,8 @@ fn measure(device: &Cuda, problem: &Problem) -> Result<String, Error> {
     let prepared = sdpa::prepare(device, problem)?;
     prepared.forward(&second.tensors())?;
     assert!(first.output(device)? == second.output(device)?, "{problem}: a prepared call gives other bits");
-    let ways: [(&str, &dyn Fn() -> Result<(), Error>); 4] = [
+    type Call<'c> = &'c dyn Fn() -> Result<(), Error>;
+    let ways: [(&str, Call<'_>); 4] = [
         ("forward", &|| sdpa::forward(device, problem, &tensors)),
         ("forward_planned", &|| generation.forward_planned(device, problem, &tensors, &plan)),
         ("forward_in", &|| generation.forward_in(device, problem, &tensors, &plan, &workspace)),
@@ -83,7 +84,7 @@ impl Place {
                 // Numerical Recipes' generator; f16 from 1/8 to 1, of either sign.
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 let bits = (state >> 16) as u16;
-                (0x3000 + (bits & 0x7fff) % 0x0c00 | bits & 0x8000).to_le_bytes()
+                ((0x3000 + (bits & 0x7fff) % 0x0c00) | (bits & 0x8000)).to_le_bytes()
             });
             device.upload(&numbers.collect::<Vec<u8>>())
         };
