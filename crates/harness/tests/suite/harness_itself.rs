@@ -366,9 +366,10 @@ fn wrong_kernels_fail_with_their_smallest_case() {
     let test = concat!(module_path!(), "::wrong_kernels_fail_with_their_smallest_case");
     let failing = prove_fault(test, Fault::Overshoot).unwrap_err();
     assert!(failing.judged);
-    // Lengths may stop shrinking early, where a shorter one has rows without keys, which are right.
+    // Lengths and seeds may stop shrinking early, where others have rows without keys, which are right: lengths of packed sequences
+    // and of pages in use are drawn by the seed.
     let (problem, text) = (&failing.case.problem, failing.to_string());
-    assert_eq!((problem.batch(), problem.heads_q(), failing.case.regime, failing.case.seed), (1, 1, Regime::Normal, 0));
+    assert_eq!((problem.batch(), problem.heads_q(), failing.case.regime), (1, 1, Regime::Normal), "{text}");
     assert!(text.contains(&format!("verify overshoot \"{}\"", failing.case)), "{text}");
 }
 
