@@ -118,9 +118,11 @@ impl Drop for Watching {
 
 fn another_folder_of_kernels_is_compiled(checkout: &Checkout, nvrtc: &Nvrtc) {
     let folder = edited_checkout(checkout);
-    let pack = Pack::path_of("v1");
-    std::fs::create_dir_all(folder.path().join(&pack).parent().unwrap()).unwrap();
-    std::fs::copy(checkout.root().join(&pack), folder.path().join(&pack)).unwrap();
+    let packs = Pack::path_of("v1").parent().unwrap().to_owned();
+    std::fs::create_dir_all(folder.path().join(&packs)).unwrap();
+    for pack in ["v1.ptx.zst", "v1.sm_80.cubin.zst", "v1.sm_90.cubin.zst"] {
+        std::fs::copy(checkout.root().join(&packs).join(pack), folder.path().join(&packs).join(pack)).unwrap();
+    }
     let kernels = checkout.root().join("kernels").display().to_string();
     let check =
         |more: &[&str]| sdpa(folder.path(), Some(nvrtc.home()), &[&["build-ptx", "v1", "--check"], more].concat());

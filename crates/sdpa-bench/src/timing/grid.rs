@@ -408,8 +408,12 @@ mod tests {
             for case in cases {
                 assert_eq!(case.extensions().is_empty(), grid == Grid::Models, "{case}");
                 let takes = |id: &str| generations::find(id).unwrap().plan(&case.problem, &DeviceLimits::H200).is_ok();
-                assert!(takes("v2i"), "{case}");
-                assert!(takes("v2h") || case.problem.packing().is_some(), "{case}");
+                if case.problem.paging().is_some() {
+                    assert!(takes("v2j"), "{case}");
+                } else {
+                    assert!(takes("v2i"), "{case}");
+                    assert!(takes("v2h") || case.problem.packing().is_some(), "{case}");
+                }
                 assert_eq!(case.to_string().parse::<Case>().as_ref(), Ok(&case));
             }
         }

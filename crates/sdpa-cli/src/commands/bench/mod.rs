@@ -418,6 +418,7 @@ mod tests {
                 "nvidia-h200-acceptance-f16.json: 6",
                 "nvidia-h200-short-f16.json: 20",
                 "nvidia-h200-decode-bf16.json: 11",
+                "nvidia-h200-paged-bf16.json: 15",
                 "nvidia-h200-packed-bf16.json: 8",
                 "nvidia-h200-windows-bf16.json: 7",
                 "nvidia-h200-widths-bf16.json: 8",
