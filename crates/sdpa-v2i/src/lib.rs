@@ -74,7 +74,7 @@ static GENERATION: Generation = Generation {
     ],
     // Eight warps a multiprocessor leave each thread the most that there is; two blocks of 98304 bytes fit a
     // multiprocessor of an A100 or an H200, and one an L4's.
-    budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 0 },
+    budget: Budget { registers: 255, shared_bytes: 96 * 1024, spill_bytes: 64 },
     accuracy: Accuracy::Standard,
     alignment: 16,
     takes: Extensions { paged: false, ..Extensions::ALL },
