@@ -9,7 +9,7 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use sdpa::generations;
 use sdpa_cli::scaffold::Scaffold;
 use sdpa_core::Specialisation;
-use sdpa_toolchain::{Checkout, Nvrtc, Pack};
+use sdpa_toolchain::{Checkout, CodePack, Nvrtc, Pack};
 
 fn main() -> ExitCode {
     type Test = fn(&Checkout, &Nvrtc);
@@ -118,10 +118,10 @@ impl Drop for Watching {
 
 fn another_folder_of_kernels_is_compiled(checkout: &Checkout, nvrtc: &Nvrtc) {
     let folder = edited_checkout(checkout);
-    let packs = Pack::path_of("v1").parent().unwrap().to_owned();
-    std::fs::create_dir_all(folder.path().join(&packs)).unwrap();
-    for pack in ["v1.ptx.zst", "v1.sm_80.cubin.zst", "v1.sm_90.cubin.zst"] {
-        std::fs::copy(checkout.root().join(&packs).join(pack), folder.path().join(&packs).join(pack)).unwrap();
+    let packs = [Pack::path_of("v1"), CodePack::path_of("v1", "sm_80"), CodePack::path_of("v1", "sm_90")];
+    std::fs::create_dir_all(folder.path().join(&packs[0]).parent().unwrap()).unwrap();
+    for pack in packs {
+        std::fs::copy(checkout.root().join(&pack), folder.path().join(&pack)).unwrap();
     }
     let kernels = checkout.root().join("kernels").display().to_string();
     let check =
