@@ -484,26 +484,28 @@ mod tests {
         Ok(judged)
     }
 
-    /// A lineage of so many candidates, begun or continued in this file.
-    fn run(path: &std::path::Path, candidates: usize, judging: Judging<'_>) -> Result<Lineage, RunError> {
+    /// A run from v2d, whose tunable numbers are left as they are.
+    fn of_v2d<'r>(candidates: usize, workers: usize, sources: &'r Sources, judging: Judging<'r>) -> Run<'r> {
         let generation = generations::find("v2d").unwrap();
-        let mut lineage = Lineage::open(path, header())?;
-        let values = ["16", "32", "48", "64", "96", "128"].map(str::to_owned).to_vec();
-        let run = Run {
-            plan: Plan {
-                candidates,
-                minutes: None,
-                workers: 2,
-                until_right: false,
-                confirm: Samples { count: 1, milliseconds: 1 },
-            },
+        let confirm = Samples { count: 1, milliseconds: 1 };
+        Run {
+            plan: Plan { candidates, minutes: None, workers, until_right: false, confirm },
             generation,
             niches: vec![Niche::of_case("short", "L193 d64 f16 full".parse().unwrap(), generation)],
-            numbers: [("TILE_KEYS".to_owned(), values)].into(),
-            sources: &Sources::default(),
+            numbers: BTreeMap::new(),
+            sources,
             judging,
             recorded: &|_| (),
-        };
+        }
+    }
+
+    /// A lineage of so many candidates, begun or continued in this file.
+    fn run(path: &std::path::Path, candidates: usize, judging: Judging<'_>) -> Result<Lineage, RunError> {
+        let mut lineage = Lineage::open(path, header())?;
+        let values = ["16", "32", "48", "64", "96", "128"].map(str::to_owned).to_vec();
+        let sources = Sources::default();
+        let numbers = [("TILE_KEYS".to_owned(), values)].into();
+        let run = Run { numbers, ..of_v2d(candidates, 2, &sources, judging) };
         run.go(&mut lineage, &mut Generator::Numbers).map(|()| lineage)
     }
 
@@ -554,26 +556,13 @@ mod tests {
     fn a_generator_hears_of_failures_only_if_its_guide_tells() {
         let folder = tempfile::tempdir().unwrap();
         let lineage = run(&folder.path().join("run"), 6, &stand_in).unwrap();
-        let generation = generations::find("v2d").unwrap();
+        let sources = Sources::default();
         let heard = RefCell::new(Vec::new());
         for guide in [Guide::Free, Guide::Insight, Guide::Full] {
             let mut lineage = lineage.clone();
             lineage.header.guide = guide;
-            let run = Run {
-                plan: Plan {
-                    candidates: 9,
-                    minutes: Some(2.0),
-                    workers: 1,
-                    until_right: false,
-                    confirm: Samples { count: 1, milliseconds: 1 },
-                },
-                generation,
-                niches: vec![Niche::of_case("short", "L193 d64 f16 full".parse().unwrap(), generation)],
-                numbers: BTreeMap::new(),
-                sources: &Sources::default(),
-                judging: &stand_in,
-                recorded: &|_| (),
-            };
+            let mut run = of_v2d(9, 1, &sources, &stand_in);
+            run.plan.minutes = Some(2.0);
             let known = &lineage.entries;
             let request = run.request(&lineage, known, &known[0], &run.niches[0], 7, 7, &[]);
             assert_eq!((request.budget.candidates, request.budget.device_minutes), (3, Some(2.0)));
@@ -586,23 +575,9 @@ mod tests {
     #[test]
     fn what_is_no_candidate_is_recorded_with_its_reason() {
         let folder = tempfile::tempdir().unwrap();
-        let generation = generations::find("v2d").unwrap();
         let mut lineage = Lineage::open(&folder.path().join("run"), header()).unwrap();
-        let run = Run {
-            plan: Plan {
-                candidates: 3,
-                minutes: None,
-                workers: 1,
-                until_right: false,
-                confirm: Samples { count: 1, milliseconds: 1 },
-            },
-            generation,
-            niches: vec![Niche::of_case("short", "L193 d64 f16 full".parse().unwrap(), generation)],
-            numbers: BTreeMap::new(),
-            sources: &Sources::default(),
-            judging: &stand_in,
-            recorded: &|_| (),
-        };
+        let sources = Sources::default();
+        let run = of_v2d(3, 1, &sources, &stand_in);
         let kind = "read -r line; echo nonsense; read -r line; echo '{\"files\":{\"machine/../x\":\"\"}}'; \
                     for i in 1 2 3; do read -r line; echo '{\"defines\":{\"TILE_KEYS\":\"32\"}}'; done";
         let mut generator = Generator::start(&kind.parse().unwrap(), folder.path()).unwrap();
