@@ -200,7 +200,7 @@ mod tests {
     fn blocks_stay_where_there_are_more_parts_than_multiprocessors() {
         assert_eq!(
             plan(Problem::new(1, 32, 1, 128).heads_kv(4).len_kv(65_536)).to_string(),
-            "v2j/f16_d128_g8 grid 64 block 256 shared 206592 workspace 133120 tickets 4"
+            "v2j/f16_d128_g8 grid 64 block 256 shared 206592 workspace 266240 tickets 4"
         );
         let batch = plan(Problem::new(64, 32, 1, 128).heads_kv(4).len_kv(65_536));
         assert_eq!(batch.launches[0].grid, [132, 1, 1]);
