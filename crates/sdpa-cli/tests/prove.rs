@@ -236,6 +236,20 @@ fn a_suite_that_fails_names_its_tests() {
 }
 
 #[test]
+fn every_generation_that_is_asked_for_has_a_suite_of_its_own() {
+    let script = stand_in(SUITE, "[ \"$*\" = v2d:: ] && kill -9 $$\n[ \"$*\" = v1:: ] || exit 3", "");
+    let proof = Programs::usual().with("suite", script).prove();
+    let verdicts: Vec<(&str, bool)> = proof
+        .page
+        .split("\n## ")
+        .filter(|part| part.contains("--test suite"))
+        .map(|part| (part.lines().next().unwrap().rsplit(' ').next().unwrap(), part.contains(FAILED)))
+        .collect();
+    assert_eq!(verdicts, [("v1::`", false), ("v2d::`", true)]);
+    assert_eq!(proof.code, Some(1));
+}
+
+#[test]
 fn programs_that_crash_or_cannot_be_started_fail() {
     for (script, line) in [
         (stand_in(SUITE, "kill -ABRT $$", ""), "signal: 6"),

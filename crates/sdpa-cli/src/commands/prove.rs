@@ -20,6 +20,9 @@ use super::{FAILED, Outcome, bar, generation};
 ///
 /// cargo test -p harness --release --test suite --no-run
 ///
+/// With `--features sdpa/machine-code` for both programs the driver has nothing to compile, which otherwise takes seconds for
+/// each of the larger kernels; the harness's test `machine_code` shows that both give the same bits.
+///
 /// Exits 1 if anything failed or nothing ran; the page is written all the same, and says so. What a generation does not
 /// take is listed, too.
 #[derive(clap::Args, Debug)]
@@ -73,6 +76,9 @@ struct Said {
     text: String,
 }
 
+/// What makes one part of the page.
+type Part<'p> = Box<dyn Fn() -> Result<Section, Box<dyn std::error::Error>> + 'p>;
+
 /// One part of the page.
 struct Section {
     good: bool,
@@ -100,11 +106,17 @@ impl Prove {
         let mut smi = Command::new("nvidia-smi");
         smi.args(["--query-gpu=name,driver_version,clocks.current.sm,power.draw,temperature.gpu", "--format=csv"]);
         let gpu = run(&mut smi, "nvidia-smi").text;
+        let mut parts: Vec<Part> = self
+            .suites(&ids)
+            .into_iter()
+            .map(|filter| -> Part {
+                let suite_program = &suite_program;
+                Box::new(move || Ok(suite(suite_program, filter)))
+            })
+            .collect();
+        parts.push(Box::new(|| Ok(repeated(&program, &ids))));
+        parts.push(Box::new(|| self.sanitized(&program, &ids)));
         let mut sections = Vec::new();
-        let parts: [&dyn Fn() -> Result<Section, Box<dyn std::error::Error>>; 3] =
-            [&|| Ok(suite(&suite_program, &self.generations)), &|| Ok(repeated(&program, &ids)), &|| {
-                self.sanitized(&program, &ids)
-            }];
         for (index, part) in parts.iter().enumerate() {
             let started = Instant::now();
             let section = part()?;
@@ -128,6 +140,15 @@ impl Prove {
         }
         let good = sections.iter().all(|section| section.good);
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+    }
+
+    /// What the suite is run with: once for all generations and what concerns none, or once for each that was asked for, so
+    /// that each stands on the page as soon as it is proven.
+    fn suites<'i>(&self, ids: &[&'i str]) -> Vec<Option<&'i str>> {
+        match self.generations.as_slice() {
+            [] => vec![None],
+            _ => ids.iter().map(|id| Some(*id)).collect(),
+        }
     }
 
     /// All tools over all cases that the generations take, so many at a time.
@@ -233,11 +254,11 @@ fn refusal(said: &Said, id: &str, case: &str) -> Option<String> {
     Some(format!("{id} | {case} | declined: {}", declined.said))
 }
 
-/// The suite's verdict, what it says of every generation's comparison with the oracle, and the tests that failed. Of some
-/// generations, if any are asked for, their own tests.
-fn suite(program: &Path, asked: &[String]) -> Section {
-    let filters: Vec<String> = asked.iter().map(|id| format!("{id}::")).collect();
-    let said = run(Command::new(program).args(&filters), "suite");
+/// The suite's verdict, what it says of every generation's comparison with the oracle, and the tests that failed. Of one
+/// generation, if it is named, its own tests.
+fn suite(program: &Path, asked: Option<&str>) -> Section {
+    let filter = asked.map(|id| format!("{id}::"));
+    let said = run(Command::new(program).args(&filter), "suite");
     let result = last_line(&said.text, "test result:");
     let is_kept = |line: &&str| line.contains("::real_model: ") || line.contains("::matches_reference: ");
     let mut kept: Vec<String> = said.text.lines().filter(is_kept).map(str::to_owned).collect();
@@ -251,11 +272,9 @@ fn suite(program: &Path, asked: &[String]) -> Section {
     lines.extend(failed.into_iter().chain(kept));
     Section {
         good: said.code == Some(0) && result.starts_with("test result: ok"),
-        title: match filters.as_slice() {
-            [] => "`SDPA_DEVICE=cuda cargo test -p harness --release --test suite`".to_owned(),
-            filters => {
-                format!("`SDPA_DEVICE=cuda cargo test -p harness --release --test suite -- {}`", filters.join(" "))
-            }
+        title: match filter {
+            None => "`SDPA_DEVICE=cuda cargo test -p harness --release --test suite`".to_owned(),
+            Some(filter) => format!("`SDPA_DEVICE=cuda cargo test -p harness --release --test suite -- {filter}`"),
         },
         lines,
     }
