@@ -4,7 +4,7 @@
 // idea:   the log-sum-exp of a part is the weight of its output. The accumulator holds the weighted
 //         mean of the parts so far and their log-sum-exp, so parts need no common maximum.
 // needs:  head_dim a multiple of 8, rows of 16-byte aligned elements
-// build:  -DSTEP=STEP_CLEAR|STEP_ADD|STEP_STORE, f16 or bf16
+// build:  -DSTEP=STEP_CLEAR|STEP_SINK|STEP_ADD|STEP_STORE, f16 or bf16
 //
 // The parameter block means here:
 //   query   a part's output, elements [batch, heads_q, len_q, head_dim]; STEP_ADD reads it
@@ -12,17 +12,27 @@
 //   value   the accumulator, f32 [batch, heads_q, len_q, head_dim]
 //   lse     the accumulator's log-sum-exp, f32, whose strides are the accumulator's over head_dim
 //   output  the merged elements [batch, heads_q, len_q, head_dim]; STEP_STORE writes them
+//   sinks   what they always mean; STEP_SINK, which stands in STEP_CLEAR's place, reads them
 // All steps work on len_q rows, which may be some of the accumulator's.
 #include "machine/element.cuh"
 #include "machine/exponent.cuh"
+#include "machine/extended_params.cuh"
 #include "machine/params.cuh"
 #include "machine/warp.cuh"
 
 #define STEP_CLEAR 0
 #define STEP_ADD 1
 #define STEP_STORE 2
+#define STEP_SINK 3
+
+#if STEP == STEP_SINK
+using MergeParams = ExtendedParams;
+#else
+using MergeParams = AttentionParams;
+#endif
 
 constexpr int THREADS = 256;
+constexpr float NOT_A_NUMBER = __builtin_bit_cast(float, 0x7fffffff);
 constexpr int COLUMNS = 8;  // of a lane: 16 bytes of elements, 32 of the accumulator
 static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
 
@@ -44,7 +54,7 @@ __device__ inline void store_columns(float* destination, const float (&x)[COLUMN
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention(const __grid_constant__ AttentionParams params) {
+    attention(const __grid_constant__ MergeParams params) {
     const int lanes = lanes_of_a_row(params.head_dim);
     const int member = threadIdx.x % lanes;
     const int row = blockIdx.x * (THREADS / lanes) + threadIdx.x / lanes;
@@ -60,6 +70,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #if STEP == STEP_CLEAR
     // A row without a part weighs nothing. Its accumulator is never read.
     if (has_row && member == 0) *lse = NEGATIVE_INFINITY;
+#elif STEP == STEP_SINK
+    // The sink is a part before all others, whose output is 0: so it enters once, and into rows
+    // that no part has, too. One that is NaN or +infinity makes the row NaN.
+    const float sink = params.sinks[head];
+    const bool is_number = sink < -NEGATIVE_INFINITY;
+    float start[COLUMNS];
+#pragma unroll
+    for (int i = 0; i < COLUMNS; ++i) start[i] = is_number ? 0.0f : NOT_A_NUMBER;
+    if (has_columns) store_columns(accumulator, start);
+    if (has_row && member == 0) *lse = is_number ? sink : NOT_A_NUMBER;
 #elif STEP == STEP_ADD
     float before = NEGATIVE_INFINITY, part = NEGATIVE_INFINITY;
     if (has_row) {

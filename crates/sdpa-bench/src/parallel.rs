@@ -219,7 +219,7 @@ struct Local {
 impl Local {
     fn tensors(&self) -> LocalTensors<'_> {
         let Self { query, key, value, output, lse } = self;
-        LocalTensors { query, key, value, output, lse: Some(lse) }
+        LocalTensors::new(query, key, value, output).with_lse(lse)
     }
 }
 

@@ -8,6 +8,7 @@ use harness::mutants;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sdpa::generations;
 use sdpa_cli::cost_table::render_costs;
+use sdpa_cli::packs;
 use sdpa_core::{Attention, Generation, Specialisation};
 use sdpa_toolchain::resources::{self, Cost};
 use sdpa_toolchain::sass::{Comparison, MachineCode};
@@ -17,7 +18,7 @@ use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 const REQUIRE: &str = "SDPA_REQUIRE_PTXAS";
 
 fn main() -> ExitCode {
-    let generations = generations::ALL.iter().map(|generation| generation.generation());
+    let generations = generations::ALL.iter().chain([&packs::MERGING]).map(|generation| generation.generation());
     let costs = generations.map(|who| (format!("{}_costs_no_more_than_accepted", who.id), Test::Costs(who)));
     let others: [(&str, Plain); 3] = [
         ("products_that_ptxas_makes_wait_for_one_another_are_over_every_budget", serialised_products),

@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (query, key, value) = (ones(Operand::Query)?, ones(Operand::Key)?, ones(Operand::Value)?);
     let output = device.allocate(query.bytes())?;
-    let tensors = LocalTensors { query: &query, key: &key, value: &value, output: &output, lse: None };
+    let tensors = LocalTensors::new(&query, &key, &value, &output);
 
     let plan = parallel.plan(place.rank)?;
     let workspace = plan.workspace(&device)?;

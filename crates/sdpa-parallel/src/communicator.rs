@@ -83,6 +83,8 @@ pub(crate) trait Control: Send {
     fn fail(&self, reason: &str);
     /// What another rank has failed with, if one has.
     fn failed(&self) -> Option<Error>;
+    /// Other ranks that were not heard of for some time, as a stopped process is not.
+    fn unheard(&self) -> Vec<usize>;
 }
 
 /// What is known of the ranks' failures, shared by all that can know: the first one stands.

@@ -1,6 +1,7 @@
 //! A problem shared by ranks: who holds what, which way is taken, and one rank's share of the work.
 
 use std::fmt;
+use std::ops::Range;
 
 use sdpa_core::{Buffer, Device, Mask, Operand, Packing, Problem, Sequence};
 
@@ -55,16 +56,47 @@ impl ContextParallel {
     /// its transfers can be hidden or there are fewer heads than ranks, and heads otherwise.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for what neither way takes.
+    /// [`Error::Unsupported`] for what neither way takes, and for lengths that only the device knows.
     pub fn new(problem: Problem, ranks: usize) -> Result<Self> {
-        if problem.packing().is_some() {
-            return Err(Error::Unsupported {
-                way: "a dense problem in shares",
-                what: "packed sequences".to_owned(),
-                advice: "give their lengths: ContextParallel::packed",
-            });
+        refuse_pages(&problem)?;
+        let extensions = problem.extensions();
+        for (asked, what, advice) in [
+            (extensions.packed, "packed sequences", "give their lengths: ContextParallel::packed"),
+            (extensions.key_lengths, "key lengths", "give their numbers: ContextParallel::of_key_lengths"),
+        ] {
+            if asked {
+                return Err(Error::Unsupported { way: "a dense problem in shares", what: what.to_owned(), advice });
+            }
         }
         let sequences = vec![Sequence { queries: 0..problem.len_q(), keys: 0..problem.len_kv() }];
+        Self::of_sequences(problem, sequences, ranks)
+    }
+
+    /// A dense batch of which each sequence uses so many of its keys, numbers that the host knows. All keys are cut into equal
+    /// shares, used or not; those that no sequence uses do not travel.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), and [`Error::Disagreement`] if there is not one length for each sequence of a problem
+    /// [with key lengths](sdpa_core::ProblemBuilder::key_lengths), or one is more than there are keys.
+    pub fn of_key_lengths(problem: Problem, lengths: &[usize], ranks: usize) -> Result<Self> {
+        refuse_pages(&problem)?;
+        if !problem.key_lengths() {
+            return Err(Error::Unsupported {
+                way: "ContextParallel::of_key_lengths",
+                what: format!("a problem without key lengths: {problem}"),
+                advice: "take ContextParallel::new",
+            });
+        }
+        let (expected, longest) = (problem.batch(), lengths.iter().copied().max().unwrap_or(0));
+        if lengths.len() != expected {
+            return Err(Error::Disagreement { what: "key lengths", found: lengths.len(), expected });
+        }
+        if longest > problem.len_kv() {
+            let what = "the longest key length";
+            return Err(Error::Disagreement { what, found: longest, expected: problem.len_kv() });
+        }
+        let sequence = |length: &usize| Sequence { queries: 0..problem.len_q(), keys: 0..*length };
+        let sequences = lengths.iter().map(sequence).collect();
         Self::of_sequences(problem, sequences, ranks)
     }
 
@@ -73,7 +105,14 @@ impl ContextParallel {
     /// # Errors
     /// As [`new`](Self::new), and [`Error::Disagreement`] if the sequences are not those of the problem's packing.
     pub fn packed(problem: Problem, sequences: Vec<Sequence>, ranks: usize) -> Result<Self> {
-        let expected = problem.packing().map_or(0, |packing| packing.sequences);
+        refuse_pages(&problem)?;
+        let Some(Packing { sequences: expected, .. }) = problem.packing() else {
+            return Err(Error::Unsupported {
+                way: "ContextParallel::packed",
+                what: format!("a problem that is not packed: {problem}"),
+                advice: "take ContextParallel::new",
+            });
+        };
         if sequences.len() != expected {
             let what = "packed sequences with a place";
             return Err(Error::Disagreement { what, found: sequences.len(), expected });
@@ -96,20 +135,6 @@ impl ContextParallel {
     fn of_sequences(problem: Problem, sequences: Vec<Sequence>, ranks: usize) -> Result<Self> {
         if ranks == 0 {
             return Err(Error::Disagreement { what: "ranks", found: 0, expected: 1 });
-        }
-        let extensions = problem.extensions();
-        for (asked, what) in [
-            (extensions.key_lengths, "key lengths on the device"),
-            (extensions.sinks, "sinks"),
-            (extensions.slopes, "slopes"),
-        ] {
-            if asked {
-                return Err(Error::Unsupported {
-                    way: "context parallelism",
-                    what: what.to_owned(),
-                    advice: "compute such a problem on one GPU",
-                });
-            }
         }
         let share = |length| match problem.mask() {
             Mask::Full => Partition::contiguous(length, ranks),
@@ -148,7 +173,8 @@ impl ContextParallel {
         &self.problem
     }
 
-    /// Which queries belong together with which keys.
+    /// Which queries belong together with which keys. With key lengths there is one for each sequence of the batch; otherwise
+    /// they are those of every one.
     pub fn sequences(&self) -> &[Sequence] {
         &self.sequences
     }
@@ -202,10 +228,40 @@ impl ContextParallel {
     pub(crate) fn packing(&self) -> Option<Packing> {
         self.problem.packing()
     }
+
+    /// Sequences of the batch that see the same keys, with what belongs together in them: all of them, but that key lengths
+    /// make a difference.
+    pub(crate) fn batches(&self) -> Vec<(Range<usize>, &[Sequence])> {
+        if !self.problem.key_lengths() {
+            return vec![(0..self.problem.batch(), &self.sequences)];
+        }
+        let mut batches = Vec::new();
+        let mut start = 0;
+        for alike in self.sequences.chunk_by(|one, next| one == next) {
+            batches.push((start..start + alike.len(), &alike[..1]));
+            start += alike.len();
+        }
+        batches
+    }
 }
 
-/// The ring if its transfers can be hidden, if a window leaves few of them, or if heads do not go around.
+fn refuse_pages(problem: &Problem) -> Result<()> {
+    match problem.paging() {
+        None => Ok(()),
+        Some(_) => Err(Error::Unsupported {
+            way: "context parallelism",
+            what: "keys and values in pages".to_owned(),
+            advice: "compute such a problem on one GPU",
+        }),
+    }
+}
+
+/// The ring if its transfers can be hidden, if a window leaves few of them, or if heads do not go around. The distances that
+/// slopes are multiplied with are those of whole sequences, which only heads have.
 fn preferred(problem: &Problem, ranks: usize) -> Way {
+    if problem.slopes() && problem.heads_q() >= ranks {
+        return Way::Heads;
+    }
     let is_windowed = problem.window().left.is_some();
     let hides = problem.len_q() / ranks >= HIDES_TRANSFERS;
     match hides || is_windowed || problem.heads_q() < ranks || ranks == 1 {
@@ -227,6 +283,35 @@ pub struct LocalTensors<'a> {
     pub output: &'a Buffer,
     /// The log-sum-exp, f32 `[batch, heads_q, positions]`, if it is wanted.
     pub lse: Option<&'a Buffer>,
+    /// The sinks of all query heads, f32 `[heads_q]`, the same on every rank; if the problem has sinks.
+    pub sinks: Option<&'a Buffer>,
+    /// The slopes of all query heads, f32 `[heads_q]`, the same on every rank; if the problem has slopes.
+    pub slopes: Option<&'a Buffer>,
+}
+
+impl<'a> LocalTensors<'a> {
+    /// Without a log-sum-exp, sinks and slopes.
+    pub fn new(query: &'a Buffer, key: &'a Buffer, value: &'a Buffer, output: &'a Buffer) -> Self {
+        Self { query, key, value, output, lse: None, sinks: None, slopes: None }
+    }
+
+    /// Asks for the log-sum-exp.
+    #[must_use]
+    pub fn with_lse(self, lse: &'a Buffer) -> Self {
+        Self { lse: Some(lse), ..self }
+    }
+
+    /// The sinks of all query heads.
+    #[must_use]
+    pub fn with_sinks(self, sinks: &'a Buffer) -> Self {
+        Self { sinks: Some(sinks), ..self }
+    }
+
+    /// The slopes of all query heads.
+    #[must_use]
+    pub fn with_slopes(self, slopes: &'a Buffer) -> Self {
+        Self { slopes: Some(slopes), ..self }
+    }
 }
 
 /// Which half of the work is done: to measure how much of one hides under the other. Without one of the halves the result
@@ -378,17 +463,35 @@ impl RankPlan {
     }
 }
 
-/// That a rank's tensors are as long as its share, lie in the device's memory and begin where kernels may begin.
+/// That a rank's tensors are as long as its share, lie in the device's memory and begin where kernels may begin; and that
+/// those are there which the problem's extensions read, and no others.
 pub(crate) fn check_tensors(
     device: &dyn Device,
+    problem: &Problem,
     tensors: &LocalTensors<'_>,
     needed: [usize; 4],
     lse: usize,
 ) -> Result<()> {
     let given = [tensors.query, tensors.key, tensors.value, tensors.output];
     let named = Operand::ALL.into_iter().zip(given).zip(needed);
-    let operands = named.map(|((operand, buffer), needed)| (operand.name(), buffer, needed, 16));
-    for (operand, buffer, needed, alignment) in operands.chain(tensors.lse.map(|buffer| ("lse", buffer, lse, 4))) {
+    let mut all: Vec<_> = named.map(|((operand, buffer), needed)| (operand.name(), buffer, needed, 16)).collect();
+    all.extend(tensors.lse.map(|buffer| ("lse", buffer, lse, 4)));
+    let of_heads = problem.heads_q() * size_of::<f32>();
+    for (tensor, buffer, asked) in
+        [("sinks", tensors.sinks, problem.sinks()), ("slopes", tensors.slopes, problem.slopes())]
+    {
+        match (buffer, asked) {
+            (Some(buffer), true) => all.push((tensor, buffer, of_heads, 4)),
+            (None, false) => {}
+            (None, true) => {
+                return Err(sdpa_core::Error::TensorMissing { tensor, problem: problem.to_string() }.into());
+            }
+            (Some(_), false) => {
+                return Err(sdpa_core::Error::TensorUnasked { tensor, problem: problem.to_string() }.into());
+            }
+        }
+    }
+    for (operand, buffer, needed, alignment) in all {
         if buffer.bytes() < needed {
             let found = buffer.bytes();
             return Err(sdpa_core::Error::BufferTooSmall { operand, needed, found }.into());

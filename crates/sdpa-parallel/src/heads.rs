@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sdpa_core::{Attention as _, Buffer, Device, Layout, Operand, Problem, Tensors, Transfer};
+use sdpa_core::{Attention as _, Buffer, Device, Layout, Operand, Problem, Tensors, Transfer, View};
 
 use crate::communicator::Communicator;
 use crate::context::{ContextParallel, LocalTensors, Work, Workspace, check_tensors};
@@ -33,6 +33,11 @@ pub(crate) fn head_share(heads_q: usize, heads_kv: usize, ranks: usize, rank: us
     HeadShare { query: head * group + own.start..head * group + own.end, key: head..head + 1 }
 }
 
+/// Rows of the query that belong to a packed sequence.
+fn packed_rows(cu_seqlens: &[u8]) -> usize {
+    cu_seqlens.last_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
+}
+
 /// One rank's transfers and its problem.
 #[derive(Clone, Debug)]
 pub(crate) struct HeadsPlan {
@@ -42,8 +47,18 @@ pub(crate) struct HeadsPlan {
     keys: Partition,
     shares: Vec<HeadShare>,
     own: Problem,
+    lengths: Lengths,
+}
+
+/// What a kernel reads of sequences' lengths, as bytes.
+#[derive(Clone, Debug)]
+enum Lengths {
+    /// Nothing.
+    Known,
     /// Where packed sequences begin and the last one ends, of the queries and of the keys.
-    cu_seqlens: Option<[Vec<u8>; 2]>,
+    Packed([Vec<u8>; 2]),
+    /// How many keys each sequence uses.
+    Keys(Vec<u8>),
 }
 
 /// Places in the workspace: the own heads' tensors over the whole sequence.
@@ -52,7 +67,7 @@ const KEY: usize = 1;
 const VALUE: usize = 2;
 const OUTPUT: usize = 3;
 const LSE: usize = 4;
-const CU_SEQLENS: usize = 5;
+const LENGTHS: usize = 5;
 
 impl HeadsPlan {
     pub(crate) fn new(context: &ContextParallel, rank: usize) -> Result<Self> {
@@ -77,16 +92,27 @@ impl HeadsPlan {
         .dtype(problem.dtype())
         .mask(problem.mask())
         .window(problem.window())
-        .scale(problem.scale());
+        .scale(problem.scale())
+        .sinks_if(problem.sinks());
         if let Some(cap) = problem.softcap() {
             builder = builder.softcap(cap);
+        }
+        if problem.slopes() {
+            builder = builder.slopes();
+        }
+        if problem.key_lengths() {
+            builder = builder.key_lengths();
         }
         let begins = |place: fn(&sdpa_core::Sequence) -> &Range<usize>| -> Vec<u8> {
             let ends = context.sequences().iter().map(|sequence| place(sequence).end);
             std::iter::once(0).chain(ends).flat_map(|begin| (begin as u32).to_le_bytes()).collect()
         };
-        let cu_seqlens =
-            context.packing().map(|_| [begins(|sequence| &sequence.queries), begins(|sequence| &sequence.keys)]);
+        let lengths = || context.sequences().iter().flat_map(|sequence| (sequence.keys.len() as u32).to_le_bytes());
+        let lengths = match (context.packing(), problem.key_lengths()) {
+            (Some(_), _) => Lengths::Packed([begins(|sequence| &sequence.queries), begins(|sequence| &sequence.keys)]),
+            (None, true) => Lengths::Keys(lengths().collect()),
+            (None, false) => Lengths::Known,
+        };
         Ok(Self {
             problem: problem.clone(),
             rank,
@@ -94,7 +120,7 @@ impl HeadsPlan {
             keys: context.keys().clone(),
             own: builder.build().map_err(sdpa_core::Error::from)?,
             shares,
-            cu_seqlens,
+            lengths,
         })
     }
 
@@ -126,8 +152,12 @@ impl HeadsPlan {
             ("output of the rank's heads", bytes(Operand::Output)),
             ("log-sum-exp of the rank's heads", self.own.lse_len() * size_of::<f32>()),
         ];
-        if let Some([queries, keys]) = &self.cu_seqlens {
-            sizes.extend([("cu_seqlens_q", queries.len()), ("cu_seqlens_k", keys.len())]);
+        match &self.lengths {
+            Lengths::Known => {}
+            Lengths::Packed([queries, keys]) => {
+                sizes.extend([("cu_seqlens_q", queries.len()), ("cu_seqlens_k", keys.len())]);
+            }
+            Lengths::Keys(lengths) => sizes.push(("key_lengths", lengths.len())),
         }
         sizes
     }
@@ -145,7 +175,8 @@ impl HeadsPlan {
         let (rows, key_rows) = (self.queries.len(self.rank), self.keys.len(self.rank));
         let query = problem.batch() * problem.heads_q() * rows;
         let key = problem.batch() * problem.heads_kv() * key_rows * element;
-        check_tensors(device, tensors, [query * element, key, key, query * element], query * size_of::<f32>())?;
+        let needed = [query * element, key, key, query * element];
+        check_tensors(device, problem, tensors, needed, query * size_of::<f32>())?;
         let buffers = &workspace.buffers;
 
         if work.transfers() {
@@ -164,21 +195,7 @@ impl HeadsPlan {
             communicator.compute_follows_transfers(device)?;
         }
         if work.computes() {
-            let mut bound = Tensors::new(&buffers[QUERY], &buffers[KEY], &buffers[VALUE], &buffers[OUTPUT]);
-            bound = bound.with_lse(&buffers[LSE]);
-            if let Some(cu_seqlens) = &self.cu_seqlens {
-                for (index, bytes) in cu_seqlens.iter().enumerate() {
-                    device.write(&buffers[CU_SEQLENS + index], 0, bytes)?;
-                }
-                bound = bound.with_cu_seqlens(&buffers[CU_SEQLENS], &buffers[CU_SEQLENS + 1]);
-                // Rows behind the last sequence stay as they are, and would be sent as they are.
-                if self.own.len_q() > self.packed_rows() {
-                    device.write(&buffers[OUTPUT], 0, &vec![0; buffers[OUTPUT].bytes()])?;
-                    let none = f32::NEG_INFINITY.to_le_bytes().repeat(self.own.lse_len());
-                    device.write(&buffers[LSE], 0, &none)?;
-                }
-            }
-            sdpa::Fastest.forward(device, &self.own, &bound)?;
+            self.compute(device, tensors, buffers)?;
         }
         if work.transfers() {
             let mut back = vec![(&buffers[OUTPUT], tensors.output, element)];
@@ -196,10 +213,36 @@ impl HeadsPlan {
         Ok(())
     }
 
-    /// Rows of the query that belong to a packed sequence.
-    fn packed_rows(&self) -> usize {
-        let last = self.cu_seqlens.as_ref().and_then(|[queries, _]| queries.last_chunk::<4>());
-        last.map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
+    /// Queues the one kernel, over the whole sequence of the rank's heads.
+    fn compute(&self, device: &dyn Device, tensors: &LocalTensors<'_>, buffers: &[Buffer]) -> Result<()> {
+        let mut bound = Tensors::new(&buffers[QUERY], &buffers[KEY], &buffers[VALUE], &buffers[OUTPUT]);
+        bound = bound.with_lse(&buffers[LSE]);
+        let first_head = self.shares[self.rank].query.start * size_of::<f32>();
+        if let Some(sinks) = tensors.sinks {
+            bound = bound.with_sinks(View::new(sinks, first_head));
+        }
+        if let Some(slopes) = tensors.slopes {
+            bound = bound.with_slopes(View::new(slopes, first_head));
+        }
+        match &self.lengths {
+            Lengths::Known => {}
+            Lengths::Packed([queries, keys]) => {
+                device.write(&buffers[LENGTHS], 0, queries)?;
+                device.write(&buffers[LENGTHS + 1], 0, keys)?;
+                bound = bound.with_cu_seqlens(&buffers[LENGTHS], &buffers[LENGTHS + 1]);
+                // Rows behind the last sequence stay as they are, and would be sent as they are.
+                if self.own.len_q() > packed_rows(queries) {
+                    device.write(&buffers[OUTPUT], 0, &vec![0; buffers[OUTPUT].bytes()])?;
+                    let none = f32::NEG_INFINITY.to_le_bytes().repeat(self.own.lse_len());
+                    device.write(&buffers[LSE], 0, &none)?;
+                }
+            }
+            Lengths::Keys(lengths) => {
+                device.write(&buffers[LENGTHS], 0, lengths)?;
+                bound = bound.with_key_lengths(&buffers[LENGTHS]);
+            }
+        }
+        Ok(sdpa::Fastest.forward(device, &self.own, &bound)?)
     }
 
     fn nothing<'a>(&self) -> Vec<Vec<Transfer<'a>>> {

@@ -163,6 +163,11 @@ impl Control for InProcess {
     fn failed(&self) -> Option<Error> {
         self.shared.failures.of_others(self.rank)
     }
+
+    /// Threads of one process are stopped together.
+    fn unheard(&self) -> Vec<usize> {
+        Vec::new()
+    }
 }
 
 /// Ranks that still wait for this one learn that it is gone; if it ends by a panic, all do.

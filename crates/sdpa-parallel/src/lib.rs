@@ -24,7 +24,7 @@
 //!             let (query, key, value) = (device.upload(&ones)?, device.upload(&ones)?, device.upload(&ones)?);
 //!             let output = device.allocate(ones.len())?;
 //!             let workspace = plan.workspace(&device)?;
-//!             let tensors = LocalTensors { query: &query, key: &key, value: &value, output: &output, lse: None };
+//!             let tensors = LocalTensors::new(&query, &key, &value, &output);
 //!             plan.forward(&device, &communicator, &tensors, &workspace)?;
 //!             communicator.synchronize(&device)?;
 //!             let mut found = vec![0; ones.len()];
@@ -40,13 +40,18 @@
 //!
 //! # What can be asked for
 //!
-//! Causal masks, windows, soft caps, grouped heads, packed sequences whose lengths the host knows
-//! ([`ContextParallel::packed`]), f16 and bf16. Tensors are contiguous, `[batch, heads, a rank's positions, head_dim]`.
+//! Causal masks, windows, soft caps, sinks, grouped heads, packed sequences and key lengths that the host knows
+//! ([`ContextParallel::packed`], [`ContextParallel::of_key_lengths`]), f16 and bf16. Tensors are contiguous,
+//! `[batch, heads, a rank's positions, head_dim]`; sinks and slopes are those of all heads, on every rank.
+//!
+//! Slopes go by heads alone. They are multiplied with distances from the whole sequence's diagonal, and kernels know no other
+//! diagonal than that of the keys they are given; a ring declines them, unless every part keeps the diagonal. Keys in pages are
+//! declined.
 //!
 //! # Failures
 //!
 //! No call waits without an end. If a rank fails, the others get a typed error at once; if one stops answering, all get one
-//! at the deadline of their [`Communicator`]. The results are the same bits in every run, because parts are merged in one
+//! at the deadline of their [`Communicator`]. It names the ranks whose processes have given no sign of life. The results are the same bits in every run, because parts are merged in one
 //! order.
 
 mod communicator;
@@ -59,6 +64,8 @@ pub mod merge;
 mod nccl;
 mod partition;
 mod parts;
+#[cfg(all(test, unix))]
+mod processes;
 mod rendezvous;
 mod ring;
 

@@ -75,7 +75,7 @@ impl Nccl {
 }
 
 /// What happened, as far as the others are to blame: by name if the control connection knows it.
-fn in_words(error: sdpa_core::Error, control: &dyn Control, rank: usize) -> Error {
+pub(crate) fn in_words(error: sdpa_core::Error, control: &dyn Control, rank: usize) -> Error {
     let is_of_others = matches!(error, sdpa_core::Error::Nccl { .. } | sdpa_core::Error::Deadline { .. });
     if is_of_others {
         let end = Instant::now() + NEWS;
@@ -91,7 +91,9 @@ fn in_words(error: sdpa_core::Error, control: &dyn Control, rank: usize) -> Erro
         }
     }
     let error = match error {
-        sdpa_core::Error::Deadline { doing, waited, .. } => Error::Silent { rank, doing, silent: Vec::new(), waited },
+        sdpa_core::Error::Deadline { doing, waited, .. } => {
+            Error::Silent { rank, doing, silent: control.unheard(), waited }
+        }
         other => Error::Device(other),
     };
     control.fail(&error.to_string());

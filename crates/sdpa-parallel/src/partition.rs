@@ -114,6 +114,19 @@ impl Partition {
         self.ranks[rank].iter().cloned().flatten()
     }
 
+    /// The positions of some of a rank's rows, if they follow one another.
+    pub(crate) fn neighbours(&self, rank: usize, rows: &Range<usize>) -> Option<Range<usize>> {
+        let mut before = 0;
+        for chunk in &self.ranks[rank] {
+            if rows.start < before + chunk.len() {
+                let start = chunk.start + rows.start - before;
+                return (rows.end <= before + chunk.len()).then(|| start..start + rows.len());
+            }
+            before += chunk.len();
+        }
+        None
+    }
+
     /// Which of a rank's rows hold positions of this range. Its chunks ascend, so they are neighbours.
     pub fn rows_in(&self, rank: usize, range: &Range<usize>) -> Range<usize> {
         let before = |position: usize| -> usize {
@@ -181,5 +194,15 @@ mod tests {
         assert_eq!(partition.rows_in(0, &(4..11)), 2..4);
         assert_eq!(partition.rows_in(0, &(5..10)), 3..3);
         assert_eq!(partition.rows_in(1, &(1..15)), 1..8);
+    }
+
+    #[test]
+    fn rows_of_one_chunk_are_neighbouring_positions() {
+        let partition = Partition::new(20, vec![vec![2..5, 10..14], vec![0..2, 5..10, 14..20]]).unwrap();
+        assert_eq!(partition.neighbours(0, &(1..3)), Some(3..5));
+        assert_eq!(partition.neighbours(0, &(3..7)), Some(10..14));
+        assert_eq!(partition.neighbours(0, &(2..4)), None, "they lie in two chunks");
+        assert_eq!(partition.neighbours(1, &(2..7)), Some(5..10));
+        assert_eq!(partition.neighbours(0, &(7..8)), None, "there is no such row");
     }
 }

@@ -35,6 +35,22 @@ impl Part {
     }
 }
 
+/// Whether the diagonal of a part alone is that of the whole problem. Slopes are multiplied with distances from it.
+pub(crate) fn keeps_diagonal(
+    part: &Part,
+    problem: &Problem,
+    sequences: &[Sequence],
+    queries: &Partition,
+    keys: &Partition,
+    [rank, source]: [usize; 2],
+) -> bool {
+    let places = (queries.neighbours(rank, &part.rows), keys.neighbours(source, &part.keys));
+    let (Some(rows), Some(seen)) = places else { return false };
+    let Some(sequence) = sequences.iter().find(|sequence| sequence.queries.contains(&rows.start)) else { return false };
+    let whole = problem.diagonal_of(sequence, rows.start) + sequence.keys.start as i64 - seen.start as i64;
+    whole == part.keys.len() as i64 - part.rows.len() as i64
+}
+
 /// Cuts what `rank`'s queries see of `source`'s keys into parts. A row is in one part for each sequence at most, and in none
 /// if it sees none of these keys.
 ///

@@ -1,7 +1,8 @@
 //! How processes find one another, meet, and hear of failures: a TCP connection of each rank to rank 0.
 //!
 //! It carries a few bytes. It stays open as long as the ranks work together, because the end of a process closes it: so a
-//! killed rank is known to all the others in the time of a packet.
+//! killed rank is known to all the others in the time of a packet. A process that is stopped closes nothing. Therefore each
+//! rank is heard of several times per deadline, by a thread that does nothing else, and who was not heard of can be named.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs as _};
@@ -68,6 +69,14 @@ const RELEASED: u8 = 4;
 const FAILED: u8 = 5;
 const LOST: u8 = 6;
 const BYE: u8 = 7;
+const ALIVE: u8 = 8;
+
+/// How often a rank is heard of within a deadline, and how often it may be missed before it counts as unheard.
+const SIGNS_PER_DEADLINE: u32 = 12;
+const MISSED_SIGNS: u32 = 4;
+
+/// The longest and the shortest time between two signs of life.
+const SIGNS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(1)];
 
 /// More than any message has: what is longer comes from something else that found the port.
 const LONGEST: usize = 1 << 16;
@@ -119,13 +128,28 @@ struct Shared {
     links: Vec<(usize, Mutex<TcpStream>)>,
     barrier: Mutex<Barrier>,
     changed: Condvar,
+    signs: Mutex<Signs>,
+    /// Between two signs of life.
+    interval: Duration,
+}
+
+/// Signs of life.
+struct Signs {
+    /// When each rank at the other end of a link was last heard of.
+    heard: Vec<(usize, Instant)>,
+    /// Whom rank 0 had not heard of when it was last heard.
+    told: Vec<usize>,
+    /// Set when no more are given.
+    ended: bool,
 }
 
 #[derive(Default)]
 struct Barrier {
     /// How often each rank came; kept by rank 0.
     arrivals: Vec<u64>,
-    /// How often all ranks had come.
+    /// How often all ranks had come; kept by rank 0.
+    complete: u64,
+    /// How often this rank may go on.
     released: u64,
     /// How often this rank came.
     own: u64,
@@ -137,7 +161,16 @@ impl Rendezvous {
     /// # Errors
     /// [`Error::Rendezvous`] if the others are not there before the deadline, or what `make` fails with.
     pub fn join(place: &Place, make: impl FnOnce() -> Result<Vec<u8>>, deadline: Duration) -> Result<(Self, Vec<u8>)> {
-        let end = Instant::now() + deadline;
+        Self::join_by(Instant::now() + deadline, place, make, deadline)
+    }
+
+    /// The same with another end for the meeting than the deadline that holds from then on.
+    pub(crate) fn join_by(
+        end: Instant,
+        place: &Place,
+        make: impl FnOnce() -> Result<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<(Self, Vec<u8>)> {
         let (links, told) = match place.rank {
             0 => {
                 let told = make()?;
@@ -151,14 +184,23 @@ impl Rendezvous {
         let readers = links.iter().map(|(rank, link)| Ok((*rank, link.try_clone()?)));
         let readers = readers.collect::<std::io::Result<Vec<_>>>().map_err(|error| failed(place, &error))?;
         let barrier = Barrier { arrivals: vec![0; place.ranks], ..Barrier::default() };
-        let links = links.into_iter().map(|(rank, link)| (rank, Mutex::new(link))).collect();
-        let (failures, changed) = (Failures::default(), Condvar::new());
-        let shared = Arc::new(Shared { failures, links, barrier: Mutex::new(barrier), changed });
+        let heard = readers.iter().map(|(rank, _)| (*rank, Instant::now())).collect();
+        let shared = Arc::new(Shared {
+            failures: Failures::default(),
+            links: links.into_iter().map(|(rank, link)| (rank, Mutex::new(link))).collect(),
+            barrier: Mutex::new(barrier),
+            changed: Condvar::new(),
+            signs: Mutex::new(Signs { heard, told: Vec::new(), ended: false }),
+            interval: (deadline / SIGNS_PER_DEADLINE).clamp(SIGNS[0], SIGNS[1]),
+        });
         let is_root = place.rank == 0;
         for (rank, link) in readers {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || shared.listen(rank, &link, is_root));
         }
+        let giver = Arc::clone(&shared);
+        let rank = place.rank;
+        std::thread::spawn(move || giver.give_signs(rank));
         let (rank, ranks) = (place.rank, place.ranks);
         Ok((Self { rank, ranks, deadline, shared }, told))
     }
@@ -245,6 +287,14 @@ fn meet(place: &Place, end: Instant) -> Result<(TcpStream, Vec<u8>)> {
     }
 }
 
+/// The news of a failure, and whose it is.
+fn failure_message(failure: &Failure) -> (Message, usize) {
+    match failure {
+        Failure::Failed { rank, reason } => (Message::new(FAILED, *rank, reason.as_bytes()), *rank),
+        Failure::Lost { rank } => (Message::new(LOST, *rank, &[]), *rank),
+    }
+}
+
 impl Shared {
     fn barrier(&self) -> MutexGuard<'_, Barrier> {
         self.barrier.lock().unwrap_or_else(PoisonError::into_inner)
@@ -258,12 +308,47 @@ impl Shared {
         }
     }
 
+    fn signs(&self) -> MutexGuard<'_, Signs> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives signs of life until the rank leaves. Those of rank 0 say whom it has not heard of.
+    fn give_signs(&self, rank: usize) {
+        loop {
+            if self.signs().ended {
+                return;
+            }
+            let unheard: Vec<u8> = self.unheard().into_iter().flat_map(|rank| (rank as u32).to_le_bytes()).collect();
+            self.tell(&Message::new(ALIVE, rank, if rank == 0 { &unheard } else { &[] }), None);
+            std::thread::sleep(self.interval);
+        }
+    }
+
+    /// Ranks that have missed some signs of life: at the other end of a link, or by rank 0's word, unless that is missed itself.
+    fn unheard(&self) -> Vec<usize> {
+        let (signs, now) = (self.signs(), Instant::now());
+        let late = |heard: &Instant| now.saturating_duration_since(*heard) > MISSED_SIGNS * self.interval;
+        let unheard: Vec<usize> = signs.heard.iter().filter(|(_, heard)| late(heard)).map(|(rank, _)| *rank).collect();
+        if unheard.is_empty() { signs.told.clone() } else { unheard }
+    }
+
+    /// Takes a rank's sign of life, and rank 0's word of the others.
+    fn hear(&self, rank: usize, message: &Message) {
+        let mut signs = self.signs();
+        if message.kind == BYE {
+            // Nothing more is expected of it.
+            signs.heard.retain(|(other, _)| *other != rank);
+        }
+        signs.heard.iter_mut().filter(|(other, _)| *other == rank).for_each(|(_, heard)| *heard = Instant::now());
+        if message.kind == ALIVE {
+            let told = message.bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes) as usize);
+            signs.told = told.collect();
+        }
+    }
+
     /// Notes a failure, wakes those who wait, and passes the news on if it is rank 0's to do so.
     fn note(&self, failure: Failure, passes_on: bool) {
-        let (message, from) = match &failure {
-            Failure::Failed { rank, reason } => (Message::new(FAILED, *rank, reason.as_bytes()), *rank),
-            Failure::Lost { rank } => (Message::new(LOST, *rank, &[]), *rank),
-        };
+        let (message, from) = failure_message(&failure);
         let is_first = self.failures.note(failure);
         drop(self.barrier());
         self.changed.notify_all();
@@ -278,8 +363,10 @@ impl Shared {
             let Ok(message) = Message::read(link) else {
                 return self.note(Failure::Lost { rank }, is_root);
             };
+            self.hear(rank, &message);
             match message.kind {
                 BYE => return,
+                ALIVE => {}
                 ARRIVED => self.arrive(rank),
                 RELEASED => {
                     self.barrier().released += 1;
@@ -295,19 +382,23 @@ impl Shared {
         }
     }
 
-    /// Rank 0 counts an arrival, and releases all if it is the last.
+    /// Rank 0 counts an arrival, and releases all if it is the last: the others first, since rank 0 may leave once it is
+    /// released itself.
     fn arrive(&self, rank: usize) {
-        let released = {
+        let complete = {
             let mut barrier = self.barrier();
             barrier.arrivals[rank] += 1;
-            let round = barrier.released + 1;
+            let round = barrier.complete + 1;
             let all = barrier.arrivals.iter().all(|arrivals| *arrivals >= round);
-            barrier.released += u64::from(all);
-            all
+            barrier.complete += u64::from(all);
+            all.then_some(round)
         };
-        if released {
-            self.changed.notify_all();
+        if let Some(round) = complete {
             self.tell(&Message::new(RELEASED, 0, &[]), None);
+            let mut barrier = self.barrier();
+            barrier.released = barrier.released.max(round);
+            drop(barrier);
+            self.changed.notify_all();
         }
     }
 }
@@ -335,8 +426,10 @@ impl Control for Rendezvous {
             let now = Instant::now();
             if now >= end {
                 // Only rank 0 knows who has come.
-                let known = 0..if self.rank == 0 { self.ranks } else { 0 };
-                let silent: Vec<usize> = known.filter(|rank| barrier.arrivals[*rank] < round).collect();
+                let silent = match self.rank {
+                    0 => (0..self.ranks).filter(|rank| barrier.arrivals[*rank] < round).collect(),
+                    _ => self.unheard(),
+                };
                 drop(barrier);
                 let error = Error::Silent { rank: self.rank, doing: "the barrier", silent, waited: self.deadline };
                 self.fail(&error.to_string());
@@ -355,10 +448,20 @@ impl Control for Rendezvous {
     fn failed(&self) -> Option<Error> {
         self.shared.failures.of_others(self.rank)
     }
+
+    fn unheard(&self) -> Vec<usize> {
+        // One that has just gone on after a stop may hear of itself.
+        self.shared.unheard().into_iter().filter(|rank| *rank != self.rank).collect()
+    }
 }
 
 impl Drop for Rendezvous {
     fn drop(&mut self) {
+        self.shared.signs().ended = true;
+        // Who passes on may leave before the thread that heard of a failure has told the others.
+        if let Some(failure) = self.shared.failures.known().filter(|_| self.rank == 0) {
+            self.shared.tell(&failure_message(&failure).0, None);
+        }
         // A rank that ends by a panic is lost: the connection ends without a goodbye.
         if !std::thread::panicking() {
             self.shared.tell(&Message::new(BYE, self.rank, &[]), None);
@@ -447,6 +550,8 @@ mod tests {
             let errors = on_threads(&places(3), |place| {
                 let (rendezvous, _) = join(place, PATIENCE);
                 if place.rank == lost {
+                    // A process that is gone says nothing of what it saw when its connections ended.
+                    rendezvous.shared.failures.note(Failure::Lost { rank: lost });
                     for (_, link) in &rendezvous.shared.links {
                         link.lock().unwrap().shutdown(Shutdown::Both).unwrap();
                     }
@@ -473,6 +578,51 @@ mod tests {
             rendezvous.failed().map(|error| error.to_string())
         });
         assert_eq!(failures, [None, None, None]);
+    }
+
+    /// A rank that gives no signs of life is named by all others, be it the one that passes news on; one that is only slow is
+    /// not.
+    #[test]
+    fn who_gives_no_signs_of_life_is_unheard() {
+        let deadline = Duration::from_secs(6);
+        for stopped in [0, 1] {
+            let found = on_threads(&places(3), |place| {
+                let (rendezvous, _) = join(place, deadline);
+                std::thread::sleep(Duration::from_secs(3));
+                let before = rendezvous.unheard();
+                rendezvous.barrier().unwrap();
+                if place.rank == stopped {
+                    rendezvous.shared.signs().ended = true;
+                }
+                let end = Instant::now() + PATIENCE;
+                while place.rank != stopped && rendezvous.unheard().is_empty() && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                let found = [before, rendezvous.unheard()];
+                (rendezvous, found)
+            });
+            for (rendezvous, found) in found.iter().filter(|(rendezvous, _)| rendezvous.rank != stopped) {
+                assert_eq!(*found, [vec![], vec![stopped]], "as rank {} says", rendezvous.rank);
+            }
+        }
+    }
+
+    /// Rank 0 leaves as soon as it may: the others are released all the same, and hear of failures.
+    #[test]
+    fn who_leaves_first_has_told_the_others_before() {
+        for _ in 0..30 {
+            on_threads(&places(4), |place| {
+                let (rendezvous, _) = join(place, PATIENCE);
+                rendezvous.barrier().unwrap();
+            });
+            on_threads(&places(4), |place| {
+                let (rendezvous, _) = join(place, PATIENCE);
+                match place.rank {
+                    1 => rendezvous.fail("out of paper"),
+                    _ => assert!(matches!(heard(&rendezvous), Error::RankFailed { failed: 1, .. })),
+                }
+            });
+        }
     }
 
     #[test]

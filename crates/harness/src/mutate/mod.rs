@@ -1,6 +1,7 @@
 //! Mutates a generation's own PTX, one statement at a time, and the harness must notice: what orders or guards is taken out,
 //! what computes computes otherwise, and what orders promises less.
 
+mod alone;
 mod equivalent;
 mod evaluate;
 mod find;
@@ -27,6 +28,7 @@ use crate::check::trials;
 use crate::first_runs::FirstRuns;
 use crate::verify::{Failure, Reason};
 
+pub use alone::mutate_alone;
 pub use find::{Mutation, mutations};
 pub use kind::MutationKind;
 pub use record::MutationRecord;

@@ -5,12 +5,13 @@ use std::process::ExitCode;
 
 use harness::table;
 use sdpa_cli::cost_table::render_costs;
+use sdpa_cli::packs;
 use sdpa_core::{Attention, DeviceChoice, DeviceKind, Generation};
 use sdpa_toolchain::resources::{self, Cost, ResourceError};
 use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 use serde::Serialize;
 
-use super::{FAILED, Outcome, bar, generations_or_all, kernel_texts_or_packed};
+use super::{FAILED, Outcome, all_generations, bar, generation, kernel_texts_or_packed};
 
 /// Show registers, spills, shared memory and resident blocks of every kernel, and what is over budget
 ///
@@ -18,7 +19,7 @@ use super::{FAILED, Outcome, bar, generations_or_all, kernel_texts_or_packed};
 /// a kernel is over its generation's budget.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Resources {
-    /// Which generations; all by default
+    /// Which generations, or `parallel` for the kernels that merge the results of several ranks; all by default
     #[arg(value_name = "ID")]
     generations: Vec<String>,
     /// Write JSON for programs
@@ -38,7 +39,7 @@ struct CostsJson<'a> {
 
 impl Resources {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
-        let generations = generations_or_all(&self.generations)?;
+        let generations = self.subjects()?;
         let (source, costs) = measure(&generations, &kernel_texts_or_packed(&generations)?)?;
         let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
         let over_budget = !resources::over_budget(&generations, &costs).is_empty();
@@ -55,6 +56,15 @@ impl Resources {
             write!(out, "{}", render_costs(&generations, &costs, table::colour_wanted()))?;
         }
         Ok(if over_budget { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+    }
+
+    /// Whose kernels are asked about, in the order given.
+    fn subjects(&self) -> Result<Vec<&'static dyn Attention>, String> {
+        if self.generations.is_empty() {
+            return Ok(all_generations()?.into_iter().chain([packs::MERGING]).collect());
+        }
+        let subject = |id: &String| if id == packs::PARALLEL { Ok(packs::MERGING) } else { generation(id) };
+        self.generations.iter().map(subject).collect()
     }
 }
 

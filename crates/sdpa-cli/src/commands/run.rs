@@ -12,7 +12,6 @@ use sdpa_core::{
     Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
     Unsupported, Window,
 };
-use sdpa_parallel::ContextParallel;
 use sdpa_ref::{Found, Measured, Reference, Rows, Tolerance};
 
 use super::ranks::{Ranks, plain};
@@ -164,10 +163,7 @@ impl Run {
         }
         let problem = &tensors.problem;
         let ranks = self.ranks.count();
-        let mut context = match problem.packing() {
-            Some(_) => ContextParallel::packed(problem.clone(), tensors.extension.sequences(problem, 0), ranks)?,
-            None => ContextParallel::new(problem.clone(), ranks)?,
-        };
+        let mut context = shares::context(tensors, ranks)?;
         if let Some(way) = self.ranks.way {
             context = context.with_way(way.into());
         }

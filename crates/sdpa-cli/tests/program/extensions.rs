@@ -223,6 +223,15 @@ fn what_a_file_and_flags_ask_for_is_computed_and_compared() {
         assert!(said.contains(&format!("f16 full{named} scale")), "{said}");
         assert!(said.contains("against `out`: ") && said.contains(": within tolerance"), "{named}: {said}");
         assert!(said.ends_with("exit 0"), "{named}: {said}");
+        // Ranks that share the sequence compute the same; distances of slopes are not a ring's.
+        let copy = || again.as_ref().map(|of| Tensor { shape: of.shape.clone(), bytes: of.bytes.clone(), ..*of });
+        for way in ["ring", "heads"] {
+            let said = compare(&[flags, &["--ranks", "2", "--way", way]].concat(), copy(), &naive);
+            let declined = named == " slopes" && way == "ring";
+            let (expected, code) =
+                if declined { ("error: ring does not take slopes", 2) } else { (": within tolerance", 0) };
+            assert!(said.contains(expected) && said.ends_with(&format!("exit {code}")), "{named} by {way}: {said}");
+        }
         // It is not what would be computed without.
         let said = compare(flags, again, &Naive::PLAIN);
         assert!(said.contains(": OUT OF TOLERANCE") && said.ends_with("exit 1"), "{named}: {said}");

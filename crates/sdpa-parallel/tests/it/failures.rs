@@ -141,7 +141,7 @@ fn what_is_not_the_plans_own_is_refused() {
         let lse = device.allocate(2 * 16 * 4).unwrap();
         let plan = context.plan(0).unwrap();
         let workspace = plan.workspace(&device).unwrap();
-        let tensors = LocalTensors { query: &own, key: &own, value: &own, output: &own, lse: Some(&lse) };
+        let tensors = LocalTensors::new(&own, &own, &own, &own).with_lse(&lse);
         let said = |tensors: &LocalTensors<'_>, workspace| {
             let group = InProcess::group(2, Duration::from_secs(5));
             plan.forward(&device, &group[0], tensors, workspace).unwrap_err().to_string()
@@ -161,7 +161,7 @@ fn what_is_not_the_plans_own_is_refused() {
     let context = ContextParallel::new(problem, 2).unwrap();
     let device = Interpreter::new();
     let own = device.allocate(4096).unwrap();
-    let tensors = LocalTensors { query: &own, key: &own, value: &own, output: &own, lse: None };
+    let tensors = LocalTensors::new(&own, &own, &own, &own);
     let plan = context.plan(1).unwrap();
     let workspace = plan.workspace(&device).unwrap();
     let said = plan.forward(&device, &group[0], &tensors, &workspace).unwrap_err().to_string();

@@ -71,9 +71,16 @@ fn pass_on(
     let output = device.allocate_named("output", query.bytes())?;
     let rows = query.bytes() / 2 / head_dim;
     let lse = device.allocate_named("lse", rows * 4)?;
+    let numbers = |asked: bool, numbers: &[f32]| {
+        let bytes = || numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
+        asked.then(|| device.upload(&bytes())).transpose()
+    };
+    let sinks = numbers(problem.sinks(), &data.extension.sinks)?;
+    let slopes = numbers(problem.slopes(), &data.extension.slopes)?;
     let plan = context.plan(rank)?;
     let workspace = plan.workspace(device)?;
-    let tensors = LocalTensors { query: &query, key: &key, value: &value, output: &output, lse: Some(&lse) };
+    let tensors = LocalTensors::new(&query, &key, &value, &output).with_lse(&lse);
+    let tensors = LocalTensors { sinks: sinks.as_ref(), slopes: slopes.as_ref(), ..tensors };
     plan.forward(device, communicator, &tensors, &workspace)?;
     communicator.synchronize(device)?;
     let (mut out_bytes, mut lse_bytes) = (vec![0; output.bytes()], vec![0; lse.bytes()]);
@@ -117,6 +124,19 @@ pub(crate) fn run_on(
         place(&mut lse, &own_lse, context.queries(), rank, 1);
     }
     Ok(Outcome { out, lse })
+}
+
+/// A problem shared by ranks: packed sequences and key lengths are those of the data.
+pub(crate) fn shared(problem: &Problem, data: &Data, ranks: usize) -> Result<ContextParallel, Error> {
+    let extension = &data.extension;
+    match (problem.packing(), problem.key_lengths()) {
+        (Some(_), _) => ContextParallel::packed(problem.clone(), extension.sequences(problem, 0), ranks),
+        (None, true) => {
+            let lengths: Vec<usize> = extension.key_lengths.iter().map(|length| *length as usize).collect();
+            ContextParallel::of_key_lengths(problem.clone(), &lengths, ranks)
+        }
+        (None, false) => ContextParallel::new(problem.clone(), ranks),
+    }
 }
 
 pub(crate) fn data_of(problem: &Problem, regime: Regime, seed: u64) -> Data {

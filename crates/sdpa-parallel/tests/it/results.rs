@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use harness::regime::Regime;
+use harness::regime::{Data, ExtensionData, Regime};
 use proptest::prelude::*;
-use sdpa_core::{Device as _, Dtype, Interpreter, Layout, Mask, Packing, Problem, Sequence, Window};
+use sdpa_core::{Device as _, Dtype, Interpreter, Layout, Mask, Packing, PageTable, Paging, Problem, Sequence, Window};
 use sdpa_parallel::{ContextParallel, Partition, Way, merge};
 
-use crate::ranks::{data_of, judge, judge_as, run, run_on};
+use crate::ranks::{data_of, judge, judge_as, run, run_on, shared};
 
 /// What is asked of ranks, small enough for the interpreter.
 #[derive(Clone, Debug)]
@@ -22,8 +22,8 @@ struct Asked {
 }
 
 impl Asked {
-    fn context(&self) -> ContextParallel {
-        let context = ContextParallel::new(self.problem.clone(), self.ranks).unwrap().with_way(self.way);
+    fn context(&self, data: &Data) -> ContextParallel {
+        let context = shared(&self.problem, data, self.ranks).unwrap().with_way(self.way);
         let Some([queries, keys]) = &self.uneven else { return context };
         let of = |pieces: &[(u8, u8)], length| uneven(pieces, length, self.ranks);
         context.with_partitions(of(queries, self.problem.len_q()), of(keys, self.problem.len_kv())).unwrap()
@@ -56,31 +56,70 @@ fn asked() -> impl Strategy<Value = Asked> {
         1 => (0..90_usize).prop_map(Window::left),
         1 => (0..90_usize, 0..40_usize).prop_map(|(left, right)| Window { left: Some(left), right: Some(right) }),
     ];
-    let softcap = prop_oneof![4 => Just(None), 1 => Just(Some(20.0_f32))];
     // Rows of vast logits take the interpreter a hundred times as long.
     let regimes: Vec<Regime> = Regime::ALL.into_iter().filter(|regime| *regime != Regime::VastLogits).collect();
     let pieces = || prop::collection::vec((any::<u8>(), any::<u8>()), 0..12);
     let uneven = prop::option::of((pieces(), pieces()).prop_map(|(queries, keys)| [queries, keys]));
-    let problem =
-        (heads, lengths, head_dim, prop::sample::select(vec![Dtype::F16, Dtype::Bf16]), mask, window, softcap);
+    let dtype = prop::sample::select(vec![Dtype::F16, Dtype::Bf16]);
+    let problem = (heads, lengths, head_dim, dtype, mask, window, extras());
     let ranks = (1..=8_usize, prop::sample::select(vec![Way::Ring, Way::Heads]), uneven);
     (problem, ranks, prop::sample::select(regimes), 0..100_000_u64).prop_map(|(problem, ranks, regime, seed)| {
-        let ((batch, heads_kv, group), (len_q, len_kv), head_dim, dtype, mask, window, softcap) = problem;
+        let ((batch, heads_kv, group), (len_q, len_kv), head_dim, dtype, mask, window, extras) = problem;
         let (ranks, way, uneven) = ranks;
         let heads = heads_kv * group;
-        let mut builder = Problem::new(batch, heads, len_q, head_dim)
-            .heads_kv(heads_kv)
-            .len_kv(len_kv)
-            .dtype(dtype)
-            .mask(mask)
-            .window(window);
-        if let Some(cap) = softcap {
+        let builder = match extras.lengths {
+            Lengths::Packed(sequences) => {
+                let packing = Packing { sequences, longest_q: len_q, longest_kv: len_kv };
+                Problem::packed(packing, heads, len_q, head_dim).layout(Layout::Bhld)
+            }
+            Lengths::OfKeys => Problem::new(batch, heads, len_q, head_dim).key_lengths(),
+            Lengths::Same => Problem::new(batch, heads, len_q, head_dim),
+        };
+        let mut builder = builder.heads_kv(heads_kv).len_kv(len_kv).dtype(dtype).mask(mask).window(window);
+        builder = builder.sinks_if(extras.sinks);
+        if let Some(cap) = extras.softcap {
             builder = builder.softcap(cap);
         }
-        // Heads go around only if there are enough.
-        let way = if heads < ranks { Way::Ring } else { way };
+        if extras.slopes {
+            builder = builder.slopes();
+        }
+        // Heads go around only if there are enough, and slopes need them.
+        let ranks = if extras.slopes { ranks.min(heads) } else { ranks };
+        let way = match () {
+            () if extras.slopes => Way::Heads,
+            () if heads < ranks => Way::Ring,
+            () => way,
+        };
         Asked { problem: builder.build().unwrap(), ranks, way, uneven, regime, seed }
     })
+}
+
+/// What a problem may ask for besides.
+#[derive(Clone, Debug)]
+struct Extras {
+    lengths: Lengths,
+    softcap: Option<f32>,
+    sinks: bool,
+    slopes: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Lengths {
+    Same,
+    /// So many packed sequences.
+    Packed(usize),
+    OfKeys,
+}
+
+fn extras() -> impl Strategy<Value = Extras> {
+    let lengths = prop_oneof![
+        3 => Just(Lengths::Same),
+        1 => (1..6_usize).prop_map(Lengths::Packed),
+        1 => Just(Lengths::OfKeys),
+    ];
+    let softcap = prop_oneof![4 => Just(None), 1 => Just(Some(20.0_f32))];
+    (lengths, softcap, prop::bool::weighted(0.4), prop::bool::weighted(0.2))
+        .prop_map(|(lengths, softcap, sinks, slopes)| Extras { lengths, softcap, sinks, slopes })
 }
 
 proptest! {
@@ -89,8 +128,8 @@ proptest! {
     /// Random shapes on 1 to 8 ranks, uneven shares and ranks with nothing to see among them.
     #[test]
     fn ranks_compute_attention(asked in asked()) {
-        let context = asked.context();
         let data = data_of(&asked.problem, asked.regime, asked.seed);
+        let context = asked.context(&data);
         let outcome = run(&context, &data).map_err(|error| TestCaseError::fail(error.to_string()))?;
         judge(&context, &data, &outcome).map_err(TestCaseError::fail)?;
     }
@@ -102,8 +141,8 @@ proptest! {
     /// Threads come in another order each time, and the bits are the same.
     #[test]
     fn bits_are_the_same_in_every_run(asked in asked()) {
-        let context = asked.context();
         let data = data_of(&asked.problem, asked.regime, asked.seed);
+        let context = asked.context(&data);
         let ran = || run(&context, &data).map_err(|error| TestCaseError::fail(error.to_string()));
         let first = ran()?;
         for _ in 0..2 {
@@ -187,6 +226,134 @@ fn packed_sequences_are_shared_both_ways() {
     }
 }
 
+/// Data of a problem, with what `change` makes of it.
+fn changed(data: &Data, change: impl FnOnce(&mut ExtensionData)) -> Data {
+    let mut other = data.clone();
+    change(&mut other.extension);
+    other
+}
+
+/// That ranks compute a problem both ways, on so many of them; the way that is declined is not asked.
+fn computes(problem: &Problem, data: &Data, ranks: Range<usize>, ways: &[Way]) {
+    for ranks in ranks {
+        for way in ways {
+            let context = shared(problem, data, ranks).unwrap().with_way(*way);
+            let said = |error: String| -> ! { panic!("{problem} by {way} on {ranks}: {error}") };
+            let outcome = run(&context, data).unwrap_or_else(|error| said(error.to_string()));
+            judge(&context, data, &outcome).unwrap_or_else(|error| said(error));
+        }
+    }
+}
+
+/// That the oracle's verdict on what ranks compute of `data` rejects what they compute of `other`.
+fn rejects(problem: &Problem, [data, other]: [&Data; 2], way: Way, fault: &str) {
+    let outcome = run(&shared(problem, other, 2).unwrap().with_way(way), other).unwrap();
+    let context = shared(problem, data, 2).unwrap().with_way(way);
+    assert!(judge(&context, data, &outcome).is_err(), "{problem} by {way}: {fault} passes");
+}
+
+/// A sink enters once: into rows of one part, of several and of none, and nowhere a second time.
+#[test]
+fn sinks_enter_once_both_ways() {
+    // With more queries than keys the first rows see nothing: their log-sum-exp is the sink.
+    let shape = |mask| Problem::new(2, 4, 48, 64).heads_kv(2).len_kv(40).mask(mask).dtype(Dtype::Bf16);
+    for mask in [Mask::Full, Mask::Causal] {
+        let problem = shape(mask).sinks().build().unwrap();
+        let data = data_of(&problem, Regime::Normal, 7);
+        let data = changed(&data, |extension| extension.sinks = vec![1.5, f32::NEG_INFINITY, -30.0, 4.0]);
+        computes(&problem, &data, 1..5, &[Way::Ring, Way::Heads]);
+        let twice = changed(&data, |extension| extension.sinks.iter_mut().for_each(|sink| *sink += 2_f32.ln()));
+        let never = changed(&data, |extension| extension.sinks.fill(f32::NEG_INFINITY));
+        let turned = changed(&data, |extension| extension.sinks.rotate_left(1));
+        for way in [Way::Ring, Way::Heads] {
+            for (other, fault) in [(&twice, "twice"), (&never, "never"), (&turned, "another head's")] {
+                rejects(&problem, [&data, other], way, fault);
+            }
+        }
+        // NaN and +∞ make rows NaN, those that see nothing, too.
+        let undefined = changed(&data, |extension| extension.sinks = vec![f32::NAN, f32::INFINITY, 0.0, f32::NAN]);
+        computes(&problem, &undefined, 2..4, &[Way::Ring, Way::Heads]);
+    }
+}
+
+/// Rows behind the last packed sequence have no sink: they belong to none.
+#[test]
+fn rows_behind_the_last_sequence_have_no_sink() {
+    let packing = Packing { sequences: 2, longest_q: 20, longest_kv: 20 };
+    let problem = Problem::packed(packing, 4, 40, 64).layout(Layout::Bhld).mask(Mask::Causal).sinks().build().unwrap();
+    let mut data = data_of(&problem, Regime::Normal, 3);
+    for begins in [&mut data.extension.cu_seqlens_q, &mut data.extension.cu_seqlens_k] {
+        *begins = vec![0, 20, 31];
+    }
+    data.extension.sinks = vec![0.5; 4];
+    for ranks in 1..5 {
+        for way in [Way::Ring, Way::Heads] {
+            let context = shared(&problem, &data, ranks).unwrap().with_way(way);
+            let mut outcome = run(&context, &data).unwrap();
+            for head in 0..4 {
+                let (rows, elements) = (head * 40 + 31..head * 40 + 40, (head * 40 + 31) * 64..(head * 40 + 40) * 64);
+                let lse = &mut outcome.lse[rows];
+                assert!(lse.iter().all(|lse| *lse == f32::NEG_INFINITY), "{way} on {ranks}");
+                assert!(outcome.out[elements].iter().all(|bits| *bits == 0), "{way} on {ranks}");
+                // The oracle has an answer for rows that nobody asks about.
+                lse.fill(0.5);
+            }
+            judge(&context, &data, &outcome).unwrap();
+        }
+    }
+}
+
+/// By heads each rank takes the slopes of its own heads; over the keys of another rank alone distances would be others.
+#[test]
+fn slopes_are_taken_by_heads_and_declined_in_a_ring() {
+    for mask in [Mask::Full, Mask::Causal] {
+        let problem = Problem::new(1, 4, 64, 64).mask(mask).slopes().build().unwrap();
+        let data = data_of(&problem, Regime::Normal, 7);
+        let data = changed(&data, |extension| extension.slopes = vec![0.5, 0.25, 0.125, 0.0]);
+        assert_eq!(shared(&problem, &data, 2).unwrap().way(), Way::Heads);
+        computes(&problem, &data, 1..5, &[Way::Heads]);
+        let turned = changed(&data, |extension| extension.slopes.rotate_left(1));
+        rejects(&problem, [&data, &turned], Way::Heads, "another head's slope");
+        // Alone a rank has the whole diagonal.
+        computes(&problem, &data, 1..2, &[Way::Ring]);
+        for ranks in 2..9 {
+            let ring = shared(&problem, &data, ranks).unwrap().with_way(Way::Ring);
+            for rank in 0..ranks {
+                let declined = ring.plan(rank).unwrap_err().to_string();
+                assert_eq!(
+                    declined,
+                    "ring does not take slopes, whose distances are those of whole sequences; take heads, on as many \
+                     ranks as there are query heads at most"
+                );
+            }
+        }
+    }
+}
+
+/// Keys that a sequence does not use are seen by nobody, and do not travel if no sequence uses them.
+#[test]
+fn key_lengths_are_shared_both_ways() {
+    for mask in [Mask::Full, Mask::Causal] {
+        let builder = Problem::new(4, 4, 40, 64).heads_kv(2).len_kv(64).mask(mask).dtype(Dtype::Bf16);
+        let problem = builder.key_lengths().build().unwrap();
+        let data = data_of(&problem, Regime::Normal, 9);
+        let data = changed(&data, |extension| extension.key_lengths = vec![64, 0, 30, 30]);
+        computes(&problem, &data, 1..5, &[Way::Ring, Way::Heads]);
+        let longer = changed(&data, |extension| extension.key_lengths = vec![64, 0, 30, 31]);
+        let others = changed(&data, |extension| extension.key_lengths = vec![64, 30, 0, 30]);
+        for way in [Way::Ring, Way::Heads] {
+            rejects(&problem, [&data, &longer], way, "one key more");
+            rejects(&problem, [&data, &others], way, "another sequence's keys");
+        }
+    }
+    let problem = Problem::new(2, 2, 16, 64).len_kv(64).key_lengths().build().unwrap();
+    let context = ContextParallel::of_key_lengths(problem, &[20, 9], 4).unwrap().with_way(Way::Ring);
+    let received = |rank: usize| context.plan(rank).unwrap().bytes_received();
+    // Keys and values in f16 of both sequences: 16 of rank 0, 4 of rank 1, none of the others.
+    let bytes = |keys: usize| 2 * 2 * 2 * keys * 64 * 2;
+    assert_eq!([0, 1, 2, 3].map(received), [bytes(4), bytes(16), bytes(20), bytes(20)]);
+}
+
 /// Two problems with large logits, one of each element type: what mutants are tried on.
 fn hard() -> Problem {
     Problem::new(1, 2, 96, 64).mask(Mask::Causal).dtype(Dtype::Bf16).build().unwrap()
@@ -194,7 +361,7 @@ fn hard() -> Problem {
 
 /// The merging kernel with one line of its PTX exchanged.
 fn mutant(named: &str, exchange: impl Fn(&str) -> Option<String>) -> impl Fn(&Interpreter) {
-    let kernel = merge::kernels().into_iter().find(|kernel| kernel.name == named).unwrap();
+    let kernel = *merge::KERNELS.iter().find(|kernel| kernel.name == named).unwrap();
     let text = kernel.packed_ptx().unwrap();
     let mut exchanged = 0;
     let lines = text.lines().map(|line| match exchange(line) {
@@ -280,8 +447,24 @@ fn what_ranks_do_not_take_is_said() {
         }
     };
     let dense = || Problem::new(1, 4, 32, 64);
-    assert_eq!(said(dense().sinks(), 2), "context parallelism does not take sinks; compute such a problem on one GPU");
+    let lengths = said(dense().key_lengths(), 2);
+    assert!(
+        lengths.ends_with("not take key lengths; give their numbers: ContextParallel::of_key_lengths"),
+        "{lengths}"
+    );
+    let paging = Paging { page: 16, pages: 4, table: PageTable::Rows { width: 2 } };
+    let paged = said(dense().paged(paging), 2);
+    assert_eq!(paged, "context parallelism does not take keys and values in pages; compute such a problem on one GPU");
     assert_eq!(said(dense(), 5), "heads does not take 4 query heads on 5 ranks; take the ring, or fewer ranks");
     let packing = Packing { sequences: 2, longest_q: 16, longest_kv: 16 };
     assert!(said(Problem::packed(packing, 4, 32, 64), 2).ends_with("give their lengths: ContextParallel::packed"));
+    // Nothing of a dense problem would be computed.
+    let unasked = ContextParallel::packed(dense().build().unwrap(), Vec::new(), 2).unwrap_err().to_string();
+    assert!(unasked.ends_with("take ContextParallel::new"), "{unasked}");
+    let of_lengths = |problem: sdpa_core::ProblemBuilder, lengths: &[usize]| {
+        ContextParallel::of_key_lengths(problem.build().unwrap(), lengths, 2).unwrap_err().to_string()
+    };
+    assert!(of_lengths(dense(), &[]).ends_with("take ContextParallel::new"));
+    assert_eq!(of_lengths(dense().key_lengths(), &[1, 2]), "key lengths: 2, but 1 expected");
+    assert_eq!(of_lengths(dense().key_lengths(), &[33]), "the longest key length: 33, but 32 expected");
 }

@@ -36,6 +36,9 @@ pub(super) fn run(out: &mut dyn Write, asked: &Asked<'_>, sweeps: &[Sweep]) -> O
     };
     let mut figures = Vec::new();
     for case in sweeps.iter().flat_map(|sweep| &sweep.cases) {
+        if case.problem.sinks() || case.problem.slopes() {
+            return Err(format!("--ranks times problems without sinks and slopes, not {}", case.problem).into());
+        }
         let host = HostTensors::generate(&case.problem, case.seed);
         let first = figures.len();
         let mut options = *options;

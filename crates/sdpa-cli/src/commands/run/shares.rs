@@ -7,6 +7,19 @@ use sdpa_parallel::{Communicator, ContextParallel, LocalTensors, Partition};
 use super::super::ranks::Error;
 use super::Computed;
 
+/// How ranks share the problem of these tensors, whose lengths are known here.
+pub(super) fn context(tensors: &UserTensors, ranks: usize) -> sdpa_parallel::Result<ContextParallel> {
+    let (problem, extension) = (&tensors.problem, &tensors.extension);
+    match (problem.packing(), problem.key_lengths(), problem.paging()) {
+        (Some(_), _, None) => ContextParallel::packed(problem.clone(), extension.sequences(problem, 0), ranks),
+        (None, true, None) => {
+            let lengths: Vec<usize> = extension.key_lengths.iter().map(|length| *length as usize).collect();
+            ContextParallel::of_key_lengths(problem.clone(), &lengths, ranks)
+        }
+        _ => ContextParallel::new(problem.clone(), ranks),
+    }
+}
+
 /// Where the rows of a rank's contiguous tensor `[batch, heads, positions, head_dim]` begin in the whole tensor.
 fn rows(problem: &Problem, operand: Operand, partition: &Partition, rank: usize) -> Vec<usize> {
     let [batch, heads, ..] = problem.shape(operand);
@@ -38,9 +51,16 @@ pub(super) fn compute(
     let value = upload(&tensors.value, Operand::Value, context.keys())?;
     let output = device.allocate_named("output", query.bytes())?;
     let lse = device.allocate_named("lse", query.bytes() / problem.dtype().bytes() / row * size_of::<f32>())?;
+    let of_heads = |asked: bool, numbers: &[f32]| {
+        let bytes = || numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
+        asked.then(|| device.upload(&bytes())).transpose()
+    };
+    let sinks = of_heads(problem.sinks(), &tensors.extension.sinks)?;
+    let slopes = of_heads(problem.slopes(), &tensors.extension.slopes)?;
     let plan = context.plan(rank)?;
     let workspace = plan.workspace(device)?;
-    let local = LocalTensors { query: &query, key: &key, value: &value, output: &output, lse: Some(&lse) };
+    let local = LocalTensors::new(&query, &key, &value, &output).with_lse(&lse);
+    let local = LocalTensors { sinks: sinks.as_ref(), slopes: slopes.as_ref(), ..local };
     plan.forward(device, communicator, &local, &workspace)?;
     communicator.synchronize(device)?;
 
