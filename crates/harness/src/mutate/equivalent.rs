@@ -4,7 +4,6 @@ use std::path::Path;
 
 use sdpa_core::Specialisation;
 use sdpa_toolchain::resources::machine_code;
-use sdpa_toolchain::source_line;
 
 use super::{Mutation, MutationKind};
 
@@ -54,12 +53,7 @@ impl Entry {
 /// # Panics
 /// If a line of the list does not read.
 pub(super) fn listed(mutation: &Mutation, is_executed: bool) -> Option<&'static str> {
-    let lines: Vec<String> = mutation
-        .origin
-        .iter()
-        .flat_map(|origin| origin.chain())
-        .filter_map(|(file, line)| Some(format!("{file}: {}", source_line(file, line)?)))
-        .collect();
+    let lines = mutation.source_lines();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     entries().find(|entry| entry.fits(mutation, &lines, is_executed)).map(|entry| entry.reason)
 }

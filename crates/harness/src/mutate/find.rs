@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use sdpa_toolchain::source_line;
 use serde::Serialize;
 
 use super::kind::MutationKind;
@@ -45,6 +46,13 @@ impl Mutation {
     /// What stands in the statement's place.
     pub(super) fn replacement(&self) -> &str {
         &self.replacement
+    }
+
+    /// `file: line` of the source that the statement comes from and of each call that it was inlined through, the innermost
+    /// first.
+    pub fn source_lines(&self) -> Vec<String> {
+        let chain = self.origin.iter().flat_map(|origin| origin.chain());
+        chain.filter_map(|(file, line)| Some(format!("{file}: {}", source_line(file, line)?))).collect()
     }
 
     /// The text with this change, every other line where it was.

@@ -214,15 +214,7 @@ const CHANGES_NOTHING: &[([&str; 4], &str)] = &[
 
 /// Why a mutation need not be noticed.
 fn changes_nothing(kernel: &Specialisation, mutation: &Mutation) -> Option<&'static str> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
-    let lines = mutation.origin.iter().flat_map(|origin| {
-        let line = |(file, line): (&str, u32)| {
-            let text = std::fs::read_to_string(format!("{root}{file}")).unwrap();
-            text.lines().nth(line as usize - 1).unwrap_or("").to_owned()
-        };
-        origin.chain().map(line).collect::<Vec<_>>()
-    });
-    let lines: Vec<String> = lines.collect();
+    let lines = mutation.source_lines();
     let fits = |[name, source, ptx, kind]: &[&str; 4]| {
         kernel.name.ends_with(name)
             && (source.is_empty() || lines.iter().any(|line| line.contains(source)))
