@@ -127,7 +127,8 @@ class Finding:
         ways = [self.way(place, kernel) for place in self.places]
         self.here = ways[0] if ways else []
         self.other = ways[1] if len(ways) > 1 else []
-        self.statements = " ".join(place["ptx"] for place in self.places)
+        # What was first, and perhaps still under way.
+        self.earlier = self.places[-1]["ptx"] if self.places else ""
 
     @staticmethod
     def way(place, kernel):
@@ -164,8 +165,10 @@ def headers(request, pattern):
     return [f"{name}();" for name in dict.fromkeys(found)]
 
 
-def receivers(text, method):
-    return re.findall(r"\b(\w+)\." + method + r"\(", "\n".join(map(text.code, text.numbers())))
+def receivers(text, method, path=""):
+    """What a method is called on, behind a path such as `shared.`."""
+    call = r"(?<![\w.])" + re.escape(path) + r"(\w+)(?:\[[^\]]*\])?\." + method + r"\("
+    return re.findall(call, "\n".join(map(text.code, text.numbers())))
 
 
 def methods(text, pattern):
@@ -194,7 +197,7 @@ def cousins(text, statements):
             continue
         path, name, rest = member.groups()
         called = re.findall(r"\b" + name + r"(?:\[[^\]]*\])?\.(\w+)\(", whole)
-        others = [other for method in dict.fromkeys(called) for other in receivers(text, method)]
+        others = [other for method in dict.fromkeys(called) for other in receivers(text, method, path)]
         if "_" in name:
             others += re.findall(r"\b\w+_" + name.rsplit("_", 1)[1] + r"\b", whole)
         found += [path + other + rest for other in dict.fromkeys(others) if other != name]
@@ -206,10 +209,29 @@ def stems(code):
     return {word.rstrip("s") for word in re.findall(r"[a-z]+", code.lower().replace("_", " ")) if len(word) > 2}
 
 
+def barriers_of(text, lines):
+    """Waits for the barriers that some statements name: whatever is initialised like one."""
+    whole = "\n".join(map(text.code, text.numbers()))
+    code = " ".join(text.code(at) for line in lines for at in range(line, text.last(line) + 1))
+    named = re.findall(r"(?:\w+\.)+(\w+)\b(?!\()", code)
+    paths = re.findall(r"(?:\w+\.)+\w+\b(?!\()", code)
+    return [f"{path}.wait(0);" for name, path in zip(named, paths) if re.search(rf"\b{name}\.initialise\(", whole)]
+
+
+def owner(statement):
+    """The name of what a statement is called on."""
+    called = re.match(r"(?:\w+\.)*?(\w+)(?:\[[^\]]*\])?\.\w+\(", statement)
+    return called.group(1) if called else ""
+
+
 def kinship(text, statement, lines):
-    """How much of the name of what a statement is called on stands in some lines."""
-    own = stems(re.split(r"\.\w+\(|\(", statement)[0]) - {"shared", "full", "row"}
-    return max((len(own & stems(text.code(line))) for line in lines), default=0)
+    """How much of the name of what a statement is called on stands in some lines; more if it is the very name."""
+    name = owner(statement)
+    own = stems(name) - {"shared", "full", "row"}
+    if not own:
+        return 0
+    kin = [len(own & stems(text.code(line))) + bool(re.search(rf"\b{name}\b", text.code(line))) for line in lines]
+    return max(kin, default=0)
 
 
 def between(text, finding):
@@ -279,11 +301,15 @@ def of_wait(edits, finding):
     """A wait: for copies by groups, for a barrier's phase, or for products."""
     text = edits.text
     places = between(text, finding)
-    if "wgmma" in finding.statements:
-        asked = methods(text, r"wait") + vocabulary(text, r"[\w.]*(await|wait|end_)\w*(<\d+>)?\(\);")
-    elif "cp.async.bulk" in finding.statements or "mbarrier" in finding.statements:
+    if "wgmma" in finding.earlier:
+        asked = methods(text, r"wait") + vocabulary(text, r"[\w.]*(await_|_wait|end_)\w*(<\d+>)?\(\);")
+    elif "cp.async.bulk" in finding.earlier or "mbarrier" in finding.earlier:
         asked = vocabulary(text, r"[\w.\[\]]+\.wait\(.*\);")
-        asked += cousins(text, asked)
+        asked += barriers_of(text, finding.other) + cousins(text, asked)
+        # The wait that stands there may be for the other phase.
+        for line in finding.here:
+            for before in range(max(1, line - 3), line):
+                parity(edits, -2.5, before, finding.kind)
     else:
         asked = ["cp_async_wait<0>();"]
         for line in text.numbers():
@@ -296,13 +322,23 @@ def of_wait(edits, finding):
         if "barrier must stand" in finding.message:
             for line, cost in places.items():
                 edits.insert(cost + 0.4, line, [*asked, "__syncthreads();"], why(finding))
-    asked = list(dict.fromkeys(asked))
-    for statement in asked:
+    copied = [at for line in finding.other for at in range(line, text.last(line) + 1)]
+    for statement in dict.fromkeys(asked):
+        root = re.match(r"\w+", statement).group() if owner(statement) else ""
         kin = kinship(text, statement, finding.here)
+        # What started the copy names its barrier.
+        started = kinship(text, statement, copied)
+        costs = []
         for line, cost in places.items():
+            # Where nobody else speaks of it, there is no such thing.
+            if root and not any(re.search(rf"\b{root}\b", text.code(other)) for other in text.function(line)):
+                continue
             # Right before the line that names what is waited for.
             cost -= 1.2 * min(kin, kinship(text, statement, range(line, text.last(line) + 1)))
-            edits.insert(cost - 0.4 * kin + 0.3, line, [statement], why(finding))
+            costs.append((cost - 0.4 * kin - 0.8 * started + 0.3, line))
+        # Another statement is tried before the same one in a third place.
+        for rank, (cost, line) in enumerate(sorted(costs)):
+            edits.insert(cost + 0.4 * rank, line, [statement], why(finding))
 
 
 def of_fence(edits, request, finding):
@@ -376,20 +412,22 @@ def own_the_row(edits, lines):
                 )
 
 
+def parity(edits, cost, line, kind):
+    """The other phase of the barrier that a line waits for."""
+    reason = f"{kind}: the other phase"
+    edits.swap(cost, line, r"\.wait\(0\)", ".wait(1)", reason)
+    edits.swap(cost, line, r"\.wait\(1\)", ".wait(0)", reason)
+    edits.swap(cost, line, r"(\.wait\([\w.]+) \^ 1\)", r"\1)", reason)
+    edits.swap(cost, line, r"(\.wait\((?!\d)[\w.]+)\)", r"\1 ^ 1)", reason)
+
+
 def parities(edits, finding, cost):
     """The other phase of a barrier, near what was found first."""
-    text = edits.text
     lines = finding.lines()
-    for line in text.numbers():
-        if ".wait(" not in text.code(line):
-            continue
+    for line in edits.text.numbers():
         # The innermost line on the way to where a thread waits is the wait itself.
         at = cost - 1.0 if line in lines else cost + min([abs(line - other) for other in lines] or [0]) / 1000
-        reason = f"{finding.kind}: the other phase"
-        edits.swap(at, line, r"\.wait\(0\)", ".wait(1)", reason)
-        edits.swap(at, line, r"\.wait\(1\)", ".wait(0)", reason)
-        edits.swap(at, line, r"(\.wait\([\w.]+) \^ 1\)", r"\1)", reason)
-        edits.swap(at, line, r"(\.wait\((?!\d)[\w.]+)\)", r"\1 ^ 1)", reason)
+        parity(edits, at, line, finding.kind)
 
 
 def of_deadlock(edits, finding):

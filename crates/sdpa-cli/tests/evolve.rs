@@ -63,7 +63,7 @@ const QUICKLY_MENDED: [Planted; 2] = [
 ];
 
 /// Faults of every kind in many generations. The first ten were drawn by chance from all places where a barrier, a wait, a fence, a mask or
-/// a phase could be wrong, two of each, after `mend.py` was written. Each takes a minute or more, so they run where they are asked for:
+/// a phase could be wrong, two of each. Each takes a minute or more, so they run where they are asked for:
 /// `cargo test --release -p sdpa-cli --test evolve -- --ignored planted`.
 const PLANTED: [Planted; 20] = [
     planted("barrier_v2f", "v2f", DECODING, "attend(index, Masked{});", "__syncthreads();", ""),
