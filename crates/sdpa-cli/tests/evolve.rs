@@ -248,7 +248,7 @@ fn sdpa(checkout: &Checkout, arguments: &[&str]) -> (String, Option<i32>) {
 }
 
 /// A small run of the kernel that the fewest trials take, so that a candidate takes seconds: its arguments, without the lineage.
-const SMALL: [&str; 8] = ["evolve", "v2d", "--case", "h2 L97 d64 bf16 causal", "--hidden", "2", "--mutations", "2"];
+const SMALL: [&str; 8] = ["evolve", "v2d", "--case", "h2 L97 d64 bf16 causal", "--hidden", "2", "--mutations", "4"];
 
 fn the_same_seed_gives_the_same_lineage(checkout: &Checkout, _: &Judge) {
     let folder = tempfile::tempdir().unwrap();
