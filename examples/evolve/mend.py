@@ -388,7 +388,19 @@ def of_order(edits, request, finding):
     elif "initiali" in finding.message or "mbarrier" in finding.kind or "uninitialised" in finding.kind:
         for line, cost in between(edits.text, finding).items():
             edits.insert(cost, line, ["__syncthreads();"], "initialised before it is used")
+    if "global" in finding.kind or "bounds" in finding.kind or "uninitialised" in finding.kind:
+        guards(edits, finding)
     parities(edits, finding, 2.5)
+
+
+def guards(edits, finding):
+    """The edge of what guards an access, among the lines in front of it."""
+    text = edits.text
+    for line in finding.lines():
+        for number in range(line, max(line - NEAR, text.function(line).start), -1):
+            if re.search(r"\bif \(", text.code(number)):
+                for before, after in COMPARE:
+                    edits.swap(0.4 + (line - number) / 20, number, before, after, "the edge of a guard")
 
 
 def why(finding):

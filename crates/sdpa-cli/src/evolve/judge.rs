@@ -16,7 +16,7 @@ use harness::verify;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sdpa::generations;
-use sdpa_core::{Attention, Device, DeviceChoice, DeviceKind, DeviceLimits, LaunchPlan};
+use sdpa_core::{Attention, Device, DeviceChoice, DeviceKind, DeviceLimits, LaunchPlan, Specialisation};
 use sdpa_toolchain::resources::{self, Cost};
 use sdpa_toolchain::{Checkout, KernelTexts, Nvrtc, Sources, ToolchainError, find_tool};
 use serde::{Deserialize, Serialize};
@@ -397,7 +397,13 @@ impl Place<'_> {
         let sample = gate::Sample { kernels: 1, guards: 0, seed };
         let both = Ok(texts.clone());
         let asked: [(&str, &dyn Fn() -> gate::Outcome); 2] = [
-            ("mutants", &|| gate::mutants(variant, sample, &both, &first_runs, &|_| ())),
+            ("mutants", &|| {
+                let outcome = gate::mutants(variant, sample, &both, &first_runs, &|_| ());
+                match outcome.status {
+                    Status::Failed => self.needed_elsewhere(variant, sample, &first_runs).unwrap_or(outcome),
+                    _ => outcome,
+                }
+            }),
             ("mutation", &|| gate::mutation_of(variant, self.job.effort.mutations, seed, texts, &first_runs, &|_| ())),
         ];
         asked.iter().all(|(name, ask)| {
@@ -412,6 +418,24 @@ impl Place<'_> {
             }
             judged.push(name, outcome)
         })
+    }
+
+    /// What nothing notices in the kernels of the run's problems may be what the generation's other kernels are for, compiled from the
+    /// candidate's text: a statement that one kernel needs stays in all. `None` if none of them needs it either.
+    fn needed_elsewhere(
+        &self,
+        variant: &'static Variant,
+        sample: gate::Sample,
+        first_runs: &FirstRuns,
+    ) -> Option<gate::Outcome> {
+        let Job { id, genome, .. } = self.job;
+        let whole = Variant::whole(id, self.generation, &genome.defines, self.limits);
+        let kernels = whole.generation().specialisations;
+        let texts = KernelTexts::compiled(kernels, &genome.sources(self.on_disk), self.nvrtc, |_| ()).ok()?;
+        let own = variant.generation().specialisations;
+        let others: Vec<Specialisation> = kernels.iter().filter(|kernel| !own.contains(kernel)).copied().collect();
+        let outcome = gate::mutants_of(whole, own, &others, sample, &Ok(texts), first_runs, &|_| ());
+        (outcome.status == Status::Passed).then_some(outcome)
     }
 
     /// One step of trials under the interpreter's checks; what they executed, if nothing was found.
