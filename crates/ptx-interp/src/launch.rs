@@ -99,7 +99,7 @@ impl Launch {
         let mut counters = Counters::default();
         let mut covered: Option<CoverageCounts> = None;
         let mut completed = true;
-        let total = context.clusters.iter().map(|&count| u64::from(count)).product::<u64>();
+        let total = context.clusters.iter().map(|&count| u64::from(count)).product::<u64>().min(self.first_clusters);
         // Blocks that talk to each other are one unit; all others are units of their own.
         let step = if program.features.communicates { total } else { 1 };
         let mut next = 0;

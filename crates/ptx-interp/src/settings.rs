@@ -104,6 +104,9 @@ pub struct Launch {
     ///
     /// [`Report::coverage`]: crate::Report::coverage
     pub coverage: bool,
+    /// How many clusters of blocks run, the first of the grid, which is as large as it is to them: a look at a launch that takes too
+    /// long. All run by default.
+    pub first_clusters: u64,
 }
 
 impl Launch {
@@ -119,6 +122,7 @@ impl Launch {
             checks: Checks::all(),
             limits: Limits::default(),
             coverage: false,
+            first_clusters: u64::MAX,
         }
     }
 }

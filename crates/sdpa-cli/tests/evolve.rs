@@ -27,6 +27,8 @@ const CHEATS: [(&str, &str, &str); 8] = [
 struct Planted {
     name: &'static str,
     generation: &'static str,
+    /// The problem that shows it.
+    case: &'static str,
     after: &'static str,
     right: &'static str,
     wrong: &'static str,
@@ -35,26 +37,83 @@ struct Planted {
 const fn planted(
     name: &'static str,
     generation: &'static str,
+    case: &'static str,
     after: &'static str,
     right: &'static str,
     wrong: &'static str,
 ) -> Planted {
-    Planted { name, generation, after, right, wrong }
+    Planted { name, generation, case, after, right, wrong }
 }
 
-/// What `mend.py` is asked to mend: barriers, waits, fences, a mask and a phase. Each takes minutes of candidates, so they run where they
-/// are asked for: `cargo test --release -p sdpa-cli --test evolve -- --ignored`.
-const PLANTED: [Planted; 10] = [
-    planted("query_barrier_v2d", "v2d", "negate_own<THREADS>(threadIdx.x);", "__syncthreads();", ""),
-    planted("barrier_v2b", "v2b", "cp_async_wait<STAGES - 2>();", "__syncthreads();", ""),
-    planted("barrier_v3", "v3", "shared.initialise();", "__syncthreads();", ""),
-    planted("warp_barrier_v2b", "v2b", "weight = 0.0f;", "__syncwarp();", ""),
-    planted("wait_v2d", "v2d", "#else\n        cp_async_wait", "<0>();", "<1>();"),
-    planted("wait_v3", "v3", "const auto attend", "keys.wait();", ""),
-    planted("products_v3", "v3", "values.wait();\n        rows.begin_products();", "rows.end_products();", ""),
-    planted("fence_v3", "v3", "rows.finish(params, tile", "fence_for_async_proxy();", ""),
-    planted("mask_v2b", "v2b", "k * GROUP + lane", ">= visible", "> visible"),
-    planted("phase_v3", "v3", "if (key_tiles > 0) {", "shared.query_full.wait(0)", "shared.query_full.wait(1)"),
+/// Kernels in bf16 are taken by the fewest trials.
+const SOME: &str = "h2 L193 d64 bf16 causal";
+const FEW_ROWS: &str = "h2 L97 d64 bf16 causal";
+/// For kernels of which only the trials in f16 reach every statement.
+const MANY_TRIALS: &str = "h2 L193 d64 f16 causal";
+/// For kernels that split the keys over blocks.
+const DECODING: &str = "h4/2 q5 kv700 d64 f16 causal";
+/// For kernels of packed sequences, with a scale that moves into the queries.
+const PACKED: &str = "h2 q100 kv330 d64 f16 full packed=40,9,70 scale=-0.5 blhd";
+const PAGED: &str = "b3 h4/2 q1 kv700 d64 bf16 causal pages=16";
+
+/// Faults that take seconds to mend: in every run.
+const QUICKLY_MENDED: [Planted; 2] = [
+    planted("wait_v2d", "v2d", FEW_ROWS, "#else\n        cp_async_wait", "<0>();", "<1>();"),
+    planted("mask_v2d", "v2d", FEW_ROWS, "", "8 * column + i >= lane_visible", "8 * column + i > lane_visible"),
+];
+
+/// Faults of every kind in many generations. The first ten were drawn by chance from all places where a barrier, a wait, a fence, a mask or
+/// a phase could be wrong, two of each. Each takes a minute or more, so they run where they are asked for:
+/// `cargo test --release -p sdpa-cli --test evolve -- --ignored planted`.
+const PLANTED: [Planted; 20] = [
+    planted("barrier_v2f", "v2f", DECODING, "attend(index, Masked{});", "__syncthreads();", ""),
+    planted("barrier_v2e", "v2e", SOME, "cp_async_wait<2 * STAGES>();", "__syncthreads();", ""),
+    planted("wait_v3c", "v3c", SOME, "const auto nothing = ", "keys.wait();", ""),
+    planted("wait_v3d", "v3d", SOME, "queries.release(lane);  // the next", "values.wait();", ""),
+    planted("fence_v3c", "v3c", SOME, "", "wgmma_fence();", ""),
+    planted("fence_v3d", "v3d", SOME, "rows.finish(", "fence_for_async_proxy();", ""),
+    planted(
+        "mask_v2g",
+        "v2g",
+        DECODING,
+        "",
+        "visible_keys(params, query) - tile_key(index)",
+        "visible_keys(params, query) + 1 - tile_key(index)",
+    ),
+    planted("mask_v3b", "v3b", SOME, "", "if (8 * block >= visible)", "if (8 * block > visible)"),
+    planted("phase_v3e", "v3e", MANY_TRIALS, "", "key_full[group].wait(0)", "key_full[group].wait(1)"),
+    planted(
+        "phase_v3g",
+        "v3g",
+        PACKED,
+        "",
+        "key_full[at.stage].wait(at.parity)",
+        "key_full[at.stage].wait(at.parity ^ 1)",
+    ),
+    planted("wait_v2c", "v2c", SOME, "", "cp_async_wait<STAGES - 2>();", ""),
+    planted("merge_barrier_v2e", "v2e", SOME, "rows.hand_over(shared.parts, group, warp_row);", "__syncthreads();", ""),
+    planted(
+        "arrival_v2g",
+        "v2g",
+        DECODING,
+        "if (share.parts == 1) return;",
+        "block_arrives_last(params.tickets + share.head_tile(), parts)",
+        "__syncthreads_or(threadIdx.x == 0 && arrives_last(params.tickets + share.head_tile(), parts))",
+    ),
+    planted("products_v3b", "v3b", SOME, "const auto attend", "rows.await_output();", ""),
+    planted(
+        "phase_v3c",
+        "v3c",
+        SOME,
+        "work_turns.empty[position.stage]",
+        ".wait(position.parity ^ 1)",
+        ".wait(position.parity)",
+    ),
+    planted("mask_v3d", "v3d", SOME, "", "if (8 * block >= visible)", "if (8 * block > visible)"),
+    planted("wait_v3e", "v3e", MANY_TRIALS, "", "shared.value_full[group].wait(0);", ""),
+    planted("fence_v3g", "v3g", PACKED, "shared.query.negate_rows(warp_row, lane);", "fence_for_async_proxy();", ""),
+    planted("lanes_v2f", "v2f", DECODING, "", "__any_sync(ALL_LANES, grown)", "__any_sync(ALL_LANES >> 16, grown)"),
+    planted("scope_v2j", "v2j", PAGED, "", "atom.acq_rel.gpu.global.inc", "atom.acq_rel.cta.global.inc"),
 ];
 
 /// A test that needs the compiler.
@@ -82,27 +141,24 @@ fn main() -> ExitCode {
         trials.push(compiled(format!("cheat_{name}_is_rejected"), Box::new(test)));
     }
     type Test = fn(&Checkout, &Judge);
-    let others: [(&str, Test); 3] = [
+    let others: [(&str, Test); 4] = [
         ("what_is_no_cheat_passes", what_is_no_cheat_passes),
         ("the_same_seed_gives_the_same_lineage", the_same_seed_gives_the_same_lineage),
         ("a_model_is_asked_through_its_command_line", a_model_is_asked),
+        ("the_page_is_what_the_program_prints", the_page_is_what_the_program_prints),
     ];
     for (name, test) in others {
         trials.push(compiled(name.to_owned(), Box::new(test)));
     }
-    // Minutes each: asked for with `--ignored`.
-    let long: [(&str, Test); 2] = [
-        ("v2s_race_is_mended_from_its_report", v2s_race_is_mended),
-        ("the_page_is_what_the_program_prints", the_page_is_what_the_program_prints),
-    ];
-    for (name, test) in long {
-        trials.push(compiled(name.to_owned(), Box::new(test)).with_ignored_flag(true));
-    }
-    for fault in &PLANTED {
+    // Minutes: asked for with `--ignored`.
+    let race = compiled("v2s_race_is_mended_from_its_report".to_owned(), Box::new(v2s_race_is_mended));
+    trials.push(race.with_ignored_flag(true));
+    let mends = |fault: &'static Planted| {
         let test = move |checkout: &Checkout, _: &Judge| is_mended(checkout, fault);
-        let trial = compiled(format!("planted_{}_is_mended", fault.name), Box::new(test));
-        trials.push(trial.with_ignored_flag(true));
-    }
+        compiled(format!("planted_{}_is_mended", fault.name), Box::new(test))
+    };
+    trials.extend(QUICKLY_MENDED.iter().map(mends));
+    trials.extend(PLANTED.iter().map(|fault| mends(fault).with_ignored_flag(true)));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
@@ -117,12 +173,13 @@ fn is_mended(checkout: &Checkout, fault: &Planted) {
     let (broken, lineage) = (broken.display().to_string(), file.display().to_string());
     let mend = "python3 examples/evolve/mend.py";
     let mut arguments = vec!["evolve", fault.generation, "--from", &broken, "--generator", mend, "--lineage", &lineage];
-    arguments.extend(["--case", "h2 L193 d64 f16 causal", "--until-right", "--hidden", "3", "--mutations", "2"]);
-    arguments.extend(["--candidates", "24"]);
+    arguments.extend(["--case", fault.case, "--until-right", "--hidden", "2", "--mutations", "6"]);
+    arguments.extend(["--candidates", "24", "--batch", "1"]);
     let (said, code) = sdpa(checkout, &arguments);
     assert_eq!(code, Some(0), "{said}");
     let entries = Lineage::read(&file).unwrap().entries;
     assert_eq!(entries[0].standing, Standing::Rejected, "the fault is found");
+    assert!(entries.last().is_some_and(|entry| entry.standing.is_right()), "{said}");
 }
 
 fn every_cheat_has_its_fixture() {
@@ -175,7 +232,7 @@ fn what_is_no_cheat_passes(_: &Checkout, judges: &Judge) {
     let judged = judges.judge(&job(Genome::default())).unwrap();
     assert_eq!(judged.failed(), None, "{judged:?}");
     let names: Vec<&str> = judged.steps.iter().map(|step| step.name.as_str()).collect();
-    assert_eq!(names, ["compiles", "laws", "budget", "right", "hidden", "races", "mutants", "mutation"]);
+    assert_eq!(names, ["compiles", "laws", "right", "budget", "hidden", "races", "mutants", "mutation"]);
     let not_run = judged.steps.iter().filter(|step| step.status == Status::NotRun && step.name != "budget");
     assert_eq!(not_run.count(), 0, "{judged:?}");
     assert!(judged.counters["short"]["warp instructions"] > 1000);
@@ -190,36 +247,28 @@ fn sdpa(checkout: &Checkout, arguments: &[&str]) -> (String, Option<i32>) {
     (text, output.status.code())
 }
 
+/// A small run of the kernel that the fewest trials take, so that a candidate takes seconds: its arguments, without the lineage.
+const SMALL: [&str; 8] = ["evolve", "v2d", "--case", "h2 L97 d64 bf16 causal", "--hidden", "2", "--mutations", "4"];
+
 fn the_same_seed_gives_the_same_lineage(checkout: &Checkout, _: &Judge) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let evolve = |name: &str, count: &str| {
-        let file = path(name);
-        let mut arguments = vec!["evolve", "v2d", "--case", "h2 L193 d64 f16 causal", "--generator", "random"];
-        arguments.extend([
-            "--candidates",
-            count,
-            "--seed",
-            "5",
-            "--hidden",
-            "3",
-            "--mutations",
-            "3",
-            "--lineage",
-            &file,
-        ]);
-        sdpa(checkout, &arguments)
-    };
-    let (said, code) = evolve("whole", "2");
-    assert_eq!(code, Some(0), "{said}");
-    // Interrupted after the first candidate, and continued.
-    assert_eq!(evolve("parts", "1").1, Some(0));
-    let (said, code) = evolve("parts", "2");
-    assert!(code == Some(0) && said.contains("2 candidates known"), "{said}");
     let text = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    let evolve = |name: &str| {
+        let file = path(name);
+        let (said, code) = sdpa(
+            checkout,
+            &[&SMALL[..], &["--generator", "random", "--candidates", "2", "--seed", "5", "--lineage", &file]].concat(),
+        );
+        assert_eq!(code, Some(0), "{said}");
+        said
+    };
+    evolve("whole");
+    // Ended in the middle of a round, when the first of its two candidates was recorded: the other one is asked for and judged again.
+    let known: Vec<String> = text("whole").lines().take(3).map(|line| format!("{line}\n")).collect();
+    std::fs::write(path("parts"), known.concat()).unwrap();
+    assert!(evolve("parts").contains("2 candidates known"));
     assert_eq!(text("whole"), text("parts"));
-    let (said, code) = sdpa(checkout, &["replay", "c1", "--lineage", &path("whole")]);
-    assert!(code == Some(0) && said.contains("the same again"), "{said}");
     let (said, code) = sdpa(checkout, &["lineage", &path("whole"), "--svg", &path("tree.svg")]);
     assert!(code == Some(0) && said.contains("└─ c2 TILE_KEYS="), "{said}");
     assert!(text("tree.svg").starts_with("<svg"));
@@ -227,6 +276,8 @@ fn the_same_seed_gives_the_same_lineage(checkout: &Checkout, _: &Judge) {
     assert!(code == Some(0) && said.contains("a guess, nothing was timed"), "{said}");
     let (said, code) = sdpa(checkout, &["why", "c9", "--lineage", &path("whole")]);
     assert!(code == Some(2) && said.contains("no candidate `c9`: there are c0 to c2"), "{said}");
+    let (said, code) = sdpa(checkout, &["replay", "c1", "--lineage", &path("whole")]);
+    assert!(code == Some(0) && said.contains("the same again"), "{said}");
     // A lineage whose record says otherwise is told apart.
     std::fs::write(path("whole"), text("whole").replace("\"warp instructions\":", "\"warp instructions\":1")).unwrap();
     let (said, code) = sdpa(checkout, &["replay", "c1", "--lineage", &path("whole")]);
@@ -276,25 +327,9 @@ fn a_model_is_asked(checkout: &Checkout, _: &Judge) {
     );
     std::fs::write(&model, text).unwrap();
     let generator = format!("python3 examples/evolve/ask_model.py -- python3 {}", model.display());
-    let (said, code) = sdpa(
-        checkout,
-        &[
-            "evolve",
-            "v2d",
-            "--case",
-            "h2 L193 d64 f16 causal",
-            "--generator",
-            &generator,
-            "--candidates",
-            "1",
-            "--hidden",
-            "2",
-            "--mutations",
-            "2",
-            "--lineage",
-            &file.display().to_string(),
-        ],
-    );
+    let lineage = file.display().to_string();
+    let asked = ["--generator", &generator, "--candidates", "1", "--lineage", &lineage];
+    let (said, code) = sdpa(checkout, &[&SMALL[..], &asked].concat());
     assert_eq!(code, Some(0), "{said}");
     let entry = &Lineage::read(&file).unwrap().entries[1];
     assert_eq!(entry.rationale, "a shorter name");
@@ -308,7 +343,7 @@ fn a_model_is_asked(checkout: &Checkout, _: &Judge) {
     }
 }
 
-/// Runs every command of docs/evolving.md and compares what it prints; `DOCS_UPDATE=1 cargo test --release -p sdpa-cli --test evolve -- --ignored page` writes the
+/// Runs every command of docs/evolving.md and compares what it prints; `DOCS_UPDATE=1 cargo test -p sdpa-cli --test evolve page` writes the
 /// page anew.
 fn the_page_is_what_the_program_prints(checkout: &Checkout, _: &Judge) {
     let path = checkout.root().join("docs/evolving.md");
@@ -322,7 +357,7 @@ fn the_page_is_what_the_program_prints(checkout: &Checkout, _: &Judge) {
             "```" => false,
             _ => in_block,
         };
-        let Some(command) = line.strip_prefix("$ sdpa ").filter(|_| in_block) else {
+        let Some(command) = line.strip_prefix("$ ").filter(|_| in_block) else {
             // What a command printed before is written anew.
             if !in_block || line == "```console" {
                 written += line;
@@ -330,16 +365,8 @@ fn the_page_is_what_the_program_prints(checkout: &Checkout, _: &Judge) {
             }
             continue;
         };
-        let arguments: Vec<String> = words(command).iter().map(|word| word.replace("OUT", &out)).collect();
-        let mut program = Command::new(env!("CARGO_BIN_EXE_sdpa"));
-        let program = program.args(&arguments).current_dir(checkout.root()).env("SDPA_DEVICE", "interpreter");
-        let output = program.output().unwrap();
-        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
-        let printed = String::from_utf8_lossy(&output.stdout).replace(&out, "OUT");
-        // The machine's own: how many threads it has.
-        let printed = printed.lines().filter(|line| !line.starts_with("device: "));
-        let printed: Vec<&str> = printed.skip_while(|line| line.is_empty()).collect();
-        written += &format!("{line}\n{}\n", printed.join("\n"));
+        let printed = printed(checkout, command, &out);
+        written += &format!("{line}\n{printed}");
     }
     if std::env::var_os("DOCS_UPDATE").is_some() {
         std::fs::write(&path, &written).unwrap();
@@ -348,13 +375,15 @@ fn the_page_is_what_the_program_prints(checkout: &Checkout, _: &Judge) {
     }
 }
 
-/// The words of a command line, quoted ones without their quotes.
-fn words(line: &str) -> Vec<String> {
-    let parts = line.split('"').enumerate();
-    parts
-        .flat_map(|(index, part)| match index % 2 {
-            1 => vec![part.to_owned()],
-            _ => part.split_whitespace().map(str::to_owned).collect(),
-        })
-        .collect()
+/// What a command of the page prints, where `sdpa` is this program and `OUT` the folder; without what is the machine's own.
+fn printed(checkout: &Checkout, command: &str, out: &str) -> String {
+    let script = format!("sdpa() {{ '{}' \"$@\"; }}\n{}", env!("CARGO_BIN_EXE_sdpa"), command.replace("OUT", out));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).current_dir(checkout.root()).env("SDPA_DEVICE", "interpreter");
+    let output = shell.output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    let printed = String::from_utf8_lossy(&output.stdout).replace(out, "OUT");
+    // How many threads there are.
+    let printed = printed.lines().filter(|line| !line.starts_with("device: "));
+    printed.skip_while(|line| line.is_empty()).map(|line| format!("{line}\n")).collect()
 }

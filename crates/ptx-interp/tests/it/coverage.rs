@@ -74,3 +74,27 @@ fn lines_have_their_sources_and_the_schedule_changes_nothing() {
     assert!(missed.len() * 4 < coverage.blocks().len(), "{missed:#?}");
     assert_eq!(coverage, run(1));
 }
+
+/// Every block writes how many blocks there are to its own word.
+const BLOCKS: &str = ".version 8.0\n.target sm_80\n.address_size 64\n.entry k(.param .u64 out)\n{\n.reg .b32 %r<3>;\n.reg .b64 %rd<4>;\n\
+    ld.param.u64 %rd1, [out];\nmov.u32 %r1, %ctaid.x;\nmov.u32 %r2, %nctaid.x;\nmul.wide.u32 %rd2, %r1, 4;\nadd.s64 %rd3, %rd1, %rd2;\n\
+    st.global.u32 [%rd3], %r2;\nret;\n}\n";
+
+#[test]
+fn the_first_blocks_see_the_whole_grid() {
+    let kernel = Module::parse(BLOCKS).expect("parses").kernel("k").expect("decodes");
+    let written = |first_clusters| {
+        let mut memory = Memory::new();
+        let out = memory.allocate("out", 20, 256);
+        memory.write(out, &[0xff; 20]).expect("just allocated");
+        let mut launch = Launch::new([5, 1, 1], [1, 1, 1]);
+        launch.params = out.to_le_bytes().to_vec();
+        launch.first_clusters = first_clusters;
+        let report = launch.run(&kernel, &mut memory).expect("is accepted");
+        assert!(report.is_clean(), "{:#?}", report.findings);
+        let bytes = memory.read_vec(out, 20).expect("output is there");
+        bytes.chunks_exact(4).map(|word| i32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect::<Vec<_>>()
+    };
+    assert_eq!(written(2), [5, 5, -1, -1, -1]);
+    assert_eq!(written(u64::MAX), [5; 5]);
+}

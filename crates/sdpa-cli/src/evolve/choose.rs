@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use harness::random::Random;
+use ptx_interp::FindingKind;
 use serde::{Deserialize, Serialize};
 
 use super::lineage::{Entry, Standing};
@@ -103,11 +104,16 @@ pub(super) fn elites<'e>(entries: &'e [Entry], niche: &str) -> Vec<&'e Entry> {
     elites
 }
 
-/// Where nothing is right yet, whoever came farthest: passed most steps, with the fewest different findings in the one that failed.
+/// Where nothing is right yet, whoever came farthest: passed most steps, with the fewest different findings in the one that failed. What
+/// hangs comes to fewer findings than it has.
 fn farthest(entries: &[Entry]) -> Option<&Entry> {
     let judged = entries.iter().filter(|entry| entry.standing != Standing::Repeated);
     // The first of equals, so that a step aside is no step forward.
-    judged.min_by_key(|entry| (std::cmp::Reverse(entry.judged.passed()), entry.judged.faults))
+    let hangs = |entry: &Entry| {
+        let ends_early = [FindingKind::Deadlock, FindingKind::Livelock].map(FindingKind::name);
+        entry.judged.findings.iter().any(|finding| ends_early.contains(&finding.kind.as_str()))
+    };
+    judged.min_by_key(|entry| (std::cmp::Reverse(entry.judged.passed()), hangs(entry), entry.judged.faults))
 }
 
 /// The parent of the next candidate.
@@ -168,7 +174,11 @@ mod tests {
         nearer.judged.faults = 1;
         let mut first = entry("c0", None, None);
         first.judged.faults = 3;
-        assert_eq!(chosen(&[first, nearer], Population::Best, 0), "c1");
+        assert_eq!(chosen(&[first.clone(), nearer.clone()], Population::Best, 0), "c1");
+        // Of what hangs nobody knows what else would have been found.
+        let place = r#"{"kind":"deadlock","message":"all threads wait","case":"L1","again":0,"repeat":"check"}"#;
+        nearer.judged.findings = vec![serde_json::from_str(place).unwrap()];
+        assert_eq!(chosen(&[first, nearer], Population::Best, 0), "c0");
     }
 
     #[test]

@@ -16,9 +16,7 @@ use harness::verify;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use sdpa::generations;
-use sdpa_core::{
-    Attention, Device, DeviceChoice, DeviceKind, DeviceLimits, Generation, LaunchPlan, Problem, Unsupported,
-};
+use sdpa_core::{Attention, Device, DeviceChoice, DeviceKind, DeviceLimits, LaunchPlan, Specialisation};
 use sdpa_toolchain::resources::{self, Cost};
 use sdpa_toolchain::{Checkout, KernelTexts, Nvrtc, Sources, ToolchainError, find_tool};
 use serde::{Deserialize, Serialize};
@@ -227,7 +225,9 @@ pub fn judge(job: &Job) -> Result<Judged, String> {
         ..Judged::default()
     };
     if let Some((variant, texts)) = place.as_it_stands(&mut judged)? {
-        let mut goes_on = place.right(variant, &texts, &mut judged);
+        let mut goes_on = place.right(variant, &texts, &mut judged)
+            && place.affordable(variant, &texts, &mut judged)
+            && place.right_elsewhere(variant, &texts, &mut judged);
         if let Some(device) = gpu.as_deref().filter(|_| goes_on) {
             let turn =
                 job.turn.as_deref().map(Turn::take).transpose().map_err(|error| format!("the GPU's turn: {error}"))?;
@@ -280,26 +280,6 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// A generation whose launches end after their first blocks. It declines what blocks share out among them, or hand on.
-struct FirstBlocks(&'static dyn Attention);
-
-impl Attention for FirstBlocks {
-    fn generation(&self) -> &Generation {
-        self.0.generation()
-    }
-
-    fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        const BLOCKS: u32 = 3;
-        let mut plan = self.0.plan(problem, limits)?;
-        let id = self.0.generation().id;
-        match plan.launches.as_mut_slice() {
-            [only] if plan.tickets == 0 && plan.workspace_bytes == 0 => only.grid[0] = only.grid[0].min(BLOCKS),
-            _ => return Err(Unsupported::NotBuilt { generation: id, kernel: "the first blocks alone" }),
-        }
-        Ok(plan)
-    }
-}
-
 /// What all steps ask of.
 struct Place<'a> {
     job: &'a Job,
@@ -325,7 +305,7 @@ impl Place<'_> {
         }
     }
 
-    /// What is asked before it runs: `compiles`, `laws`, `budget`.
+    /// What is asked before it runs: `compiles`, `laws`.
     fn as_it_stands(&self, judged: &mut Judged) -> Result<Option<(&'static Variant, KernelTexts)>, String> {
         let (variant, texts) = match self.built(&self.job.id, &self.job.genome)? {
             Ok(built) => built,
@@ -351,18 +331,23 @@ impl Place<'_> {
             }
         }
         judged.push("laws", passed("no state, no clock, no call out".to_owned()));
+        Ok(Some((variant, texts)))
+    }
+
+    /// What it costs: `budget`. Asked of what is right, since a kernel whose order is wrong may cost more for that reason alone: ptxas
+    /// puts in what it misses.
+    fn affordable(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
         let found = match find_tool("ptxas") {
-            Some(ptxas) => resources::assemble(&ptxas, &[variant.generation()], &texts, |_| ())
+            Some(ptxas) => resources::assemble(&ptxas, &[variant.generation()], texts, |_| ())
                 .map(|costs| ("ptxas".to_owned(), costs))
                 .map_err(|error| error.to_string()),
             None => Err("no ptxas".to_owned()),
         };
         judged.costs = found.as_ref().map(|(_, costs)| costs.clone()).unwrap_or_default();
-        let goes_on = judged.push("budget", gate::resources(variant, found));
-        Ok(goes_on.then_some((variant, texts)))
+        judged.push("budget", gate::resources(variant, found))
     }
 
-    /// What the interpreter is asked of values: `right`, `hidden`.
+    /// What the interpreter is asked of the run's own problems: `right`.
     fn right(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
         let counted: Vec<Trial> = self.niches.iter().map(|niche| niche.counted.clone()).collect();
         for trial in &counted {
@@ -383,32 +368,42 @@ impl Place<'_> {
                 }
             }
         }
-        if !self.check("right", variant, &counted, 2, texts, judged) {
+        if self.check("right", variant, &counted, 2, texts, judged).is_none() {
             return false;
         }
-        if let Some(outcome) = self.niches.iter().find_map(|niche| self.wrong_as_timed(niche, variant, texts)) {
+        let as_timed = |niche| wrong_as_timed(niche, self.job.seed, variant, texts, self.limits);
+        if let Some(outcome) = self.niches.iter().find_map(as_timed) {
             judged.steps.retain(|step| step.name != "right");
             return judged.push("right", outcome);
         }
+        true
+    }
+
+    /// What the interpreter is asked of problems that nobody has seen before: `hidden`.
+    fn right_elsewhere(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
         let hidden = self.hidden(variant);
         if hidden.is_empty() {
             let none = "its kernels take none of the problems that were drawn";
             return judged.push("hidden", gate::Outcome::not_run(none));
         }
-        self.check("hidden", variant, &hidden, 1, texts, judged)
+        self.check("hidden", variant, &hidden, 1, texts, judged).is_some()
     }
 
     /// What the interpreter is asked of order, and of itself: `races`, `mutants`, `mutation`.
     fn proven(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
-        if !self.check("races", variant, &trials(variant), 1, texts, judged) {
-            return false;
-        }
+        // What the trials execute is known then: no step runs them again to know.
+        let Some(first_runs) = self.check("races", variant, &trials(variant), 1, texts, judged) else { return false };
         let seed = self.job.seed;
         let sample = gate::Sample { kernels: 1, guards: 0, seed };
         let both = Ok(texts.clone());
-        let first_runs = FirstRuns::default();
         let asked: [(&str, &dyn Fn() -> gate::Outcome); 2] = [
-            ("mutants", &|| gate::mutants(variant, sample, &both, &first_runs, &|_| ())),
+            ("mutants", &|| {
+                let outcome = gate::mutants(variant, sample, &both, &first_runs, &|_| ());
+                match outcome.status {
+                    Status::Failed => self.needed_elsewhere(variant, sample, &first_runs).unwrap_or(outcome),
+                    _ => outcome,
+                }
+            }),
             ("mutation", &|| gate::mutation_of(variant, self.job.effort.mutations, seed, texts, &first_runs, &|_| ())),
         ];
         asked.iter().all(|(name, ask)| {
@@ -425,27 +420,25 @@ impl Place<'_> {
         })
     }
 
-    /// What is wrong with the problem that is timed, in the sizes that it has: its first blocks where blocks are independent, all of it
-    /// where they share work and it is small enough.
-    fn wrong_as_timed(&self, niche: &Niche, variant: &'static Variant, texts: &KernelTexts) -> Option<gate::Outcome> {
-        /// What the interpreter does in some ten seconds.
-        const MOST_OPERATIONS: f64 = 6e8;
-        let case = Case { seed: self.job.seed % 100_000, ..niche.timed.clone() };
-        let device = texts.interpreter();
-        let some = FirstBlocks(variant);
-        let said = if some.plan(&case.problem, self.limits).is_ok() {
-            verify::verify_written_rows(&device, &some, &case)
-        } else if case.problem.flops() <= MOST_OPERATIONS {
-            verify::verify(&device, variant, &case)
-        } else {
-            return None;
-        };
-        let failure = said.err()?;
-        let story = format!("wrong on the problem that is timed, niche {}\n{failure}", niche.name);
-        Some(failed(story, "what is special about this size: the shortened problem is right"))
+    /// What nothing notices in the kernels of the run's problems may be what the generation's other kernels are for, compiled from the
+    /// candidate's text: a statement that one kernel needs stays in all. `None` if none of them needs it either.
+    fn needed_elsewhere(
+        &self,
+        variant: &'static Variant,
+        sample: gate::Sample,
+        first_runs: &FirstRuns,
+    ) -> Option<gate::Outcome> {
+        let Job { id, genome, .. } = self.job;
+        let whole = Variant::whole(id, self.generation, &genome.defines, self.limits);
+        let kernels = whole.generation().specialisations;
+        let texts = KernelTexts::compiled(kernels, &genome.sources(self.on_disk), self.nvrtc, |_| ()).ok()?;
+        let own = variant.generation().specialisations;
+        let others: Vec<Specialisation> = kernels.iter().filter(|kernel| !own.contains(kernel)).copied().collect();
+        let outcome = gate::mutants_of(whole, own, &others, sample, &Ok(texts), first_runs, &|_| ());
+        (outcome.status == Status::Passed).then_some(outcome)
     }
 
-    /// One step of trials under the interpreter's checks.
+    /// One step of trials under the interpreter's checks; what they executed, if nothing was found.
     fn check(
         &self,
         name: &str,
@@ -454,23 +447,26 @@ impl Place<'_> {
         schedules: u64,
         texts: &KernelTexts,
         judged: &mut Judged,
-    ) -> bool {
+    ) -> Option<FirstRuns> {
         let checked = match check::check(variant, trials, schedules, texts, || ()) {
             Ok(checked) => checked,
             Err(failure) => {
                 let reason = format!("the interpreter cannot run it: {}", failure.reason);
-                return judged.push(name, failed(reason, "the kernel did not run: see the error"));
+                judged.push(name, failed(reason, "the kernel did not run: see the error"));
+                return None;
             }
         };
         if checked.faults.is_empty() {
-            let Checked { runs, judged: rows, .. } = checked;
-            return judged.push(name, passed(format!("{runs} runs, {rows}, nothing found")));
+            let Checked { runs, judged: rows, first_runs, .. } = checked;
+            judged.push(name, passed(format!("{runs} runs, {rows}, nothing found")));
+            return Some(first_runs);
         }
         let kind = match &checked.faults[0].what {
             What::Finding(finding) => finding.kind.name(),
             What::Wrong(_) => "wrong result",
         };
-        self.found(name, kind, variant, texts, &checked, judged)
+        self.found(name, kind, variant, texts, &checked, judged);
+        None
     }
 
     /// A step that failed by what the interpreter found.
@@ -590,5 +586,56 @@ impl Place<'_> {
         }
         judged.push("timed", passed(format!("{} problems, in turns with its parent", self.niches.len())));
         Ok(judged.push("right again", passed("what timed passes wrote, other numbers, other sizes".to_owned())))
+    }
+}
+
+/// What is wrong with the problem that is timed, in the sizes that it has: its first blocks where blocks need nothing of each other, all
+/// of it where they share work and it is small enough.
+fn wrong_as_timed(
+    niche: &Niche,
+    seed: u64,
+    generation: &dyn Attention,
+    texts: &KernelTexts,
+    limits: &DeviceLimits,
+) -> Option<gate::Outcome> {
+    /// Blocks that run.
+    const BLOCKS: u64 = 3;
+    /// What the interpreter does in some ten seconds.
+    const MOST_OPERATIONS: f64 = 6e8;
+    let case = Case { seed: seed % 100_000, ..niche.timed.clone() };
+    let device = texts.interpreter();
+    let needs_no_other = |plan: LaunchPlan| plan.launches.len() == 1 && plan.tickets == 0 && plan.workspace_bytes == 0;
+    let said = if generation.plan(&case.problem, limits).is_ok_and(needs_no_other) {
+        device.run_first_blocks(BLOCKS);
+        verify::verify_written_rows(&device, generation, &case)
+    } else if case.problem.flops() <= MOST_OPERATIONS {
+        verify::verify(&device, generation, &case)
+    } else {
+        return None;
+    };
+    let failure = said.err()?;
+    let story = format!("wrong on the problem that is timed, niche {}\n{failure}", niche.name);
+    Some(failed(story, "what is special about this size: the shortened problem is right"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Blocks that stay ask how many there are: where few of them run, they must be told of all.
+    #[test]
+    fn blocks_that_stay_are_looked_at_as_they_are_timed() {
+        let limits = &DeviceLimits::H200;
+        for (id, case) in [("v3d", "h8 L512 d64 f16 causal"), ("v2d", "h8 L512 d64 f16 full")] {
+            let generation = generations::find(id).unwrap();
+            let niche = Niche::of_case("niche", case.parse().unwrap(), generation);
+            let plan = generation.plan(&niche.timed.problem, limits).unwrap();
+            assert!(plan.tickets == 0 && plan.launches[0].grid[0] > 3, "{plan:?}");
+            assert_eq!(wrong_as_timed(&niche, 7, generation, &KernelTexts::packed(), limits), None, "{id}");
+        }
+        let mutant = harness::mutants::find("mask_off_by_one").unwrap();
+        let niche = Niche::of_case("niche", "h8 L512 d64 f16 causal".parse().unwrap(), mutant);
+        let found = wrong_as_timed(&niche, 7, mutant, &KernelTexts::packed(), limits).unwrap();
+        assert!(found.detail.starts_with("wrong on the problem that is timed, niche niche"), "{found:?}");
     }
 }

@@ -8,8 +8,8 @@
 //! | `applies` | are the files, the diff and the definitions of the answer ones that a candidate may have? |
 //! | `compiles` | does NVRTC take it, and do the numbers go together? |
 //! | `laws` | is it a function of its tensors alone: no variable of its own in device memory, no clock, no call out? |
-//! | `budget` | registers, shared memory and spills |
 //! | `right` | the problems of the run, shortened on the interpreter: right, and nothing found |
+//! | `budget` | registers, shared memory and spills |
 //! | `hidden` | problems that are drawn anew for each candidate |
 //! | `timed` | on a GPU: in turns with its parent and the first of its line, above the floor of bytes and operations |
 //! | `right again` | on a GPU: what the timed passes left behind, and other numbers, on the module that was timed |

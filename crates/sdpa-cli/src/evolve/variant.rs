@@ -42,40 +42,27 @@ impl Variant {
                 distinct.push(kernel);
             }
         }
-        let mut kernels = Vec::new();
-        let mut used: Vec<&str> = Vec::new();
-        for kernel in distinct {
-            let changed: Vec<&'static str> = kernel
-                .defines
-                .iter()
-                .map(|define| match define.split_once('=').and_then(|(name, _)| defines.get_key_value(name)) {
-                    Some((name, value)) => {
-                        used.push(name);
-                        leak(format!("{name}={value}"))
-                    }
-                    None => define,
-                })
-                .collect();
-            // Another name, so that a device tells it from the table's and from other candidates'.
-            let named = Specialisation {
-                name: leak(format!("{}+{id}", kernel.name)),
-                defines: Box::leak(changed.into_boxed_slice()),
-                ..kernel
-            };
-            let resized = parent.resized(named).ok_or_else(|| {
-                format!("{kernel}: the numbers {defines:?} do not go together, or take too much memory")
-            })?;
-            if resized.shared_bytes > limits.shared_bytes_per_block {
-                return Err(format!(
-                    "{kernel} with {defines:?} needs {} bytes of shared memory a block; the device allows {}",
-                    resized.shared_bytes, limits.shared_bytes_per_block
-                ));
-            }
-            kernels.push((kernel, resized));
-        }
-        if let Some(name) = defines.keys().find(|name| !used.contains(&name.as_str())) {
+        let unknown = |name: &&String| !distinct.iter().any(|kernel| kernel.define(name).is_some());
+        if let Some(name) = defines.keys().find(unknown) {
             return Err(format!("none of the kernels of this run's problems is compiled with {name}"));
         }
+        let own = |kernel: Specialisation| Ok((kernel, own_kernel(id, parent, kernel, defines, limits)?));
+        Ok(Self::of(id, parent, distinct.into_iter().map(own).collect::<Result<_, String>>()?))
+    }
+
+    /// The candidate with every kernel of the generation that its numbers allow.
+    pub fn whole(
+        id: &str,
+        parent: &'static dyn Attention,
+        defines: &BTreeMap<String, String>,
+        limits: &DeviceLimits,
+    ) -> &'static Self {
+        let table = parent.generation().specialisations.iter().copied();
+        let kernels = table.filter_map(|kernel| Some((kernel, own_kernel(id, parent, kernel, defines, limits).ok()?)));
+        Self::of(id, parent, kernels.collect())
+    }
+
+    fn of(id: &str, parent: &'static dyn Attention, kernels: Vec<(Specialisation, Specialisation)>) -> &'static Self {
         let specialisations: Vec<Specialisation> = kernels.iter().map(|(_, own)| *own).collect();
         let who = parent.generation();
         let generation = Generation {
@@ -84,8 +71,40 @@ impl Variant {
             specialisations: Box::leak(specialisations.into_boxed_slice()),
             ..who.clone()
         };
-        Ok(Box::leak(Box::new(Self { parent, generation, kernels })))
+        Box::leak(Box::new(Self { parent, generation, kernels }))
     }
+}
+
+/// A kernel of the table with the candidate's numbers.
+fn own_kernel(
+    id: &str,
+    parent: &dyn Attention,
+    kernel: Specialisation,
+    defines: &BTreeMap<String, String>,
+    limits: &DeviceLimits,
+) -> Result<Specialisation, String> {
+    let changed = |define: &&'static str| match define.split_once('=').and_then(|(name, _)| defines.get_key_value(name))
+    {
+        Some((name, value)) => leak(format!("{name}={value}")),
+        None => *define,
+    };
+    let changed: Vec<&'static str> = kernel.defines.iter().map(changed).collect();
+    // Another name, so that a device tells it from the table's and from other candidates'.
+    let named = Specialisation {
+        name: leak(format!("{}+{id}", kernel.name)),
+        defines: Box::leak(changed.into_boxed_slice()),
+        ..kernel
+    };
+    let resized = parent
+        .resized(named)
+        .ok_or_else(|| format!("{kernel}: the numbers {defines:?} do not go together, or take too much memory"))?;
+    if resized.shared_bytes > limits.shared_bytes_per_block {
+        return Err(format!(
+            "{kernel} with {defines:?} needs {} bytes of shared memory a block; the device allows {}",
+            resized.shared_bytes, limits.shared_bytes_per_block
+        ));
+    }
+    Ok(resized)
 }
 
 fn leak(text: String) -> &'static str {
@@ -136,5 +155,8 @@ mod tests {
         let wide = Problem::new(1, 8, 512, 128).build().unwrap();
         assert!(matches!(variant.plan(&wide, &DeviceLimits::H200), Err(Unsupported::NotBuilt { .. })));
         assert!(of("512").err().unwrap().contains("do not go together"));
+        let whole = Variant::whole("c7", v2d, &[("TILE_KEYS".to_owned(), "64".to_owned())].into(), &DeviceLimits::H200);
+        assert!(whole.plan(&wide, &DeviceLimits::H200).is_ok());
+        assert!(whole.generation().specialisations.contains(&variant.generation().specialisations[0]));
     }
 }

@@ -51,6 +51,20 @@ pub fn mutants(
     first_runs: &FirstRuns,
     progress: Progress<'_>,
 ) -> Outcome {
+    let (drawn, others) = draw(generation.generation().specialisations, sample);
+    mutants_of(generation, &drawn, &others, sample, texts, first_runs, progress)
+}
+
+/// The same with kernels of the caller's choice: the drawn ones are tried, and of the others what nothing notices in those.
+pub fn mutants_of(
+    generation: &'static dyn Attention,
+    drawn: &[Specialisation],
+    others: &[Specialisation],
+    sample: Sample,
+    texts: &Result<KernelTexts, ToolchainError>,
+    first_runs: &FirstRuns,
+    progress: Progress<'_>,
+) -> Outcome {
     let who = generation.generation();
     let texts = match texts {
         Ok(texts) => texts,
@@ -66,7 +80,6 @@ pub fn mutants(
         Ok(rejected) => rejected,
         Err(outcome) => return outcome,
     };
-    let (drawn, others) = draw(who.specialisations, sample);
     if drawn.is_empty() {
         return Outcome::not_run("it has no kernel");
     }
@@ -80,8 +93,8 @@ pub fn mutants(
             }
         })
     };
-    match judge_kernels(&drawn, &others, sample, try_out) {
-        Ok(judged) => judge_mutations(who.id, &judged, rejected, &how_drawn(&drawn, &others, sample.seed)),
+    match judge_kernels(drawn, others, sample, try_out) {
+        Ok(judged) => judge_mutations(who.id, &judged, rejected, &how_drawn(drawn, others, sample.seed)),
         Err(error) => Outcome::not_run(&format!("the interpreter cannot judge mutations: {error}")),
     }
 }

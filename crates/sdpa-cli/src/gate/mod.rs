@@ -28,7 +28,7 @@ mod unnoticed;
 
 pub use advice::what_changed;
 pub use coverage::coverage;
-pub use missed::{Sample, mutants};
+pub use missed::{Sample, mutants, mutants_of};
 pub use mutation::{mutation, mutation_of};
 pub use record::{GateRecord, StepRecord, render_line};
 pub use sanitizer::sanitizer;

@@ -32,6 +32,8 @@ pub struct Interpreter {
     schedule: AtomicU64,
     /// Warp instructions a block may take; 0 leaves the interpreter's own limit.
     instruction_limit: AtomicU64,
+    /// Blocks that a launch runs; 0 for all.
+    first_blocks: AtomicU64,
     /// Whether launches note what of a kernel they execute.
     covers: AtomicBool,
     reports: Mutex<Reports>,
@@ -88,6 +90,7 @@ impl Interpreter {
             substitutes: Mutex::default(),
             schedule: AtomicU64::default(),
             instruction_limit: AtomicU64::default(),
+            first_blocks: AtomicU64::default(),
             covers: AtomicBool::default(),
             reports: Mutex::default(),
         }
@@ -101,6 +104,12 @@ impl Interpreter {
     /// Ends later launches whose blocks take more warp instructions than this: loops that mutations made endless.
     pub fn limit_instructions(&self, most: u64) {
         self.instruction_limit.store(most.max(1), Ordering::Relaxed);
+    }
+
+    /// Lets later launches run their first blocks alone, so many of them: what the others would write stays as it was. The grid is as
+    /// large as it is to those that run, so this is for blocks that need nothing of each other.
+    pub fn run_first_blocks(&self, count: u64) {
+        self.first_blocks.store(count.max(1), Ordering::Relaxed);
     }
 
     /// Makes later launches note what of their kernels they execute: see [`Reports::coverage`].
@@ -236,6 +245,10 @@ impl Device for Interpreter {
         match self.instruction_limit.load(Ordering::Relaxed) {
             0 => {}
             most => run.limits.instructions = most,
+        }
+        match self.first_blocks.load(Ordering::Relaxed) {
+            0 => {}
+            count => run.first_clusters = count,
         }
         let report = run.run(&kernel, &mut lock(&self.memory)).map_err(|error| Error::Launch {
             launch: launch.to_string(),
