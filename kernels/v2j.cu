@@ -3,8 +3,7 @@
 //
 // parent: v2g
 // idea:   v2g gives each part a block of its own, whose start, merging and end nothing hides once
-// the
-//         chip is full. Here a block stays and takes several parts in a row; its copies run ahead
+//         the chip is full. Here a block stays and takes several parts in a row; its copies run ahead
 //         into the next parts while it hands over the last. A part's keys, its arithmetic and the
 //         order of merging follow from its own sequence alone, so a sequence has the same bits in
 //         every batch. Keys are found through a table of pages, of which a contiguous cache has
@@ -53,7 +52,8 @@ static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
 // Parts. They begin and end at multiples of PART_STEP keys, so that no tile is of two.
 constexpr int PART_STEP = 128;
 constexpr int MOST_PARTS = 16;               // of a row: what a warp merges at once
-constexpr int MERGED_ROWS = 16 * TILE_ROWS;  // rows times parts of a key head at most
+constexpr int FEW_QUERIES = 4;               // of a sequence: as many have the most parts
+constexpr int MERGED_QUERIES = FEW_QUERIES * MOST_PARTS / 2;  // more of them have one part
 static_assert(PART_STEP % (KEY_GROUPS * TILE_KEYS) == 0, "the warps have equal shares");
 static_assert(LEAST_KEYS % PART_STEP == 0, "whole steps");
 
@@ -109,10 +109,11 @@ struct SequenceWork {
         // Both ends of what a row sees only grow with the row.
         first_key = visible_range(params, own, 0).begin / PART_STEP * PART_STEP;
         const int span = max(visible_range(params, own, own.len_q - 1).end - first_key, 0);
-        // Many rows are work enough for many blocks, and too much to merge: half as many parts for
-        // twice as many rows.
+        // Many queries are work enough for many blocks, and too much to merge: half as many parts
+        // for twice as many. By queries and not by rows: heads that share keys have the bits of
+        // heads that do not.
         int most = MOST_PARTS;
-        for (int few = TILE_ROWS; rows > few && most > 1; few *= 2) most /= 2;
+        for (int few = FEW_QUERIES; own.len_q > few && most > 1; few *= 2) most /= 2;
         const int even = (span + most - 1) >> __ffs(most) - 1;
         part_keys = max((even + PART_STEP - 1) / PART_STEP * PART_STEP, LEAST_KEYS);
         parts = 1;
@@ -855,8 +856,7 @@ struct Workspace {
     __device__ Workspace(const PagedParams& params, const Unit& unit) : head_dim(params.head_dim) {
         const int heads = params.heads_kv;
         const int most_queries = params.sequences ? params.longest_q : params.len_q;
-        const int most_rows = min(group_of(params) * most_queries, TILE_ROWS);
-        const long long slots = most_rows * MOST_PARTS;
+        const long long slots = group_of(params) * min(most_queries, FEW_QUERIES) * MOST_PARTS;
         columns = static_cast<float*>(params.workspace);
         statistics = reinterpret_cast<RowStatistics*>(columns + slots * sequence_count(params) *
                                                                     heads * head_dim);
@@ -872,7 +872,7 @@ struct Workspace {
 // The counter of arrivals at the unit's tile.
 __device__ inline unsigned* arrivals(const PagedParams& params, const Unit& unit) {
     const int most_queries = params.sequences ? params.longest_q : params.len_q;
-    const int rows = min(group_of(params) * most_queries, MERGED_ROWS);
+    const int rows = group_of(params) * min(most_queries, MERGED_QUERIES);
     const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     return params.tickets + (unit.sequence * params.heads_kv + unit.head_kv) * tiles + unit.tile;
 }

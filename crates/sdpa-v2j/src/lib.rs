@@ -39,8 +39,11 @@ const LEAST_KEYS: usize = 256;
 /// Parts of a row at most: what a warp merges at once (`MOST_PARTS` in `kernels/v2j.cu`).
 const MOST_PARTS: usize = 16;
 
-/// Rows of a key head, times their parts, at most (`MERGED_ROWS` in `kernels/v2j.cu`).
-const MERGED_ROWS: usize = 16 * TILE_ROWS;
+/// Queries of a sequence that have so many parts (`FEW_QUERIES` in `kernels/v2j.cu`).
+const FEW_QUERIES: usize = 4;
+
+/// Queries of a sequence at most that have several parts (`MERGED_QUERIES` in `kernels/v2j.cu`).
+const MERGED_QUERIES: usize = FEW_QUERIES * MOST_PARTS / 2;
 
 const fn kernel(
     name: &'static str,
@@ -164,10 +167,10 @@ fn plan(
     let why = "a tile has 16 rows, and more of them read the keys too often";
     require::size("v2j", "queries per sequence", queries, SizeRange::UpTo(MOST_QUERIES), why)?;
 
-    let rows = problem.heads_q() / heads * queries;
-    let tiles = rows.div_ceil(TILE_ROWS);
-    // Packed sequences may have fewer rows than the longest, and so more parts.
-    let most_parts = if problem.packing().is_some() { MOST_PARTS } else { parts_of(rows) };
+    let group = problem.heads_q() / heads;
+    let tiles = (group * queries).div_ceil(TILE_ROWS);
+    // Packed sequences may have fewer queries than the longest, and so more parts.
+    let most_parts = if problem.packing().is_some() { MOST_PARTS } else { parts_of(queries) };
     let part_keys = problem.len_kv().div_ceil(most_parts).next_multiple_of(PART_STEP).max(LEAST_KEYS);
     let parts = problem.len_kv().div_ceil(part_keys).max(1);
     // The host knows the longest lengths alone. What there is of them the blocks share out evenly.
@@ -177,15 +180,16 @@ fn plan(
         return Ok(plan);
     }
     // Of every part of every row an unnormalised output, its maximum and its sum, in f32 (`Workspace` in the kernels).
-    let slots = sequences * heads * rows.min(TILE_ROWS) * MOST_PARTS;
+    let slots = sequences * heads * group * queries.min(FEW_QUERIES) * MOST_PARTS;
     let workspace_bytes = slots * (problem.head_dim() + 2) * size_of::<f32>();
-    let counters = sequences * heads * rows.min(MERGED_ROWS).div_ceil(TILE_ROWS);
+    let counters = sequences * heads * (group * queries.min(MERGED_QUERIES)).div_ceil(TILE_ROWS);
     LaunchPlan { workspace_bytes, ..plan }.counting_arrivals("v2j", counters)
 }
 
-/// Into how many parts the keys of so many rows may be cut.
-fn parts_of(rows: usize) -> usize {
-    (MOST_PARTS / rows.div_ceil(TILE_ROWS).next_power_of_two()).max(1)
+/// Into how many parts the keys of so many queries may be cut. Heads that share keys make no difference to it, since they have
+/// the bits of heads that do not.
+fn parts_of(queries: usize) -> usize {
+    (MOST_PARTS / queries.div_ceil(FEW_QUERIES).next_power_of_two()).max(1)
 }
 
 #[cfg(test)]
@@ -218,9 +222,9 @@ mod tests {
 
     #[test]
     fn every_row_has_room_for_its_parts() {
-        for rows in 1..=MOST_QUERIES * 16 {
-            let slots = rows.min(TILE_ROWS) * MOST_PARTS;
-            assert!(rows * parts_of(rows) <= slots || parts_of(rows) == 1, "{rows} rows");
+        for queries in 1..=MOST_QUERIES {
+            let (parts, slots) = (parts_of(queries), queries.min(FEW_QUERIES) * MOST_PARTS);
+            assert!(parts == 1 || queries * parts <= slots && queries <= MERGED_QUERIES, "{queries} queries");
         }
     }
 
