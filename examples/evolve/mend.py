@@ -283,6 +283,14 @@ def barriers(text, finding):
 
 def of_barrier(edits, finding):
     text = edits.text
+    if any("wgmma" in place["ptx"] for place in finding.places):
+        # What products still read is handed on too early.
+        products = methods(text, r"wait") + vocabulary(text, r"[\w.]*(await_|_wait|end_)\w*(<\d+>)?\(\);")
+        for line in text.starts(text.numbers()):
+            if re.fullmatch(ARRIVAL, text.code(line).strip()) and "commit" not in text.code(line):
+                away = min([abs(line - at) for at in finding.lines()] or [0])
+                for rank, statement in enumerate(dict.fromkeys(products)):
+                    edits.insert(-0.2 + 0.1 * rank + away / 50, line, [statement], why(finding))
     for line, cost in between(text, finding).items():
         for rank, statement in enumerate(barriers(text, finding)):
             edits.insert(cost + 0.5 * rank, line, [statement], why(finding))
