@@ -3,10 +3,10 @@
 //
 // parent: v2g
 // idea:   v2g gives each part a block of its own, whose start, merging and end nothing hides once
-//         the chip is full. Here a block stays and takes several parts in a row; its copies run ahead
-//         into the next parts while it hands over the last. A part's keys, its arithmetic and the
-//         order of merging follow from its own sequence alone, so a sequence has the same bits in
-//         every batch. Keys are found through a table of pages, of which a contiguous cache has
+//         the chip is full. Here a block stays and takes several parts in a row; its copies run
+//         ahead into the next parts while it hands over the last. A part's keys, its arithmetic and
+//         the order of merging follow from its own sequence alone, so a sequence has the same bits
+//         in every batch. Keys are found through a table of pages, of which a contiguous cache has
 //         none.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements, a counter of 0 for each tile
 // build:  -DHEAD_DIM=64|128|256 -DKEY_GROUPS=4|8 -DTILE_KEYS=16 -DSTAGES=1|2|4 -DLEAST_KEYS=256

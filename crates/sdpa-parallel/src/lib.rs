@@ -51,8 +51,8 @@
 //! # Failures
 //!
 //! No call waits without an end. If a rank fails, the others get a typed error at once; if one stops answering, all get one
-//! at the deadline of their [`Communicator`]. It names the ranks whose processes have given no sign of life. The results are the same bits in every run, because parts are merged in one
-//! order.
+//! at the deadline of their [`Communicator`]. It names the ranks whose processes have given no sign of life. The results are the
+//! same bits in every run, because parts are merged in one order.
 
 mod communicator;
 mod context;
