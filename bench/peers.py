@@ -78,18 +78,18 @@ class Problem:
 
     What goes beyond dense attention comes from `sdpa bench` alone: where packed sequences begin and the longest of them, the
     keys on either side of the diagonal that a query sees (None: all), a soft cap, and of each query head a sink (None: none)
-    and a slope, and how many keys each sequence of a batch uses.
+    and a slope, how many keys each sequence of a batch uses, and how wide values are, if not as keys.
     """
 
-    EXTENSIONS = ["cu_seqlens_q", "window", "softcap", "sinks", "slopes", "key_lengths"]
-    WORDS = ["packed sequences", "windows", "soft caps", "sinks", "slopes", "key lengths"]
+    EXTENSIONS = ["cu_seqlens_q", "window", "softcap", "sinks", "slopes", "key_lengths", "value_dim"]
+    WORDS = ["packed sequences", "windows", "soft caps", "sinks", "slopes", "key lengths", "values of another width"]
 
     def __init__(self, batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype="f16", mask="full", cu_seqlens_q=None,
                  cu_seqlens_k=None, longest_q=None, longest_kv=None, window=None, softcap=None, sinks=None, slopes=None,
-                 key_lengths=None):
+                 key_lengths=None, value_dim=None):
         self.batch, self.heads_q, self.heads_kv = batch, heads_q, heads_kv
         self.len_q, self.len_kv, self.head_dim = len_q, len_kv, head_dim
-        self.dtype, self.mask = dtype, mask
+        self.dtype, self.mask, self.value_dim = dtype, mask, value_dim
         self.cu_seqlens_q, self.cu_seqlens_k = cu_seqlens_q, cu_seqlens_k
         self.longest_q, self.longest_kv = longest_q, longest_kv
         self.window, self.softcap, self.slopes, self.key_lengths = window, softcap, slopes, key_lengths
@@ -125,21 +125,27 @@ class Problem:
     def causal(self):
         return self.mask != "full"
 
+    @property
+    def width(self):
+        """Elements of a value and of a row of the output."""
+        return self.value_dim or self.head_dim
+
     def flops(self):
         pairs = self.len_q * self.len_kv * (0.5 if self.causal else 1.0)
-        return 4.0 * self.batch * self.heads_q * pairs * self.head_dim
+        return 2.0 * self.batch * self.heads_q * pairs * (self.head_dim + self.width)
 
     def input_bytes(self):
-        rows = self.heads_q * self.len_q + 2 * self.heads_kv * self.len_kv
-        return 2 * self.batch * rows * self.head_dim
+        queries, keys = self.heads_q * self.len_q, self.heads_kv * self.len_kv
+        return 2 * self.batch * (queries * self.head_dim + keys * (self.head_dim + self.width))
 
     def inputs(self):
-        """Q, K and V, [batch, heads, length, head_dim], contiguous."""
-        def tensor(heads, length):
-            shape = (self.batch, heads, length, self.head_dim)
+        """Q, K and V, [batch, heads, length, head_dim or width], contiguous."""
+        def tensor(heads, length, width):
+            shape = (self.batch, heads, length, width)
             return torch.randn(shape, device="cuda", dtype=torch.float32).to(DTYPES[self.dtype])
 
-        return tensor(self.heads_q, self.len_q), tensor(self.heads_kv, self.len_kv), tensor(self.heads_kv, self.len_kv)
+        query = tensor(self.heads_q, self.len_q, self.head_dim)
+        return query, *(tensor(self.heads_kv, self.len_kv, width) for width in (self.head_dim, self.width))
 
     def describe(self):
         heads = str(self.heads_q) if self.heads_q == self.heads_kv else f"{self.heads_q}/{self.heads_kv}"
@@ -154,7 +160,8 @@ def torch_passes(name, problem):
     """A PyTorch backend's forward pass, as a function of q, k, v; of the backends that take any strides on both layouts."""
     if name == "flash" and problem.packed:
         return {"": torch_packed_pass(problem)}
-    problem.takes_only()
+    # Where a backend has no kernel for it, PyTorch says so.
+    problem.takes_only("value_dim")
     backend = BACKENDS[name]
     grouped = problem.heads_q != problem.heads_kv
     arguments = {"enable_gqa": True} if grouped else {}
@@ -219,7 +226,7 @@ def fa3_passes(problem):
     except ImportError as error:
         raise Unfit(f"not installed ({error})") from error
     # Its wheel is built without windows.
-    problem.takes_only("cu_seqlens_q", "softcap")
+    problem.takes_only("cu_seqlens_q", "softcap", "value_dim")
     only_bottom_right(problem)
     arguments = {"causal": problem.causal}
     if problem.softcap is not None:

@@ -59,6 +59,12 @@ class Agreement(unittest.TestCase):
             key, value = (random(seed, 1, 2, len_kv, 32) for seed in (2, 3))
             self.sdpa(query, key, value, is_causal=True, top_left=True)
 
+    def test_values_of_another_width(self):
+        query, key = (random(seed, 1, 4, 20, 192) for seed in (1, 2))
+        self.sdpa(query, key, random(3, 1, 4, 20, 128), is_causal=True, top_left=True)
+        q, k = (random(seed, 1, 20, 2, 64) for seed in (1, 2))
+        self.flash(q, k, random(3, 1, 20, 2, 96), causal=True)
+
     def test_sdpa_of_grouped_heads(self):
         query = random(1, 1, 6, 24, 64)
         key, value = (random(seed, 1, 2, 24, 64) for seed in (2, 3))
@@ -195,7 +201,7 @@ class Declined(unittest.TestCase):
         self.invalid("query has 1 batches and key has 2", flash, q, random(1, 2, 16, 2, 64), q)
         self.invalid("query has 64 elements in head_dim and key has 32", flash, q, q[..., :32], q)
         self.invalid("key is [1, 16, 2, 64] and value is [1, 8, 2, 64]", flash, q, q, q[:, :8])
-        self.declined("value has head_dim 32 and query has 64", flash, q, q, q[..., :32])
+        self.invalid("value_dim is 12", flash, q, q, q[..., :12])
         self.invalid("query's last dimension has the stride 2", flash, random(1, 1, 16, 2, 128)[..., ::2], q, q)
         self.invalid("heads_q is 3 and heads_kv is 2", flash, random(1, 1, 16, 3, 64), q, q)
         self.invalid("head_dim is 60", flash, *[random(1, 1, 16, 2, 60)] * 3)

@@ -18,7 +18,8 @@ use crate::regime::{Data, ExtensionData, Regime, UnknownRegime, cumulative};
 /// sequences that the seed draws. `lengths=32x512,7` are 512 sequences of 32 and one of 7, queries and keys alike; of a problem
 /// with key lengths they are these.
 /// `pages=16,40,3` are pages of 16 keys, of which there are 40, and a table 3 entries wide; `pages=16` has as many and as
-/// wide as the sequences need. `page-lists=16,40,50` are lists of pages, of 50 entries together.
+/// wide as the sequences need. `page-lists=16,40,50` are lists of pages, of 50 entries together. `value_dim=128` says how wide
+/// values are, if not as keys.
 #[derive(Clone, PartialEq)]
 pub struct Case {
     /// What to attend over.
@@ -91,11 +92,12 @@ impl Case {
     }
 
     /// The words that say what the problem asks for beyond dense attention, lengths among them: `packed=2,7,7 lengths=7,3`.
-    /// Empty for dense attention.
+    /// Empty for dense attention over values as wide as keys.
     pub fn extensions(&self) -> String {
         let (all, dense) = (self.problem.to_string(), self.problem.to_dense().to_string());
-        // A problem's text ends with its extensions.
-        let mut words = all.strip_prefix(&dense).unwrap_or(&all).trim_start().to_owned();
+        // A problem's text ends with its extensions, the width of its values first, which are dense, too.
+        let dense = dense.split(VALUE_DIM).next().unwrap_or_default();
+        let mut words = all.strip_prefix(dense).unwrap_or(&all).trim_start().to_owned();
         if let Some(lengths) = &self.lengths {
             let separator = if words.is_empty() { "" } else { " " };
             words += &format!("{separator}lengths={}", Runs(lengths));
@@ -119,6 +121,9 @@ impl Case {
         format!("cargo run --release -- verify {generation} \"{self}\"")
     }
 }
+
+/// What a problem's text has in front of the width of its values.
+const VALUE_DIM: &str = " value_dim=";
 
 /// True if these are lengths of the problem's packed sequences, queries and keys alike, or its key lengths.
 fn lengths_fit(problem: &Problem, lengths: &[usize]) -> bool {
@@ -165,8 +170,8 @@ impl fmt::Display for Case {
             write!(f, " lengths={}", Runs(lengths))?;
         }
         let contiguous = |layout: Layout, operand| {
-            let [_, heads, length, head_dim] = problem.shape(operand);
-            layout.strides(heads, length, head_dim)
+            let [_, heads, length, width] = problem.shape(operand);
+            layout.strides(heads, length, width)
         };
         let all_are =
             |layout| Operand::ALL.iter().all(|operand| problem.strides(*operand) == contiguous(layout, *operand));
@@ -286,6 +291,7 @@ struct Parts {
     len_q: Option<usize>,
     len_kv: Option<usize>,
     head_dim: Option<usize>,
+    value_dim: Option<usize>,
     dtype: Option<Dtype>,
     mask: Option<Mask>,
     layout: Option<Layout>,
@@ -352,6 +358,10 @@ impl Parts {
             "scale" => {
                 self.scale = Some(number(word, value)?);
                 "scale"
+            }
+            "value_dim" => {
+                self.value_dim = Some(number(word, value)?);
+                "width of values"
             }
             "softcap" => {
                 self.softcap = Some(number(word, value)?);
@@ -461,6 +471,9 @@ impl Parts {
             .dtype(self.dtype.unwrap_or(Dtype::F16))
             .mask(self.mask.unwrap_or(Mask::Full))
             .layout(self.layout.unwrap_or(Layout::Bhld));
+        if let Some(elements) = self.value_dim {
+            builder = builder.value_dim(elements);
+        }
         if let Some(scale) = self.scale {
             builder = builder.scale(scale);
         }
@@ -544,6 +557,9 @@ mod tests {
             "b3 h4/2 q2 kv70 d64 bf16 causal key-lengths pages=16,40,6 normal seed=1",
             "b1 h4/2 q9 kv70 d64 bf16 causal packed=5,4,70 key-lengths page-lists=8,50,45 blhd normal seed=1",
             "b1 h4/2 L70 d64 bf16 causal packed=5,17,30 sinks lengths=17x3,2,17 blhd normal seed=3",
+            "b1 h4/2 L70 d192 bf16 causal value_dim=128 normal seed=3",
+            "b1 h4/2 L70 d64 f16 causal value_dim=96 packed=5,17,30 sinks blhd scale=0.5 normal seed=3",
+            "b1 h2 q9 kv70 d64 f16 full value_dim=8 value=1344,672,8 output=288,144,16 normal seed=3",
         ] {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
         }
@@ -562,6 +578,9 @@ mod tests {
         assert_ne!(drawn.data().extension.cu_seqlens_q, data.extension.cu_seqlens_q);
         assert_eq!(drawn.extensions(), "packed=4,30,30 sinks");
         assert_eq!("L42 d8".parse::<Case>().unwrap().extensions(), "");
+        let words = |line: &str| line.parse::<Case>().unwrap().extensions();
+        assert_eq!(words("L42 d8 value_dim=16"), "value_dim=16");
+        assert_eq!(words("h2 L42 d8 packed=4,30,30 value_dim=16 sinks blhd"), "value_dim=16 packed=4,30,30 sinks");
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Output {
     /// The bits of output row `[batch, head, query]`.
     pub fn row(&self, problem: &Problem, [batch, head, query]: [usize; 3]) -> &[u16] {
         let start = problem.row_offset(Operand::Output, batch, head, query);
-        &self.out[start..start + problem.head_dim()]
+        &self.out[start..start + problem.value_dim()]
     }
 
     /// The log-sum-exp of row `[batch, head, query]`.
@@ -296,8 +296,9 @@ impl Placed {
             return Self::new(device, name, bytes, surroundings);
         }
         let starts = row_starts(problem, operand);
-        let buffer = device.allocate_pieces(name, &pieces(&starts, row_bytes(problem)))?;
-        for (start, row) in starts.iter().zip(bytes.chunks_exact(row_bytes(problem))) {
+        let row_bytes = row_bytes(problem, operand);
+        let buffer = device.allocate_pieces(name, &pieces(&starts, row_bytes))?;
+        for (start, row) in starts.iter().zip(bytes.chunks_exact(row_bytes)) {
             device.write(&buffer, *start, row)?;
         }
         Ok(Self { name, buffer, guard: 0, before: bytes, far: Some(starts) })
@@ -394,7 +395,7 @@ fn check_rows_written(problem: &Problem, found: &Output) -> Result<(), MemoryFau
     let (mut unwritten, mut first) = (0, None);
     for row in rows(problem) {
         let start = problem.row_offset(Operand::Output, row[0], row[1], row[2]);
-        inside[start..start + problem.head_dim()].fill(true);
+        inside[start..start + problem.value_dim()].fill(true);
         for (column, bits) in found.row(problem, row).iter().enumerate() {
             if *bits == POISON {
                 unwritten += 1;

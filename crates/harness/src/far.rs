@@ -28,13 +28,13 @@ fn is_far(problem: &Problem, operand: Operand) -> bool {
     span.saturating_mul(problem.dtype().bytes()) > DENSE_BYTES && span / 8 > elements && {
         let mut rows = row_starts(problem, operand);
         rows.sort_unstable();
-        rows.windows(2).all(|pair| pair[1] - pair[0] >= row_bytes(problem))
+        rows.windows(2).all(|pair| pair[1] - pair[0] >= row_bytes(problem, operand))
     }
 }
 
-/// Bytes of a row.
-pub(crate) fn row_bytes(problem: &Problem) -> usize {
-    problem.head_dim() * problem.dtype().bytes()
+/// Bytes of a row of an operand.
+pub(crate) fn row_bytes(problem: &Problem, operand: Operand) -> usize {
+    problem.width(operand) * problem.dtype().bytes()
 }
 
 /// Where each row of an operand starts, in bytes; in the order of a contiguous tensor.
@@ -69,7 +69,7 @@ pub(crate) fn pieces(starts: &[usize], row_bytes: usize) -> Vec<Range<usize>> {
 pub(crate) fn stretched(problem: &Problem, operands: &[Operand], distance: i64) -> Problem {
     let mut builder = problem.to_builder();
     for operand in operands {
-        let [batches, heads, length, head_dim] = problem.shape(*operand).map(|extent| extent as i64);
+        let [batches, heads, length, width] = problem.shape(*operand).map(|extent| extent as i64);
         let mut strides = problem.strides(*operand);
         // A multiple of 8, so that kernels which copy 16 bytes at a time take it.
         let step = |count: i64| (distance / (count - 1).max(1) / 8 + 1) * 8;
@@ -78,7 +78,7 @@ pub(crate) fn stretched(problem: &Problem, operands: &[Operand], distance: i64) 
         } else if heads > 1 {
             strides.head = step(heads).max(strides.head);
         } else if length > 1 {
-            strides.row = step(length).max(head_dim);
+            strides.row = step(length).max(width);
         }
         builder = builder.strides(*operand, strides);
     }
@@ -110,7 +110,7 @@ mod tests {
         let far = problem("h2 q5 kv2 d8 key=0,4294967304,8");
         let starts = row_starts(&far, Operand::Key);
         assert_eq!(starts, [0, 16, 8_589_934_608, 8_589_934_624]);
-        assert_eq!(pieces(&starts, row_bytes(&far)), [0..32, 8_589_934_608..8_589_934_640]);
+        assert_eq!(pieces(&starts, row_bytes(&far, Operand::Key)), [0..32, 8_589_934_608..8_589_934_640]);
     }
 
     #[test]

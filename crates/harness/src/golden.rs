@@ -92,7 +92,7 @@ impl Distance {
 
 /// How far two packed outputs of a problem are apart; none where one of them has another size.
 pub fn distance(problem: &Problem, device: &[u8], here: &[u8]) -> Option<Distance> {
-    let row_bytes = problem.head_dim() * problem.dtype().bytes();
+    let row_bytes = problem.value_dim() * problem.dtype().bytes();
     let count = rows(problem).count();
     let split = count * row_bytes;
     if device.len() != here.len() || device.len() != split + 4 * count {

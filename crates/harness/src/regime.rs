@@ -206,7 +206,7 @@ impl Data {
     /// The row `[batch, head, position]` of an input.
     pub fn row_mut(&mut self, problem: &Problem, operand: Operand, row: [usize; 3]) -> &mut [u16] {
         let start = problem.row_offset(operand, row[0], row[1], row[2]);
-        &mut self.operand_mut(operand)[start..start + problem.head_dim()]
+        &mut self.operand_mut(operand)[start..start + problem.width(operand)]
     }
 }
 
@@ -296,7 +296,7 @@ impl Regime {
         let contiguous = problem.unpaged(&extension.key_lengths).expect("lengths were drawn for the problem");
         let drawn = self.operand(&contiguous, seed, operand);
         let packed = problem.packing().is_some();
-        let (mut first, width) = (0, problem.head_dim());
+        let (mut first, width) = (0, problem.width(operand));
         for (sequence, length) in extension.key_lengths.iter().enumerate() {
             for (key, head) in
                 (0..*length as usize).flat_map(|key| (0..problem.heads_kv()).map(move |head| (key, head)))
@@ -316,7 +316,7 @@ impl Regime {
 
     fn operand(self, problem: &Problem, seed: u64, operand: Operand) -> Vec<u16> {
         let mut bits = vec![GAP; problem.span(operand)];
-        let [batches, heads, length, head_dim] = problem.shape(operand);
+        let [batches, heads, length, width] = problem.shape(operand);
         let head = |(batch, head): (usize, usize)| {
             let row = |position| {
                 let stream = [operand as u64, batch as u64, head as u64, position as u64];
@@ -330,9 +330,9 @@ impl Regime {
         for some in all.chunks(64) {
             let drawn: Vec<Vec<u16>> = some.par_iter().map(|at| head(*at)).collect();
             for (&(batch, head), elements) in some.iter().zip(drawn) {
-                for (position, row) in elements.chunks_exact(head_dim).enumerate() {
+                for (position, row) in elements.chunks_exact(width).enumerate() {
                     let start = problem.row_offset(operand, batch, head, position);
-                    bits[start..start + head_dim].copy_from_slice(row);
+                    bits[start..start + width].copy_from_slice(row);
                 }
             }
         }
@@ -341,11 +341,11 @@ impl Regime {
 
     /// The values of one row.
     fn row(self, problem: &Problem, seed: u64, operand: Operand, stream: [u64; 4]) -> Vec<f64> {
-        let head_dim = problem.head_dim();
+        let width = problem.width(operand);
         let scale = f64::from(problem.scale());
         let mut random = Random::new(seed, &stream);
         let mut normals = |mean: f64, deviation: f64| -> Vec<f64> {
-            (0..head_dim).map(|_| mean + deviation * random.normal()).collect()
+            (0..width).map(|_| mean + deviation * random.normal()).collect()
         };
         match (self, operand) {
             (Self::Peaked, Operand::Query) => normals(0.0, 8.0),
@@ -359,26 +359,24 @@ impl Regime {
                 row[0] = stream[3] as f64 / 8.0;
                 row
             }
-            (Self::OneHot, Operand::Query) => {
-                unit(head_dim, random.below(head_dim), 12.0 * query_for_unit_logit(scale))
-            }
-            (Self::OneHot, Operand::Key) => unit(head_dim, stream[3] as usize % head_dim, 1.0),
+            (Self::OneHot, Operand::Query) => unit(width, random.below(width), 12.0 * query_for_unit_logit(scale)),
+            (Self::OneHot, Operand::Key) => unit(width, stream[3] as usize % width, 1.0),
             (Self::Integers, _) => {
-                (0..head_dim).map(|_| [-2.0, -1.0, 1.0, 2.0].get(random.below(16)).copied().unwrap_or(0.0)).collect()
+                (0..width).map(|_| [-2.0, -1.0, 1.0, 2.0].get(random.below(16)).copied().unwrap_or(0.0)).collect()
             }
             (Self::ConstantValues, Operand::Value) => {
                 let mut shared = Random::new(seed, &stream[..3]);
-                (0..head_dim).map(|_| shared.normal()).collect()
+                (0..width).map(|_| shared.normal()).collect()
             }
             (Self::Offset, Operand::Key) => normals(30.0, 1.0),
             (Self::Offset, Operand::Value) => normals(1000.0, 1.0),
-            (Self::Outliers, _) => (0..head_dim)
+            (Self::Outliers, _) => (0..width)
                 .map(|_| random.normal() + if random.chance(0.001) { 10.0 * random.normal() } else { 0.0 })
                 .collect(),
             (Self::HugeLogits, Operand::Query | Operand::Key) => {
                 // Scores of standard deviation deviation²·√head_dim. Beyond 4000 f16 would run out of range.
                 let score = 1e5 / scale.abs().max(f64::MIN_POSITIVE);
-                normals(0.0, (score / (head_dim as f64).sqrt()).sqrt().min(4000.0))
+                normals(0.0, (score / (width as f64).sqrt()).sqrt().min(4000.0))
             }
             (Self::VastLogits, Operand::Query | Operand::Key) => {
                 normals(0.0, 16_000.0).into_iter().map(|x| x.clamp(-32_752.0, 32_752.0)).collect()

@@ -131,12 +131,55 @@ pub fn cases_with(size: Size, takes: Extensions) -> BoxedStrategy<Case> {
         return cases(size).boxed();
     }
     let asked = prop_oneof![1 => Just(None), 4 => wishes().prop_map(Some)];
-    (cases(size), asked)
-        .prop_map(move |(case, wishes)| match wishes {
+    let extended = (cases(size), asked).prop_map(move |(case, wishes)| match wishes {
+        None => case,
+        Some(wishes) => Case { problem: wishes.asked_of(&case.problem, takes), ..case },
+    });
+    if !takes.value_dim {
+        return extended.boxed();
+    }
+    (extended, prop::option::weighted(0.8, value_wish()))
+        .prop_map(|(case, wish)| match wish {
             None => case,
-            Some(wishes) => Case { problem: wishes.asked_of(&case.problem, takes), ..case },
+            Some(wish) => Case { problem: wish.asked_of(&case.problem, case.regime), ..case },
         })
         .boxed()
+}
+
+/// How wide values are to be, and whether narrower ones lie as wide ones did, with room behind each.
+#[derive(Clone, Copy, Debug)]
+struct ValueWish {
+    elements: usize,
+    layout: Option<Layout>,
+}
+
+/// The widths of models first, then those that kernels pad to them.
+fn value_wish() -> impl Strategy<Value = ValueWish> {
+    let elements = prop_oneof![
+        2 => Just(128_usize),
+        2 => Just(64),
+        2 => prop::sample::select(vec![8_usize, 24, 32, 40, 72, 96, 120]),
+        1 => prop::sample::select(vec![136_usize, 192, 256]),
+    ];
+    let layout = prop_oneof![Just(None), Just(Some(Layout::Bhld)), Just(Some(Layout::Blhd))];
+    (elements, layout).prop_map(|(elements, layout)| ValueWish { elements, layout })
+}
+
+impl ValueWish {
+    fn asked_of(self, problem: &Problem, regime: Regime) -> Problem {
+        // Rows with vast logits are computed once more for each few columns.
+        let most = if regime == Regime::VastLogits { problem.head_dim().next_multiple_of(64) } else { usize::MAX };
+        let elements = self.elements.min(most);
+        let mut builder = problem.to_builder().value_dim(elements);
+        if self.layout.is_some() || elements > problem.head_dim() {
+            for operand in [Operand::Value, Operand::Output] {
+                let [_, heads, length, _] = problem.shape(operand);
+                let layout = self.layout.unwrap_or(Layout::Blhd);
+                builder = builder.strides(operand, layout.strides(heads, length, elements));
+            }
+        }
+        builder.build().expect("strategies make valid problems")
+    }
 }
 
 /// What to ask for beyond dense attention, if the generation takes it.

@@ -125,7 +125,7 @@ typedef struct SdpaProblem {
    */
   size_t len_kv;
   /*
-   Elements of a vector: a multiple of 8 up to 256.
+   Elements of a query and a key: a multiple of 8 up to 256.
    */
   size_t head_dim;
   /*
@@ -172,6 +172,10 @@ typedef struct SdpaProblem {
    Scores become softcap · tanh(score / softcap); 0 for none.
    */
   float softcap;
+  /*
+   Elements of a value and of a row of the output: a multiple of 8 up to 256; 0 for as many as `head_dim`.
+   */
+  size_t value_dim;
 } SdpaProblem;
 
 /*
@@ -187,11 +191,11 @@ typedef struct SdpaTensors {
    */
   const void *key;
   /*
-   `[batch, heads_kv, len_kv, head_dim]`.
+   `[batch, heads_kv, len_kv, value_dim]`.
    */
   const void *value;
   /*
-   `[batch, heads_q, len_q, head_dim]`; overlaps none of the others.
+   `[batch, heads_q, len_q, value_dim]`; overlaps none of the others.
    */
   void *output;
   /*

@@ -66,7 +66,7 @@ pub struct SdpaProblem {
     pub len_q: usize,
     /// Keys and values a head; of all sequences together if they are packed.
     pub len_kv: usize,
-    /// Elements of a vector: a multiple of 8 up to 256.
+    /// Elements of a query and a key: a multiple of 8 up to 256.
     pub head_dim: usize,
     /// `SDPA_F16` or `SDPA_BF16`.
     pub dtype: u32,
@@ -90,6 +90,8 @@ pub struct SdpaProblem {
     pub window_right: i64,
     /// Scores become softcap · tanh(score / softcap); 0 for none.
     pub softcap: f32,
+    /// Elements of a value and of a row of the output: a multiple of 8 up to 256; 0 for as many as `head_dim`.
+    pub value_dim: usize,
 }
 
 /// Device addresses of the tensors of one pass. NULL for those that are not wanted or not asked for.
@@ -100,9 +102,9 @@ pub struct SdpaTensors {
     pub query: *const c_void,
     /// `[batch, heads_kv, len_kv, head_dim]`.
     pub key: *const c_void,
-    /// `[batch, heads_kv, len_kv, head_dim]`.
+    /// `[batch, heads_kv, len_kv, value_dim]`.
     pub value: *const c_void,
-    /// `[batch, heads_q, len_q, head_dim]`; overlaps none of the others.
+    /// `[batch, heads_q, len_q, value_dim]`; overlaps none of the others.
     pub output: *mut c_void,
     /// Natural-log sum of exp, `[batch, heads_q, len_q]` f32; may be NULL.
     pub lse: *mut c_void,
@@ -303,6 +305,7 @@ pub extern "C" fn sdpa_problem(batch: usize, heads: usize, length: usize, head_d
         window_left: SDPA_UNBOUNDED,
         window_right: SDPA_UNBOUNDED,
         softcap: 0.0,
+        value_dim: 0,
     }
 }
 
@@ -362,6 +365,9 @@ fn problem(asked: &SdpaProblem, extensions: u32) -> Result<Problem, Failure> {
     }
     if asked.softcap != 0.0 {
         builder = builder.softcap(asked.softcap);
+    }
+    if asked.value_dim != 0 {
+        builder = builder.value_dim(asked.value_dim);
     }
     if extensions & SDPA_SLOPES != 0 {
         builder = builder.slopes();

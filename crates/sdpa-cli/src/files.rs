@@ -300,7 +300,8 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
             (Problem::packed(packing, heads, len_q, head_dim), None)
         }
     };
-    let mut builder = builder.heads_kv(heads_kv).len_kv(len_kv).dtype(dtype).mask(asked.mask).window(asked.window);
+    let mut builder = builder.heads_kv(heads_kv).len_kv(len_kv).value_dim(value_sizes[3]);
+    builder = builder.dtype(dtype).mask(asked.mask).window(asked.window);
     if let Some(scale) = asked.scale {
         builder = builder.scale(scale);
     }
@@ -316,8 +317,8 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
     }
     if let Some([pages, page]) = pages {
         builder = builder.paged(Paging { page, pages, table: PageTable::Rows { width } });
-        for operand in [Operand::Key, Operand::Value] {
-            builder = builder.strides(operand, key_layout.strides(heads_kv, page, head_dim));
+        for (operand, [.., width]) in [(Operand::Key, key_sizes), (Operand::Value, value_sizes)] {
+            builder = builder.strides(operand, key_layout.strides(heads_kv, page, width));
         }
     }
     let problem = match builder.build() {
@@ -328,7 +329,8 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
         }
         Err(error) => return Err(FileError::Problem { error, transposed }),
     };
-    let (expected, not_compared) = expected(&file, &problem, dimensions, query_sizes);
+    let [batch, heads, rows, _] = query_sizes;
+    let (expected, not_compared) = expected(&file, &problem, dimensions, [batch, heads, rows, value_sizes[3]]);
     let first_rows = |view: &TensorView<'_>, operand: Operand| {
         let mut bits = half_bits(view);
         bits.truncate(problem.span(operand));
@@ -358,7 +360,8 @@ fn longest(cu_seqlens: &[u32]) -> usize {
     cu_seqlens.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
 }
 
-/// Pages of keys fit the queries, and those of values the keys; all of them [pages, heads, page, head_dim].
+/// Pages of keys fit the queries, and those of values the keys; all of them [pages, heads, page, head_dim], but that values may
+/// have a width of their own.
 fn check_pages(dimensions: Dimensions, query: [usize; 4], key: [usize; 4], value: [usize; 4]) -> Result<(), FileError> {
     let shape = |name, found, expected| Err(FileError::Shape { name, found: dimensions.shape(found), expected });
     if key[3] != query[3] {
@@ -369,13 +372,20 @@ fn check_pages(dimensions: Dimensions, query: [usize; 4], key: [usize; 4], value
             format!("{axes}, as the file holds `block_table`, with {} as head_dim, as `q`", query[3]),
         );
     }
-    if value != key {
-        return shape("v", value, format!("{:?}, the shape of `k`", dimensions.shape(key)));
+    check_values(dimensions, key, value)
+}
+
+/// There is a value for each key.
+fn check_values(dimensions: Dimensions, key: [usize; 4], value: [usize; 4]) -> Result<(), FileError> {
+    if value[..3] != key[..3] {
+        let expected = format!("{:?}, the shape of `k`, of which the last number may differ", dimensions.shape(key));
+        return Err(FileError::Shape { name: "v", found: dimensions.shape(value), expected });
     }
     Ok(())
 }
 
-/// Keys fit the queries, and values the keys; all of them [batch, heads, length, head_dim].
+/// Keys fit the queries, and values the keys; all of them [batch, heads, length, head_dim], but that values may have a width of
+/// their own.
 fn check_shapes(
     dimensions: Dimensions,
     query: [usize; 4],
@@ -394,11 +404,7 @@ fn check_shapes(
         };
         return Err(FileError::Shape { name: "k", found: dimensions.shape(key), expected });
     }
-    if value != key {
-        let expected = format!("{:?}, the shape of `k`", dimensions.shape(key));
-        return Err(FileError::Shape { name: "v", found: dimensions.shape(value), expected });
-    }
-    Ok(())
+    check_values(dimensions, key, value)
 }
 
 fn operand<'a>(
@@ -438,7 +444,7 @@ fn expected(
     file: &SafeTensors<'_>,
     problem: &Problem,
     dimensions: Dimensions,
-    query_sizes: [usize; 4],
+    output_sizes: [usize; 4],
 ) -> (Option<Expected>, Option<String>) {
     let name = match problem.mask() {
         Mask::Full => "out",
@@ -450,7 +456,7 @@ fn expected(
         Mask::Causal | Mask::CausalTopLeft => "out_causal",
     };
     let Ok(view) = file.tensor(name) else { return (None, None) };
-    let shape = dimensions.shape(query_sizes);
+    let shape = dimensions.shape(output_sizes);
     if view.shape() != shape {
         return (
             None,
@@ -510,9 +516,9 @@ pub fn check_output(input: &Path, output: &Path) -> Result<(), FileError> {
 /// [`FileError::System`], or [`FileError::Format`] where the format cannot hold the tensors.
 pub fn write(path: &Path, tensors: &UserTensors, out: &[u16], lse: &[f32]) -> Result<(), FileError> {
     let UserTensors { problem, dimensions, rows_behind, .. } = tensors;
-    let [batch, heads, len_q, head_dim] = problem.shape(Operand::Output);
+    let [batch, heads, len_q, width] = problem.shape(Operand::Output);
     let total = len_q + rows_behind;
-    let sizes = [batch, heads, total, head_dim];
+    let sizes = [batch, heads, total, width];
     let mut out: Vec<u8> = out.iter().flat_map(|bits| bits.to_le_bytes()).collect();
     out.resize(sizes.iter().product::<usize>() * problem.dtype().bytes(), 0);
     let bytes = |lse: &mut dyn Iterator<Item = f32>| lse.flat_map(f32::to_le_bytes).collect::<Vec<u8>>();

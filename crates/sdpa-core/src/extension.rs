@@ -28,6 +28,8 @@ pub struct Extensions {
     pub slopes: bool,
     /// Keys and values in pages: [`Paging`].
     pub paged: bool,
+    /// Values, and rows of the output, of another width than queries and keys.
+    pub value_dim: bool,
 }
 
 impl Extensions {
@@ -40,11 +42,21 @@ impl Extensions {
         sinks: false,
         slopes: false,
         paged: false,
+        value_dim: false,
     };
 
-    /// Everything there is.
-    pub const ALL: Self =
-        Self { packed: true, key_lengths: true, window: true, softcap: true, sinks: true, slopes: true, paged: true };
+    /// Everything that may be asked of values as wide as keys. Other widths need kernels made for them, which a generation names
+    /// besides.
+    pub const ALL: Self = Self {
+        packed: true,
+        key_lengths: true,
+        window: true,
+        softcap: true,
+        sinks: true,
+        slopes: true,
+        paged: true,
+        value_dim: false,
+    };
 
     /// The first of these, in words, that `others` lack.
     pub fn first_not_in(self, others: Self) -> Option<&'static str> {
@@ -56,6 +68,7 @@ impl Extensions {
             (self.sinks, others.sinks, "sinks"),
             (self.slopes, others.slopes, "slopes"),
             (self.paged, others.paged, "keys and values in pages"),
+            (self.value_dim, others.value_dim, "values of another width than keys"),
         ]
         .into_iter()
         .find(|(asked, taken, _)| *asked && !*taken)

@@ -24,9 +24,9 @@ pub struct Params {
     pub query: TensorParams,
     /// `[batch, heads_kv, len_kv, head_dim]`.
     pub key: TensorParams,
-    /// `[batch, heads_kv, len_kv, head_dim]`.
+    /// `[batch, heads_kv, len_kv, value_dim]`.
     pub value: TensorParams,
-    /// `[batch, heads_q, len_q, head_dim]`.
+    /// `[batch, heads_q, len_q, value_dim]`.
     pub output: TensorParams,
     /// `[batch, heads_q, len_q]` f32, contiguous; 0 if it is not wanted.
     pub lse: u64,
@@ -42,7 +42,7 @@ pub struct Params {
     pub len_q: i32,
     /// Keys a head.
     pub len_kv: i32,
-    /// Elements a vector.
+    /// Elements of a query and a key.
     pub head_dim: i32,
     /// Factor on `query · key`.
     pub scale: f32,
@@ -87,6 +87,8 @@ pub struct ExtensionParams {
     pub longest_q: i32,
     /// What a problem with keys in pages asks for besides. Kernels that take none of it declare the block up to here.
     pub paging: PagingParams,
+    /// Elements of a value and of a row of the output. Kernels for values as wide as keys declare the block up to here.
+    pub value_dim: i64,
 }
 
 /// The third part of the block, for kernels that take keys in pages; mirrors `PagedParams` in `kernels/v2j.cu`.
@@ -126,6 +128,7 @@ impl ExtensionParams {
             softcap: problem.softcap().unwrap_or(0.0),
             longest_q: problem.packing().map_or(0, |packing| packing.longest_q as i32),
             paging: PagingParams::new(problem),
+            value_dim: problem.value_dim() as i64,
             ..Self::default()
         }
     }
@@ -136,6 +139,9 @@ pub(crate) const DENSE_BYTES: usize = std::mem::offset_of!(Params, extension);
 
 /// Bytes of the block that kernels without pages declare.
 pub(crate) const EXTENDED_BYTES: usize = DENSE_BYTES + std::mem::offset_of!(ExtensionParams, paging);
+
+/// Bytes of the block that kernels for values as wide as keys declare.
+pub(crate) const PAGED_BYTES: usize = DENSE_BYTES + std::mem::offset_of!(ExtensionParams, value_dim);
 
 /// `scale · log2(e)`, rounded once; infinite for the largest scales, which a [`Problem`] refuses.
 pub(crate) fn scale_log2e(scale: f32) -> f32 {
@@ -208,6 +214,7 @@ impl Params {
         bytes.extend(extension.longest_q.to_le_bytes());
         bytes.extend([extension.paging.table, extension.paging.starts].into_iter().flat_map(u64::to_le_bytes));
         bytes.extend([extension.paging.width, extension.paging.page_shift].into_iter().flat_map(i32::to_le_bytes));
+        bytes.extend(extension.value_dim.to_le_bytes());
         bytes
     }
 }
@@ -229,14 +236,17 @@ mod tests {
         let memory = unsafe { std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<Params>()) };
         assert_eq!(params.to_bytes(), memory);
         assert_eq!(params.diagonal, 37);
-        assert_eq!((DENSE_BYTES, EXTENDED_BYTES, size_of::<Params>()), (192, 256, 280));
+        let lengths = [DENSE_BYTES, EXTENDED_BYTES, PAGED_BYTES, size_of::<Params>()];
+        assert_eq!(lengths, [192, 256, 280, 288]);
     }
 
     #[test]
     fn extensions_reach_the_kernel() {
         let dense = Problem::new(1, 2, 3, 8).build().unwrap();
-        let none = ExtensionParams { window_left: i32::MAX, window_right: i32::MAX, ..ExtensionParams::default() };
-        assert_eq!(ExtensionParams::new(&dense), none);
+        let unbounded = ExtensionParams { window_left: i32::MAX, window_right: i32::MAX, ..ExtensionParams::default() };
+        assert_eq!(ExtensionParams::new(&dense), ExtensionParams { value_dim: 8, ..unbounded });
+        let narrow = Problem::new(1, 2, 3, 24).value_dim(16).build().unwrap();
+        assert_eq!(ExtensionParams::new(&narrow), ExtensionParams { value_dim: 16, ..unbounded });
         let packing = Packing { sequences: 3, longest_q: 7, longest_kv: 9 };
         let window = Window { left: Some(4), right: Some(5) };
         let packed = Problem::packed(packing, 2, 12, 8).len_kv(15).window(window).softcap(30.0).build().unwrap();

@@ -79,9 +79,9 @@ pub enum Operand {
     Query,
     /// K, `[batch, heads_kv, len_kv, head_dim]`, or `[pages, heads_kv, page, head_dim]`.
     Key,
-    /// V, as K.
+    /// V, as K, with rows of `value_dim` elements.
     Value,
-    /// O, `[batch, heads_q, len_q, head_dim]`.
+    /// O, `[batch, heads_q, len_q, value_dim]`.
     Output,
 }
 
@@ -138,6 +138,7 @@ pub struct Problem {
     len_q: usize,
     len_kv: usize,
     head_dim: usize,
+    value_dim: usize,
     dtype: Dtype,
     mask: Mask,
     scale: f32,
@@ -163,6 +164,7 @@ impl Problem {
             len_q: length,
             len_kv: length,
             head_dim,
+            value_dim: None,
             dtype: Dtype::F16,
             mask: Mask::Full,
             scale: None,
@@ -220,9 +222,22 @@ impl Problem {
         self.len_kv
     }
 
-    /// Elements of a query, key or value vector.
+    /// Elements of a query or key vector, and of a value unless [`value_dim`](Self::value_dim) says otherwise.
     pub fn head_dim(&self) -> usize {
         self.head_dim
+    }
+
+    /// Elements of a value vector and of a row of the output.
+    pub fn value_dim(&self) -> usize {
+        self.value_dim
+    }
+
+    /// Elements of a row of an operand: [`head_dim`](Self::head_dim) or [`value_dim`](Self::value_dim).
+    pub fn width(&self, operand: Operand) -> usize {
+        match operand {
+            Operand::Query | Operand::Key => self.head_dim,
+            Operand::Value | Operand::Output => self.value_dim,
+        }
     }
 
     /// Element type of all four tensors.
@@ -245,13 +260,14 @@ impl Problem {
         self.strides[operand as usize]
     }
 
-    /// Shape `[batch, heads, length, head_dim]` of an operand; of keys and values in pages `[pages, heads_kv, page, head_dim]`.
+    /// Shape `[batch, heads, length, width]` of an operand; of keys and values in pages `[pages, heads_kv, page, width]`.
     pub fn shape(&self, operand: Operand) -> [usize; 4] {
+        let width = self.width(operand);
         match operand {
-            Operand::Query | Operand::Output => [self.batch, self.heads_q, self.len_q, self.head_dim],
+            Operand::Query | Operand::Output => [self.batch, self.heads_q, self.len_q, width],
             Operand::Key | Operand::Value => match self.paging {
-                None => [self.batch, self.heads_kv, self.len_kv, self.head_dim],
-                Some(Paging { page, pages, .. }) => [pages, self.heads_kv, page, self.head_dim],
+                None => [self.batch, self.heads_kv, self.len_kv, width],
+                Some(Paging { page, pages, .. }) => [pages, self.heads_kv, page, width],
             },
         }
     }
@@ -259,12 +275,12 @@ impl Problem {
     /// Elements between an operand's first and one past its last: what its buffer must hold.
     pub fn span(&self, operand: Operand) -> usize {
         let Strides { batch, head, row } = self.strides(operand);
-        let [batches, heads, length, head_dim] = self.shape(operand);
+        let [batches, heads, length, width] = self.shape(operand);
         if batches == 0 || heads == 0 || length == 0 {
             return 0;
         }
         let last = |count: usize, stride: i64| (count - 1) * stride as usize;
-        last(batches, batch) + last(heads, head) + last(length, row) + head_dim
+        last(batches, batch) + last(heads, head) + last(length, row) + width
     }
 
     /// Offset in elements of row `[batch, head, row]` of an operand.
@@ -337,6 +353,7 @@ impl Problem {
             sinks: self.sinks,
             slopes: self.slopes,
             paged: self.paging.is_some(),
+            value_dim: self.value_dim != self.head_dim,
         }
     }
 
@@ -345,12 +362,13 @@ impl Problem {
         self.packing.map_or(self.batch, |packing| packing.sequences)
     }
 
-    /// The same problem without extensions: dense, with the same tensors. Keys and values that lie in pages become contiguous.
+    /// The same problem without extensions: dense, with the same tensors, however wide its values are. Keys and values that lie
+    /// in pages become contiguous.
     pub fn to_dense(&self) -> Self {
         let mut strides = self.strides;
         if self.paging.is_some() {
             for operand in [Operand::Key, Operand::Value] {
-                strides[operand as usize] = Layout::Bhld.strides(self.heads_kv, self.len_kv, self.head_dim);
+                strides[operand as usize] = Layout::Bhld.strides(self.heads_kv, self.len_kv, self.width(operand));
             }
         }
         Self {
@@ -414,8 +432,8 @@ impl Problem {
         }
     }
 
-    /// Floating-point operations by the convention of the attention papers: 4·batch·heads·len_q·len_kv·head_dim, halved for
-    /// causal masks. A window, by itself or with a mask, counts the pairs that it leaves.
+    /// Floating-point operations by the convention of the attention papers: 2·batch·heads·len_q·len_kv·(head_dim + value_dim),
+    /// halved for causal masks. A window, by itself or with a mask, counts the pairs that it leaves.
     ///
     /// Lengths that stand on the device are not known here: these are the most that there can be, with every query beside
     /// the longest packed sequence's keys, and all keys used. [`flops_of`](Self::flops_of) has the exact number.
@@ -424,12 +442,17 @@ impl Problem {
             Some(packing) => self.unmasked_share() * self.len_q as f64 * packing.longest_kv as f64,
             None => self.pairs(&Sequence { queries: 0..self.len_q, keys: 0..self.len_kv }),
         };
-        4.0 * self.batch as f64 * self.heads_q as f64 * pairs * self.head_dim as f64
+        self.batch as f64 * self.heads_q as f64 * pairs * self.flops_of_pair()
     }
 
     /// [`flops`](Self::flops) over one sequence: its own queries beside its own keys, by the same convention.
     pub fn flops_of(&self, sequence: &Sequence) -> f64 {
-        4.0 * self.heads_q as f64 * self.pairs(sequence) * self.head_dim as f64
+        self.heads_q as f64 * self.pairs(sequence) * self.flops_of_pair()
+    }
+
+    /// A product and a sum for each element of a key and of its value.
+    fn flops_of_pair(&self) -> f64 {
+        2.0 * (self.head_dim + self.value_dim) as f64
     }
 
     /// Pairs of a query and a key that count.
@@ -454,6 +477,7 @@ impl Problem {
             len_q: self.len_q,
             len_kv: self.len_kv,
             head_dim: self.head_dim,
+            value_dim: Some(self.value_dim),
             dtype: self.dtype,
             mask: self.mask,
             scale: Some(self.scale),
@@ -470,7 +494,8 @@ impl Problem {
     }
 }
 
-/// Compact one-line form: `b2 h32/8 q128 kv2048 d128 bf16 causal` (a second number only where it differs).
+/// Compact one-line form: `b2 h32/8 q128 kv2048 d128 bf16 causal` (a second number only where it differs), and behind it what
+/// is asked for beyond dense attention: `value_dim=64`.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "b{} h{}", self.batch, self.heads_q)?;
@@ -483,6 +508,9 @@ impl fmt::Display for Problem {
             write!(f, " q{} kv{}", self.len_q, self.len_kv)?;
         }
         write!(f, " d{} {} {}", self.head_dim, self.dtype, self.mask.name())?;
+        if self.value_dim != self.head_dim {
+            write!(f, " value_dim={}", self.value_dim)?;
+        }
         if let Some(Packing { sequences, longest_q, longest_kv }) = self.packing {
             write!(f, " packed={sequences},{longest_q},{longest_kv}")?;
         }
@@ -521,6 +549,7 @@ pub struct ProblemBuilder {
     len_q: usize,
     len_kv: usize,
     head_dim: usize,
+    value_dim: Option<usize>,
     dtype: Dtype,
     mask: Mask,
     scale: Option<f32>,
@@ -551,6 +580,22 @@ impl ProblemBuilder {
     /// Number of keys and values, where it differs from the number of queries.
     pub fn len_kv(mut self, length: usize) -> Self {
         self.len_kv = length;
+        self
+    }
+
+    /// Elements of a value and of a row of the output, where they differ from those of a query and a key. Strides that were
+    /// given before stay.
+    ///
+    /// ```
+    /// use sdpa_core::{Operand, Problem};
+    ///
+    /// // DeepSeek's multi-head latent attention, as it reads a prompt.
+    /// let problem = Problem::new(1, 16, 4096, 192).value_dim(128).build()?;
+    /// assert_eq!(problem.shape(Operand::Output), [1, 16, 4096, 128]);
+    /// # Ok::<(), sdpa_core::ProblemError>(())
+    /// ```
+    pub fn value_dim(mut self, elements: usize) -> Self {
+        self.value_dim = Some(elements);
         self
     }
 
@@ -661,18 +706,25 @@ impl ProblemBuilder {
         if head_dim == 0 || head_dim > MAX_HEAD_DIM || !head_dim.is_multiple_of(8) {
             return Err(ProblemError::HeadDim(head_dim));
         }
+        let value_dim = self.value_dim.unwrap_or(head_dim);
+        if value_dim == 0 || value_dim > MAX_HEAD_DIM || !value_dim.is_multiple_of(8) {
+            return Err(ProblemError::ValueDim(value_dim));
+        }
         let scale = self.scale.unwrap_or(1.0 / (head_dim as f32).sqrt());
         if !crate::params::scale_log2e(scale).is_finite() {
             return Err(ProblemError::Scale(scale));
         }
         self.check_extensions()?;
         let strides = Operand::ALL.map(|operand| {
-            let (heads, length) = match operand {
-                Operand::Query | Operand::Output => (heads_q, len_q),
-                Operand::Key | Operand::Value => (heads_kv, self.paging.map_or(len_kv, |paging| paging.page)),
+            let keys = self.paging.map_or(len_kv, |paging| paging.page);
+            let (heads, length, width) = match operand {
+                Operand::Query => (heads_q, len_q, head_dim),
+                Operand::Key => (heads_kv, keys, head_dim),
+                Operand::Value => (heads_kv, keys, value_dim),
+                Operand::Output => (heads_q, len_q, value_dim),
             };
             let index = operand as usize;
-            self.strides[index].unwrap_or_else(|| self.layouts[index].strides(heads, length, head_dim))
+            self.strides[index].unwrap_or_else(|| self.layouts[index].strides(heads, length, width))
         });
         let Self { packing, key_lengths, window, softcap, sinks, slopes, paging, .. } = self;
         let problem = Problem {
@@ -682,6 +734,7 @@ impl ProblemBuilder {
             len_q,
             len_kv,
             head_dim,
+            value_dim,
             dtype,
             mask,
             scale,
@@ -767,7 +820,7 @@ impl Problem {
     }
 
     fn check_strides(&self, operand: Operand) -> Result<(), ProblemError> {
-        let mut span = self.head_dim as i64;
+        let mut span = self.width(operand) as i64;
         for (dimension, count, stride) in self.dimensions(operand) {
             if stride < 0 {
                 return Err(ProblemError::NegativeStride { operand, dimension, found: stride });
@@ -790,7 +843,7 @@ impl Problem {
         }
         let mut dimensions = self.dimensions(Operand::Output);
         dimensions.sort_by_key(|(_, _, stride)| *stride);
-        let mut needed = self.head_dim as i64;
+        let mut needed = self.value_dim as i64;
         for (dimension, count, stride) in dimensions {
             if count > 1 {
                 if stride < needed {

@@ -270,7 +270,7 @@ impl Region {
         let element = problem.dtype().bytes() as u64;
         let mut dimensions = problem.dimensions(operand).map(|(_, count, stride)| (count as u64, stride as u64));
         dimensions.sort_by_key(|(_, stride)| *stride);
-        let (mut run, mut step) = (problem.head_dim() as u64, 0);
+        let (mut run, mut step) = (problem.width(operand) as u64, 0);
         for (count, stride) in dimensions.into_iter().filter(|(count, _)| *count > 1) {
             match stride <= run && step == 0 {
                 true => run += (count - 1) * stride,

@@ -136,6 +136,13 @@ impl ContextParallel {
         if ranks == 0 {
             return Err(Error::Disagreement { what: "ranks", found: 0, expected: 1 });
         }
+        if problem.extensions().value_dim {
+            return Err(Error::Unsupported {
+                way: "context parallelism",
+                what: "values of another width than keys".to_owned(),
+                advice: "compute such a problem on one GPU",
+            });
+        }
         let share = |length| match problem.mask() {
             Mask::Full => Partition::contiguous(length, ranks),
             _ => Partition::balanced(length, ranks),

@@ -108,15 +108,10 @@ impl Request {
             let shape = |index: usize| &self.tensors[index].1;
             return Err(invalid(format!("key is {:?} and value is {:?}: both must be the same", shape(1), shape(2))));
         }
-        if value.shape[3] != head_dim {
-            return Err(Failure::Unsupported(format!(
-                "value has head_dim {} and query has {head_dim}: evo_sdpa has no kernels for two widths; pad the narrower with zeros",
-                value.shape[3]
-            )));
-        }
-        if output.shape != query.shape {
+        let value_dim = value.shape[3];
+        if output.shape[..3] != query.shape[..3] || output.shape[3] != value_dim {
             return Err(invalid(format!(
-                "out is {:?}: {:?} is wanted, as query",
+                "out is {:?}: the shape of query, {:?}, is wanted, with the last dimension of value, {value_dim}",
                 self.tensors[3].1, self.tensors[0].1
             )));
         }
@@ -135,6 +130,7 @@ impl Request {
         builder = builder
             .heads_kv(heads_kv)
             .len_kv(len_kv)
+            .value_dim(value_dim)
             .dtype(if self.dtype == 0 { Dtype::F16 } else { Dtype::Bf16 })
             .mask(match self.mask {
                 0 => Mask::Full,

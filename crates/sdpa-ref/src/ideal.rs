@@ -23,7 +23,7 @@ const LANES: usize = 32;
 /// normalised output is rounded once. Axes as in [`Oracle`](crate::Oracle); rows of non-finite inputs mean nothing here.
 #[derive(Clone, Debug)]
 pub struct Ideal {
-    /// Output, every element a value of the dtype: `[batches, heads, queries, head_dim]`.
+    /// Output, every element a value of the dtype: `[batches, heads, queries, value_dim]`.
     pub out: Array4<f64>,
     /// Log-sum-exp rounded to f32: `[batches, heads, queries]`.
     pub lse: Array3<f64>,
@@ -42,7 +42,7 @@ impl Ideal {
         inputs.check(problem, &rows)?;
         let [batches, heads, queries] = rows.shape();
         let mut ideal = Self {
-            out: Array4::zeros((batches, heads, queries, problem.head_dim())),
+            out: Array4::zeros((batches, heads, queries, problem.value_dim())),
             lse: Array3::zeros((batches, heads, queries)),
         };
         let heads: Vec<(usize, usize)> =

@@ -11,7 +11,7 @@ pub struct Inputs<'a> {
     pub query: &'a [u16],
     /// K, `[batch, heads_kv, len_kv, head_dim]`.
     pub key: &'a [u16],
-    /// V, `[batch, heads_kv, len_kv, head_dim]`.
+    /// V, `[batch, heads_kv, len_kv, value_dim]`.
     pub value: &'a [u16],
     /// What extensions read.
     pub extension: ExtensionInputs<'a>,
@@ -194,7 +194,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// Exact values of some rows of one head, `[rows, head_dim]`.
+    /// Exact values of some rows of one head, `[rows, width]`.
     pub(crate) fn read(
         &self,
         problem: &Problem,
@@ -203,13 +203,13 @@ impl Inputs<'_> {
         head: usize,
         rows: impl ExactSizeIterator<Item = usize>,
     ) -> Array2<f64> {
-        let (bits, head_dim, dtype) = (self.bits(operand), problem.head_dim(), problem.dtype());
-        let mut values = Vec::with_capacity(rows.len() * head_dim);
+        let (bits, width, dtype) = (self.bits(operand), problem.width(operand), problem.dtype());
+        let mut values = Vec::with_capacity(rows.len() * width);
         let count = rows.len();
         for row in rows {
             let start = problem.row_offset(operand, batch, head, row);
-            values.extend(bits[start..start + head_dim].iter().map(|bits| dtype.decode(*bits)));
+            values.extend(bits[start..start + width].iter().map(|bits| dtype.decode(*bits)));
         }
-        Array2::from_shape_vec((count, head_dim), values).expect("one value for each element")
+        Array2::from_shape_vec((count, width), values).expect("one value for each element")
     }
 }

@@ -60,7 +60,7 @@ impl<'a> WrongRows<'a> {
             let [b, h, i] = at;
             let place = [oracle.rows.batches[b], oracle.rows.heads[h], oracle.rows.queries[i]];
             let start = problem.row_offset(Operand::Output, place[0], place[1], place[2]);
-            let bits = &found.out[start..start + problem.head_dim()];
+            let bits = &found.out[start..start + problem.value_dim()];
             let found = bits.iter().map(|bits| problem.dtype().decode(*bits)).collect();
             let expected = oracle.out.slice(ndarray::s![b, h, i, ..]).to_owned();
             if !is_near(problem.dtype(), &found, &expected) {
@@ -90,7 +90,8 @@ impl<'a> WrongRows<'a> {
     /// Which keys the rows have seen instead of theirs.
     fn keys(&self, inputs: &Inputs<'_>) -> Option<String> {
         // Rows of dense attention see the first so many keys, which is all that is known here.
-        if self.problem().extensions() != Extensions::NONE {
+        let widths = Extensions { value_dim: true, ..Extensions::NONE };
+        if self.problem().extensions().first_not_in(widths).is_some() {
             return None;
         }
         let seen: Vec<Vec<Seen>> = self.rows.iter().map(|row| self.seen(row, inputs)).collect();
@@ -138,7 +139,7 @@ impl<'a> WrongRows<'a> {
         let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         // Sums of weights and of weighted values over the first n keys.
         let mut sums = Array1::<f64>::zeros(keys + 1);
-        let mut outputs = Array2::<f64>::zeros((keys + 1, problem.head_dim()));
+        let mut outputs = Array2::<f64>::zeros((keys + 1, problem.value_dim()));
         for index in 0..keys {
             let weight = (scores[index] - largest).exp();
             sums[index + 1] = sums[index] + weight;
@@ -191,7 +192,7 @@ impl<'a> WrongRows<'a> {
 
     /// Whether columns hold the values of other columns.
     fn columns(&self) -> Option<String> {
-        let width = self.problem().head_dim();
+        let width = self.problem().value_dim();
         let rows: Vec<&Row> = self.rows.iter().filter(|row| row.found.iter().all(|value| value.is_finite())).collect();
         if rows.len() < 4 {
             return None;

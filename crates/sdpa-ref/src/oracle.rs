@@ -16,7 +16,7 @@ const BLOCK: usize = 64;
 
 /// Exact attention of some rows of a problem, and what the error bounds need to know about each.
 ///
-/// The first three axes of every array are those of [`rows`](Self::rows), batch, head, query; a fourth is `head_dim`.
+/// The first three axes of every array are those of [`rows`](Self::rows), batch, head, query; a fourth is `value_dim`.
 #[derive(Clone, Debug)]
 pub struct Oracle {
     /// The problem computed.
@@ -81,7 +81,7 @@ impl Oracle {
     fn empty(problem: &Problem, rows: Rows) -> Self {
         let [batches, heads, queries] = rows.shape();
         let per_row = Array3::zeros((batches, heads, queries));
-        let per_element = Array4::zeros((batches, heads, queries, problem.head_dim()));
+        let per_element = Array4::zeros((batches, heads, queries, problem.value_dim()));
         Self {
             problem: problem.clone(),
             rows,
@@ -95,7 +95,7 @@ impl Oracle {
             lse_spread: per_row.clone(),
             lse_spread_rms: per_row.clone(),
             expected_square_error: per_row,
-            hides_nonfinite: Array4::from_elem((batches, heads, queries, problem.head_dim()), false),
+            hides_nonfinite: Array4::from_elem((batches, heads, queries, problem.value_dim()), false),
         }
     }
 
@@ -186,7 +186,7 @@ impl<'a> Head<'a> {
             }
         }
         let value_abs = value.mapv(f64::abs);
-        let mut value_abs_before = Array2::zeros((problem.len_kv() + 1, problem.head_dim()));
+        let mut value_abs_before = Array2::zeros((problem.len_kv() + 1, problem.value_dim()));
         for (row, abs) in value_abs.rows().into_iter().enumerate() {
             let sum = &value_abs_before.row(row) + &abs;
             value_abs_before.row_mut(row + 1).assign(&sum);

@@ -50,7 +50,7 @@ impl Unpaged {
                             true => contiguous.row_offset(operand, 0, head, starts[sequence] as usize + position),
                             false => contiguous.row_offset(operand, sequence, head, position),
                         };
-                        let width = problem.head_dim();
+                        let width = problem.width(operand);
                         gathered[to..to + width].copy_from_slice(&bits[from..from + width]);
                     }
                 }

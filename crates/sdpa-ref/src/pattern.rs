@@ -23,13 +23,13 @@ struct Axis {
 
 impl Tally {
     pub(crate) fn new(problem: &Problem, rows: &Rows) -> Self {
-        let columns: Vec<usize> = (0..problem.head_dim()).collect();
+        let columns: Vec<usize> = (0..problem.value_dim()).collect();
         Self {
             axes: [
                 Axis::new("batch", "batches", problem.batch(), &rows.batches),
                 Axis::new("head", "heads", problem.heads_q(), &rows.heads),
                 Axis::new("query", "queries", problem.len_q(), &rows.queries),
-                Axis::new("column", "columns", problem.head_dim(), &columns),
+                Axis::new("column", "columns", problem.value_dim(), &columns),
             ],
         }
     }

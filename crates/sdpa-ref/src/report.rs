@@ -123,7 +123,7 @@ impl fmt::Display for Mismatch {
         writeln!(f, "  problem    {}", self.problem)?;
         for Count { check, failing } in &self.counts {
             if let Some(what) = check.counted() {
-                let all = if check.is_lse() { elements / self.problem.head_dim() } else { elements };
+                let all = if check.is_lse() { elements / self.problem.value_dim() } else { elements };
                 let share = 100.0 * *failing as f64 / all as f64;
                 writeln!(f, "  failing    {failing} of {all} {what} ({share:.2} %)")?;
             }

@@ -144,7 +144,7 @@ impl Reference {
                 for (i, &query) in rows.queries.iter().enumerate() {
                     let place = Place { batch, head, query, column: None };
                     let start = problem.row_offset(Operand::Output, batch, head, query);
-                    judge.row([b, h, i], place, &found.out[start..start + problem.head_dim()]);
+                    judge.row([b, h, i], place, &found.out[start..start + problem.value_dim()]);
                     if let Some(lse) = found.lse {
                         let index = (batch * problem.heads_q() + head) * problem.len_q() + query;
                         judge.lse([b, h, i], place, f64::from(lse[index]));

@@ -151,7 +151,7 @@ mod tests {
         held_to_struct(&sources);
     }
 
-    /// The same of the block's two longer forms.
+    /// The same of the block's longer forms.
     fn held_to_struct(sources: &Sources) {
         let extended = [
             ("cu_seqlens_q", offset_of!(ExtensionParams, cu_seqlens_q)),
@@ -173,10 +173,13 @@ mod tests {
             ("table_width", paging + offset_of!(PagingParams, width)),
             ("page_shift", paging + offset_of!(PagingParams, page_shift)),
         ];
+        let width = [("value_dim", offset_of!(ExtensionParams, value_dim))];
         let start = offset_of!(Params, extension);
+        let before_width = start + offset_of!(ExtensionParams, value_dim);
         for (file, ours, size) in [
             ("machine/extended_params.cuh", &extended[..], format!("sizeof(ExtendedParams) == {}", start + paging)),
-            ("v2j.cu", &paged[..], format!("sizeof(PagedParams) == {}", size_of::<Params>())),
+            ("v2j.cu", &paged[..], format!("sizeof(PagedParams) == {before_width}")),
+            ("machine/value_params.cuh", &width[..], format!("sizeof(ValueParams) == {}", size_of::<Params>())),
         ] {
             let (_, header) = sources.iter().find(|(path, _)| path.ends_with(file)).expect("the source is there");
             let theirs: Vec<&str> = header.lines().filter(|line| line.starts_with("FIELD_AT(")).collect();

@@ -27,6 +27,8 @@ macro_rules! for_each_generation {
             (v3f, "v3f", v3f::V3f);
             (v3g, "v3g", v3g::V3g);
             (v2j, "v2j", v2j::V2j);
+            (v2k, "v2k", v2k::V2k);
+            (v3h, "v3h", v3h::V3h);
         }
     };
 }

@@ -35,10 +35,12 @@
 //! - key lengths ([`ProblemBuilder::key_lengths`], [`Tensors::with_key_lengths`]): each sequence of a batch uses the first of
 //!   its keys only, as many as a number on the device says;
 //! - keys and values in pages ([`ProblemBuilder::paged`], [`Tensors::with_pages`]): a table on the device says which page of a
-//!   cache holds which keys of a sequence, as servers have it.
+//!   cache holds which keys of a sequence, as servers have it;
+//! - values of another width than keys ([`ProblemBuilder::value_dim`]), as multi-head latent attention has them when it reads a
+//!   prompt: the output is as wide as they are.
 //!
 //! They go together, but for key lengths with packed sequences, whose `cu_seqlens` has them (in pages the queries alone are
-//! packed), and slopes with pages, which no generation has yet. What a problem asks for and a
+//! packed), and pages with slopes or with values of another width, which no generation has yet. What a problem asks for and a
 //! generation does not know is declined, in words.
 //!
 //! ```
@@ -143,6 +145,10 @@ pub static CHOICES: &[Choice] = &[
     choice(&v3f::V3f, always, "packed sequences, windows, key lengths, soft caps, sinks and slopes on Hopper"),
     #[cfg(feature = "v2i")]
     choice(&v2i::V2i, always, "the same since Ampere"),
+    #[cfg(feature = "v3h")]
+    choice(&v3h::V3h, has_values_of_other_width, "values of another width than keys on Hopper"),
+    #[cfg(feature = "v2k")]
+    choice(&v2k::V2k, has_values_of_other_width, "the same since Ampere"),
     #[cfg(feature = "v2j")]
     choice(&v2j::V2j, has_pages, "keys and values in pages, up to 128 queries per sequence"),
     #[cfg(feature = "v2c")]
@@ -221,6 +227,10 @@ fn is_causal_and_not_long(problem: &Problem, _: &DeviceLimits) -> bool {
 fn suits_one_tile_at_a_time(problem: &Problem, limits: &DeviceLimits) -> bool {
     let widths = if is_one_wave(problem, limits, 128) { 65..=192 } else { 129..=192 };
     !problem.mask().is_causal() && widths.contains(&problem.head_dim())
+}
+
+fn has_values_of_other_width(problem: &Problem, _: &DeviceLimits) -> bool {
+    problem.value_dim() != problem.head_dim()
 }
 
 fn has_pages(problem: &Problem, _: &DeviceLimits) -> bool {
@@ -330,7 +340,7 @@ static FASTEST: Generation = Generation {
     accuracy: Accuracy::Standard,
     // What the strictest asks for; `forward` asks for no more than the one chosen does.
     alignment: 16,
-    takes: Extensions::ALL,
+    takes: Extensions { value_dim: true, ..Extensions::ALL },
 };
 
 impl Attention for Fastest {
@@ -437,6 +447,7 @@ mod tests {
         let dense = Problem::new(2, 8, 512, 64).mask(Mask::Causal);
         let few = Problem::packed(Packing { sequences: 8, longest_q: 2048, longest_kv: 2048 }, 12, 7357, 64);
         let short = Problem::packed(Packing { sequences: 512, longest_q: 32, longest_kv: 32 }, 12, 16384, 64);
+        let latent = Problem::packed(packing, 16, 7357, 192).value_dim(128).dtype(Dtype::Bf16);
         for (problem, on_hopper) in [
             (packed.clone(), "v3g"),
             (packed.clone().window(Window::left(128)).sinks(), "v3g"),
@@ -447,10 +458,14 @@ mod tests {
             (dense.clone().window(Window::left(256)), "v3f"),
             (dense.clone().softcap(30.0), "v3f"),
             (dense.clone().slopes(), "v3f"),
-            (dense.key_lengths(), "v3f"),
+            (dense.clone().key_lengths(), "v3f"),
+            (dense.value_dim(128), "v3h"),
+            (latent.clone(), "v3h"),
+            (latent.window(Window::left(64)).sinks().slopes().softcap(30.0), "v3h"),
         ] {
             assert_eq!(chosen(problem.clone(), &DeviceLimits::H200), on_hopper);
-            assert_eq!(chosen(problem.clone(), &DeviceLimits::A100), "v2i");
+            let portable = if on_hopper == "v3h" { "v2k" } else { "v2i" };
+            assert_eq!(chosen(problem.clone(), &DeviceLimits::A100), portable);
             assert_eq!(slow_because(&problem.build().unwrap(), &DeviceLimits::H200), None);
         }
     }

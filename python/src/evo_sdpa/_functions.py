@@ -51,7 +51,7 @@ def scaled_dot_product_attention(
     Args:
         query: ``[batch, heads, len_q, head_dim]``, float16 or bfloat16, its last dimension contiguous, other strides free.
             head_dim is a multiple of 8 up to 256.
-        key, value: ``[batch, heads_kv, len_kv, head_dim]``, like the query.
+        key, value: ``[batch, heads_kv, len_kv, head_dim]``, like the query. Values may have another head_dim.
         attn_mask: declined; None.
         dropout_p: declined; 0.0.
         is_causal: query ``i`` sees the keys up to ``i`` (aligned top-left, as in PyTorch).
@@ -61,6 +61,7 @@ def scaled_dot_product_attention(
 
     Returns:
         ``[batch, heads, len_q, head_dim]``, of the query's type and order of dimensions in memory. A row without keys is 0.
+        If values have another head_dim, it is theirs, and contiguous.
 
     Raises:
         ValueError: shapes, types or devices that make no attention.
@@ -108,7 +109,8 @@ def flash_attn_func(
     Args:
         q: ``[batch, len_q, heads, head_dim]``, float16 or bfloat16, its last dimension contiguous, other strides free.
             head_dim is a multiple of 8 up to 256.
-        k, v: ``[batch, len_kv, heads_kv, head_dim]``; the query heads are a multiple of heads_kv.
+        k, v: ``[batch, len_kv, heads_kv, head_dim]``; the query heads are a multiple of heads_kv. v may have another
+            head_dim, such as 128 beside 192, which is then the output's.
         dropout_p: declined; 0.0.
         softmax_scale: factor on the scores; ``1/√head_dim`` if None.
         causal: the last query sees every key (aligned bottom-right, as in flash-attn).

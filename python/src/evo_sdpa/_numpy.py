@@ -48,7 +48,7 @@ def attend(query, key, value, asked, dtype=None):
         dtypes.add(_dtype(name, array, dtype))
     if len(dtypes) > 1:
         raise ValueError(f"query is {query.dtype}, key is {key.dtype}, value is {value.dtype}: all must be the same")
-    out = numpy.zeros(query.shape, query.dtype)
+    out = numpy.zeros((*query.shape[:-1], value.shape[-1]), query.dtype)
     lse = numpy.zeros(lse_shape(asked.layout, query.shape), numpy.float32) if asked.with_lse else None
     keep = []
     lengths = (numpy.dtype(numpy.int32), numpy.dtype(numpy.uint32))

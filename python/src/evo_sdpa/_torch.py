@@ -64,6 +64,12 @@ def _check(query, key, value):
         raise ValueError(f"query is on {query.device}: a CUDA device is wanted")
 
 
+def _output(query, value):
+    """Memory for the output: like the query's, or contiguous where values have another width."""
+    width = value.shape[-1]
+    return torch.empty_like(query) if width == query.shape[-1] else query.new_empty((*query.shape[:-1], width))
+
+
 def _compute(query, key, value, asked):
     dtype, on_cuda = query.dtype, query.is_cuda
     index = query.get_device()
@@ -79,11 +85,11 @@ def _compute(query, key, value, asked):
     device = query.device
     lse = None
     if on_cuda:
-        out = torch.empty_like(query)
+        out = _output(query, value)
         if asked.with_lse:
             lse = torch.empty(lse_shape(asked.layout, query.shape), dtype=torch.float32, device=device)
     else:
-        out = torch.zeros_like(query)
+        out = _output(query, value).zero_()
         if asked.with_lse:
             lse = torch.zeros(lse_shape(asked.layout, query.shape), dtype=torch.float32)
     cu_seqlens = None
@@ -141,7 +147,7 @@ def _attention(query, key, value, *asked):
 @torch.library.register_fake("evo_sdpa::attention")
 def _fake(query, key, value, layout, *others):
     shape = lse_shape(layout, query.shape) if others[-1] else (0,)
-    return torch.empty_like(query), query.new_empty(shape, dtype=torch.float32)
+    return _output(query, value), query.new_empty(shape, dtype=torch.float32)
 
 
 _operator = torch.ops.evo_sdpa.attention.default

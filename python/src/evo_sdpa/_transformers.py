@@ -104,7 +104,7 @@ def _padded(query, key, value, mask, causal, **asked):
             causal=causal,
             **asked,
         )
-        out = query.new_zeros(query.shape)
+        out = query.new_zeros((batch, length, heads, value.shape[3]))
         out[queries.batch, queries.row] = packed
         return out
     cu_seqlens = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
@@ -117,7 +117,7 @@ def _padded(query, key, value, mask, causal, **asked):
         keys.longest,
         **asked,
     )
-    return packed.view(batch, length, heads, head_dim)
+    return packed.view(batch, length, heads, value.shape[3])
 
 
 def _attend(
@@ -177,7 +177,7 @@ def _attend(
         rows = (query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1))
         begins = [begin.to(torch.int32) for begin in cu_seqlens]
         out = flash_attn_varlen_func(*rows, *begins, *longest, causal=causal, **asked)
-        return out.view(query.shape), None
+        return out.view(*query.shape[:3], value.shape[3]), None
     if attention_mask is not None:
         return _padded(query, key, value, attention_mask, causal, **asked), None
     return flash_attn_func(query, key, value, causal=causal, **asked), None

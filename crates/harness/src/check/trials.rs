@@ -150,6 +150,37 @@ const BEYOND: [(&str, &str, Option<u32>); 50] = [
     ("three tiles with a mask", "q64 kv1086 d256 f16 causal normal seed=62", None),
 ];
 
+/// Values of another width than keys: the widths of each kernel and of what is padded to them, with what any of them may get wrong.
+const VALUE_WIDTHS: [&str; 26] = [
+    "h2 L200 d192 f16 causal value_dim=128 normal seed=140",
+    "q65 kv577 d192 bf16 full value_dim=128 scale=-0.25 outliers seed=141",
+    "h3 q120 kv421 d192 f16 causal value_dim=128 normal seed=142",
+    "h2 q150 kv130 d192 bf16 causal value_dim=128 ascending seed=143",
+    "h4/2 q70 kv193 d128 f16 causal value_dim=64 normal seed=144",
+    "q150 kv300 d128 bf16 full value_dim=64 peaked seed=145",
+    "h2 q200 kv450 d128 f16 causal value_dim=64 blhd normal seed=146",
+    "q37 kv150 d64 f16 full value_dim=32 normal seed=147",
+    "q70 kv200 d96 bf16 causal value_dim=128 normal seed=148",
+    "q33 kv150 d64 f16 causal value_dim=192 normal seed=149",
+    "h2 L33 d256 bf16 full value_dim=8 normal seed=150",
+    "q40 kv70 d8 f16 causal value_dim=256 normal seed=151",
+    "L33 d40 f16 full value_dim=24 normal seed=152",
+    "L33 d192 f16 full value_dim=72 one-hot seed=153",
+    "L33 d136 bf16 full value_dim=120 normal seed=154",
+    // Values that lie in rows of another width, and outputs with room between theirs.
+    "h2 q35 kv131 d192 f16 causal value_dim=128 value=69168,264,528 output=18480,264,528 integers seed=155",
+    "h2 q1 kv257 d192 f16 full value_dim=128 normal seed=156",
+    "h2 q5 kv0 d192 f16 full value_dim=128 normal seed=157",
+    "h2 q40 kv33 d192 f16 full value_dim=128 vast-logits seed=158",
+    "b2 h2/1 q3 kv70 d64 bf16 causal value_dim=128 vast-logits seed=159",
+    "h2 q20 kv70 d128 f16 full value_dim=40 sinks vast-logits seed=160",
+    "h2 q200 kv300 d192 f16 causal value_dim=128 packed=3,150,200 blhd normal seed=161",
+    "h4/2 q100 kv330 d128 bf16 full value_dim=64 packed=40,9,70 sinks normal seed=162",
+    "h2 q150 kv260 d192 bf16 causal value_dim=128 window=64,all sinks normal seed=163",
+    "b3 h2/1 q37 kv193 d192 f16 full value_dim=128 key-lengths window=70,66 normal seed=164",
+    "h2 q33 kv150 d192 bf16 causal value_dim=128 softcap=30 slopes normal seed=165",
+];
+
 /// What problems ask for beyond dense attention, for each kernel that takes it: edges of windows before, at and behind those of
 /// tiles, sequences of no row and of one, more of them than a warp has lanes.
 const EXTENDED: [(&str, &str); 45] = [
@@ -344,13 +375,16 @@ pub(crate) fn beyond() -> Vec<Trial> {
         Trial { size: Some(size), ..Trial::new(Case { problem, ..case }) }
     });
     let extended = EXTENDED.iter().map(|(what, line)| Trial { size: Some(what), ..Trial::new(case(line)) });
+    let widths = VALUE_WIDTHS
+        .iter()
+        .map(|line| Trial { size: Some("values of another width than keys"), ..Trial::new(case(line)) });
     let paged = PAGED.iter().map(|(line, multiprocessors, small_blocks)| Trial {
         case: case(line),
         multiprocessors: *multiprocessors,
         small_blocks: *small_blocks,
         size: Some("keys in pages"),
     });
-    sizes.chain(far).chain(extended).chain(paged).collect()
+    sizes.chain(far).chain(extended).chain(paged).chain(widths).collect()
 }
 
 /// The trial as a generation takes it: planned for one multiprocessor, too, where it declines it on the device as it is, or

@@ -99,11 +99,17 @@ pub enum Fault {
     StaleLength,
     /// Pages are taken to lie in the order of the sequence's keys.
     TableIgnored,
+    /// Rows of the output are stored as wide as keys are.
+    OutputAsWideAsKeys,
+    /// Values are taken to lie as far apart as keys.
+    ValuesLieAsKeys,
+    /// The last column of the values leaks into the first of the output.
+    ColumnsLeak,
 }
 
 impl Fault {
     /// All, the absence of a fault first.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::None,
         Self::MeanOfValues,
         Self::NoScale,
@@ -149,6 +155,9 @@ impl Fault {
         Self::NeighboursPage,
         Self::StaleLength,
         Self::TableIgnored,
+        Self::OutputAsWideAsKeys,
+        Self::ValuesLieAsKeys,
+        Self::ColumnsLeak,
     ];
 
     /// Name, as in reports.
@@ -199,6 +208,9 @@ impl Fault {
             Self::NeighboursPage => "neighbours-page",
             Self::StaleLength => "stale-length",
             Self::TableIgnored => "table-ignored",
+            Self::OutputAsWideAsKeys => "output-as-wide-as-keys",
+            Self::ValuesLieAsKeys => "values-lie-as-keys",
+            Self::ColumnsLeak => "columns-leak",
         }
     }
 }
@@ -231,7 +243,12 @@ pub(super) fn attention(
             let paged = params.extension.paging.table != 0;
             let whole = if paged { 0 } else { params.len_kv };
             let mut keys = load(memory, &params.key, [kv_batch, kv_head, whole], params.head_dim, dtype)?;
-            let mut values = load(memory, &params.value, [kv_batch, kv_head, whole], params.head_dim, dtype)?;
+            let value_dim = params.extension.value_dim as i32;
+            let mut value = params.value;
+            if fault == Fault::ValuesLieAsKeys {
+                value.row_stride = params.key.row_stride;
+            }
+            let mut values = load(memory, &value, [kv_batch, kv_head, whole], value_dim, dtype)?;
             let mut loaded = None;
             for row in 0..params.len_q {
                 let Some(seen) = seen(memory, params, [batch, row], kernel.ends_with("top_left"), fault)? else {
@@ -239,8 +256,8 @@ pub(super) fn attention(
                 };
                 if paged && loaded != Some(seen.sequence) {
                     let of = [seen.sequence as i32, kv_head, seen.length as i32];
-                    keys = load_pages(memory, params, &params.key, of, dtype, fault)?;
-                    values = load_pages(memory, params, &params.value, of, dtype, fault)?;
+                    keys = load_pages(memory, params, (&params.key, params.head_dim), of, dtype, fault)?;
+                    values = load_pages(memory, params, (&value, value_dim), of, dtype, fault)?;
                     loaded = Some(seen.sequence);
                 }
                 let (first, visible) = (seen.keys.start, seen.keys.clone());
@@ -250,7 +267,7 @@ pub(super) fn attention(
                 let (mut out, mut lse) = attend(
                     &queries[row as usize],
                     &keys[visible.clone()],
-                    &values[visible],
+                    (&values[visible], value_dim as usize),
                     &shape,
                     (first, &distances),
                     fault,
@@ -412,7 +429,7 @@ impl Shape {
 fn attend(
     query: &[f32],
     keys: &[Vec<f32>],
-    values: &[Vec<f32>],
+    (values, value_dim): (&[Vec<f32>], usize),
     shape: &Shape,
     (first, distances): (usize, &[f32]),
     fault: Fault,
@@ -434,12 +451,16 @@ fn attend(
     if shape.sink != f32::NEG_INFINITY {
         sum += sinks * (shape.sink - maximum).exp();
     }
-    let mut out = vec![0.0; query.len()];
+    let mut out = vec![0.0; value_dim];
     for (weight, value) in weights.iter().zip(values) {
         out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
     }
     if keys.is_empty() && fault != Fault::EmptyRowIsNan {
         return (out, shape.sink);
+    }
+    if fault == Fault::ColumnsLeak {
+        let last = out.last().copied().unwrap_or_default();
+        out[0] += 1e-2 * last;
     }
     let gain = if fault == Fault::Overshoot { 1.01 } else { 1.0 };
     out.iter_mut().for_each(|out| *out *= gain / sum);
@@ -458,12 +479,12 @@ fn load(
     memory: &mut Memory,
     tensor: &TensorParams,
     [batch, head, rows]: [i32; 3],
-    head_dim: i32,
+    width: i32,
     dtype: Dtype,
 ) -> Result<Vec<Vec<f32>>, Error> {
     (0..rows)
         .map(|row| {
-            let bits = memory.elements(address(tensor, [batch, head, row]), head_dim as usize)?;
+            let bits = memory.elements(address(tensor, [batch, head, row]), width as usize)?;
             Ok(bits.into_iter().map(|bits| dtype.decode(bits) as f32).collect())
         })
         .collect()
@@ -492,7 +513,7 @@ fn paged_length(memory: &mut Memory, params: &Params, sequence: usize, fault: Fa
 fn load_pages(
     memory: &mut Memory,
     params: &Params,
-    tensor: &TensorParams,
+    (tensor, width): (&TensorParams, i32),
     [sequence, head, length]: [i32; 3],
     dtype: Dtype,
     fault: Fault,
@@ -511,7 +532,7 @@ fn load_pages(
                 _ => memory.words(paging.table + 4 * (first + number) as u64, 1)?[0] as i32,
             };
             let slot = key & ((1 << paging.page_shift) - 1);
-            let bits = memory.elements(address(tensor, [page, head, slot]), params.head_dim as usize)?;
+            let bits = memory.elements(address(tensor, [page, head, slot]), width as usize)?;
             Ok(bits.into_iter().map(|bits| dtype.decode(bits) as f32).collect())
         })
         .collect()
@@ -533,6 +554,7 @@ fn store(
     match fault {
         Fault::ColumnMissing if is_last => drop(bits.pop()),
         Fault::RowTooLong if !is_last => bits.push(0),
+        Fault::OutputAsWideAsKeys => bits.resize(params.head_dim as usize, 0),
         Fault::Unsteady if launches % 2 == 1 => bits[0] ^= 1,
         _ => (),
     }

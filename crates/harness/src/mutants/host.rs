@@ -165,7 +165,7 @@ impl HostGeneration {
             budget: Budget { registers: 0, shared_bytes: 0, spill_bytes: 0 },
             accuracy: Accuracy::Standard,
             alignment: 2,
-            takes: Extensions::ALL,
+            takes: Extensions { value_dim: true, ..Extensions::ALL },
         };
         Self { fault, generation }
     }

@@ -56,6 +56,8 @@ macro_rules! for_each_mutant {
             block_scope_arrival, "v2g", ["f16_d64_g8"], Interpreter, "an arrival orders nothing beyond its block";
             relaxed_wait, "v3", ["f16_d64"], Interpreter, "waits on barriers acquire nothing";
             early_query_release, "v3c", ["f16_d64_m192", "f16_d64_m256"], Interpreter, "queries are given back before they are read";
+            values_as_wide_as_keys, "v2k", ["f16_d192_v128"], Everywhere, "rows of values and outputs have the columns of keys";
+            values_lie_as_keys, "v2k", ["f16_d192_v128"], Everywhere, "values are taken to lie as far apart as keys";
             too_many_registers, "v3c", ["f16_d64_m128", "f16_d64_m192", "f16_d64_m256"], Interpreter, "more registers are asked for than there are";
         }
     };

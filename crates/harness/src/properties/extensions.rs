@@ -27,7 +27,7 @@ fn packed(instance: &Instance<'_>) -> Problem {
 }
 
 /// The case's problem with its keys behind one another: of keys in pages other properties ask.
-fn contiguous(instance: &Instance<'_>) -> Problem {
+pub(super) fn contiguous(instance: &Instance<'_>) -> Problem {
     let problem = &instance.case.problem;
     match problem.paging() {
         None => problem.clone(),
@@ -35,9 +35,9 @@ fn contiguous(instance: &Instance<'_>) -> Problem {
     }
 }
 
-/// The same scores and window for another shape.
+/// The same scores, window and width of values for another shape.
 fn like(problem: &Problem, mut builder: ProblemBuilder) -> ProblemBuilder {
-    builder = builder.window(problem.window());
+    builder = builder.window(problem.window()).value_dim(problem.value_dim());
     if let Some(cap) = problem.softcap() {
         builder = builder.softcap(cap);
     }

@@ -46,8 +46,8 @@ fn padded(problem: &Problem) -> Problem {
     Operand::ALL
         .into_iter()
         .fold(problem.to_builder(), |builder, operand| {
-            let [_, heads, length, head_dim] = problem.shape(operand).map(|extent| extent as i64);
-            let row = head_dim + 8 * (1 + operand as i64);
+            let [_, heads, length, width] = problem.shape(operand).map(|extent| extent as i64);
+            let row = width + 8 * (1 + operand as i64);
             let head = length * row + 16;
             builder.strides(operand, Strides { batch: heads * head + 24, head, row })
         })

@@ -6,6 +6,7 @@ mod independence;
 mod layouts;
 mod pages;
 mod values;
+mod widths;
 
 use sdpa_core::{Attention, Device, Extensions, Layout, Mask, Operand, Problem, ProblemBuilder, ProblemError};
 use sdpa_ref::Judged;
@@ -50,6 +51,7 @@ macro_rules! for_each_property {
             paged_is_each_sequence_alone
             pages_may_lie_anywhere
             paged_neighbours_may_grow
+            value_columns_are_independent
         }
     };
 }
@@ -78,6 +80,7 @@ mod questions {
     pub(super) use super::matches_reference;
     pub(super) use super::pages::*;
     pub(super) use super::values::*;
+    pub(super) use super::widths::*;
 }
 
 /// The property with this name.
@@ -100,6 +103,7 @@ const OF_EXTENSIONS: &[(&str, Extensions)] = &[
     ("paged_is_each_sequence_alone", PAGED),
     ("pages_may_lie_anywhere", PAGED),
     ("paged_neighbours_may_grow", PAGED),
+    ("value_columns_are_independent", Extensions { value_dim: true, ..Extensions::NONE }),
 ];
 
 impl Property {
@@ -178,6 +182,7 @@ impl Instance<'_> {
         Problem::new(batch, heads_kv * group, len_q, old.head_dim())
             .heads_kv(heads_kv)
             .len_kv(len_kv)
+            .value_dim(old.value_dim())
             .dtype(old.dtype())
             .mask(old.mask())
             .scale(old.scale())

@@ -87,6 +87,7 @@ pub(super) fn paged_is_each_sequence_alone(instance: &Instance<'_>) -> Result<Ju
         let mut builder = Problem::new(1, problem.heads_q(), sequence.queries.len(), problem.head_dim())
             .heads_kv(problem.heads_kv())
             .len_kv(problem.len_kv())
+            .value_dim(problem.value_dim())
             .dtype(problem.dtype())
             .mask(problem.mask())
             .scale(problem.scale())

@@ -72,7 +72,7 @@ fn expect_between_values(problem: &Problem, data: &mut Data, output: &Output, ru
     for batch in 0..problem.batch() {
         for head in 0..problem.heads_q() {
             // Rows see more keys the later they come, so the range only grows.
-            let mut range = vec![(f64::INFINITY, f64::NEG_INFINITY); problem.head_dim()];
+            let mut range = vec![(f64::INFINITY, f64::NEG_INFINITY); problem.value_dim()];
             let mut seen = 0;
             for query in 0..problem.len_q() {
                 for key in seen..problem.visible_keys(query) {

@@ -18,8 +18,17 @@ use sdpa_ref::Check;
 
 /// Random cases, the same in every run.
 fn sample(count: usize) -> Vec<Case> {
+    sample_with(Extensions::ALL, count)
+}
+
+/// The same with values of other widths than keys.
+fn sample_of_widths(count: usize) -> Vec<Case> {
+    sample_with(Extensions { value_dim: true, ..Extensions::ALL }, count)
+}
+
+fn sample_with(asked: Extensions, count: usize) -> Vec<Case> {
     let mut runner = TestRunner::deterministic();
-    let strategy = cases_with(Size::Small, Extensions::ALL);
+    let strategy = cases_with(Size::Small, asked);
     (0..count).map(|_| strategy.new_tree(&mut runner).expect("no case is rejected").current()).collect()
 }
 
@@ -30,7 +39,7 @@ fn check(property: &str, fault: Fault, case: &Case) -> Result<(), Failure> {
 
 #[test]
 fn a_right_kernel_has_every_property() {
-    for case in sample(6) {
+    for case in sample(6).into_iter().chain(sample_of_widths(4)) {
         for property in properties::ALL {
             if let Err(failure) = check(property.name, Fault::None, &case) {
                 panic!("{failure}");
@@ -112,8 +121,11 @@ const NOTICES: &[(&str, &[Fault])] = &[
             Fault::NeighboursPage,
             Fault::StaleLength,
             Fault::TableIgnored,
+            Fault::OutputAsWideAsKeys,
+            Fault::ValuesLieAsKeys,
         ],
     ),
+    ("value_columns_are_independent", &[Fault::ColumnsLeak]),
     (
         "packed_is_each_sequence_alone",
         &[Fault::NeighboursKey, Fault::LastSequenceForgotten, Fault::EmptySequenceShifts],
@@ -147,7 +159,8 @@ const NOTICES: &[(&str, &[Fault])] = &[
 
 #[test]
 fn every_property_notices_its_faults() {
-    let cases = sample(150);
+    let mut cases = sample(150);
+    cases.extend(sample_of_widths(30));
     for property in properties::ALL {
         assert!(NOTICES.iter().any(|(name, _)| *name == property.name), "{} is never shown a fault", property.name);
     }

@@ -210,6 +210,8 @@ fn extension_fields(problem: &Problem, data: &ExtensionData) -> Vec<(&'static st
     // JSON has no infinity: a sink of −∞ is null.
     fields.extend(problem.sinks().then(|| ("sinks", json!(data.sinks))));
     fields.extend(problem.slopes().then(|| ("slopes", json!(data.slopes))));
+    let value_dim = Some(problem.value_dim()).filter(|value_dim| *value_dim != problem.head_dim());
+    fields.extend(value_dim.map(|value_dim| ("value_dim", json!(value_dim))));
     fields.extend(problem.key_lengths().then(|| ("key_lengths", json!(data.key_lengths))));
     fields
 }
@@ -315,6 +317,7 @@ mod tests {
             })
         );
         assert_eq!(fields("h2 L42 d64 causal window=7,all"), json!({"window": [7, null]}));
+        assert_eq!(fields("h2 L42 d64 value_dim=32"), json!({"value_dim": 32}));
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Figure {
         let Self { batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype, mask, .. } = self;
         let words = self.extensions.as_deref().unwrap_or_default();
         // Packed tensors are [total, heads, head_dim].
-        let layout = if words.starts_with("packed=") { "blhd" } else { "bhld" };
+        let layout = if words.split(' ').any(|word| word.starts_with("packed=")) { "blhd" } else { "bhld" };
         let line =
             format!("b{batch} h{heads_q}/{heads_kv} q{len_q} kv{len_kv} d{head_dim} {dtype} {mask} {words} {layout}");
         line.parse().ok()
@@ -331,6 +331,7 @@ mod tests {
             "h2 L42 d64 bf16 causal packed=4,30,30 blhd",
             "h2 L42 d64 bf16 causal packed=4,30,30 lengths=5,0,30,7 blhd",
             "h2 L42 d64 bf16 causal packed=4,30,30 lengths=0,5,30,7 blhd",
+            "h2 L42 d64 bf16 causal value_dim=32 packed=4,30,30 blhd",
         ];
         let cases: Vec<Case> = lines.iter().map(|line| line.parse().unwrap()).collect();
         let figure = |case| Figure::of_case("flash", case, &Timing::new(vec![2.0]));
@@ -339,9 +340,9 @@ mod tests {
         for (index, case) in cases.iter().enumerate() {
             let figure = &read.figures[index];
             assert_eq!(figure.case().as_ref(), Some(case));
-            let beside: Vec<usize> = (0..6).filter(|other| read.figures[*other].is_beside(figure)).collect();
+            let beside: Vec<usize> = (0..7).filter(|other| read.figures[*other].is_beside(figure)).collect();
             assert_eq!(beside, [index]);
-            let of: Vec<usize> = (0..6).filter(|other| read.figures[*other].is_of(&case.problem)).collect();
+            let of: Vec<usize> = (0..7).filter(|other| read.figures[*other].is_of(&case.problem)).collect();
             assert_eq!(of, if case.lengths.is_some() { [3] } else { [index] });
             assert_eq!(record.figures[index].tflops, Some(case.flops() / 2.0 * 1e-6));
         }

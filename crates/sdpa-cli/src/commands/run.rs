@@ -20,8 +20,8 @@ use super::{FAILED, Outcome, generation, open, spinner};
 /// Compute attention over your tensors q, k and v
 ///
 /// Reads tensors `q`, `k` and `v` of shape [batch, heads, length, head_dim], f16 or bf16, from a safetensors file; k and v
-/// may have fewer heads (a divisor) and another length. Writes `out` in the same type and order and `lse`, the log-sum-exp
-/// of every row, [batch, heads, length], in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the
+/// may have fewer heads (a divisor) and another length, and v another head_dim, which is then that of `out`. Writes `out` in the
+/// same type and order and `lse`, the log-sum-exp of every row, [batch, heads, length], in f32. Where the input holds `out`, or `out_causal` with a causal mask, prints the
 /// error against it.
 ///
 /// The file may also hold:

@@ -363,7 +363,7 @@ fn packed_tensors_of_other_shapes_are_told() {
     exit 2
     error: tensor `k` has shape [16, 2, 32]: expected [total, heads, 64], with the head_dim of `q` [16, 2, 64]
     exit 2
-    error: tensor `v` has shape [17, 2, 64]: expected [16, 2, 64], the shape of `k`
+    error: tensor `v` has shape [17, 2, 64]: expected [16, 2, 64], the shape of `k`, of which the last number may differ
     exit 2
     error: --layout is for dense tensors: with `cu_seqlens_q` in the file, tensors are [total, heads, head_dim]; leave --layout out
     exit 2

@@ -87,7 +87,7 @@ fn shapes_that_do_not_fit_one_another_are_told() {
     exit 2
     ");
     insta::assert_snapshot!(sandbox.run_on(&qkv(Dtype::F16, &SHAPE, &[1, 2, 20, 64], &SHAPE)), @r"
-    error: tensor `v` has shape [1, 2, 16, 64]: expected [1, 2, 20, 64], the shape of `k`
+    error: tensor `v` has shape [1, 2, 16, 64]: expected [1, 2, 20, 64], the shape of `k`, of which the last number may differ
     exit 2
     ");
     insta::assert_snapshot!(sandbox.run_on(&qkv(Dtype::F16, &[1, 4, 16, 64], &[1, 3, 16, 64], &[1, 3, 16, 64])), @r"

@@ -10,7 +10,7 @@ use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
 use super::host_memory::check_host_memory;
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
-use crate::params::{DENSE_BYTES, EXTENDED_BYTES};
+use crate::params::{DENSE_BYTES, EXTENDED_BYTES, PAGED_BYTES};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
@@ -233,12 +233,15 @@ impl Device for Interpreter {
         let encode = |map: &ptx_interp::TensorMapDescription| map.encode().map_err(|error| error.to_string());
         let maps: Vec<u8> = TensorMaps::new(launch, params, encode)?.iter().flat_map(TensorMaps::bytes).collect();
         run.params = params.to_bytes();
-        // A kernel declares as much of the block as it knows.
-        for bytes in [DENSE_BYTES, EXTENDED_BYTES] {
-            if kernel.parameter_bytes() == bytes + maps.len() {
-                run.params.truncate(bytes);
-            }
+        // A kernel declares as much of the block as it knows; maps, if it takes any, follow at a multiple of their alignment. Two
+        // lengths may come to the same multiple: the longer one has what the shorter one has.
+        let align = if maps.is_empty() { 1 } else { align_of::<TensorMaps>() };
+        let before_maps = |bytes: usize| bytes.next_multiple_of(align);
+        let mut lengths = [run.params.len(), PAGED_BYTES, EXTENDED_BYTES, DENSE_BYTES].into_iter();
+        if let Some(bytes) = lengths.find(|bytes| before_maps(*bytes) + maps.len() == kernel.parameter_bytes()) {
+            run.params.truncate(bytes);
         }
+        run.params.resize(before_maps(run.params.len()), 0);
         run.params.extend(maps);
         run.seed = self.schedule.load(Ordering::Relaxed);
         run.coverage = self.covers.load(Ordering::Relaxed);
@@ -310,7 +313,7 @@ fn describe(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Architecture, PackedPtx, TileBoxes};
+    use crate::{Architecture, ExtensionParams, PackedPtx, TileBoxes};
 
     static PTX: PackedPtx = PackedPtx::new("v0", &[]);
 
@@ -320,6 +323,8 @@ mod tests {
         let device = Interpreter::new();
         run(&device, ".param .align 8 .b8 block[256]", "ld.param.b64 %rd1, [block+248];", KERNEL).unwrap();
         run(&device, BLOCK, "", KERNEL).unwrap();
+        run(&device, ".param .align 8 .b8 block[280]", "ld.param.b64 %rd1, [block+272];", KERNEL).unwrap();
+        run(&device, ".param .align 8 .b8 block[288]", "ld.param.b64 %rd1, [block+280];", KERNEL).unwrap();
         let error = run(&device, ".param .align 8 .b8 block[200]", "", KERNEL).unwrap_err();
         assert!(matches!(error, Error::Launch { .. }), "{error}");
     }
@@ -343,7 +348,8 @@ mod tests {
         );
         device.substitute(&kernel, &ptx)?;
         let launch = Launch { kernel, grid: [3, 1, 1], block: [32, 1, 1], shared_bytes: 0 };
-        device.launch(&launch, &Params { tickets: device.tickets(), head_dim: 64, ..Params::default() })
+        let extension = ExtensionParams { value_dim: 64, ..ExtensionParams::default() };
+        device.launch(&launch, &Params { tickets: device.tickets(), head_dim: 64, extension, ..Params::default() })
     }
 
     const BLOCK: &str = ".param .align 8 .b8 block[192]";
@@ -386,6 +392,10 @@ mod tests {
         let mapped = Specialisation { boxes: Some(TileBoxes { query: 64, key: 64, value: 64, output: 64 }), ..KERNEL };
         let maps = format!("{BLOCK},\n.param .align 64 .b8 maps[512]");
         run(&device, &maps, "prefetch.tensormap [maps];", mapped).unwrap();
+        // Behind the whole block, whose last number is there, they begin at a multiple of their own alignment.
+        let whole = maps.replace("block[192]", "block[288]");
+        let last = "ld.param.b64 %rd1, [block+280];\nsetp.eq.s64 %p0, %rd1, 64;\n@%p0 ret;\nst.global.u32 [%rd0], 1;";
+        run(&device, &whole, &format!("prefetch.tensormap [maps];\n{last}"), mapped).unwrap();
         for (parameters, kernel) in [(maps.as_str(), KERNEL), (BLOCK, mapped)] {
             let error = run(&device, parameters, "", kernel).unwrap_err();
             assert!(matches!(error, Error::Launch { .. }), "{error}");

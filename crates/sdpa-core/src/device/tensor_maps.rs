@@ -2,19 +2,13 @@
 
 use ptx_interp::{ElementType, OutOfBoundsFill, Swizzle, TENSOR_MAP_BYTES, TensorMapDescription};
 
-use crate::params::{DENSE_BYTES, EXTENDED_BYTES};
 use crate::{Error, Launch, Operand, Params, Result, TileBoxes};
 
-/// `TensorMaps` in the kernels' `tensor_copy.cuh`: query, key, value and output, one after the other.
+/// `TensorMaps` in the kernels' `tensor_copy.cuh`: query, key, value and output, one after the other. As kernel parameters follow
+/// one another at multiples of their alignment, they begin at one behind what a kernel declares of the block.
 #[repr(C, align(64))]
 #[derive(Clone)]
 pub(super) struct TensorMaps([[u8; TENSOR_MAP_BYTES]; 4]);
-
-// Kernel parameters follow one another at multiples of their alignment: the maps lie right behind the block, which no kernel
-// that takes maps declares beyond these.
-const _: () = assert!(
-    DENSE_BYTES.is_multiple_of(align_of::<TensorMaps>()) && EXTENDED_BYTES.is_multiple_of(align_of::<TensorMaps>())
-);
 
 impl TensorMaps {
     /// The maps that `launch` needs, through the device's own `encode`; `None` where its kernel takes none.
@@ -54,23 +48,24 @@ impl TensorMaps {
     }
 }
 
-/// `[head_dim, length, heads, batch]`, innermost first, in boxes of 64 columns.
+/// `[width, length, heads, batch]`, innermost first, in boxes of 64 columns.
 fn describe(params: &Params, boxes: &TileBoxes, operand: Operand) -> TensorMapDescription {
     const ELEMENT: ElementType = ElementType::U16; // f16 and bf16 alike: a copy moves bits and fills with zeros
     let bytes = u64::from(ELEMENT.bytes());
-    let (tensor, heads, length) = match operand {
-        Operand::Query => (&params.query, params.heads_q, params.len_q),
-        Operand::Key => (&params.key, params.heads_kv, params.len_kv),
-        Operand::Value => (&params.value, params.heads_kv, params.len_kv),
-        Operand::Output => (&params.output, params.heads_q, params.len_q),
+    let (head_dim, value_dim) = (params.head_dim as u64, params.extension.value_dim as u64);
+    let (tensor, heads, length, width) = match operand {
+        Operand::Query => (&params.query, params.heads_q, params.len_q, head_dim),
+        Operand::Key => (&params.key, params.heads_kv, params.len_kv, head_dim),
+        Operand::Value => (&params.value, params.heads_kv, params.len_kv, value_dim),
+        Operand::Output => (&params.output, params.heads_q, params.len_q, value_dim),
     };
-    let row_bytes = params.head_dim as u64 * bytes;
+    let row_bytes = width * bytes;
     let outer = [(length, tensor.row_stride), (heads, tensor.head_stride), (params.batch, tensor.batch_stride)];
     TensorMapDescription {
         address: tensor.address,
         element: ELEMENT,
         // A map holds no empty tensor. Of one, kernels copy nothing.
-        dims: [params.head_dim as u64].into_iter().chain(outer.map(|(count, _)| count.max(1) as u64)).collect(),
+        dims: [width].into_iter().chain(outer.map(|(count, _)| count.max(1) as u64)).collect(),
         // The stride of a dimension that is never stepped along may be anything, and a map holds only multiples of 16.
         strides: outer.map(|(count, stride)| if count > 1 { stride as u64 * bytes } else { row_bytes }).to_vec(),
         box_dims: vec![TileBoxes::COLUMNS, boxes.rows(operand), 1, 1],
@@ -124,6 +119,10 @@ mod tests {
         assert_eq!((rows, query.box_dims[0]), ([192, 128, 112, 64], 64));
         assert_eq!(TensorMapDescription { address: 512, box_dims: key.box_dims.clone(), ..value }, key);
         assert_eq!(TensorMapDescription { address: 256, box_dims: query.box_dims.clone(), ..output }, query);
+        let narrow = problem.to_builder().value_dim(24).layout(Layout::Blhd).build().unwrap();
+        let [_, key, value, output] = encode(&narrow, [256, 512, 768, 1024]).unwrap().try_into().unwrap();
+        assert_eq!((key.dims[0], &*value.dims, &*value.strides), (40, &[24, 70, 3, 2][..], &[144, 48, 10080][..]));
+        assert_eq!((&*output.dims, &*output.strides), (&[24, 33, 6, 2][..], &[288, 48, 9504][..]));
     }
 
     #[test]

@@ -24,6 +24,11 @@ pub enum ProblemError {
     /// Rows are read 16 bytes at a time.
     #[error("head_dim is {0}: it must be a multiple of 8 between 8 and {MAX_HEAD_DIM}")]
     HeadDim(usize),
+    /// So are rows of values.
+    #[error(
+        "value_dim is {0}: rows of value and output must have a multiple of 8 elements, between 8 and {MAX_HEAD_DIM}"
+    )]
+    ValueDim(usize),
     /// Softmax of a NaN or an infinity is nothing.
     #[error(
         "scale is {0:e}: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too"

@@ -24,6 +24,28 @@ fn layouts_are_only_strides() {
 }
 
 #[test]
+fn values_have_a_width_of_their_own() {
+    let problem = |width| Problem::new(2, 3, 5, 24).heads_kv(1).value_dim(width).layout(Layout::Blhd).build().unwrap();
+    let narrow = problem(8);
+    assert_eq!(Operand::ALL.map(|operand| narrow.shape(operand)[3]), [24, 24, 8, 8]);
+    assert_eq!(Operand::ALL.map(|operand| narrow.span(operand)), [720, 240, 80, 240]);
+    assert_eq!(narrow.strides(Operand::Output), Strides { batch: 120, head: 8, row: 24 });
+    assert_eq!(narrow.to_string(), "b2 h3/1 L5 d24 f16 full value_dim=8");
+    assert_eq!(narrow.scale(), 1.0 / 24f32.sqrt());
+    assert_eq!(narrow.flops(), 2.0 * 2.0 * 3.0 * 25.0 * 32.0);
+    assert!(narrow.extensions().value_dim && narrow.to_dense() == narrow);
+    assert_eq!(narrow.to_builder().build().unwrap(), narrow);
+    // As wide as keys is no width of its own.
+    let same = Problem::new(2, 3, 5, 24).heads_kv(1).layout(Layout::Blhd).build().unwrap();
+    assert_eq!((problem(24), same.extensions()), (same.clone(), Extensions::NONE));
+    assert_eq!(same.flops(), 4.0 * 2.0 * 3.0 * 25.0 * 24.0);
+    let paging = Paging { page: 8, pages: 7, table: PageTable::Rows { width: 1 } };
+    let paged = Problem::new(2, 3, 5, 24).value_dim(8).paged(paging).build().unwrap();
+    assert_eq!((paged.span(Operand::Key), paged.span(Operand::Value)), (7 * 3 * 8 * 24, 7 * 3 * 8 * 8));
+    assert_eq!(paged.unpaged(&[3, 5]).unwrap().strides(Operand::Value), Strides { batch: 120, head: 40, row: 8 });
+}
+
+#[test]
 fn empty_problems_span_nothing() {
     let problem = Problem::new(1, 2, 0, 64).build().unwrap();
     assert_eq!(Operand::ALL.map(|operand| problem.span(operand)), [0; 4]);
@@ -40,6 +62,9 @@ fn errors_say_what_was_found_and_expected() {
             text(Problem::new(1, 0, 4, 64)),
             text(Problem::new(1, 8, 4, 60)),
             text(Problem::new(1, 8, 4, 264)),
+            text(Problem::new(1, 8, 4, 64).value_dim(60)),
+            text(Problem::new(1, 8, 4, 64).value_dim(0)),
+            text(Problem::new(1, 1, 4, 64).value_dim(128).strides(Operand::Output, rows(64))),
             text(Problem::new(1, 8, 4, 64).scale(f32::NAN)),
             text(Problem::new(1, 8, 4, 64).scale(-2.4e38)),
             text(Problem::new(1, 8, usize::MAX, 64)),
@@ -54,6 +79,9 @@ fn errors_say_what_was_found_and_expected() {
     heads_q is 0: there must be at least one head
     head_dim is 60: it must be a multiple of 8 between 8 and 256
     head_dim is 264: it must be a multiple of 8 between 8 and 256
+    value_dim is 60: rows of value and output must have a multiple of 8 elements, between 8 and 256
+    value_dim is 0: rows of value and output must have a multiple of 8 elements, between 8 and 256
+    output's row stride is 64, but 128 elements lie below it: two of its elements would share memory
     scale is NaN: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
     scale is -2.4e38: it must be finite, and below 2.35e38 in magnitude, so that scale · log2(e) is a number, too
     len_q is 18446744073709551615: at most 2147482623 fit the kernels' 32-bit indices

@@ -55,6 +55,34 @@ fn causal_rows_average_what_they_see() {
 }
 
 #[test]
+fn values_may_be_wider_than_keys() {
+    let problem =
+        |value_dim| Problem::new(1, 1, 1, 8).len_kv(2).scale(1.0).value_dim(value_dim).build().expect("valid");
+    let computed = |value_dim| {
+        let problem = problem(value_dim);
+        // Scores 1 and −1.
+        let query = fill(&problem, Operand::Query, |[.., column]| if column == 0 { 1.0 } else { 0.0 });
+        let key = fill(&problem, Operand::Key, |[_, _, row, _]| if row == 0 { 1.0 } else { -1.0 });
+        let value = fill(&problem, Operand::Value, |[_, _, row, column]| (10 * row + column) as f64);
+        let inputs = Inputs { query: &query, key: &key, value: &value, ..Inputs::default() };
+        let ideal = Ideal::compute(&problem, &inputs, None).expect("buffers fit");
+        (Oracle::compute(&problem, &inputs, None).expect("buffers fit"), ideal)
+    };
+    let (wide, narrow) = (computed(24), computed(8));
+    assert_eq!((wide.0.out.len(), wide.1.out.len(), narrow.0.out.len()), (24, 24, 8));
+    let behind = (-2f64).exp() / (1.0 + (-2f64).exp());
+    for column in 0..24 {
+        close(wide.0.out[[0, 0, 0, column]], column as f64 + 10.0 * behind);
+    }
+    for column in 0..8 {
+        let at = [0, 0, 0, column];
+        assert_eq!((wide.0.out[at], wide.1.out[at]), (narrow.0.out[at], narrow.1.out[at]));
+        assert_eq!(wide.0.score_spread[at], narrow.0.score_spread[at]);
+    }
+    assert_eq!((wide.0.lse, wide.1.lse), (narrow.0.lse, narrow.1.lse));
+}
+
+#[test]
 fn rows_without_keys_are_zero() {
     let rows = oracle(Mask::Causal, &[1.0, 1.0, 1.0], &[1.0], &[7.0]);
     assert_eq!(rows.lse.iter().copied().collect::<Vec<_>>(), [f64::NEG_INFINITY, f64::NEG_INFINITY, 1.0]);
