@@ -1,11 +1,11 @@
 //! The table of what kernels cost, for people.
 
 use harness::table::{Align, Cell, Table};
-use sdpa_core::{Budget, Generation};
-use sdpa_toolchain::resources::{Cost, budget_of};
+use sdpa_core::Budget;
+use sdpa_toolchain::resources::{Cost, KernelSet, budget_of};
 
 /// The table for people; what is over budget is marked, and red where colours are wanted.
-pub fn render_costs(generations: &[&Generation], costs: &[Cost], colour: bool) -> String {
+pub fn render_costs(sets: &[KernelSet<'_>], costs: &[Cost], colour: bool) -> String {
     let mut table = Table::new(&[
         ("kernel", Align::Left),
         ("arch", Align::Left),
@@ -19,7 +19,7 @@ pub fn render_costs(generations: &[&Generation], costs: &[Cost], colour: bool) -
     ])
     .with_colour(colour);
     for cost in costs {
-        let budget = budget_of(generations, cost);
+        let budget = budget_of(sets, cost);
         let over = budget.map(|budget| cost.over(&budget)).unwrap_or_default();
         let above = |found: u32, allowed: fn(&Budget) -> u32| budget.is_some_and(|budget| found > allowed(&budget));
         let shared = above(cost.shared_bytes(), |budget| budget.shared_bytes);
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn what_is_over_budget_is_marked() {
-        let generation = generations::find("v1").expect("v1 is a generation").generation();
+        let set = KernelSet::from(generations::find("v1").expect("v1 is a generation").generation());
         let cost = |registers, spill_bytes| Cost {
             kernel: "v1/f16_d64".to_owned(),
             architecture: "sm_89".to_owned(),
@@ -68,11 +68,11 @@ mod tests {
             ptx: String::new(),
         };
         let costs = [cost(64, 0), cost(80, 8)];
-        insta::assert_snapshot!(render_costs(&[generation], &costs, false), @r"
+        insta::assert_snapshot!(render_costs(&[set], &costs, false), @r"
         kernel      arch   threads  registers  spill B  static B  dynamic B  CTAs/SM  note
         v1/f16_d64  sm_89      256         64        0         0          0        1
         v1/f16_d64  sm_89      256         80        8         0          0        1  OVER BUDGET: 80 registers, 64 allowed; 8 spill bytes, 0 allowed
         ");
-        assert!(render_costs(&[generation], &costs, true).contains("\u{1b}[31m80\u{1b}[0m"));
+        assert!(render_costs(&[set], &costs, true).contains("\u{1b}[31m80\u{1b}[0m"));
     }
 }

@@ -9,8 +9,8 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use sdpa::generations;
 use sdpa_cli::cost_table::render_costs;
 use sdpa_cli::packs;
-use sdpa_core::{Attention, Generation, Specialisation};
-use sdpa_toolchain::resources::{self, Cost};
+use sdpa_core::{Attention, Specialisation};
+use sdpa_toolchain::resources::{self, Cost, KernelSet};
 use sdpa_toolchain::sass::{Comparison, MachineCode};
 use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 
@@ -18,8 +18,8 @@ use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 const REQUIRE: &str = "SDPA_REQUIRE_PTXAS";
 
 fn main() -> ExitCode {
-    let generations = generations::ALL.iter().chain([&packs::MERGING]).map(|generation| generation.generation());
-    let costs = generations.map(|who| (format!("{}_costs_no_more_than_accepted", who.id), Test::Costs(who)));
+    let sets = generations::ALL.iter().map(|generation| generation.generation().into()).chain(packs::OTHERS);
+    let costs = sets.map(|who| (format!("{}_costs_no_more_than_accepted", who.id), Test::Costs(who)));
     let others: [(&str, Plain); 3] = [
         ("products_that_ptxas_makes_wait_for_one_another_are_over_every_budget", serialised_products),
         ("the_mutant_that_does_not_wait_for_its_products_is_over_budget", unawaited_products),
@@ -35,7 +35,7 @@ type Plain = fn(&Path);
 
 /// A test that needs ptxas.
 enum Test {
-    Costs(&'static Generation),
+    Costs(KernelSet<'static>),
     Plain(Plain),
 }
 
@@ -43,7 +43,7 @@ impl Test {
     fn run(self) -> Result<Completion, Failed> {
         let is_set = std::env::var_os(REQUIRE).is_some_and(|value| !value.is_empty() && value != "0");
         match (find_tool("ptxas"), self) {
-            (Some(ptxas), Self::Costs(generation)) => costs_no_more_than_accepted(&ptxas, generation),
+            (Some(ptxas), Self::Costs(set)) => costs_no_more_than_accepted(&ptxas, set),
             (Some(ptxas), Self::Plain(test)) => test(&ptxas),
             (None, _) if is_set => {
                 return Err(format!("{REQUIRE} is set and there is no ptxas: install kernels/requirements.txt").into());
@@ -55,20 +55,20 @@ impl Test {
 }
 
 /// And keeps its budget.
-fn costs_no_more_than_accepted(ptxas: &Path, generation: &'static Generation) {
-    let now = resources::assemble(ptxas, &[generation], &KernelTexts::packed(), |_| {})
+fn costs_no_more_than_accepted(ptxas: &Path, set: KernelSet<'static>) {
+    let now = resources::assemble(ptxas, &[set], &KernelTexts::packed(), |_| {})
         .unwrap_or_else(|error| panic!("{error}"));
-    let over = resources::over_budget(&[generation], &now);
+    let over = resources::over_budget(&[set], &now);
     assert!(over.is_empty(), "over budget:\n  {}", over.join("\n  "));
 
-    let how = format!("to accept: sdpa resources {} --accept", generation.id);
-    let before = Checkout::find().and_then(|checkout| accepted::read(&checkout, generation.id));
+    let how = format!("to accept: sdpa resources {} --accept", set.id);
+    let before = Checkout::find().and_then(|checkout| accepted::read(&checkout, set.id));
     let before = before.unwrap_or_else(|error| panic!("{error}; {how}"));
     let before = before.unwrap_or_else(|| panic!("what its kernels may cost was never accepted; {how}"));
     let drift = resources::drift(&before, &now);
     assert!(drift.worse.is_empty(), "kernels cost more than accepted:\n  {}\n{how}", drift.worse.join("\n  "));
     // Or a kernel could improve, and get worse again, and no test would notice.
-    let table = || render_costs(&[generation], &now, false);
+    let table = || render_costs(&[set], &now, false);
     assert!(!drift.outdated, "kernels improved, came or went; {how}\n{}", table());
 }
 
@@ -109,7 +109,7 @@ fn unawaited_products(ptxas: &Path) {
     let kernel: &Specialisation = &mutant.specialisations[0];
     let costs =
         resources::assemble_one(ptxas, kernel, &KernelTexts::packed()).unwrap_or_else(|error| panic!("{error}"));
-    let over = resources::over_budget(&[mutant], &costs).join("; ");
+    let over = resources::over_budget(&[mutant.into()], &costs).join("; ");
     assert!(over.contains("warpgroup.wait is injected"), "{over:?}");
 }
 

@@ -68,4 +68,4 @@ pub use ptx::PackedPtx;
 /// What the interpreter counts and finds, as data.
 pub use ptx_interp::{Counters, Coverage, Finding, SourceLine};
 pub use specialisation::{Architecture, Specialisation, TileBoxes, Tunable};
-pub use tensors::{Tensors, View};
+pub use tensors::{Region, Tensors, View};

@@ -249,9 +249,10 @@ fn check_overlaps(read: &[Named], all_written: &[Named]) -> Result<()> {
     Ok(())
 }
 
-/// The bytes of a strided tensor: runs without gaps, whose starts lie multiples of `step` apart.
+/// The bytes of a strided tensor: runs without gaps, whose starts lie multiples of `step` apart. For those who bind tensors of
+/// launches of their own; [`Tensors`] does it for a problem's.
 #[derive(Clone, Copy, Debug)]
-struct Region {
+pub struct Region {
     start: u64,
     /// From the first byte to one past the last; 0 for an empty tensor.
     bytes: u64,
@@ -267,21 +268,43 @@ impl Region {
     }
 
     fn of_operand(problem: &Problem, operand: Operand, start: u64) -> Self {
-        let element = problem.dtype().bytes() as u64;
-        let mut dimensions = problem.dimensions(operand).map(|(_, count, stride)| (count as u64, stride as u64));
+        let dimensions = problem.dimensions(operand).map(|(_, count, stride)| (count, stride));
+        Self::strided(start, problem.width(operand), dimensions, problem.dtype().bytes())
+    }
+
+    /// A tensor at this device address of contiguous rows of `width` elements, in dimensions of (count, stride in elements), none
+    /// of them negative. An element has so many bytes.
+    pub fn strided(start: u64, width: usize, dimensions: [(usize, i64); 3], element_bytes: usize) -> Self {
+        let element = element_bytes as u64;
+        let is_empty = width == 0 || dimensions.iter().any(|(count, _)| *count == 0);
+        let mut dimensions = dimensions.map(|(count, stride)| (count as u64, stride as u64));
         dimensions.sort_by_key(|(_, stride)| *stride);
-        let (mut run, mut step) = (problem.width(operand) as u64, 0);
+        let (mut run, mut step, mut span) = (width as u64, 0, width as u64);
         for (count, stride) in dimensions.into_iter().filter(|(count, _)| *count > 1) {
+            span += (count - 1) * stride;
             match stride <= run && step == 0 {
                 true => run += (count - 1) * stride,
                 false => step = greatest_common_divisor(step, stride),
             }
         }
-        Self { start, bytes: problem.span(operand) as u64 * element, run: run * element, step: step * element }
+        Self { start, bytes: if is_empty { 0 } else { span * element }, run: run * element, step: step * element }
+    }
+
+    /// Bytes from the first to one past the last.
+    pub fn bytes(&self) -> usize {
+        self.bytes as usize
+    }
+
+    /// That a view holds this tensor: it lies in this memory, is long enough and begins at a multiple of `alignment`.
+    ///
+    /// # Errors
+    /// [`Error::OtherMemory`], [`Error::BufferTooSmall`] or [`Error::Misaligned`], which name the tensor so.
+    pub fn check(&self, tensor: &'static str, view: &View<'_>, alignment: u64, memory: MemoryId) -> Result<()> {
+        check(tensor, view, self.bytes(), alignment, memory)
     }
 
     /// False only where no byte can belong to both.
-    fn may_overlap(&self, other: &Self) -> bool {
+    pub fn may_overlap(&self, other: &Self) -> bool {
         if self.bytes == 0 || other.bytes == 0 {
             return false;
         }

@@ -1,18 +1,16 @@
-//! What kernels cost as it was accepted: one file per generation, one line per kernel and architecture.
+//! What kernels cost as it was accepted: one file per set, one line per kernel and architecture.
 
 use std::path::PathBuf;
 
-use sdpa_core::Generation;
-
-use crate::resources::{Cost, budget_of};
+use crate::resources::{Cost, KernelSet, budget_of};
 use crate::{Checkout, Result, ToolchainError, write_whole};
 
-/// The file of a generation's accepted costs, relative to the checkout's root.
+/// The file of a set's accepted costs, relative to the checkout's root.
 pub fn path_of(id: &str) -> PathBuf {
     format!("crates/sdpa-cli/tests/resources/{id}.json").into()
 }
 
-/// The accepted costs of a generation; none where none were accepted yet.
+/// The accepted costs of a set; none where none were accepted yet.
 ///
 /// # Errors
 /// [`ToolchainError::System`], also for a file that is no such record.
@@ -26,20 +24,20 @@ pub fn read(checkout: &Checkout, id: &str) -> Result<Option<Vec<Cost>>> {
     }
 }
 
-/// Accepts what a generation's kernels cost now; `costs` may hold other generations' kernels, too.
+/// Accepts what a set's kernels cost now; `costs` may hold other kernels, too.
 ///
 /// # Errors
 /// [`ToolchainError::System`].
-pub fn write(checkout: &Checkout, generation: &Generation, costs: &[Cost]) -> Result<()> {
-    let path = checkout.root().join(path_of(generation.id));
-    let text = render(&of_generation(generation, costs));
+pub fn write(checkout: &Checkout, set: &KernelSet<'_>, costs: &[Cost]) -> Result<()> {
+    let path = checkout.root().join(path_of(set.id));
+    let text = render(&of_set(set, costs));
     write_whole(&path, text.as_bytes())
         .map_err(|error| ToolchainError::System { path: error.path, source: error.source })
 }
 
-/// Those of these costs that are a generation's.
-pub fn of_generation(generation: &Generation, costs: &[Cost]) -> Vec<Cost> {
-    costs.iter().filter(|cost| budget_of(&[generation], cost).is_some()).cloned().collect()
+/// Those of these costs that are a set's.
+pub fn of_set(set: &KernelSet<'_>, costs: &[Cost]) -> Vec<Cost> {
+    costs.iter().filter(|cost| budget_of(&[*set], cost).is_some()).cloned().collect()
 }
 
 /// The text of a record: a JSON array with a line for each entry, so that a difference shows the kernels that changed.

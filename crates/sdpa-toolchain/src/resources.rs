@@ -225,18 +225,35 @@ pub enum ResourceError {
     },
 }
 
-/// Runs ptxas over every kernel of these generations for every architecture that runs it, on every core; `progress` hears
-/// each kernel's name when it is done.
+/// Kernels that belong together, and what they may cost: a generation's, or those that are no generation.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelSet<'a> {
+    /// The generation's id, or the pack's.
+    pub id: &'static str,
+    /// The kernels, in the order of their pack.
+    pub kernels: &'a [Specialisation],
+    /// What each of them may cost.
+    pub budget: Budget,
+}
+
+impl From<&Generation> for KernelSet<'static> {
+    fn from(generation: &Generation) -> Self {
+        Self { id: generation.id, kernels: generation.specialisations, budget: generation.budget }
+    }
+}
+
+/// Runs ptxas over every kernel of these sets for every architecture that runs it, on every core; `progress` hears each
+/// kernel's name when it is done.
 ///
 /// # Errors
 /// The first [`ResourceError`], in the table's order.
 pub fn assemble(
     ptxas: &Path,
-    generations: &[&Generation],
+    sets: &[KernelSet<'_>],
     texts: &KernelTexts,
     progress: impl Fn(&Specialisation) + Sync,
 ) -> Result<Vec<Cost>, ResourceError> {
-    let kernels: Vec<&Specialisation> = generations.iter().flat_map(|generation| generation.specialisations).collect();
+    let kernels: Vec<&Specialisation> = sets.iter().flat_map(|set| set.kernels).collect();
     let costs = kernels.par_iter().map(|kernel| {
         let costs = assemble_one(ptxas, kernel, texts);
         progress(kernel);
@@ -264,10 +281,10 @@ pub fn assemble_one(ptxas: &Path, kernel: &Specialisation, texts: &KernelTexts) 
 ///
 /// # Errors
 /// Kernels that do not load.
-pub fn ask_device(device: &dyn Device, generations: &[&Generation]) -> Result<Option<Vec<Cost>>, ResourceError> {
+pub fn ask_device(device: &dyn Device, sets: &[KernelSet<'_>]) -> Result<Option<Vec<Cost>>, ResourceError> {
     let Some(arch) = Multiprocessor::of(device.limits().compute_capability) else { return Ok(None) };
     let mut costs = Vec::new();
-    for kernel in generations.iter().flat_map(|generation| generation.specialisations) {
+    for kernel in sets.iter().flat_map(|set| set.kernels) {
         if !arch.runs(kernel.architecture) {
             continue;
         }
@@ -284,18 +301,16 @@ pub fn ask_device(device: &dyn Device, generations: &[&Generation]) -> Result<Op
     Ok(Some(costs))
 }
 
-/// The budget of the generation that a row's kernel belongs to.
-pub fn budget_of(generations: &[&Generation], cost: &Cost) -> Option<Budget> {
-    let owner = generations
-        .iter()
-        .find(|generation| generation.specialisations.iter().any(|kernel| kernel.to_string() == cost.kernel))?;
-    Some(owner.budget)
+/// The budget of the set that a row's kernel belongs to.
+pub fn budget_of(sets: &[KernelSet<'_>], cost: &Cost) -> Option<Budget> {
+    let owns = |set: &&KernelSet<'_>| set.kernels.iter().any(|kernel| kernel.to_string() == cost.kernel);
+    sets.iter().find(owns).map(|owner| owner.budget)
 }
 
-/// What is over its generation's budget, a line each; empty where nothing is.
-pub fn over_budget(generations: &[&Generation], costs: &[Cost]) -> Vec<String> {
+/// What is over its set's budget, a line each; empty where nothing is.
+pub fn over_budget(sets: &[KernelSet<'_>], costs: &[Cost]) -> Vec<String> {
     let over = costs.iter().flat_map(|cost| {
-        let over = budget_of(generations, cost).map(|budget| cost.over(&budget)).unwrap_or_default();
+        let over = budget_of(sets, cost).map(|budget| cost.over(&budget)).unwrap_or_default();
         over.into_iter().map(|over| format!("{} {}: {over}", cost.kernel, cost.architecture))
     });
     over.collect()
@@ -342,7 +357,7 @@ pub fn differences(before: &[Cost], now: &[Cost]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sdpa_core::{Accuracy, Extensions, PackedPtx};
+    use sdpa_core::PackedPtx;
 
     /// Against NVIDIA's occupancy calculator (the spreadsheet that toolkits before 12 carried, and Nsight Compute).
     #[test]
@@ -378,15 +393,10 @@ mod tests {
         boxes: None,
     }];
 
-    static GENERATION: Generation = Generation {
+    const SET: KernelSet<'static> = KernelSet {
         id: "v9",
-        title: "for tests",
-        parent: None,
-        specialisations: KERNELS,
+        kernels: KERNELS,
         budget: Budget { registers: 72, shared_bytes: 96 * 1024, spill_bytes: 0 },
-        accuracy: Accuracy::Standard,
-        alignment: 16,
-        takes: Extensions::NONE,
     };
 
     fn cost(registers: u32, spill_bytes: u32) -> Cost {
@@ -397,8 +407,8 @@ mod tests {
     #[test]
     fn what_is_over_budget_is_said() {
         let costs = [cost(72, 0), cost(80, 8)];
-        assert!(over_budget(&[&GENERATION], &costs[..1]).is_empty());
-        let over = over_budget(&[&GENERATION], &costs);
+        assert!(over_budget(&[SET], &costs[..1]).is_empty());
+        let over = over_budget(&[SET], &costs);
         assert_eq!(over, ["v9/f16_d64 sm_89: 80 registers, 72 allowed", "v9/f16_d64 sm_89: 8 spill bytes, 0 allowed"]);
     }
 

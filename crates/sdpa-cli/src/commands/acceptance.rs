@@ -209,7 +209,8 @@ impl Sheet<'_> {
         generations: &[&'static dyn Attention],
         texts: &KernelTexts,
     ) -> std::io::Result<()> {
-        let costs = match super::resources::measure(generations, texts) {
+        let sets: Vec<_> = generations.iter().map(|generation| generation.generation().into()).collect();
+        let costs = match super::resources::measure(&sets, texts) {
             Ok((source, costs)) => {
                 writeln!(out, "budgets (figures from {source})")?;
                 costs
@@ -218,9 +219,9 @@ impl Sheet<'_> {
         };
         for generation in generations {
             let who = generation.generation();
-            let own: Vec<&Cost> = costs.iter().filter(|cost| resources::budget_of(&[who], cost).is_some()).collect();
+            let own: Vec<&Cost> = costs.iter().filter(|cost| resources::budget_of(&[who.into()], cost).is_some()).collect();
             let most = |what: fn(&Cost) -> u32| own.iter().map(|cost| what(cost)).max().unwrap_or(0);
-            let over = resources::over_budget(&[who], &costs);
+            let over = resources::over_budget(&[who.into()], &costs);
             writeln!(
                 out,
                 "  {:<5} registers {} of {}, shared bytes {} of {}, spilled {} of {}: {}",

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use sdpa::generations;
 use sdpa_core::{Attention, Specialisation};
+use sdpa_toolchain::resources::KernelSet;
 use sdpa_toolchain::{Checkout, KernelTexts, Nvrtc, Result, ToolchainError};
 
 use super::bar;
@@ -15,8 +16,13 @@ use super::bar;
 /// # Errors
 /// [`ToolchainError`]: no compiler where one is needed, a kernel that does not compile, a source that is missing.
 pub(crate) fn kernel_texts(generations: &[&dyn Attention]) -> Result<KernelTexts> {
+    kernel_texts_of_sets(&sets(generations))
+}
+
+/// The same of kernels that may belong to no generation.
+fn kernel_texts_of_sets(sets: &[KernelSet<'_>]) -> Result<KernelTexts> {
     let Some(checkout) = judged_checkout() else { return Ok(KernelTexts::packed()) };
-    let (texts, newer) = compile(&checkout, generations)?;
+    let (texts, newer) = compile(&checkout, sets)?;
     if !newer.is_empty() {
         let count: usize = newer.iter().map(|(_, kernels)| kernels.len()).sum();
         let names: Vec<&str> = newer.iter().map(|(id, _)| *id).collect();
@@ -34,19 +40,23 @@ pub(crate) fn kernel_texts(generations: &[&dyn Attention]) -> Result<KernelTexts
 /// As [`kernel_texts`].
 pub(crate) fn kernel_texts_of_mutants(mutants: &[&dyn Attention]) -> Result<KernelTexts> {
     let Ok(checkout) = Checkout::find() else { return Ok(KernelTexts::packed()) };
-    Ok(compile(&checkout, mutants)?.0)
+    Ok(compile(&checkout, &sets(mutants))?.0)
+}
+
+fn sets(generations: &[&dyn Attention]) -> Vec<KernelSet<'static>> {
+    generations.iter().map(|generation| generation.generation().into()).collect()
 }
 
 /// Which kernels of which generation are newer than their packed PTX.
 type Newer = Vec<(&'static str, Vec<Specialisation>)>;
 
 /// Compiles what is newer than its packed PTX, and says what that was.
-fn compile(checkout: &Checkout, generations: &[&dyn Attention]) -> Result<(KernelTexts, Newer)> {
+fn compile(checkout: &Checkout, sets: &[KernelSet<'_>]) -> Result<(KernelTexts, Newer)> {
     let sources = checkout.sources()?;
     let mut newer = Newer::new();
-    for who in generations.iter().map(|generation| generation.generation()) {
+    for who in sets {
         note_newer_plan(checkout, who.id);
-        let kernels = KernelTexts::stale(who.specialisations, &sources)?;
+        let kernels = KernelTexts::stale(who.kernels, &sources)?;
         if !kernels.is_empty() {
             newer.push((who.id, kernels));
         }
@@ -70,7 +80,15 @@ fn compile(checkout: &Checkout, generations: &[&dyn Attention]) -> Result<(Kerne
 /// # Errors
 /// As [`kernel_texts`], but for the compiler.
 pub(crate) fn kernel_texts_or_packed(generations: &[&dyn Attention]) -> Result<KernelTexts> {
-    match kernel_texts(generations) {
+    kernel_texts_of_sets_or_packed(&sets(generations))
+}
+
+/// The same of kernels that may belong to no generation.
+///
+/// # Errors
+/// As there.
+pub(crate) fn kernel_texts_of_sets_or_packed(sets: &[KernelSet<'_>]) -> Result<KernelTexts> {
+    match kernel_texts_of_sets(sets) {
         Err(missing @ (ToolchainError::NoCompiler { .. } | ToolchainError::NoHeaders { .. })) => {
             eprintln!("note: a kernel is newer than its packed PTX: judging the packed PTX; {missing}");
             Ok(KernelTexts::packed())

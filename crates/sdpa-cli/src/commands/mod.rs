@@ -33,7 +33,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sdpa::generations;
 use sdpa_core::{Attention, Device, DeviceChoice, DeviceKind};
 
-pub(crate) use judged::{kernel_texts, kernel_texts_of_mutants, kernel_texts_or_packed};
+pub(crate) use judged::{
+    kernel_texts, kernel_texts_of_mutants, kernel_texts_of_sets_or_packed, kernel_texts_or_packed,
+};
 
 /// What a verb ends with: an exit code, or an error that `main` prints in one line and exits 2 with.
 pub(crate) type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;

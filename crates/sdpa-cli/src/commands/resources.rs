@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use harness::table;
 use sdpa_cli::cost_table::render_costs;
 use sdpa_cli::packs;
-use sdpa_core::{Attention, DeviceChoice, DeviceKind, Generation};
-use sdpa_toolchain::resources::{self, Cost, ResourceError};
+use sdpa_core::{DeviceChoice, DeviceKind};
+use sdpa_toolchain::resources::{self, Cost, KernelSet, ResourceError};
 use sdpa_toolchain::{Checkout, KernelTexts, accepted, find_tool};
 use serde::Serialize;
 
-use super::{FAILED, Outcome, all_generations, bar, generation, kernel_texts_or_packed};
+use super::{FAILED, Outcome, all_generations, bar, generation, kernel_texts_of_sets_or_packed};
 
 /// Show registers, spills, shared memory and resident blocks of every kernel, and what is over budget
 ///
@@ -19,7 +19,8 @@ use super::{FAILED, Outcome, all_generations, bar, generation, kernel_texts_or_p
 /// a kernel is over its generation's budget.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Resources {
-    /// Which generations, or `parallel` for the kernels that merge the results of several ranks; all by default
+    /// Which generations, `parallel` for the kernels that merge the results of several ranks, or `cache` for those that append
+    /// to a cache; all by default
     #[arg(value_name = "ID")]
     generations: Vec<String>,
     /// Write JSON for programs
@@ -39,31 +40,34 @@ struct CostsJson<'a> {
 
 impl Resources {
     pub(crate) fn run(&self, out: &mut dyn Write) -> Outcome {
-        let generations = self.subjects()?;
-        let (source, costs) = measure(&generations, &kernel_texts_or_packed(&generations)?)?;
-        let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
-        let over_budget = !resources::over_budget(&generations, &costs).is_empty();
+        let sets = self.subjects()?;
+        let (source, costs) = measure(&sets, &kernel_texts_of_sets_or_packed(&sets)?)?;
+        let over_budget = !resources::over_budget(&sets, &costs).is_empty();
         if self.accept {
             let checkout = Checkout::find()?;
-            for generation in generations {
-                accept(out, &checkout, generation, &source, &costs)?;
+            for set in &sets {
+                accept(out, &checkout, set, &source, &costs)?;
             }
         } else if self.json {
             let report = CostsJson { source: &source, over_budget, kernels: &costs };
             writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
         } else {
             writeln!(out, "figures from {source}")?;
-            write!(out, "{}", render_costs(&generations, &costs, table::colour_wanted()))?;
+            write!(out, "{}", render_costs(&sets, &costs, table::colour_wanted()))?;
         }
         Ok(if over_budget { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
     }
 
     /// Whose kernels are asked about, in the order given.
-    fn subjects(&self) -> Result<Vec<&'static dyn Attention>, String> {
+    fn subjects(&self) -> Result<Vec<KernelSet<'static>>, String> {
         if self.generations.is_empty() {
-            return Ok(all_generations()?.into_iter().chain([packs::MERGING]).collect());
+            let generations = all_generations()?.into_iter().map(|generation| generation.generation().into());
+            return Ok(generations.chain(packs::OTHERS).collect());
         }
-        let subject = |id: &String| if id == packs::PARALLEL { Ok(packs::MERGING) } else { generation(id) };
+        let subject = |id: &String| match packs::OTHERS.iter().find(|set| set.id == id) {
+            Some(set) => Ok(*set),
+            None => Ok(generation(id)?.generation().into()),
+        };
         self.generations.iter().map(subject).collect()
     }
 }
@@ -71,11 +75,11 @@ impl Resources {
 /// Where [`measure`] has its figures from if there is ptxas.
 const FROM_PTXAS: &str = "ptxas";
 
-/// Shows how a generation's costs differ from those accepted before, and accepts them.
+/// Shows how a set's costs differ from those accepted before, and accepts them.
 pub(crate) fn accept(
     out: &mut dyn Write,
     checkout: &Checkout,
-    generation: &Generation,
+    set: &KernelSet<'_>,
     source: &str,
     costs: &[Cost],
 ) -> Result<(), Box<dyn std::error::Error>> {
@@ -83,9 +87,9 @@ pub(crate) fn accept(
     if source != FROM_PTXAS {
         return Err(format!("costs from {source} are not accepted: install kernels/requirements.txt").into());
     }
-    let id = generation.id;
+    let id = set.id;
     let before = accepted::read(checkout, id)?.unwrap_or_default();
-    let now = accepted::of_generation(generation, costs);
+    let now = accepted::of_set(set, costs);
     if before == now {
         writeln!(out, "{id}: costs what was accepted before")?;
         return Ok(());
@@ -96,24 +100,23 @@ pub(crate) fn accept(
     for difference in differences {
         writeln!(out, "  {difference}")?;
     }
-    Ok(accepted::write(checkout, generation, &now)?)
+    Ok(accepted::write(checkout, set, &now)?)
 }
 
 /// Costs from ptxas, else from the GPU's driver, and which of them it was.
 pub(crate) fn measure(
-    generations: &[&'static dyn Attention],
+    sets: &[KernelSet<'_>],
     texts: &KernelTexts,
 ) -> Result<(String, Vec<Cost>), Box<dyn std::error::Error>> {
-    let generations: Vec<&Generation> = generations.iter().map(|generation| generation.generation()).collect();
     let choice = DeviceChoice::from_env()?;
     let has_driver = choice.expected_kind() == DeviceKind::Cuda;
     let mut nothing =
         "no ptxas on PATH, in target/cuda, in CUDA_HOME or beside LD_LIBRARY_PATH, and no GPU to ask: install kernels/requirements.txt"
             .to_owned();
     if let Some(ptxas) = find_tool("ptxas") {
-        let kernels: usize = generations.iter().map(|generation| generation.specialisations.len()).sum();
+        let kernels: usize = sets.iter().map(|set| set.kernels.len()).sum();
         let progress = bar(kernels as u64);
-        let costs = resources::assemble(&ptxas, &generations, texts, |kernel| {
+        let costs = resources::assemble(&ptxas, sets, texts, |kernel| {
             progress.set_message(kernel.to_string());
             progress.inc(1);
         });
@@ -130,6 +133,6 @@ pub(crate) fn measure(
     }
     let device = sdpa_core::open(choice)?;
     texts.install(&*device)?;
-    let costs = resources::ask_device(&*device, &generations)?.ok_or(nothing)?;
+    let costs = resources::ask_device(&*device, sets)?.ok_or(nothing)?;
     Ok((format!("the driver of {}", device.name()), costs))
 }

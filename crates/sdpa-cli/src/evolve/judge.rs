@@ -338,7 +338,7 @@ impl Place<'_> {
     /// puts in what it misses.
     fn affordable(&self, variant: &'static Variant, texts: &KernelTexts, judged: &mut Judged) -> bool {
         let found = match find_tool("ptxas") {
-            Some(ptxas) => resources::assemble(&ptxas, &[variant.generation()], texts, |_| ())
+            Some(ptxas) => resources::assemble(&ptxas, &[variant.generation().into()], texts, |_| ())
                 .map(|costs| ("ptxas".to_owned(), costs))
                 .map_err(|error| error.to_string()),
             None => Err("no ptxas".to_owned()),

@@ -96,7 +96,7 @@ pub fn resources(generation: &dyn Attention, found: Result<(String, Vec<Cost>), 
         Ok(found) => found,
         Err(reason) => return Outcome::not_run(&reason),
     };
-    let over = resources::over_budget(&[who], &costs);
+    let over = resources::over_budget(&[who.into()], &costs);
     if !over.is_empty() {
         return Outcome::failed(
             &format!("over budget (figures from {source})\n{}", over.join("\n")),

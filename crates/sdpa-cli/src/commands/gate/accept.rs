@@ -27,8 +27,8 @@ pub(super) fn accept(
     writeln!(out, "accepting what {} is now:", who.id)?;
     pack(out, &checkout, judged, texts)?;
 
-    let (source, costs) = resources::measure(&[generation], texts)?;
-    resources::accept(out, &checkout, who, &source, &costs)?;
+    let (source, costs) = resources::measure(&[who.into()], texts)?;
+    resources::accept(out, &checkout, &who.into(), &source, &costs)?;
 
     for snapshot in Snapshot::ALL {
         let now = snapshot.now(generation, texts).map_err(|error| error.to_string())?;
