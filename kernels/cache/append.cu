@@ -28,11 +28,17 @@ constexpr int THREADS = LAUNCH_THREADS;
 constexpr int COUNT = VECTOR_BYTES / 2;  // elements of a vector
 static_assert(sizeof(Vector) == VECTOR_BYTES, "one load and one store");
 
+// Selected field by field, from parameters that all threads have.
+__device__ inline TensorView select(bool second, const TensorView& a, const TensorView& b) {
+    return {second ? b.data : a.data, second ? b.batch_stride : a.batch_stride,
+            second ? b.head_stride : a.head_stride, second ? b.row_stride : a.row_stride};
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention(const __grid_constant__ ValueParams params) {
     const unsigned token = blockIdx.x * blockDim.y + threadIdx.y;
     const unsigned vector = blockIdx.y * blockDim.x + threadIdx.x;
-    const unsigned key_vectors = params.head_dim / COUNT;
+    const unsigned key_vectors = static_cast<unsigned>(params.head_dim) / COUNT;
     const unsigned head_vectors = key_vectors + static_cast<unsigned>(params.value_dim) / COUNT;
     if (token >= params.len_q || vector >= params.heads_kv * head_vectors) return;
 
@@ -49,8 +55,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const unsigned within = vector - head * head_vectors;
     const bool is_value = within >= key_vectors;
     const long long column = (is_value ? within - key_vectors : within) * COUNT;
-    const TensorView from = is_value ? params.output : params.query;
-    const TensorView to = is_value ? params.value : params.key;
+    const TensorView from = select(is_value, params.query, params.output);
+    const TensorView to = select(is_value, params.key, params.value);
     const long long source = token * from.row_stride + head * from.head_stride + column;
     const long long target =
         page * to.batch_stride + head * to.head_stride + place * to.row_stride + column;

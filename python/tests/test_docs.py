@@ -53,7 +53,7 @@ class Pages(unittest.TestCase):
                 for line in block.splitlines():
                     self.assertIn(line.strip(), lines, f"{name} has no such line")
                 blocks += 1
-        self.assertEqual(blocks, 3)
+        self.assertEqual(blocks, 4)
 
     def test_every_function_is_shown(self):
         readme = (ROOT / "python/README.md").read_text()

@@ -276,12 +276,14 @@ impl AppendBuilder {
     pub fn build(self) -> Result<Append, AppendError> {
         let widths = [self.head_dim, self.value_dim];
         let new = Part::ALL.map(|part| {
-            let contiguous = [(self.heads_kv as i64).saturating_mul(widths[part as usize] as i64), widths[part as usize] as i64];
+            let contiguous =
+                [(self.heads_kv as i64).saturating_mul(widths[part as usize] as i64), widths[part as usize] as i64];
             let [batch, head] = self.new[part as usize].unwrap_or(contiguous);
             Strides { batch, head, row: 0 }
         });
         let caches = Part::ALL.map(|part| {
-            self.caches[part as usize].unwrap_or_else(|| self.layout.strides(self.heads_kv, self.page, widths[part as usize]))
+            self.caches[part as usize]
+                .unwrap_or_else(|| self.layout.strides(self.heads_kv, self.page, widths[part as usize]))
         });
         let Self { tokens, heads_kv, pages, page, .. } = self;
         Append { tokens, heads_kv, widths, pages, page, new, caches }.check()

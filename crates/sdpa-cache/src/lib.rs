@@ -37,6 +37,10 @@
 //!   device does not say so.
 //! - What reads the cache is queued behind. Blocks of one launch may not count on what others of them append.
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod append;
 mod error;
 pub mod kernels;

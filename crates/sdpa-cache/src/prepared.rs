@@ -81,7 +81,8 @@ impl Append {
     /// True where every row is whole vectors of 16 bytes, and begins at one if its tensor does.
     fn is_wide(&self) -> bool {
         let elements = WIDE_BYTES / ELEMENT;
-        let is_multiple = |(_, count, stride): (&str, usize, i64)| count < 2 || stride as usize % elements == 0;
+        let is_multiple =
+            |(_, count, stride): (&str, usize, i64)| count < 2 || (stride as usize).is_multiple_of(elements);
         Part::ALL.into_iter().all(|part| {
             self.width(part).is_multiple_of(elements)
                 && self.new_dimensions(part).into_iter().chain(self.cache_dimensions(part)).all(is_multiple)
@@ -155,8 +156,9 @@ impl PreparedAppend<'_> {
             return Ok(());
         }
         let params = self.append.params([new_key, new_value, tensors.slots.address(), key_cache, value_cache]);
-        let is_aligned =
-            [new_key, new_value, key_cache, value_cache].iter().all(|address| address.is_multiple_of(WIDE_BYTES as u64));
+        let is_aligned = [new_key, new_value, key_cache, value_cache]
+            .iter()
+            .all(|address| address.is_multiple_of(WIDE_BYTES as u64));
         let Ready { launch, ready } = self.wide.as_ref().filter(|_| is_aligned).unwrap_or(&self.narrow);
         match ready {
             Some(ready) => ready.launch(&params),

@@ -21,7 +21,8 @@ pub static OTHERS: [KernelSet<'static>; 2] = [
 pub fn all() -> Vec<Pack> {
     let generations = generations::ALL.iter().map(|generation| Pack::of(generation.generation()));
     let kernels = mutants::ALL.iter().flat_map(|mutant| mutant.generation().specialisations).copied().collect();
-    let others = OTHERS.iter().map(|set| Pack { id: set.id, path: Pack::path_of(set.id), kernels: set.kernels.to_vec() });
+    let others =
+        OTHERS.iter().map(|set| Pack { id: set.id, path: Pack::path_of(set.id), kernels: set.kernels.to_vec() });
     let mutants = Pack { id: MUTANTS, path: "crates/harness/mutants.ptx.zst".into(), kernels };
     generations.chain(others).chain([mutants]).collect()
 }

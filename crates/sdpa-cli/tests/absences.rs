@@ -8,7 +8,7 @@ use sdpa_toolchain::Checkout;
 use toml_edit::{DocumentMut, Item};
 
 /// What a user's program may have to build.
-const FOR_USERS: [&str; 5] = ["ptx-interp", "sdpa-core", "sdpa", "sdpa-parallel", "sdpa-ref"];
+const FOR_USERS: [&str; 6] = ["ptx-interp", "sdpa-core", "sdpa", "sdpa-cache", "sdpa-parallel", "sdpa-ref"];
 
 fn root() -> PathBuf {
     Checkout::find().unwrap_or_else(|error| panic!("{error}")).root().to_owned()
@@ -105,6 +105,7 @@ fn arrows_point_down_only() {
     let order = [
         "ptx-interp",
         "sdpa-core",
+        "sdpa-cache",
         "sdpa-ref",
         "sdpa",
         "sdpa-parallel",
@@ -159,8 +160,16 @@ fn one_place_probes_for_a_driver_one_loads_nccl_and_one_searches_path() {
 /// What the harness must know of a generation, `Generation` or `plan` tells it.
 #[test]
 fn nothing_matches_on_a_generations_id() {
-    let rooms =
-        owned(&["sdpa-core", "sdpa-parallel", "sdpa-toolchain", "harness", "sdpa-bench", "sdpa-cli", "sdpa-ref"]);
+    let rooms = owned(&[
+        "sdpa-core",
+        "sdpa-cache",
+        "sdpa-parallel",
+        "sdpa-toolchain",
+        "harness",
+        "sdpa-bench",
+        "sdpa-cli",
+        "sdpa-ref",
+    ]);
     let ids = generations::ids();
     let arms: Vec<String> =
         ids.iter().flat_map(|id| [format!("\"{id}\" =>"), format!("== \"{id}\""), format!("\"{id}\" |")]).collect();

@@ -56,8 +56,8 @@ impl Test {
 
 /// And keeps its budget.
 fn costs_no_more_than_accepted(ptxas: &Path, set: KernelSet<'static>) {
-    let now = resources::assemble(ptxas, &[set], &KernelTexts::packed(), |_| {})
-        .unwrap_or_else(|error| panic!("{error}"));
+    let now =
+        resources::assemble(ptxas, &[set], &KernelTexts::packed(), |_| {}).unwrap_or_else(|error| panic!("{error}"));
     let over = resources::over_budget(&[set], &now);
     assert!(over.is_empty(), "over budget:\n  {}", over.join("\n  "));
 

@@ -219,7 +219,8 @@ impl Sheet<'_> {
         };
         for generation in generations {
             let who = generation.generation();
-            let own: Vec<&Cost> = costs.iter().filter(|cost| resources::budget_of(&[who.into()], cost).is_some()).collect();
+            let own: Vec<&Cost> =
+                costs.iter().filter(|cost| resources::budget_of(&[who.into()], cost).is_some()).collect();
             let most = |what: fn(&Cost) -> u32| own.iter().map(|cost| what(cost)).max().unwrap_or(0);
             let over = resources::over_budget(&[who.into()], &costs);
             writeln!(

@@ -285,7 +285,8 @@ impl Gate {
             "resources",
             Box::new(|progress| {
                 progress("asking for registers and shared memory".to_owned());
-                let found = super::resources::measure(&[generation.generation().into()], texts).map_err(|error| error.to_string());
+                let found = super::resources::measure(&[generation.generation().into()], texts)
+                    .map_err(|error| error.to_string());
                 gate::resources(generation, found)
             }),
         ));

@@ -1,0 +1,7 @@
+//! Appending on the interpreter, beside a loop on the host.
+
+mod append;
+mod case;
+mod far;
+mod mutations;
+mod refused;
