@@ -13,4 +13,5 @@ pub mod gate;
 pub mod packs;
 pub mod scaffold;
 pub mod sealed;
+pub mod soak;
 pub mod steps;

@@ -21,6 +21,7 @@ pub(crate) mod resources;
 pub(crate) mod run;
 pub(crate) mod sass;
 pub(crate) mod seal;
+pub(crate) mod soak;
 pub(crate) mod steps;
 pub(crate) mod tune;
 pub(crate) mod verify;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
@@ -24,6 +24,8 @@ const SHOWN_FINDINGS: usize = 4;
 pub struct Interpreter {
     memory: Arc<Mutex<Memory>>,
     id: MemoryId,
+    /// Bytes of the allocations that live.
+    allocated: Arc<AtomicUsize>,
     /// Address of the words of tickets.
     tickets: u64,
     kernels: Mutex<HashMap<Specialisation, Kernel>>,
@@ -85,6 +87,7 @@ impl Interpreter {
         Self {
             memory: Arc::new(Mutex::new(memory)),
             id: MemoryId::new(),
+            allocated: Arc::new(AtomicUsize::new(size_of::<u32>() * MOST_TICKETS)),
             tickets,
             kernels: Mutex::default(),
             substitutes: Mutex::default(),
@@ -115,6 +118,13 @@ impl Interpreter {
     /// Makes later launches note what of their kernels they execute: see [`Reports::coverage`].
     pub fn cover(&self, covers: bool) {
         self.covers.store(covers, Ordering::Relaxed);
+    }
+
+    /// A buffer of so many bytes, of which the pieces at these addresses are there, `held` bytes together.
+    fn buffer(&self, address: u64, bytes: usize, addresses: Vec<u64>, held: usize) -> Buffer {
+        self.allocated.fetch_add(held, Ordering::Relaxed);
+        let (memory, allocated) = (Arc::clone(&self.memory), Arc::clone(&self.allocated));
+        Buffer::new(address, bytes, self.id, Arc::new(Allocation { memory, addresses, held, allocated }))
     }
 
     fn kernel(&self, kernel: &Specialisation) -> Result<Kernel> {
@@ -159,6 +169,10 @@ struct Allocation {
     memory: Arc<Mutex<Memory>>,
     /// Of each piece.
     addresses: Vec<u64>,
+    /// Bytes of all of them.
+    held: usize,
+    /// Those of all allocations that live.
+    allocated: Arc<AtomicUsize>,
 }
 
 impl Drop for Allocation {
@@ -167,6 +181,7 @@ impl Drop for Allocation {
         for address in &self.addresses {
             memory.free(*address);
         }
+        self.allocated.fetch_sub(self.held, Ordering::Relaxed);
     }
 }
 
@@ -197,15 +212,18 @@ impl Device for Interpreter {
     fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
         check_host_memory(name, bytes)?;
         let address = lock(&self.memory).allocate(name, bytes, ALIGNMENT);
-        let allocation = Allocation { memory: Arc::clone(&self.memory), addresses: vec![address] };
-        Ok(Buffer::new(address, bytes, self.id, Arc::new(allocation)))
+        Ok(self.buffer(address, bytes, vec![address], bytes))
+    }
+
+    fn allocated_bytes(&self) -> Option<usize> {
+        Some(self.allocated.load(Ordering::Relaxed))
     }
 
     fn allocate_pieces(&self, name: &str, pieces: &[std::ops::Range<usize>]) -> Result<Buffer> {
         let address = lock(&self.memory).allocate_pieces(name, pieces, ALIGNMENT);
         let addresses = pieces.iter().map(|piece| address + piece.start as u64).collect();
         let bytes = pieces.last().map_or(0, |last| last.end);
-        Ok(Buffer::new(address, bytes, self.id, Arc::new(Allocation { memory: Arc::clone(&self.memory), addresses })))
+        Ok(self.buffer(address, bytes, addresses, pieces.iter().map(ExactSizeIterator::len).sum()))
     }
 
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
@@ -374,6 +392,21 @@ mod tests {
         assert!(matches!(error, Error::Tickets { word: 5, found: 3, .. }), "{error}");
         // And the fault stays where it was made.
         run(&device, BLOCK, &right, KERNEL).unwrap();
+    }
+
+    #[test]
+    fn memory_that_lives_is_counted() {
+        let device = Interpreter::new();
+        let bytes = || device.allocated_bytes().unwrap();
+        let before = bytes();
+        let first = device.allocate(100).unwrap();
+        let pieces = device.allocate_pieces("far", &[0..8, 1 << 40..(1 << 40) + 4]).unwrap();
+        assert_eq!(bytes(), before + 112);
+        let again = first.clone();
+        drop(first);
+        assert_eq!(bytes(), before + 112);
+        drop((again, pieces));
+        assert_eq!(bytes(), before);
     }
 
     #[test]

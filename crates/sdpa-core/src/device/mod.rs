@@ -80,6 +80,12 @@ pub trait Device: Send + Sync {
         self.allocate_named(name, pieces.last().map_or(0, |last| last.end))
     }
 
+    /// Bytes of the memory that this device has allocated and that still lives: buffers, workspaces, tickets. None if it keeps no
+    /// count. A program that runs for days sees by it that nothing is kept for ever.
+    fn allocated_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Copies bytes into a buffer, `offset` bytes after its start.
     ///
     /// # Errors

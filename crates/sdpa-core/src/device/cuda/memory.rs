@@ -3,6 +3,7 @@
 //! cudarc's own slices wait for events where their context tracks them. An event that was recorded before a capture must not
 //! be waited for inside of it, and everything here is on one stream: nothing needs such waits.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaStream, DriverError, result, sys};
@@ -12,16 +13,23 @@ pub(super) struct Pool {
     stream: Arc<CudaStream>,
     /// Memory dropped while the stream recorded a graph, to be freed by the next call that does not.
     dropped: Mutex<Vec<u64>>,
+    /// Bytes of the allocations that live.
+    allocated: AtomicUsize,
 }
 
 impl Pool {
     pub(super) fn new(stream: Arc<CudaStream>) -> Self {
-        Self { stream, dropped: Mutex::default() }
+        Self { stream, dropped: Mutex::default(), allocated: AtomicUsize::default() }
     }
 
     /// True while the stream records a graph.
     pub(super) fn is_capturing(&self) -> Result<bool, DriverError> {
         Ok(self.stream.capture_status()? != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// Bytes of the allocations that live.
+    pub(super) fn allocated(&self) -> usize {
+        self.allocated.load(Ordering::Relaxed)
     }
 
     /// Allocates this many bytes, at least one, since the driver allocates no empty memory.
@@ -40,7 +48,8 @@ impl Pool {
                 false => result::malloc_sync(bytes)?,
             }
         };
-        Ok(Allocation { pool: Arc::clone(self), address, captured })
+        self.allocated.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Allocation { pool: Arc::clone(self), address, bytes, captured })
     }
 
     /// Frees what was dropped while the stream recorded a graph.
@@ -77,12 +86,14 @@ impl Drop for Pool {
 pub(super) struct Allocation {
     pool: Arc<Pool>,
     pub(super) address: u64,
+    bytes: usize,
     /// Whether a graph was being recorded: then its allocation and its release are the graph's.
     captured: bool,
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
+        self.pool.allocated.fetch_sub(self.bytes, Ordering::Relaxed);
         // If the driver does not say, it had better not be asked to free anything either.
         if !self.captured && self.pool.is_capturing().unwrap_or(true) {
             self.pool.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(self.address);

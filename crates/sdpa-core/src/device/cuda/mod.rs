@@ -384,6 +384,10 @@ impl Device for Cuda {
         Ok(Buffer::new(allocation.address, bytes, self.memory(), Arc::new(allocation)))
     }
 
+    fn allocated_bytes(&self) -> Option<usize> {
+        Some(self.pool.allocated())
+    }
+
     fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
         let address = buffer.check_range(self.memory(), offset, bytes.len())?;
         if bytes.is_empty() {
