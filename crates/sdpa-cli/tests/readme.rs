@@ -98,10 +98,11 @@ fn fields(value: &serde_json::Value, found: &mut std::collections::BTreeSet<Stri
 fn every_field_that_programs_read_is_described_for_them() {
     let case = "b1 h1 L20 d64 f16";
     let page = read("AGENTS.md");
-    let commands: [&[&str]; 3] = [
+    let commands: [&[&str]; 4] = [
         &["check", "shared_statistics_race", "--case", case, "--seeds", "1", "--json"],
         &["counters", "v1", "--case", case, "--json"],
         &["verify", "v1", case, "--json"],
+        &["soak", "--steps", "1", "--json"],
     ];
     for arguments in commands {
         let output = Command::new(env!("CARGO_BIN_EXE_sdpa"))

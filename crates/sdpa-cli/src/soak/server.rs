@@ -157,21 +157,21 @@ impl Server {
     fn begin(&mut self, place: usize) {
         let most = self.shape.most_keys;
         let random = &mut self.random;
-        // Mostly short prompts, and now and then one of up to half of what there is.
-        let longest = if random.chance(0.25) { most / 2 } else { most / 8 };
-        let prompt = 1 + random.below(longest);
-        let target = (prompt + 1 + random.below(self.shape.most_grown)).min(most);
-        let mut sequence = Sequence { tokens: Vec::new(), pages: Vec::new(), prompt, target };
+        let mut sequence = Sequence { tokens: Vec::new(), pages: Vec::new(), prompt: 0, target: 0 };
         let others: Vec<&Sequence> = self.places.iter().flatten().collect();
-        if !others.is_empty() && random.chance(0.5) {
+        if !others.is_empty() && random.chance(0.4) {
+            // Its prompt begins as another one does: with whole pages, which nobody writes any more.
             let parent = others[random.below(others.len())];
-            // Whole pages, which nobody writes any more; at least one token is its own.
-            let shared = (parent.tokens.len() / self.shape.page).min((prompt - 1) / self.shape.page);
+            let shared = (parent.tokens.len() / self.shape.page).min((most - 1) / self.shape.page);
             sequence.tokens = parent.tokens[..shared * self.shape.page].to_vec();
             sequence.pages = parent.pages[..shared].to_vec();
             sequence.pages.iter().for_each(|page| self.pages.share(*page));
             self.shared_prefixes += u64::from(shared > 0);
         }
+        // Mostly short prompts, and now and then one of up to half of what there is.
+        let longest = if random.chance(0.25) { most / 2 } else { most / 8 };
+        sequence.prompt = (sequence.tokens.len() + 1 + random.below(longest)).min(most);
+        sequence.target = (sequence.prompt + 1 + random.below(self.shape.most_grown)).min(most);
         self.sequences += 1;
         self.places[place] = Some(sequence);
     }
