@@ -111,7 +111,7 @@ impl<'d> Machine<'d> {
     }
 
     /// Uploads a step and runs it, by the graph if there is one.
-    pub(super) fn run(&self, step: &Step, graph: Option<&mut (dyn Recording + '_)>) -> Result<()> {
+    pub(super) fn run(&self, step: &Step, graph: Option<&(dyn Recording + '_)>) -> Result<()> {
         self.write_rows(&self.new_key, Row::Key, &step.tokens)?;
         self.write_rows(&self.new_value, Row::Value, &step.tokens)?;
         self.device.write(

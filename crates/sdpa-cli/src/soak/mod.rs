@@ -60,7 +60,7 @@ impl Shape {
         most_grown: 100,
     };
 
-    /// For a GPU: a model's attention, and a cache of 1 GB.
+    /// For a GPU: a model's attention, and a cache of half a gigabyte.
     pub const LARGE: Self = Self {
         sequences: 64,
         heads_q: 32,
@@ -214,13 +214,13 @@ fn run_steps(
     mut meddle: impl FnMut(u64, &mut Server, &mut Step),
 ) -> Result<(), Error> {
     let mut random = Random::new(options.seed, &[0x6a75_6467]);
-    let mut graph = machine.record()?;
+    let graph = machine.record()?;
     report.allocated_bytes = machine.device().allocated_bytes();
     for number in 0..options.steps {
         let mut step = server.step();
         meddle(number, server, &mut step);
         machine.device().set_schedule(options.seed.wrapping_add(number));
-        match machine.run(&step, graph.as_deref_mut()) {
+        match machine.run(&step, graph.as_deref()) {
             // The interpreter's word on a kernel; a driver's is an error of the device.
             Err(error @ (Error::Findings { .. } | Error::Tickets { .. })) => report.found(number, error),
             ran => ran?,

@@ -1,7 +1,8 @@
 //! Forty steps of the server, and what must not get past it.
 
 use sdpa::generations;
-use sdpa_core::{Device as _, Interpreter};
+use sdpa_cache::Append;
+use sdpa_core::{Device as _, DeviceLimits, Interpreter};
 
 use super::server::{Server, Step};
 use super::{Options, Report, Shape, soak, soak_meddled};
@@ -109,4 +110,14 @@ fn memory_that_a_step_keeps_is_noticed() {
     let report = soak_meddled(&device, generation, TINY, options(4), |_, _| {}, meddle).unwrap();
     assert!(report.findings[0].starts_with("step 2: allocated Some("), "{report:#?}");
     assert!(report.findings[1].starts_with("at the end the device has allocated "), "{report:#?}");
+}
+
+/// What a GPU runs is planned here, too.
+#[test]
+fn the_large_server_is_planned() {
+    let problem = Shape::LARGE.problem().unwrap();
+    for limits in [DeviceLimits::A100, DeviceLimits::L4, DeviceLimits::H200] {
+        generations::find("v2j").unwrap().plan(&problem, &limits).unwrap();
+    }
+    assert!(Append::to_caches_of(&problem, Shape::LARGE.tokens).build().is_ok());
 }

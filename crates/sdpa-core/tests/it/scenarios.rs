@@ -81,7 +81,10 @@ fn loads_machine_code() {
 #[ignore = "driver.rs runs it under a stand-in for the driver"]
 fn works_from_other_threads() {
     let device = Cuda::new(0).unwrap();
+    let allocated = device.allocated_bytes().unwrap();
     let all = buffers(&device).unwrap();
+    let of_buffers: usize = all.iter().map(Buffer::bytes).sum();
+    assert_eq!(device.allocated_bytes(), Some(allocated + of_buffers));
     // Each in a thread that has never called the driver.
     let alone = |work: &(dyn Fn() + Sync)| std::thread::scope(|scope| scope.spawn(work).join().unwrap());
     alone(&|| V0.forward(&device, &problem(), &tensors(&all)).unwrap());
@@ -102,6 +105,7 @@ fn works_from_other_threads() {
     drop(prepared);
     other.bind_to_thread().unwrap();
     drop(all);
+    assert_eq!(device.allocated_bytes(), Some(allocated));
     other.bind_to_thread().unwrap();
     drop(device);
     drop(other);
