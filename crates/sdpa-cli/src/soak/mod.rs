@@ -53,7 +53,7 @@ impl Shape {
         heads_kv: 2,
         head_dim: 64,
         page: 16,
-        pages: 60,
+        pages: 36,
         most_keys: 560,
         tokens: 40,
         most_new: 24,

@@ -1,8 +1,13 @@
 //! Forty steps of the server, and what must not get past it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use sdpa::generations;
 use sdpa_cache::Append;
-use sdpa_core::{Device as _, DeviceLimits, Interpreter};
+use sdpa_core::{
+    Buffer, Device, DeviceKind, DeviceLimits, Interpreter, Launch, MemoryId, Params, Recording, Resources, Result,
+    Specialisation,
+};
 
 use super::server::{Server, Step};
 use super::{Options, Report, Shape, soak, soak_meddled};
@@ -120,4 +125,71 @@ fn the_large_server_is_planned() {
         generations::find("v2j").unwrap().plan(&problem, &limits).unwrap();
     }
     assert!(Append::to_caches_of(&problem, Shape::LARGE.tokens).build().is_ok());
+}
+
+/// An interpreter on which every second launch of an attention kernel is followed by another last bit where its output
+/// is read from its beginning.
+struct Unsteady {
+    device: Interpreter,
+    launches: AtomicU64,
+}
+
+impl Device for Unsteady {
+    fn name(&self) -> String {
+        self.device.name()
+    }
+    fn kind(&self) -> DeviceKind {
+        self.device.kind()
+    }
+    fn limits(&self) -> &DeviceLimits {
+        self.device.limits()
+    }
+    fn memory(&self) -> MemoryId {
+        self.device.memory()
+    }
+    fn tickets(&self) -> u64 {
+        self.device.tickets()
+    }
+    fn allocate_named(&self, name: &str, bytes: usize) -> Result<Buffer> {
+        self.device.allocate_named(name, bytes)
+    }
+    fn write(&self, buffer: &Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.device.write(buffer, offset, bytes)
+    }
+    fn read(&self, buffer: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        self.device.read(buffer, offset, bytes)?;
+        // The output is the only buffer of its size; its log-sum-exp is much smaller, and nothing else is read.
+        let is_output = buffer.bytes() == TINY.tokens * TINY.heads_q * TINY.head_dim * 2;
+        if is_output && offset == 0 && self.launches.load(Ordering::Relaxed) % 2 == 0 {
+            bytes[0] ^= 1;
+        }
+        Ok(())
+    }
+    fn load(&self, kernel: &Specialisation) -> Result<()> {
+        self.device.load(kernel)
+    }
+    fn launch(&self, launch: &Launch, params: &Params) -> Result<()> {
+        self.launches.fetch_add(u64::from(params.output.address != 0 && params.lse != 0), Ordering::Relaxed);
+        self.device.launch(launch, params)
+    }
+    fn synchronize(&self) -> Result<()> {
+        self.device.synchronize()
+    }
+    fn record(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Recording + '_>> {
+        self.device.record(work)
+    }
+    fn resources(&self, kernel: &Specialisation) -> Result<Option<Resources>> {
+        self.device.resources(kernel)
+    }
+    fn substitute(&self, kernel: &Specialisation, ptx: &str) -> Result<()> {
+        self.device.substitute(kernel, ptx)
+    }
+}
+
+#[test]
+fn another_last_bit_is_noticed() {
+    let device = Unsteady { device: Interpreter::new(), launches: AtomicU64::new(0) };
+    let report = soak(&device, generations::find("v2j").unwrap(), TINY, options(10), |_, _| {}).unwrap();
+    assert!(report.findings[0].contains("it has other bits"), "{report:#?}");
+    assert_eq!(report.allocated_bytes, None, "this device does not count");
 }
