@@ -1,8 +1,9 @@
 // Appends to a cache: copies the keys and values of new tokens to the slots that a list names.
 //
-// idea:   a thread moves one vector of one token's row. The threads of a block lie behind one
-//         another in a token's heads, each head's key followed by its value, so that a warp reads
-//         and writes whole rows; of a token with few vectors a block takes several.
+// idea:   a thread moves one vector of a token's key and the one beside it of its value, both read
+//         before either is written. The threads of a block lie behind one another in a token's
+//         heads, so that a warp reads and writes whole rows; of a token with few vectors a block
+//         takes several.
 // needs:  slots that differ from one another; two tokens with one slot would race for it
 // build:  -DVECTOR_BYTES=16 where every row begins at a multiple of 16 bytes and is one long, else 2
 //
@@ -28,10 +29,12 @@ constexpr int THREADS = LAUNCH_THREADS;
 constexpr int COUNT = VECTOR_BYTES / 2;  // elements of a vector
 static_assert(sizeof(Vector) == VECTOR_BYTES, "one load and one store");
 
-// Selected field by field, from parameters that all threads have.
-__device__ inline TensorView select(bool second, const TensorView& a, const TensorView& b) {
-    return {second ? b.data : a.data, second ? b.batch_stride : a.batch_stride,
-            second ? b.head_stride : a.head_stride, second ? b.row_stride : a.row_stride};
+// A row of a tensor: that of a token, or of a place in a page.
+__device__ inline Vector* row_of(const TensorView& tensor, unsigned batch, unsigned head,
+                                 unsigned row) {
+    const long long offset =
+        batch * tensor.batch_stride + head * tensor.head_stride + row * tensor.row_stride;
+    return reinterpret_cast<Vector*>(static_cast<unsigned short*>(tensor.data) + offset);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -39,7 +42,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const unsigned token = blockIdx.x * blockDim.y + threadIdx.y;
     const unsigned vector = blockIdx.y * blockDim.x + threadIdx.x;
     const unsigned key_vectors = static_cast<unsigned>(params.head_dim) / COUNT;
-    const unsigned head_vectors = key_vectors + static_cast<unsigned>(params.value_dim) / COUNT;
+    const unsigned value_vectors = static_cast<unsigned>(params.value_dim) / COUNT;
+    const unsigned head_vectors = max(key_vectors, value_vectors);
     if (token >= params.len_q || vector >= params.heads_kv * head_vectors) return;
 
     // Negative slots are beyond the cache, too.
@@ -52,15 +56,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const unsigned place = static_cast<unsigned>(slot) - page * page_keys;
 
     const unsigned head = vector / head_vectors;
-    const unsigned within = vector - head * head_vectors;
-    const bool is_value = within >= key_vectors;
-    const long long column = (is_value ? within - key_vectors : within) * COUNT;
-    const TensorView from = select(is_value, params.query, params.output);
-    const TensorView to = select(is_value, params.key, params.value);
-    const long long source = token * from.row_stride + head * from.head_stride + column;
-    const long long target =
-        page * to.batch_stride + head * to.head_stride + place * to.row_stride + column;
-    const auto* read = static_cast<const unsigned short*>(from.data) + source;
-    auto* written = static_cast<unsigned short*>(to.data) + target;
-    *reinterpret_cast<Vector*>(written) = *reinterpret_cast<const Vector*>(read);
+    const unsigned column = vector - head * head_vectors;
+    const bool has_key = column < key_vectors;
+    const bool has_value = column < value_vectors;
+    Vector key, value;
+    if (has_key) key = row_of(params.query, 0, head, token)[column];
+    if (has_value) value = row_of(params.output, 0, head, token)[column];
+    if (has_key) row_of(params.key, page, head, place)[column] = key;
+    if (has_value) row_of(params.value, page, head, place)[column] = value;
 }

@@ -89,10 +89,10 @@ impl Append {
         })
     }
 
-    /// A thread for each vector of each token.
+    /// A thread for each vector of each token's keys, and the values beside them.
     fn launch(&self, is_wide: bool) -> Launch {
         let elements = if is_wide { WIDE_BYTES / ELEMENT } else { 1 };
-        let vectors = (self.heads_kv() * (self.width(Part::Key) + self.width(Part::Value)) / elements) as u32;
+        let vectors = (self.heads_kv() * self.width(Part::Key).max(self.width(Part::Value)) / elements) as u32;
         let columns = vectors.min(THREADS);
         let tokens = THREADS / columns;
         Launch {

@@ -182,14 +182,15 @@ pub(crate) fn kinds() -> Vec<Case> {
         Case::contiguous(3, [8, 24], [4, 8], 9).by_places().with_slots(odd_slots(32)),
         // A contiguous cache whose length is no power of two.
         Case::contiguous(2, [16, 8], [2, 37], 9).with_slots(odd_slots(74)),
-        // A block for a part of a token: 9 heads of 32 vectors.
-        Case::contiguous(9, [128, 128], [2, 8], 3),
-        // A tail of tokens that does not fill its block: 2 vectors each, 128 in a block.
-        Case::contiguous(1, [8, 8], [33, 8], 130)
-            .with_slots((0..130).map(|token| 263 - 2 * token).collect::<Vec<i64>>()),
-        // Rows of no whole vectors, 264 elements a token.
-        Case::contiguous(11, [13, 11], [2, 16], 4).by_places().with_slots(odd_slots(32)),
-        Case::contiguous(1, [3, 1], [9, 8], 70),
+        // A block for a part of a token: 17 heads of 16 vectors.
+        Case::contiguous(17, [128, 128], [2, 8], 3),
+        // A tail of tokens that does not fill its block: a vector each, 256 in a block.
+        Case::contiguous(1, [8, 8], [65, 8], 260)
+            .with_slots((0..260).map(|token| 519 - 2 * token).collect::<Vec<i64>>()),
+        // Rows of no whole vectors, 260 elements a token.
+        Case::contiguous(20, [13, 11], [2, 16], 4).by_places().with_slots(odd_slots(32)),
+        Case::contiguous(1, [3, 1], [12, 8], 90),
+        Case::contiguous(2, [3, 5], [2, 8], 3),
         Case::contiguous(1, [8, 8], [2, 8], 0),
         Case::contiguous(1, [8, 8], [0, 8], 0).with_slots([0, 1]),
     ];

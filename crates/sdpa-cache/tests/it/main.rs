@@ -2,6 +2,7 @@
 
 mod append;
 mod case;
+mod costs;
 mod far;
 mod mutations;
 mod refused;

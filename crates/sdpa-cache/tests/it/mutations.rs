@@ -11,8 +11,9 @@ const CHANGES_NOTHING: &[([&str; 3], &str)] = &[
     (["(params.workspace)[token]", "", "computed in 32 bits"], "a list of slots is never as long"),
     (["(params.workspace)[token]", "ld.global", "read through the non-coherent cache"], "nobody writes it"),
     (["(params.batch) * page_keys", "", "computed in 32 bits"], "a cache has fewer than 2^31 slots"),
-    (["const Vector*>(read)", "ld.global", "read through the non-coherent cache"], "nobody writes it"),
-    (["", "add.s64", "operand left out"], "parameters begin at address 0 of their space"),
+    (["head, token)[column]", "ld.global", "read through the non-coherent cache"], "nobody writes it"),
+    (["[column]", "mul.wide.u32", "computed in 32 bits"], "a row is never as long"),
+    (["", ", 160", "operand left out"], "parameters begin at address 0 of their space"),
 ];
 
 /// Why a mutation need not be noticed.
