@@ -78,3 +78,20 @@ fn tensors() {
         "key_cache lies in another device's memory: allocate it on the device that it is used with"
     );
 }
+
+/// Two caches of one allocation, a page's keys and then its values, share memory only where they meet.
+#[test]
+fn caches_that_interleave() {
+    let device = Interpreter::new();
+    let page = 8 * 2 * 16;
+    let strides = Strides { batch: 2 * page, head: 16, row: 32 };
+    let append = Append::new(1, 2, 16, 3, 8).cache_strides(Part::Key, strides).cache_strides(Part::Value, strides);
+    let prepared = append.build().unwrap().prepare(&device).unwrap();
+    let (cache, new) = (device.upload(&vec![0; 3 * 4 * page as usize]).unwrap(), device.upload(&[0; 64]).unwrap());
+    let slots = device.upload(&[0xff; 8]).unwrap();
+    let taken = |offset: i64| {
+        let value_cache = View::new(&cache, 2 * offset as usize);
+        prepared.forward(&AppendTensors::new(&new, &new, &slots, &cache, value_cache)).is_ok()
+    };
+    assert_eq!([page - 1, page].map(taken), [false, true]);
+}
