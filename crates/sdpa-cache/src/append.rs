@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sdpa_core::{Layout, Operand, Problem, Strides};
+use sdpa_core::{Extensions, Layout, Operand, Problem, Strides};
 
 use crate::AppendError;
 use crate::kernels::THREADS;
@@ -12,6 +12,9 @@ const MOST: usize = i32::MAX as usize;
 
 /// The most elements of a token: a grid has 65 535 rows of blocks at most.
 const MOST_OF_TOKEN: usize = 65_535 * THREADS as usize;
+
+/// Problems whose caches are keys and values in the problem's own type, however they lie: what is copied as it is.
+const COPIED: Extensions = Extensions { value_dim: true, ..Extensions::ALL };
 
 /// Keys or values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +89,7 @@ impl Append {
             layout: Layout::Bhld,
             new: [None; 2],
             caches: [None; 2],
+            not_copied: None,
         }
     }
 
@@ -93,10 +97,12 @@ impl Append {
     /// keys and values of so many tokens are contiguous.
     pub fn to_caches_of(problem: &Problem, tokens: usize) -> AppendBuilder {
         let [pages, heads_kv, page, head_dim] = problem.shape(Operand::Key);
-        Self::new(tokens, heads_kv, head_dim, pages, page)
+        let not_copied = problem.extensions().first_not_in(COPIED);
+        let builder = Self::new(tokens, heads_kv, head_dim, pages, page)
             .value_dim(problem.value_dim())
             .cache_strides(Part::Key, problem.strides(Operand::Key))
-            .cache_strides(Part::Value, problem.strides(Operand::Value))
+            .cache_strides(Part::Value, problem.strides(Operand::Value));
+        AppendBuilder { not_copied, ..builder }
     }
 
     /// New tokens.
@@ -241,6 +247,8 @@ pub struct AppendBuilder {
     /// Elements from token to token, and from head to head.
     new: [Option<[i64; 2]>; 2],
     caches: [Option<Strides>; 2],
+    /// What the problem asks for whose caches no copy fills.
+    not_copied: Option<&'static str>,
 }
 
 impl AppendBuilder {
@@ -274,6 +282,9 @@ impl AppendBuilder {
     /// # Errors
     /// An [`AppendError`] that says what to change.
     pub fn build(self) -> Result<Append, AppendError> {
+        if let Some(what) = self.not_copied {
+            return Err(AppendError::NotCopied { what });
+        }
         let widths = [self.head_dim, self.value_dim];
         let new = Part::ALL.map(|part| {
             let contiguous =
@@ -287,5 +298,20 @@ impl AppendBuilder {
         });
         let Self { tokens, heads_kv, pages, page, .. } = self;
         Append { tokens, heads_kv, widths, pages, page, new, caches }.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No problem asks for such a thing yet; one that does may not have its caches filled with elements of two bytes.
+    #[test]
+    fn what_is_no_copy_is_declined() {
+        let builder = AppendBuilder { not_copied: Some("keys of another type"), ..Append::new(1, 1, 8, 1, 8) };
+        assert_eq!(
+            builder.build().unwrap_err().to_string(),
+            "appending copies f16 and bf16 as they are: it does not take keys of another type"
+        );
     }
 }

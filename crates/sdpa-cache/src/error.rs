@@ -11,6 +11,12 @@ pub enum AppendError {
         /// `heads_kv`, `head_dim` or `value_dim`.
         what: &'static str,
     },
+    /// A problem whose caches hold something else than new rows do.
+    #[error("appending copies f16 and bf16 as they are: it does not take {what}")]
+    NotCopied {
+        /// What the problem asks for.
+        what: &'static str,
+    },
     /// Kernels count in 32 bits.
     #[error("{what} is {found}: at most {most} fit the kernels' 32-bit indices")]
     TooLarge {
