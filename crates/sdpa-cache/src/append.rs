@@ -305,7 +305,7 @@ impl AppendBuilder {
 mod tests {
     use super::*;
 
-    /// No problem asks for such a thing yet; one that does may not have its caches filled with elements of two bytes.
+    /// Caches of another type than new rows may not be filled with what these are.
     #[test]
     fn what_is_no_copy_is_declined() {
         let builder = AppendBuilder { not_copied: Some("keys of another type"), ..Append::new(1, 1, 8, 1, 8) };

@@ -113,3 +113,15 @@ fn nan_that_no_input_explains_is_told() {
     let said = run("1e-30");
     assert!(said.contains("\nwrong: 1024 of 1024 output elements are NaN") && said.ends_with("exit 1"), "{said}");
 }
+
+#[test]
+fn a_soak_says_how_much_it_judged_and_asks_nobody_who_declines() {
+    let sandbox = Sandbox::new();
+    let said = sandbox.sdpa(&["soak", "--steps", "2", "--every", "1", "--seed", "1"]);
+    assert!(said.contains("\nv2j: right; 2 steps in ") && said.contains(", of 2 steps "), "{said}");
+    assert!(said.contains("the same after each step") && said.ends_with("repeat with --seed 1\nexit 0"), "{said}");
+    let said = sandbox.sdpa(&["soak", "v2d", "--steps", "2"]);
+    assert!(said.contains("error: v2d does not take packed sequences") && said.ends_with("\nexit 2"), "{said}");
+    let said = sandbox.sdpa(&["soak", "--steps", "2", "--sampled", "0"]);
+    assert!(said.contains("\nv2j: not judged; 2 steps") && said.ends_with("\nexit 2"), "{said}");
+}
