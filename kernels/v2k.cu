@@ -413,6 +413,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 
     // The copies of Q have landed: this thread's and, behind the barrier, every thread's. A
     // negative scale moves into Q, so that the softmax may count on it being positive.
+    // UNREACHED: what is left of a loop unrolled by four, whose turns are a multiple of four.
     if (params.scale < 0.0f) shared.query.template negate_own<THREADS>(threadIdx.x);
     __syncthreads();
     const int warp_row = threadIdx.x / WARP_SIZE * WARP_ROWS;  // the warp's first, within the tile
@@ -435,6 +436,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         }
         __syncthreads();
         if constexpr (STAGES == 1) {
+            // UNREACHED: the tile in hand is in front of the end.
             if (key_tile > key_tiles.begin) load_values(key_tile);
         } else if constexpr (!IS_LAST) {
             load_both(key_tile + 1);
@@ -470,6 +472,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
             if (params.window_left == UNBOUNDED) {
                 rows.mask_scores<COUNT, false>(score, visible);
             } else {
+                // UNREACHED: the range asks again whether the window has a left side.
                 rows.mask_scores<COUNT, true>(score, visible);
             }
         }

@@ -403,6 +403,7 @@ __device__ inline void produce(SharedMemory& shared, const ValueParams& params,
         if (work.key_begin < work.key_end) load(work);
         if (!is_short) ticket = tiles.draw();
     }
+    // UNREACHED: no work has no key in front of its end.
     announce(Work::none());
 }
 
@@ -491,6 +492,7 @@ public:
                                  const Shaper& shaper, int first_row, int first_key) {
         if constexpr (IS_PLAIN) return;
         shaper.shape(reinterpret_cast<float (&)[COUNT / 2]>(score));
+        // UNREACHED: kernels for slopes are taken where there are some.
         if (!params.slopes) return;
         const float slope = work.slope;
 #pragma unroll
@@ -844,6 +846,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             if (key_tile >= whole_begin && key_tile < whole_end) {
                 attend(All{}, Unmasked{});
             } else if (ends_in_half && key_tile == begin) {
+                // UNREACHED: without a window's left side no tile ends in its half.
                 attend(SecondHalf{}, Masked{});
             } else {
                 attend(All{}, Masked{});

@@ -183,7 +183,7 @@ const VALUE_WIDTHS: [&str; 26] = [
 
 /// What problems ask for beyond dense attention, for each kernel that takes it: edges of windows before, at and behind those of
 /// tiles, sequences of no row and of one, more of them than a warp has lanes.
-const EXTENDED: [(&str, &str); 45] = [
+const EXTENDED: [(&str, &str); 63] = [
     ("a window", "L200 d64 f16 causal window=64,all normal seed=80"),
     ("a window", "q70 kv300 d128 f16 full window=63,1 normal seed=81"),
     ("a window", "h2 q150 kv130 d96 bf16 full window=0,0 normal seed=82"),
@@ -196,6 +196,8 @@ const EXTENDED: [(&str, &str); 45] = [
     ("sinks", "h2 q5 kv0 d128 f16 full sinks normal seed=89"),
     ("sinks", "h2 q9 kv70 d64 f16 full sinks vast-logits seed=90"),
     ("sinks", "L150 d32 bf16 full sinks normal seed=109"),
+    // Logits whose exponents of 2 leave f32, beside which a sink has no weight; few of these rows can be judged.
+    ("sinks", "q8 kv9 d8 bf16 full sinks scale=6e37 integers seed=6"),
     ("sinks", "q20 kv70 d40 bf16 causal sinks normal seed=110"),
     ("sinks", "q150 kv40 d40 bf16 full sinks normal seed=111"),
     ("slopes", "h8/2 L130 d64 f16 causal slopes normal seed=91"),
@@ -210,6 +212,26 @@ const EXTENDED: [(&str, &str); 45] = [
     ("a soft cap", "q33 kv70 d256 bf16 full softcap=1 huge-logits seed=100"),
     ("a soft cap", "q33 kv70 d64 bf16 full softcap=1000 window=20,20 normal seed=101"),
     ("a soft cap", "q33 kv70 d128 f16 full softcap=30 scale=-0.5 normal seed=102"),
+    // The last tile of keys is full, all of them are in some rows' sight, and the diagonal begins at the top left.
+    ("scores of another shape", "h2 q40 kv256 d128 f16 full slopes normal seed=125"),
+    ("scores of another shape", "h2 q300 kv128 d256 f16 causal-top-left slopes normal seed=126"),
+    ("scores of another shape", "h2 q300 kv128 d64 bf16 causal-top-left slopes normal seed=127"),
+    ("scores of another shape", "h2 q256 kv256 d128 bf16 causal-top-left slopes window=100,all normal seed=128"),
+    ("scores of another shape", "h2 q40 kv256 d256 f16 full softcap=2 peaked seed=129"),
+    ("scores of another shape", "h2 q40 kv256 d64 f16 full softcap=30 slopes normal seed=130"),
+    ("scores of another shape", "h2 q300 kv128 d256 bf16 causal-top-left softcap=30 normal seed=131"),
+    (
+        "scores of another shape",
+        "h2 q256 kv256 d128 f16 causal-top-left softcap=30 slopes window=100,all normal seed=132",
+    ),
+    ("scores of another shape", "h2 q256 kv300 d64 bf16 causal softcap=30 window=90,all normal seed=133"),
+    ("scores of another shape", "h2 q256 kv300 d64 f16 full softcap=30 window=90,20 normal seed=134"),
+    ("scores of another shape", "h2 q256 kv300 d64 f16 causal softcap=30 slopes window=40,all normal seed=141"),
+    ("half of a tile", "h2 q256 kv256 d128 f16 causal-top-left window=100,all normal seed=135"),
+    ("half of a tile", "h2 q256 kv256 d64 f16 causal-top-left window=100,all sinks normal seed=136"),
+    ("logits beyond 2^24", "h2/1 q40 kv100 d256 f16 full window=30,20 sinks vast-logits seed=137"),
+    ("logits beyond 2^24", "h2/1 q70 kv100 d256 bf16 causal-top-left window=30,all sinks vast-logits seed=138"),
+    ("logits beyond 2^24", "h2/1 q70 kv100 d64 f16 causal-top-left window=30,all sinks vast-logits seed=139"),
     // Few rows, for the smallest tiles: everything once more.
     ("few rows", "h3 L33 d32 f16 causal sinks slopes normal seed=112"),
     ("few rows", "h3 q33 kv200 d24 f16 full window=70,66 sinks normal seed=113"),
@@ -225,6 +247,7 @@ const EXTENDED: [(&str, &str); 45] = [
     ("few rows", "h2 q96 kv128 d32 f16 full packed=3,32,64 blhd normal seed=123"),
     ("few rows", "h2 q64 kv90 d32 f16 full packed=2,33,90 blhd ascending seed=124"),
     ("packed sequences", "h2 L230 d64 f16 causal packed=5,100,100 blhd normal seed=103"),
+    ("packed sequences", "h2 L33 d64 f16 causal packed=1,33,33 blhd normal seed=140"),
     ("packed sequences", "h4/2 q100 kv330 d32 bf16 full packed=40,9,70 blhd normal seed=104"),
     ("packed sequences", "q90 kv140 d64 f16 causal packed=70,5,9 window=3,all sinks blhd normal seed=105"),
     ("packed sequences", "h2 q200 kv300 d128 f16 full packed=3,150,200 normal seed=106"),

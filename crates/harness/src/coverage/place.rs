@@ -34,13 +34,18 @@ impl fmt::Display for Place {
     }
 }
 
-/// `// UNREACHED: reason` on a line, or on lines of their own right above it.
+/// `// UNREACHED: reason` on a line, on lines of their own right above it, or further up in the same statement: the
+/// compiler names a line of a statement over several lines that need not be the one that the reason is about.
 fn reason_in(text: &str, line: u32) -> Option<String> {
     const MARK: &str = "// UNREACHED:";
     let lines: Vec<&str> = text.lines().collect();
     let index = (line as usize).checked_sub(1).filter(|index| *index < lines.len())?;
     let of_line = |text: &str| text.split_once(MARK).map(|(_, reason)| reason.trim().to_owned());
-    let above = lines[..index].iter().rev().take_while(|line| line.trim_start().starts_with("//"));
+    let goes_on = |line: &&&str| {
+        let code = line.split("//").next().unwrap_or_default().trim();
+        line.trim_start().starts_with("//") || !code.is_empty() && !code.ends_with([';', '{', '}'])
+    };
+    let above = lines[..index].iter().rev().take_while(goes_on);
     of_line(lines[index]).or_else(|| above.filter_map(|line| of_line(line)).next())
 }
 
@@ -128,5 +133,13 @@ mod tests {
         assert_eq!(reason(4).as_deref(), Some("no plan has it"));
         assert_eq!(reason(5).as_deref(), Some("neither"));
         assert_eq!([reason(0), reason(1), reason(6), reason(7)], [None, None, None, None]);
+    }
+
+    #[test]
+    fn a_reason_within_a_statement_is_about_its_later_lines() {
+        let text = "if (a) {\n    asm(\n        \"wait;\"\n        // UNREACHED: nobody waits\n        \"\" ::\"r\"(a),\n        \"r\"(b));\n    c();\n}\n";
+        let reason = |line| reason_in(text, line);
+        assert_eq!([5, 6].map(reason), [Some("nobody waits".to_owned()), Some("nobody waits".to_owned())]);
+        assert_eq!([2, 3, 7, 8].map(reason), [None, None, None, None]);
     }
 }
