@@ -2,8 +2,8 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use sdpa_core::Device;
 use serde_json::{Map, Value};
 
@@ -13,8 +13,7 @@ use serde_json::{Map, Value};
 /// A program that was copied to a machine without its repository is told the commit in `SDPA_COMMIT`.
 pub fn environment(device: &dyn Device) -> Map<String, Value> {
     let mut found = Map::new();
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    found.insert("date".to_owned(), date(since_1970.as_secs()).into());
+    found.insert("date".to_owned(), date(Timestamp::now()).into());
     const FIELDS: [&str; 6] = ["name", "driver_version", "clocks.sm", "clocks.mem", "power.draw", "temperature.gpu"];
     let uuid = device.uuid();
     let mut smi = Command::new("nvidia-smi");
@@ -43,17 +42,9 @@ pub fn environment(device: &dyn Device) -> Map<String, Value> {
     found
 }
 
-/// `2026-01-31 12:00 UTC` of seconds since 1970 (the calendar of <https://howardhinnant.github.io/date_algorithms.html>).
-fn date(seconds: u64) -> String {
-    let (days, minutes) = (seconds / 86400 + 719_468, seconds % 86400 / 60);
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // Years that begin in March, so that the leap day is their last.
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let (year, month) = (era * 400 + year_of_era + u64::from(month >= 10), (month + 2) % 12 + 1);
-    format!("{year}-{month:02}-{day:02} {:02}:{:02} UTC", minutes / 60, minutes % 60)
+/// `2026-01-31 12:00 UTC`.
+fn date(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// What a command says, where it is there and succeeds.
@@ -68,18 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_the_calendars() {
-        let dates = [0, 951_782_399, 951_782_400, 951_868_800, 1_798_761_599, 4_107_542_400];
-        assert_eq!(
-            dates.map(date),
-            [
-                "1970-01-01 00:00 UTC",
-                "2000-02-28 23:59 UTC",
-                "2000-02-29 00:00 UTC",
-                "2000-03-01 00:00 UTC",
-                "2026-12-31 23:59 UTC",
-                "2100-03-01 00:00 UTC",
-            ]
-        );
+    fn a_date_is_told_in_minutes() {
+        assert_eq!(date(Timestamp::from_second(951_782_399).unwrap()), "2000-02-28 23:59 UTC");
     }
 }
