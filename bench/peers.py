@@ -78,18 +78,21 @@ class Problem:
 
     What goes beyond dense attention comes from `sdpa bench` alone: where packed sequences begin and the longest of them, the
     keys on either side of the diagonal that a query sees (None: all), a soft cap, and of each query head a sink (None: none)
-    and a slope, how many keys each sequence of a batch uses, and how wide values are, if not as keys.
+    and a slope, how many keys each sequence of a batch uses, how wide values are, if not as keys, and how keys and
+    values are stored, if not in the dtype.
     """
 
-    EXTENSIONS = ["cu_seqlens_q", "window", "softcap", "sinks", "slopes", "key_lengths", "value_dim"]
-    WORDS = ["packed sequences", "windows", "soft caps", "sinks", "slopes", "key lengths", "values of another width"]
+    EXTENSIONS = ["cu_seqlens_q", "window", "softcap", "sinks", "slopes", "key_lengths", "value_dim",
+                  "kv_storage"]
+    WORDS = ["packed sequences", "windows", "soft caps", "sinks", "slopes", "key lengths", "values of another width",
+             "keys and values in 8 bits"]
 
     def __init__(self, batch, heads_q, heads_kv, len_q, len_kv, head_dim, dtype="f16", mask="full", cu_seqlens_q=None,
                  cu_seqlens_k=None, longest_q=None, longest_kv=None, window=None, softcap=None, sinks=None, slopes=None,
-                 key_lengths=None, value_dim=None):
+                 key_lengths=None, value_dim=None, kv_storage=None):
         self.batch, self.heads_q, self.heads_kv = batch, heads_q, heads_kv
         self.len_q, self.len_kv, self.head_dim = len_q, len_kv, head_dim
-        self.dtype, self.mask, self.value_dim = dtype, mask, value_dim
+        self.dtype, self.mask, self.value_dim, self.kv_storage = dtype, mask, value_dim, kv_storage
         self.cu_seqlens_q, self.cu_seqlens_k = cu_seqlens_q, cu_seqlens_k
         self.longest_q, self.longest_kv = longest_q, longest_kv
         self.window, self.softcap, self.slopes, self.key_lengths = window, softcap, slopes, key_lengths

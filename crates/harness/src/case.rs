@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use sdpa_core::{
-    Dtype, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, ProblemBuilder, ProblemError, Strides, Window,
+    Dtype, KvScales, KvStorage, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, ProblemBuilder,
+    ProblemError, Strides, Window,
 };
 
 use crate::far::near;
@@ -19,7 +20,7 @@ use crate::regime::{Data, ExtensionData, Regime, UnknownRegime, cumulative};
 /// with key lengths they are these.
 /// `pages=16,40,3` are pages of 16 keys, of which there are 40, and a table 3 entries wide; `pages=16` has as many and as
 /// wide as the sequences need. `page-lists=16,40,50` are lists of pages, of 50 entries together. `value_dim=128` says how wide
-/// values are, if not as keys.
+/// values are, if not as keys; `kv=e4m3` and `kv=e4m3-per-head` how keys and values are stored, if not in the dtype.
 #[derive(Clone, PartialEq)]
 pub struct Case {
     /// What to attend over.
@@ -72,6 +73,7 @@ impl Case {
     /// What the problem's extensions read: of [`data`](Self::data), without drawing the rest.
     pub fn extension_data(&self) -> ExtensionData {
         let mut drawn = ExtensionData::generate(&self.problem, self.seed, self.key_lengths());
+        self.regime.draw_scales(&self.problem, self.seed, &mut drawn);
         self.give_lengths(&mut drawn);
         drawn
     }
@@ -92,11 +94,12 @@ impl Case {
     }
 
     /// The words that say what the problem asks for beyond dense attention, lengths among them: `packed=2,7,7 lengths=7,3`.
-    /// Empty for dense attention over values as wide as keys.
+    /// Empty for dense attention over keys and values of the dtype, equally wide.
     pub fn extensions(&self) -> String {
         let (all, dense) = (self.problem.to_string(), self.problem.to_dense().to_string());
-        // A problem's text ends with its extensions, the width of its values first, which are dense, too.
-        let dense = dense.split(VALUE_DIM).next().unwrap_or_default();
+        // A problem's text ends with its extensions, the width and the storage of its values first, which are dense, too.
+        let first = DENSE_EXTENSIONS.iter().filter_map(|word| dense.find(word)).min();
+        let dense = &dense[..first.unwrap_or(dense.len())];
         let mut words = all.strip_prefix(dense).unwrap_or(&all).trim_start().to_owned();
         if let Some(lengths) = &self.lengths {
             let separator = if words.is_empty() { "" } else { " " };
@@ -122,8 +125,8 @@ impl Case {
     }
 }
 
-/// What a problem's text has in front of the width of its values.
-const VALUE_DIM: &str = " value_dim=";
+/// What a problem's text has in front of the width of its values, and of how they are stored.
+const DENSE_EXTENSIONS: [&str; 2] = [" value_dim=", " kv="];
 
 /// True if these are lengths of the problem's packed sequences, queries and keys alike, or its key lengths.
 fn lengths_fit(problem: &Problem, lengths: &[usize]) -> bool {
@@ -292,6 +295,7 @@ struct Parts {
     len_kv: Option<usize>,
     head_dim: Option<usize>,
     value_dim: Option<usize>,
+    kv_storage: KvStorage,
     dtype: Option<Dtype>,
     mask: Option<Mask>,
     layout: Option<Layout>,
@@ -362,6 +366,12 @@ impl Parts {
             "value_dim" => {
                 self.value_dim = Some(number(word, value)?);
                 "width of values"
+            }
+            "kv" => {
+                let storages = [KvScales::Tensor, KvScales::Head].map(KvStorage::E4m3);
+                let storage = storages.into_iter().find(|storage| storage.name() == Some(value));
+                self.kv_storage = storage.ok_or_else(|| CaseError::Word { word: word.to_owned() })?;
+                "storage of keys and values"
             }
             "softcap" => {
                 self.softcap = Some(number(word, value)?);
@@ -470,6 +480,7 @@ impl Parts {
             .len_kv(len_kv)
             .dtype(self.dtype.unwrap_or(Dtype::F16))
             .mask(self.mask.unwrap_or(Mask::Full))
+            .kv_storage(self.kv_storage)
             .layout(self.layout.unwrap_or(Layout::Bhld));
         if let Some(elements) = self.value_dim {
             builder = builder.value_dim(elements);
@@ -559,6 +570,8 @@ mod tests {
             "b1 h4/2 L70 d64 bf16 causal packed=5,17,30 sinks lengths=17x3,2,17 blhd normal seed=3",
             "b1 h4/2 L70 d192 bf16 causal value_dim=128 normal seed=3",
             "b1 h4/2 L70 d64 f16 causal value_dim=96 packed=5,17,30 sinks blhd scale=0.5 normal seed=3",
+            "b3 h4/2 q2 kv70 d64 bf16 causal kv=e4m3 key-lengths pages=16,40,6 normal seed=1",
+            "b1 h4/2 L70 d64 f16 causal value_dim=96 kv=e4m3-per-head packed=5,17,30 sinks blhd scale=0.5 normal seed=3",
             "b1 h2 q9 kv70 d64 f16 full value_dim=8 value=1344,672,8 output=288,144,16 normal seed=3",
         ] {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
@@ -580,6 +593,8 @@ mod tests {
         assert_eq!("L42 d8".parse::<Case>().unwrap().extensions(), "");
         let words = |line: &str| line.parse::<Case>().unwrap().extensions();
         assert_eq!(words("L42 d8 value_dim=16"), "value_dim=16");
+        assert_eq!(words("L42 d8 kv=e4m3"), "kv=e4m3");
+        assert_eq!(words("kv42 q3 d8 kv=e4m3-per-head sinks value_dim=16"), "value_dim=16 kv=e4m3-per-head sinks");
         assert_eq!(words("h2 L42 d8 packed=4,30,30 value_dim=16 sinks blhd"), "value_dim=16 packed=4,30,30 sinks");
     }
 
@@ -641,6 +656,8 @@ mod tests {
                 error("L4 d64 window=3"),
                 error("L4 d64 softcap=0"),
                 error("L4 d64 lengths=4"),
+                error("L4 d64 kv=e5m2"),
+                error("L4 d64 kv=e4m3 kv=e4m3"),
                 error("L4 d64 packed=2,3,3 lengths=4,0"),
                 error("L4 d64 packed=2,3,3 lengths=2,1"),
                 error("L4 d64 packed=2,3,3 lengths=2x1000000000000"),
@@ -663,6 +680,8 @@ mod tests {
         "window=3" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         softcap is 0e0: it must be above 0 and at most 2^20; leave it out for scores without a cap
         the case gives 1 lengths of at most 4, 4 in all: its problem (b1 h1 L4 d64 f16 full) must be packed, of 1 sequences, with 4 queries and 4 keys, and a longest of at least 4 on both sides
+        "kv=e5m2" is no part of a case; one looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
+        "kv=e4m3" and "kv=e4m3" both say the storage of keys and values: leave one out; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3
         the case gives 2 lengths of at most 4, 4 in all: its problem (b1 h1 L4 d64 f16 full packed=2,3,3) must be packed, of 2 sequences, with 4 queries and 4 keys, and a longest of at least 4 on both sides
         the case gives 2 lengths of at most 2, 3 in all: its problem (b1 h1 L4 d64 f16 full packed=2,3,3) must be packed, of 2 sequences, with 3 queries and 3 keys, and a longest of at least 2 on both sides
         "lengths=2x1000000000000" holds no number that fits; a case looks like: b1 h4/2 q17 kv129 d40 f16 causal blhd scale=0.125 peaked seed=7 schedule=3

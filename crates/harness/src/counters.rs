@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::case::Case;
 use crate::execute::{RunError, Surroundings, execute};
+use crate::needs::case_as_needed;
 use crate::table::{Align, Cell, Table};
 
 /// What is counted by default: three tiles of 64 keys and a ragged fourth, two heads; and one
@@ -34,6 +35,7 @@ pub struct Counted {
 pub fn count(generation: &dyn Attention, case: &Case, texts: &KernelTexts) -> Result<Counted, RunError> {
     let device = texts.interpreter();
     device.set_schedule(case.schedule);
+    let case = case_as_needed(generation, case);
     execute(&device, generation, &case.problem, &case.data(), Surroundings::Exact)?;
     let counters = device.take_reports().counters;
     Ok(Counted { generation: generation.generation().id, counters })

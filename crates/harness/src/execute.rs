@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use sdpa_core::{Attention, Buffer, Device, Error, Operand, Problem, Tensors, View};
+use sdpa_core::{Attention, Buffer, Device, ElementType, Error, Operand, Problem, Tensors, View};
 
 use crate::extension_tensors::ExtensionTensors;
 use crate::far::{near, pieces, row_bytes, row_starts};
@@ -186,8 +186,9 @@ impl<'d> Stage<'d> {
         data: &Data,
         surroundings: Surroundings,
     ) -> Result<Self, Error> {
-        let place =
-            |operand, elements: &[u16]| Placed::operand(device, problem, operand, to_bytes(elements), surroundings);
+        let place = |operand, bits: &[u16]| {
+            Placed::operand(device, problem, operand, operand_bytes(problem, operand, bits), surroundings)
+        };
         let inputs =
             [place(Operand::Query, &data.query)?, place(Operand::Key, &data.key)?, place(Operand::Value, &data.value)?];
         let extension = ExtensionTensors::new(problem, &data.extension, |name, bytes| {
@@ -365,7 +366,15 @@ impl<'a> From<&'a Placed> for View<'a> {
     }
 }
 
-/// Bytes of elements, as a device holds them.
+/// Bytes of an operand's elements, as a device holds them: one of each that is stored in 8 bits.
+pub fn operand_bytes(problem: &Problem, operand: Operand, elements: &[u16]) -> Vec<u8> {
+    match problem.element(operand) {
+        ElementType::Dtype(_) => to_bytes(elements),
+        ElementType::E4m3 => elements.iter().map(|bits| bits.to_le_bytes()[0]).collect(),
+    }
+}
+
+/// Bytes of elements of 16 bits, as a device holds them.
 pub fn to_bytes(elements: &[u16]) -> Vec<u8> {
     let mut bytes = vec![0; 2 * elements.len()];
     let pairs = bytes.par_chunks_exact_mut(2).with_min_len(1 << 16);

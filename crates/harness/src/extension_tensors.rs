@@ -13,6 +13,8 @@ pub struct ExtensionTensors<T> {
     slopes: Option<T>,
     block_table: Option<T>,
     page_starts: Option<T>,
+    key_scale: Option<T>,
+    value_scale: Option<T>,
 }
 
 impl<T> ExtensionTensors<T> {
@@ -50,6 +52,8 @@ impl<T> ExtensionTensors<T> {
             key_lengths,
             sinks: numbers("sinks", problem.sinks(), &data.sinks)?,
             slopes: numbers("slopes", problem.slopes(), &data.slopes)?,
+            key_scale: numbers("key_scale", problem.kv_scale_count() > 0, &data.key_scale)?,
+            value_scale: numbers("value_scale", problem.kv_scale_count() > 0, &data.value_scale)?,
         })
     }
 
@@ -75,12 +79,15 @@ impl<T> ExtensionTensors<T> {
         if let Some(slopes) = &self.slopes {
             tensors = tensors.with_slopes(slopes);
         }
+        if let (Some(key), Some(value)) = (&self.key_scale, &self.value_scale) {
+            tensors = tensors.with_kv_scales(key, value);
+        }
         tensors
     }
 
     /// Each of them.
     pub(crate) fn all(&self) -> impl Iterator<Item = &T> {
         let numbers = [&self.cu_seqlens_q, &self.cu_seqlens_k, &self.key_lengths, &self.block_table, &self.page_starts];
-        numbers.into_iter().chain([&self.sinks, &self.slopes]).flatten()
+        numbers.into_iter().chain([&self.sinks, &self.slopes, &self.key_scale, &self.value_scale]).flatten()
     }
 }

@@ -25,7 +25,7 @@ pub fn near(problem: &Problem) -> Cow<'_, Problem> {
 fn is_far(problem: &Problem, operand: Operand) -> bool {
     let elements: usize = problem.shape(operand).iter().product();
     let span = problem.span(operand);
-    span.saturating_mul(problem.dtype().bytes()) > DENSE_BYTES && span / 8 > elements && {
+    span.saturating_mul(problem.element(operand).bytes()) > DENSE_BYTES && span / 8 > elements && {
         let mut rows = row_starts(problem, operand);
         rows.sort_unstable();
         rows.windows(2).all(|pair| pair[1] - pair[0] >= row_bytes(problem, operand))
@@ -34,7 +34,7 @@ fn is_far(problem: &Problem, operand: Operand) -> bool {
 
 /// Bytes of a row of an operand.
 pub(crate) fn row_bytes(problem: &Problem, operand: Operand) -> usize {
-    problem.width(operand) * problem.dtype().bytes()
+    problem.width(operand) * problem.element(operand).bytes()
 }
 
 /// Where each row of an operand starts, in bytes; in the order of a contiguous tensor.
@@ -43,7 +43,7 @@ pub(crate) fn row_starts(problem: &Problem, operand: Operand) -> Vec<usize> {
     let mut starts = Vec::with_capacity(batches * heads * length);
     for batch in 0..batches {
         for head in 0..heads {
-            let start = |row| problem.row_offset(operand, batch, head, row) * problem.dtype().bytes();
+            let start = |row| problem.row_offset(operand, batch, head, row) * problem.element(operand).bytes();
             starts.extend((0..length).map(start));
         }
     }
@@ -71,8 +71,9 @@ pub(crate) fn stretched(problem: &Problem, operands: &[Operand], distance: i64) 
     for operand in operands {
         let [batches, heads, length, width] = problem.shape(*operand).map(|extent| extent as i64);
         let mut strides = problem.strides(*operand);
-        // A multiple of 8, so that kernels which copy 16 bytes at a time take it.
-        let step = |count: i64| (distance / (count - 1).max(1) / 8 + 1) * 8;
+        // So that kernels which copy 16 bytes at a time take it.
+        let multiple = 16 / problem.element(*operand).bytes() as i64;
+        let step = |count: i64| (distance / (count - 1).max(1) / multiple + 1) * multiple;
         if batches > 1 {
             strides.batch = step(batches).max(strides.batch);
         } else if heads > 1 {

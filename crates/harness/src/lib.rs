@@ -16,6 +16,7 @@ pub mod first_runs;
 pub mod golden;
 pub mod mutants;
 pub mod mutate;
+pub mod needs;
 pub mod properties;
 pub mod random;
 pub mod real_model;

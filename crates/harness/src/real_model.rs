@@ -2,10 +2,11 @@
 //! sequences.
 
 use safetensors::SafeTensors;
-use sdpa_core::{Attention, Device, Layout, Mask, Packing, Problem, ProblemError, Window};
+use sdpa_core::{Attention, Device, Layout, Mask, Operand, Packing, Problem, ProblemError, Window};
 use sdpa_ref::Judged;
 
-use crate::regime::{Data, ExtensionData, cumulative};
+use crate::needs::as_needed;
+use crate::regime::{Data, ExtensionData, GAP, cumulative};
 use crate::verify::{Reason, Thoroughness, verify_data};
 
 /// Where it comes from is told beside the file.
@@ -52,7 +53,8 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
         ("packed in a causal window", of_sequences().mask(Mask::Causal).window(Window::left(20)), &packed),
     ] {
         let problem = problem.build().map_err(|error: ProblemError| error.to_string())?;
-        match verify_data(device, generation, &problem, data, 0, Thoroughness::default()) {
+        let (problem, data) = stored_as_needed(generation, &problem, data);
+        match verify_data(device, generation, &problem, &data, 0, Thoroughness::default()) {
             Ok(measured) => {
                 judged += measured.judged;
                 lines.push(format!("{what} {:.2} × ideal", measured.rel_fro / measured.ideal_fro));
@@ -68,6 +70,38 @@ pub fn check(device: &dyn Device, generation: &dyn Attention) -> Result<String, 
         0 => Err(format!("MiniLM's first layer: {}", lines.join(", "))),
         _ => Ok(format!("MiniLM's first layer, {judged}, error {}", lines.join(", "))),
     }
+}
+
+/// The layer as a generation takes it: with keys and values rounded to e4m3, under a scale for each head that makes the largest of
+/// them the type's largest, if it takes no others.
+fn stored_as_needed(generation: &dyn Attention, problem: &Problem, data: &Data) -> (Problem, Data) {
+    let needed = as_needed(generation, problem);
+    let mut stored = data.clone();
+    if needed.kv_scale_count() == 0 {
+        return (needed, stored);
+    }
+    let mut from = data.clone();
+    for operand in [Operand::Key, Operand::Value] {
+        *stored.operand_mut(operand) = vec![GAP; needed.span(operand)];
+        let [batches, heads, length, _] = problem.shape(operand);
+        let mut scales = Vec::new();
+        for head in 0..heads {
+            let rows = || (0..batches).flat_map(move |batch| (0..length).map(move |row| [batch, head, row]));
+            let values: Vec<Vec<f64>> = rows().map(|at| from.values(problem, operand, at)).collect();
+            let largest = values.iter().flatten().fold(0.0, |largest: f64, value| largest.max(value.abs()));
+            let scale = (largest / 448.0) as f32;
+            for (at, row) in rows().zip(&values) {
+                let bits = row.iter().map(|value| needed.element(operand).encode(value / f64::from(scale)));
+                stored.row_mut(&needed, operand, at).iter_mut().zip(bits).for_each(|(to, bits)| *to = bits);
+            }
+            scales.push(scale);
+        }
+        match operand {
+            Operand::Key => stored.extension.key_scale = scales,
+            _ => stored.extension.value_scale = scales,
+        }
+    }
+    (needed, stored)
 }
 
 /// Where the sequences begin, in queries and in keys.

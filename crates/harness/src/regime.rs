@@ -4,16 +4,17 @@ use std::fmt;
 use std::str::FromStr;
 
 use rayon::prelude::*;
-use sdpa_core::{Operand, Packing, PageTable, Paging, Problem, Sequence};
+use sdpa_core::{KvScales, KvStorage, Operand, Packing, PageTable, Paging, Problem, Sequence};
 use sdpa_ref::{ExtensionInputs, Inputs};
 
 use crate::random::Random;
 
-/// Bits of the elements between the rows of a strided input: NaN in f16 and in bf16, so that a kernel which reads
+/// Bits of the elements between the rows of a strided input: NaN in f16, in bf16 and, of which the lower half counts, in e4m3, so that a kernel which reads
 /// what is not its own shows it in the output.
 pub const GAP: u16 = 0x7fff;
 
-/// Element bits of the three inputs, each strided as its problem says, and what extensions read.
+/// Element bits of the three inputs, each strided as its problem says, and what extensions read. An element in 8 bits has a number
+/// of its own, in whose lower half it is.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Data {
     /// Q, [`Problem::span`] elements.
@@ -43,6 +44,10 @@ pub struct ExtensionData {
     pub block_table: Vec<u32>,
     /// Where each sequence's pages begin in lists of them, and the last one's end.
     pub page_starts: Vec<u32>,
+    /// What keys in e4m3 are multiplied by: one, or one of each key head.
+    pub key_scale: Vec<f32>,
+    /// The same of values.
+    pub value_scale: Vec<f32>,
 }
 
 /// What follows a sequence's last page in its row of the table: no page of any cache.
@@ -141,8 +146,17 @@ impl ExtensionData {
 
     /// As the oracle takes them.
     pub fn inputs(&self) -> ExtensionInputs<'_> {
-        let Self { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, block_table, page_starts } = self;
-        ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, block_table, page_starts }
+        ExtensionInputs {
+            cu_seqlens_q: &self.cu_seqlens_q,
+            cu_seqlens_k: &self.cu_seqlens_k,
+            key_lengths: &self.key_lengths,
+            sinks: &self.sinks,
+            slopes: &self.slopes,
+            block_table: &self.block_table,
+            page_starts: &self.page_starts,
+            key_scale: &self.key_scale,
+            value_scale: &self.value_scale,
+        }
     }
 
     /// The sequences of a batch's tensors, in their order.
@@ -207,6 +221,13 @@ impl Data {
     pub fn row_mut(&mut self, problem: &Problem, operand: Operand, row: [usize; 3]) -> &mut [u16] {
         let start = problem.row_offset(operand, row[0], row[1], row[2]);
         &mut self.operand_mut(operand)[start..start + problem.width(operand)]
+    }
+
+    /// The exact values of that row: what is stored, times its scale.
+    pub fn values(&mut self, problem: &Problem, operand: Operand, row: [usize; 3]) -> Vec<f64> {
+        let scale = f64::from(self.extension.inputs().scale(problem, operand, row[1]));
+        let element = problem.element(operand);
+        self.row_mut(problem, operand, row).iter().map(|bits| element.decode(*bits) * scale).collect()
     }
 }
 
@@ -275,12 +296,53 @@ impl Regime {
 
     /// The same with these key lengths.
     pub(crate) fn generate_with(self, problem: &Problem, seed: u64, key_lengths: Option<&[usize]>) -> Data {
-        let extension = ExtensionData::generate(problem, seed, key_lengths);
+        let mut extension = ExtensionData::generate(problem, seed, key_lengths);
+        self.draw_scales(problem, seed, &mut extension);
         let operand = |operand| match problem.paging() {
             Some(paging) if operand != Operand::Query => self.pages(problem, paging, seed, operand, &extension),
-            _ => self.operand(problem, seed, operand),
+            _ => self.operand(problem, seed, operand, &extension),
         };
         Data { query: operand(Operand::Query), key: operand(Operand::Key), value: operand(Operand::Value), extension }
+    }
+
+    /// What keys and values in e4m3 are multiplied by: such that the regime's largest numbers are near the type's largest, up
+    /// to three steps of the exponent below it, or one beyond, where they saturate. A head's scale depends on the seed, the
+    /// operand and the head.
+    pub(crate) fn draw_scales(self, problem: &Problem, seed: u64, drawn: &mut ExtensionData) {
+        let count = match problem.kv_storage() {
+            KvStorage::Dtype => return,
+            KvStorage::E4m3(KvScales::Tensor) => 1,
+            KvStorage::E4m3(KvScales::Head) => problem.heads_kv(),
+        };
+        let scales = |operand| -> Vec<f32> {
+            let scale = |head| {
+                let mut random = Random::new(seed, &[0x7363_616c_6573, operand as u64, head as u64]);
+                match self {
+                    // Powers of two, so that whole numbers stay exact.
+                    Self::Integers => 2f32.powi(random.below(7) as i32 - 3),
+                    _ => {
+                        let steps = random.below(4000) as f64 / 1000.0 - 1.0;
+                        (self.largest(problem, operand) / 448.0 * steps.exp2()) as f32
+                    }
+                }
+            };
+            (0..count).map(scale).collect()
+        };
+        (drawn.key_scale, drawn.value_scale) = (scales(Operand::Key), scales(Operand::Value));
+    }
+
+    /// About the largest magnitude that keys or values have.
+    fn largest(self, problem: &Problem, operand: Operand) -> f64 {
+        match (self, operand) {
+            (Self::Ascending, Operand::Key) => 512.0,
+            (Self::OneHot, Operand::Key) => 1.0,
+            (Self::Offset, Operand::Key) => 34.0,
+            (Self::Offset, Operand::Value) => 1004.0,
+            (Self::Outliers, _) => 30.0,
+            (Self::HugeLogits, Operand::Key) => 4.0 * huge_deviation(problem, operand),
+            (Self::VastLogits, Operand::Key) => 32_752.0,
+            _ => 4.0,
+        }
     }
 
     /// The rows of the same problem without pages, put where the table says. What no sequence uses is [`GAP`].
@@ -294,7 +356,7 @@ impl Regime {
     ) -> Vec<u16> {
         let mut bits = vec![GAP; problem.span(operand)];
         let contiguous = problem.unpaged(&extension.key_lengths).expect("lengths were drawn for the problem");
-        let drawn = self.operand(&contiguous, seed, operand);
+        let drawn = self.operand(&contiguous, seed, operand, extension);
         let packed = problem.packing().is_some();
         let (mut first, width) = (0, problem.width(operand));
         for (sequence, length) in extension.key_lengths.iter().enumerate() {
@@ -314,7 +376,7 @@ impl Regime {
         bits
     }
 
-    fn operand(self, problem: &Problem, seed: u64, operand: Operand) -> Vec<u16> {
+    fn operand(self, problem: &Problem, seed: u64, operand: Operand, extension: &ExtensionData) -> Vec<u16> {
         let mut bits = vec![GAP; problem.span(operand)];
         let [batches, heads, length, width] = problem.shape(operand);
         let head = |(batch, head): (usize, usize)| {
@@ -322,7 +384,8 @@ impl Regime {
                 let stream = [operand as u64, batch as u64, head as u64, position as u64];
                 self.row(problem, seed, operand, stream)
             };
-            (0..length).flat_map(row).map(|value| problem.dtype().encode(value)).collect::<Vec<u16>>()
+            let scale = f64::from(extension.inputs().scale(problem, operand, head));
+            (0..length).flat_map(row).map(|value| problem.element(operand).encode(value / scale)).collect::<Vec<u16>>()
         };
         let all: Vec<(usize, usize)> =
             (0..batches).flat_map(|batch| (0..heads).map(move |head| (batch, head))).collect();
@@ -373,17 +436,20 @@ impl Regime {
             (Self::Outliers, _) => (0..width)
                 .map(|_| random.normal() + if random.chance(0.001) { 10.0 * random.normal() } else { 0.0 })
                 .collect(),
-            (Self::HugeLogits, Operand::Query | Operand::Key) => {
-                // Scores of standard deviation deviation²·√head_dim. Beyond 4000 f16 would run out of range.
-                let score = 1e5 / scale.abs().max(f64::MIN_POSITIVE);
-                normals(0.0, (score / (width as f64).sqrt()).sqrt().min(4000.0))
-            }
+            (Self::HugeLogits, Operand::Query | Operand::Key) => normals(0.0, huge_deviation(problem, operand)),
             (Self::VastLogits, Operand::Query | Operand::Key) => {
                 normals(0.0, 16_000.0).into_iter().map(|x| x.clamp(-32_752.0, 32_752.0)).collect()
             }
             _ => normals(0.0, 1.0),
         }
     }
+}
+
+/// The standard deviation of queries and keys for logits of magnitude 10⁵, which is deviation²·√head_dim. Beyond 4000 f16 would run
+/// out of range.
+fn huge_deviation(problem: &Problem, operand: Operand) -> f64 {
+    let score = 1e5 / f64::from(problem.scale()).abs().max(f64::MIN_POSITIVE);
+    (score / (problem.width(operand) as f64).sqrt()).sqrt().min(4000.0)
 }
 
 /// What a query's element must be for a logit of 1 where the key has 1, with f16's range in mind.

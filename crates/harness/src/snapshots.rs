@@ -10,6 +10,7 @@ use crate::acceptance;
 use crate::case::Case;
 use crate::counters::{CASES, count, render};
 use crate::execute::RunError;
+use crate::needs::as_needed;
 
 /// A text that a test remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +109,7 @@ fn plan(generation: &dyn Attention, problem: &Problem, limits: &DeviceLimits) ->
 fn plans_of_the_acceptance_shapes(generation: &dyn Attention) -> Vec<String> {
     let mut lines = Vec::new();
     for case in acceptance::cases(DeviceKind::Cuda) {
-        let problem = &case.case.problem;
+        let problem = &as_needed(generation, &case.case.problem);
         let mut plans: Vec<(String, Vec<&str>)> = Vec::new();
         for (name, limits) in &DEVICES {
             let plan = plan(generation, problem, limits);
@@ -141,7 +142,7 @@ fn capabilities(generation: &dyn Attention) -> Vec<String> {
         ("no queries", base().len_q(0)),
     ];
     let line = |(name, problem): (&str, ProblemBuilder)| {
-        let problem = problem.build().expect("a valid problem");
+        let problem = as_needed(generation, &problem.build().expect("a valid problem"));
         let takes = DEVICES.iter().filter(|(_, limits)| generation.plan(&problem, limits).is_ok());
         let takes: Vec<&str> = takes.map(|(device, _)| *device).collect();
         format!("{name}: {}", if takes.is_empty() { "-".to_owned() } else { takes.join(", ") })

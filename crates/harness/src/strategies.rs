@@ -6,10 +6,12 @@ use proptest::prelude::*;
 use proptest::strategy::{NewTree, Union, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use sdpa_core::{
-    DeviceKind, Dtype, Extensions, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, Strides, Window,
+    DeviceKind, Dtype, Extensions, KvScales, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, Strides,
+    Window,
 };
 
 use crate::case::Case;
+use crate::needs::stored_in_e4m3;
 use crate::regime::Regime;
 
 /// How large problems may be.
@@ -125,8 +127,25 @@ pub fn cases(size: Size) -> impl Strategy<Value = Case> {
 }
 
 /// Random cases of this size for a generation that takes these extensions: as [`cases`] where it takes none; else four in five
-/// ask for some of them.
-pub fn cases_with(size: Size, takes: Extensions) -> BoxedStrategy<Case> {
+/// ask for some of them, and all for what it [needs](sdpa_core::Attention::needs).
+pub fn cases_with(size: Size, takes: Extensions, needs: Extensions) -> BoxedStrategy<Case> {
+    let cases = cases_asking(size, Extensions { kv_e4m3: false, ..takes });
+    let scales = prop::sample::select(vec![KvScales::Tensor, KvScales::Head]);
+    // Where keys in bytes are no question to the generation, no number is drawn for it.
+    let scales = match (takes.kv_e4m3, needs.kv_e4m3) {
+        (_, true) => scales.prop_map(Some).boxed(),
+        (true, false) => prop::option::of(scales).boxed(),
+        (false, false) => return cases,
+    };
+    (cases, scales)
+        .prop_map(|(case, scales)| match scales {
+            None => case,
+            Some(scales) => Case { problem: stored_in_e4m3(&case.problem, scales), ..case },
+        })
+        .boxed()
+}
+
+fn cases_asking(size: Size, takes: Extensions) -> BoxedStrategy<Case> {
     if takes == Extensions::NONE {
         return cases(size).boxed();
     }

@@ -9,7 +9,8 @@ use harness::regime::ExtensionData;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensorError, SafeTensors};
 use sdpa_core::{
-    Dtype, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, ProblemBuilder, ProblemError, Window,
+    Dtype, ElementType, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, ProblemBuilder, ProblemError,
+    Window,
 };
 use sdpa_ref::Inputs;
 use sdpa_toolchain::{WriteError, check_writable, write_whole};
@@ -215,7 +216,7 @@ pub struct UserTensors {
     pub rows_behind: usize,
     /// Element bits of `q`, in the problem's layout.
     pub query: Vec<u16>,
-    /// Element bits of `k`, in the problem's layout.
+    /// Element bits of `k`, in the problem's layout; of elements in 8 bits the lower half of each.
     pub key: Vec<u16>,
     /// Element bits of `v`, as `k`.
     pub value: Vec<u16>,
@@ -265,9 +266,10 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
     // Pages have the layout's order; beside packed queries that of the queries.
     let key_layout = asked.layout.unwrap_or(if dimensions == Dimensions::Packed { Layout::Blhd } else { Layout::Bhld });
     let of_keys = if paged { Dimensions::Dense(key_layout) } else { dimensions };
-    let (query_view, query_sizes, dtype) = operand(path, &file, "q", dimensions, None)?;
-    let (key_view, key_sizes, _) = operand(path, &file, "k", of_keys, Some(dtype))?;
-    let (value_view, value_sizes, _) = operand(path, &file, "v", of_keys, Some(dtype))?;
+    let (query_view, query_sizes, element) = operand(path, &file, "q", dimensions, Like::Nothing)?;
+    let dtype = element.dtype().expect("`q` is f16 or bf16");
+    let (key_view, key_sizes, stored) = operand(path, &file, "k", of_keys, Like::Query(dtype))?;
+    let (value_view, value_sizes, _) = operand(path, &file, "v", of_keys, Like::Key(stored))?;
     match paged {
         true => check_pages(of_keys, query_sizes, key_sizes, value_sizes)?,
         false => check_shapes(dimensions, query_sizes, key_sizes, value_sizes)?,
@@ -276,7 +278,8 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
     let [batch, heads, mut len_q, head_dim] = query_sizes;
     let [_, heads_kv, mut len_kv, _] = key_sizes;
     let pages = paged.then_some([key_sizes[0], key_sizes[2]]);
-    let (extension, width) = extension::read(&file, query_sizes, len_kv, pages)?;
+    let (mut extension, width) = extension::read(&file, query_sizes, len_kv, pages)?;
+    let kv_storage = extension::read_scales(&file, &mut extension, stored, heads_kv)?;
     if paged {
         len_kv = extension.key_lengths.iter().copied().max().unwrap_or(0) as usize;
     }
@@ -301,7 +304,7 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
         }
     };
     let mut builder = builder.heads_kv(heads_kv).len_kv(len_kv).value_dim(value_sizes[3]);
-    builder = builder.dtype(dtype).mask(asked.mask).window(asked.window);
+    builder = builder.dtype(dtype).kv_storage(kv_storage).mask(asked.mask).window(asked.window);
     if let Some(scale) = asked.scale {
         builder = builder.scale(scale);
     }
@@ -332,7 +335,7 @@ pub fn read(path: &Path, asked: &Asked) -> Result<UserTensors, FileError> {
     let [batch, heads, rows, _] = query_sizes;
     let (expected, not_compared) = expected(&file, &problem, dimensions, [batch, heads, rows, value_sizes[3]]);
     let first_rows = |view: &TensorView<'_>, operand: Operand| {
-        let mut bits = half_bits(view);
+        let mut bits = element_bits(view, problem.element(operand));
         bits.truncate(problem.span(operand));
         bits
     };
@@ -412,31 +415,58 @@ fn operand<'a>(
     file: &SafeTensors<'a>,
     name: &'static str,
     dimensions: Dimensions,
-    like: Option<Dtype>,
-) -> Result<(TensorView<'a>, [usize; 4], Dtype), FileError> {
+    like: Like,
+) -> Result<(TensorView<'a>, [usize; 4], ElementType), FileError> {
     let view = file.tensor(name).map_err(|_| {
         let mut names: Vec<String> = file.names().iter().map(|name| format!("`{name}`")).collect();
         names.sort();
         let found = if names.is_empty() { "no tensor at all".to_owned() } else { names.join(", ") };
         FileError::Missing { path: path.to_owned(), name, found }
     })?;
-    let dtype = match view.dtype() {
-        FileDtype::F16 => Some(Dtype::F16),
-        FileDtype::BF16 => Some(Dtype::Bf16),
+    let found = match view.dtype() {
+        FileDtype::F16 => Some(ElementType::Dtype(Dtype::F16)),
+        FileDtype::BF16 => Some(ElementType::Dtype(Dtype::Bf16)),
+        FileDtype::F8_E4M3 => Some(ElementType::E4m3),
         _ => None,
     };
-    let wrong_dtype =
-        |expected| FileError::Dtype { name, found: format!("{:?}", view.dtype()).to_lowercase(), expected };
-    let dtype = match (dtype, like) {
-        (Some(dtype), None) => dtype,
-        (Some(dtype), Some(like)) if dtype == like => dtype,
-        (_, None) => return Err(wrong_dtype("f16 or bf16")),
-        (_, Some(Dtype::F16)) => return Err(wrong_dtype("f16, as `q` is")),
-        (_, Some(Dtype::Bf16)) => return Err(wrong_dtype("bf16, as `q` is")),
-    };
+    let element = found.filter(|element| like.fits(*element)).ok_or_else(|| FileError::Dtype {
+        name,
+        found: format!("{:?}", view.dtype()).to_lowercase(),
+        expected: like.expected(),
+    })?;
     let sizes = dimensions.sizes(view.shape());
     let sizes = sizes.ok_or_else(|| FileError::Rank { dimensions, name, found: view.shape().to_vec() })?;
-    Ok((view, sizes, dtype))
+    Ok((view, sizes, element))
+}
+
+/// What a tensor's element type depends on.
+#[derive(Clone, Copy)]
+enum Like {
+    /// `q`'s: one of the dtypes.
+    Nothing,
+    /// `k`'s: that of `q`, or e4m3.
+    Query(Dtype),
+    /// `v`'s: that of `k`.
+    Key(ElementType),
+}
+
+impl Like {
+    fn fits(self, element: ElementType) -> bool {
+        match self {
+            Self::Nothing => element.dtype().is_some(),
+            Self::Query(dtype) => element.dtype().is_none_or(|own| own == dtype),
+            Self::Key(key) => element == key,
+        }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Nothing => "f16 or bf16",
+            Self::Query(Dtype::F16) | Self::Key(ElementType::Dtype(Dtype::F16)) => "f16, as `q` is",
+            Self::Query(Dtype::Bf16) | Self::Key(ElementType::Dtype(Dtype::Bf16)) => "bf16, as `q` is",
+            Self::Key(ElementType::E4m3) => "f8_e4m3, as `k` is",
+        }
+    }
 }
 
 /// The reference that fits the mask, or why there is one that cannot be used.
@@ -486,8 +516,12 @@ fn decode<const N: usize, T>(data: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T
     data.as_chunks::<N>().0.iter().map(|bytes| value(*bytes)).collect()
 }
 
-fn half_bits(view: &TensorView<'_>) -> Vec<u16> {
-    view.data().as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes)).collect()
+/// Of elements in 8 bits each in the lower half of a number.
+fn element_bits(view: &TensorView<'_>, element: ElementType) -> Vec<u16> {
+    match element {
+        ElementType::Dtype(_) => decode(view.data(), u16::from_le_bytes),
+        ElementType::E4m3 => view.data().iter().map(|byte| u16::from(*byte)).collect(),
+    }
 }
 
 /// Checks that an output could be written beside this input, before any work is done.

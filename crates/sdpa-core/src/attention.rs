@@ -46,6 +46,9 @@ pub trait Attention: Sync {
     /// [`Unsupported`], with a reason the user can act on.
     fn plan(&self, problem: &Problem, limits: &DeviceLimits) -> std::result::Result<LaunchPlan, Unsupported> {
         let Generation { id: generation, takes, .. } = *self.generation();
+        if let Some(extension) = self.needs().first_not_in(problem.extensions()) {
+            return Err(Unsupported::OnlyWith { generation, extension });
+        }
         match problem.extensions().first_not_in(takes) {
             Some(extension) => Err(Unsupported::Extension { generation, extension }),
             None => match self.choices().iter().find(|choice| choice.suits(problem, limits)) {
@@ -53,6 +56,12 @@ pub trait Attention: Sync {
                 Some(choice) => self.chosen(problem, limits, choice.kernel),
             },
         }
+    }
+
+    /// What a problem must ask for: the generation takes none without it, because its kernels are for nothing else. By default
+    /// nothing.
+    fn needs(&self) -> Extensions {
+        Extensions::NONE
     }
 
     /// The plan that launches a kernel of the table first; the decided one where no plan does.

@@ -30,6 +30,8 @@ pub struct Extensions {
     pub paged: bool,
     /// Values, and rows of the output, of another width than queries and keys.
     pub value_dim: bool,
+    /// Keys and values in 8 bits: [`KvStorage::E4m3`].
+    pub kv_e4m3: bool,
 }
 
 impl Extensions {
@@ -43,10 +45,11 @@ impl Extensions {
         slopes: false,
         paged: false,
         value_dim: false,
+        kv_e4m3: false,
     };
 
-    /// Everything that may be asked of values as wide as keys. Other widths need kernels made for them, which a generation names
-    /// besides.
+    /// Everything that may be asked of keys and values in the problem's dtype that are equally wide. Other widths, and
+    /// keys and values in 8 bits, need kernels made for them, which a generation names besides.
     pub const ALL: Self = Self {
         packed: true,
         key_lengths: true,
@@ -56,6 +59,7 @@ impl Extensions {
         slopes: true,
         paged: true,
         value_dim: false,
+        kv_e4m3: false,
     };
 
     /// The first of these, in words, that `others` lack.
@@ -69,6 +73,7 @@ impl Extensions {
             (self.slopes, others.slopes, "slopes"),
             (self.paged, others.paged, "keys and values in pages"),
             (self.value_dim, others.value_dim, "values of another width than keys"),
+            (self.kv_e4m3, others.kv_e4m3, "keys and values in e4m3"),
         ]
         .into_iter()
         .find(|(asked, taken, _)| *asked && !*taken)
@@ -140,6 +145,37 @@ impl Paging {
                 _ => (sequences - 1) * width + self.pages_of(most_keys),
             },
             PageTable::Lists { entries } => entries,
+        }
+    }
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KvStorage {
+    /// In the problem's dtype, as everything else.
+    #[default]
+    Dtype,
+    /// As OCP FP8 E4M3 (`torch.float8_e4m3fn`), each key and each value times a scale that stands on the device:
+    /// [`Tensors::with_kv_scales`](crate::Tensors::with_kv_scales). Query and output keep the problem's dtype.
+    E4m3(KvScales),
+}
+
+/// How many scales there are of keys, and as many of values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvScales {
+    /// One for all of a tensor: `[1]`.
+    Tensor,
+    /// One for each key head: `[heads_kv]`.
+    Head,
+}
+
+impl KvStorage {
+    /// As the text of a problem has it: nothing, `kv=e4m3`, or `kv=e4m3-per-head`.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Dtype => None,
+            Self::E4m3(KvScales::Tensor) => Some("e4m3"),
+            Self::E4m3(KvScales::Head) => Some("e4m3-per-head"),
         }
     }
 }

@@ -56,11 +56,11 @@ pub use device::interpreter::{Executed, Interpreter, Reports};
 pub use device::{
     Buffer, Device, DeviceChoice, DeviceKind, MOST_TICKETS, MemoryId, ReadyLaunch, Recording, Resources, open,
 };
-pub use dtype::Dtype;
+pub use dtype::{Dtype, ElementType};
 pub use error::{Error, Result};
-pub use extension::{Extensions, LARGEST_SOFTCAP, Packing, PageTable, Paging, Sequence, Window};
+pub use extension::{Extensions, KvScales, KvStorage, LARGEST_SOFTCAP, Packing, PageTable, Paging, Sequence, Window};
 pub use machine_code::{MachineCode, PackedCode};
-pub use params::{ExtensionParams, PagingParams, Params, TensorParams};
+pub use params::{ExtensionParams, KvScaleParams, PagingParams, Params, TensorParams};
 pub use plan::{Accuracy, Budget, DeviceLimits, Launch, LaunchPlan, SizeRange, Unsupported};
 pub use prepared::Prepared;
 pub use problem::{Layout, MAX_HEAD_DIM, Mask, Operand, Problem, ProblemBuilder, ProblemError, Strides};

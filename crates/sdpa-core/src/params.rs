@@ -1,6 +1,6 @@
 //! The parameter block that every kernel takes, byte for byte the one in the kernels' `params.cuh`.
 
-use crate::{Mask, Operand, PageTable, Paging, Problem};
+use crate::{KvScales, KvStorage, Mask, Operand, PageTable, Paging, Problem};
 
 /// Where a `[batch, heads, length, head_dim]` tensor lies; strides in elements, the last dimension contiguous.
 #[repr(C)]
@@ -89,6 +89,21 @@ pub struct ExtensionParams {
     pub paging: PagingParams,
     /// Elements of a value and of a row of the output. Kernels for values as wide as keys declare the block up to here.
     pub value_dim: i64,
+    /// What keys and values in e4m3 are multiplied by. Kernels for those in the dtype declare the block up to here.
+    pub scales: KvScaleParams,
+}
+
+/// The last part of the block, for kernels that take keys and values in e4m3; mirrors what `StoredParams` in `kernels/v2l.cu`
+/// adds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KvScaleParams {
+    /// f32, `[1]` or `[heads_kv]`; 0 if keys are of the dtype.
+    pub key: u64,
+    /// The same of values.
+    pub value: u64,
+    /// Elements from one key head's scale to the next one's: 1, or 0 if there is one for all.
+    pub stride: i64,
 }
 
 /// The third part of the block, for kernels that take keys in pages; mirrors `PagedParams` in `kernels/v2j.cu`.
@@ -129,6 +144,10 @@ impl ExtensionParams {
             longest_q: problem.packing().map_or(0, |packing| packing.longest_q as i32),
             paging: PagingParams::new(problem),
             value_dim: problem.value_dim() as i64,
+            scales: KvScaleParams {
+                stride: i64::from(problem.kv_storage() == KvStorage::E4m3(KvScales::Head)),
+                ..KvScaleParams::default()
+            },
             ..Self::default()
         }
     }
@@ -142,6 +161,9 @@ pub(crate) const EXTENDED_BYTES: usize = DENSE_BYTES + std::mem::offset_of!(Exte
 
 /// Bytes of the block that kernels for values as wide as keys declare.
 pub(crate) const PAGED_BYTES: usize = DENSE_BYTES + std::mem::offset_of!(ExtensionParams, value_dim);
+
+/// Bytes of the block that kernels for keys and values in the dtype declare.
+pub(crate) const VALUE_BYTES: usize = DENSE_BYTES + std::mem::offset_of!(ExtensionParams, scales);
 
 /// `scale · log2(e)`, rounded once; infinite for the largest scales, which a [`Problem`] refuses.
 pub(crate) fn scale_log2e(scale: f32) -> f32 {
@@ -215,6 +237,8 @@ impl Params {
         bytes.extend([extension.paging.table, extension.paging.starts].into_iter().flat_map(u64::to_le_bytes));
         bytes.extend([extension.paging.width, extension.paging.page_shift].into_iter().flat_map(i32::to_le_bytes));
         bytes.extend(extension.value_dim.to_le_bytes());
+        bytes.extend([extension.scales.key, extension.scales.value].into_iter().flat_map(u64::to_le_bytes));
+        bytes.extend(extension.scales.stride.to_le_bytes());
         bytes
     }
 }
@@ -231,13 +255,14 @@ mod tests {
         (params.lse, params.workspace, params.tickets) = (55, 66, 77);
         (params.extension.cu_seqlens_k, params.extension.slopes, params.extension.longest_q) = (88, 99, 111);
         params.extension.paging = PagingParams { table: 122, starts: 133, width: 144, page_shift: 4 };
+        params.extension.scales = KvScaleParams { key: 155, value: 166, stride: 1 };
         // SAFETY: `Params` is `repr(C)`, has no padding (its size is the sum of its fields' sizes, which a
         // test of sdpa-toolchain checks against the kernels' header) and holds only plain numbers, so all its bytes are initialised.
         let memory = unsafe { std::slice::from_raw_parts((&raw const params).cast::<u8>(), size_of::<Params>()) };
         assert_eq!(params.to_bytes(), memory);
         assert_eq!(params.diagonal, 37);
-        let lengths = [DENSE_BYTES, EXTENDED_BYTES, PAGED_BYTES, size_of::<Params>()];
-        assert_eq!(lengths, [192, 256, 280, 288]);
+        let lengths = [DENSE_BYTES, EXTENDED_BYTES, PAGED_BYTES, VALUE_BYTES, size_of::<Params>()];
+        assert_eq!(lengths, [192, 256, 280, 288, 312]);
     }
 
     #[test]
@@ -247,6 +272,10 @@ mod tests {
         assert_eq!(ExtensionParams::new(&dense), ExtensionParams { value_dim: 8, ..unbounded });
         let narrow = Problem::new(1, 2, 3, 24).value_dim(16).build().unwrap();
         assert_eq!(ExtensionParams::new(&narrow), ExtensionParams { value_dim: 16, ..unbounded });
+        for (scales, stride) in [(KvScales::Tensor, 0), (KvScales::Head, 1)] {
+            let stored = Problem::new(1, 2, 3, 8).kv_storage(KvStorage::E4m3(scales)).build().unwrap();
+            assert_eq!(ExtensionParams::new(&stored).scales, KvScaleParams { key: 0, value: 0, stride });
+        }
         let packing = Packing { sequences: 3, longest_q: 7, longest_kv: 9 };
         let window = Window { left: Some(4), right: Some(5) };
         let packed = Problem::packed(packing, 2, 12, 8).len_kv(15).window(window).softcap(30.0).build().unwrap();

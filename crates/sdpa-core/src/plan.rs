@@ -71,6 +71,14 @@ pub enum Unsupported {
         /// What the problem asks for.
         extension: &'static str,
     },
+    /// The generation's kernels are for something that the problem does not ask for.
+    #[error("{generation} takes only problems with {extension}")]
+    OnlyWith {
+        /// Which generation declines.
+        generation: &'static str,
+        /// What the problem does not ask for.
+        extension: &'static str,
+    },
     /// A size of the problem is outside of what the generation is for.
     #[error("{generation} takes {quantity} {range}; this problem has {found}{}", because(reason))]
     Size {
@@ -192,7 +200,7 @@ impl Unsupported {
             Self::ComputeCapability { needed, .. } => (3, *needed),
             Self::Size { reason: "", .. } | Self::Dtype { .. } | Self::NotBuilt { .. } => (4, (0, 0)),
             Self::Size { .. } => (5, (0, 0)),
-            Self::Extension { .. } => (6, (0, 0)),
+            Self::Extension { .. } | Self::OnlyWith { .. } => (6, (0, 0)),
         };
         (kind, needed)
     }

@@ -7,8 +7,10 @@ use std::ops::Range;
 
 pub use error::ProblemError;
 
-use crate::Dtype;
-use crate::extension::{Extensions, LARGEST_SOFTCAP, Packing, PageTable, Paging, Sequence, Window};
+use crate::extension::{
+    Extensions, KvScales, KvStorage, LARGEST_SOFTCAP, Packing, PageTable, Paging, Sequence, Window,
+};
+use crate::{Dtype, ElementType};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -150,6 +152,7 @@ pub struct Problem {
     sinks: bool,
     slopes: bool,
     paging: Option<Paging>,
+    kv_storage: KvStorage,
 }
 
 impl Problem {
@@ -177,6 +180,7 @@ impl Problem {
             sinks: false,
             slopes: false,
             paging: None,
+            kv_storage: KvStorage::Dtype,
         }
     }
 
@@ -240,9 +244,31 @@ impl Problem {
         }
     }
 
-    /// Element type of all four tensors.
+    /// Element type of query and output, and of keys and values unless [`kv_storage`](Self::kv_storage) says otherwise.
     pub fn dtype(&self) -> Dtype {
         self.dtype
+    }
+
+    /// How keys and values are stored.
+    pub fn kv_storage(&self) -> KvStorage {
+        self.kv_storage
+    }
+
+    /// How the elements of an operand lie in memory.
+    pub fn element(&self, operand: Operand) -> ElementType {
+        match (operand, self.kv_storage) {
+            (Operand::Key | Operand::Value, KvStorage::E4m3(_)) => ElementType::E4m3,
+            _ => ElementType::Dtype(self.dtype),
+        }
+    }
+
+    /// Scales of keys, and as many of values; 0 if these are stored in the problem's dtype.
+    pub fn kv_scale_count(&self) -> usize {
+        match self.kv_storage {
+            KvStorage::Dtype => 0,
+            KvStorage::E4m3(KvScales::Tensor) => 1,
+            KvStorage::E4m3(KvScales::Head) => self.heads_kv,
+        }
     }
 
     /// Which keys a query sees.
@@ -281,6 +307,16 @@ impl Problem {
         }
         let last = |count: usize, stride: i64| (count - 1) * stride as usize;
         last(batches, batch) + last(heads, head) + last(length, row) + width
+    }
+
+    /// [`span`](Self::span) in bytes.
+    pub fn span_bytes(&self, operand: Operand) -> usize {
+        self.span(operand) * self.element(operand).bytes()
+    }
+
+    /// Bytes of an operand's elements alone, without what lies between its rows.
+    pub fn element_bytes(&self, operand: Operand) -> usize {
+        self.shape(operand).iter().product::<usize>() * self.element(operand).bytes()
     }
 
     /// Offset in elements of row `[batch, head, row]` of an operand.
@@ -354,6 +390,7 @@ impl Problem {
             slopes: self.slopes,
             paged: self.paging.is_some(),
             value_dim: self.value_dim != self.head_dim,
+            kv_e4m3: self.kv_storage != KvStorage::Dtype,
         }
     }
 
@@ -362,8 +399,8 @@ impl Problem {
         self.packing.map_or(self.batch, |packing| packing.sequences)
     }
 
-    /// The same problem without extensions: dense, with the same tensors, however wide its values are. Keys and values that lie
-    /// in pages become contiguous.
+    /// The same problem without extensions: dense, with the same tensors, however wide its values and however keys and values
+    /// are stored. Those that lie in pages become contiguous.
     pub fn to_dense(&self) -> Self {
         let mut strides = self.strides;
         if self.paging.is_some() {
@@ -490,6 +527,7 @@ impl Problem {
             sinks: self.sinks,
             slopes: self.slopes,
             paging: self.paging,
+            kv_storage: self.kv_storage,
         }
     }
 }
@@ -510,6 +548,9 @@ impl fmt::Display for Problem {
         write!(f, " d{} {} {}", self.head_dim, self.dtype, self.mask.name())?;
         if self.value_dim != self.head_dim {
             write!(f, " value_dim={}", self.value_dim)?;
+        }
+        if let Some(name) = self.kv_storage.name() {
+            write!(f, " kv={name}")?;
         }
         if let Some(Packing { sequences, longest_q, longest_kv }) = self.packing {
             write!(f, " packed={sequences},{longest_q},{longest_kv}")?;
@@ -562,6 +603,7 @@ pub struct ProblemBuilder {
     sinks: bool,
     slopes: bool,
     paging: Option<Paging>,
+    kv_storage: KvStorage,
 }
 
 impl ProblemBuilder {
@@ -599,9 +641,26 @@ impl ProblemBuilder {
         self
     }
 
-    /// Element type of all four tensors.
+    /// Element type of query and output, and of keys and values that are not stored otherwise.
     pub fn dtype(mut self, dtype: Dtype) -> Self {
         self.dtype = dtype;
+        self
+    }
+
+    /// How keys and values are stored, if not in the problem's dtype.
+    ///
+    /// ```
+    /// use sdpa_core::{Extensions, KvScales, KvStorage, Operand, Problem};
+    ///
+    /// // One step of 16 sequences over a cache of bytes, with a scale for each key head.
+    /// let cache = KvStorage::E4m3(KvScales::Head);
+    /// let problem = Problem::new(16, 32, 1, 128).heads_kv(8).len_kv(4096).kv_storage(cache).build()?;
+    /// assert_eq!(problem.span_bytes(Operand::Key), 16 * 8 * 4096 * 128);
+    /// assert_eq!(problem.kv_scale_count(), 8);
+    /// # Ok::<(), sdpa_core::ProblemError>(())
+    /// ```
+    pub fn kv_storage(mut self, storage: KvStorage) -> Self {
+        self.kv_storage = storage;
         self
     }
 
@@ -726,7 +785,7 @@ impl ProblemBuilder {
             let index = operand as usize;
             self.strides[index].unwrap_or_else(|| self.layouts[index].strides(heads, length, width))
         });
-        let Self { packing, key_lengths, window, softcap, sinks, slopes, paging, .. } = self;
+        let Self { packing, key_lengths, window, softcap, sinks, slopes, paging, kv_storage, .. } = self;
         let problem = Problem {
             batch,
             heads_q,
@@ -746,6 +805,7 @@ impl ProblemBuilder {
             sinks,
             slopes,
             paging,
+            kv_storage,
         };
         for operand in Operand::ALL {
             problem.check_strides(operand)?;

@@ -66,11 +66,21 @@ pub fn tensor_maps(generation: &'static str, problem: &Problem) -> Result<(), Un
 /// # Errors
 /// [`Unsupported::Stride`].
 pub fn strides_multiple_of(generation: &'static str, problem: &Problem, multiple: i64) -> Result<(), Unsupported> {
-    for operand in Operand::ALL {
-        for (dimension, count, found) in problem.dimensions(operand) {
-            if (count > 1 || dimension == "row") && found % multiple != 0 {
-                return Err(Unsupported::Stride { generation, operand, dimension, found, multiple });
-            }
+    Operand::ALL.into_iter().try_for_each(|operand| strides(generation, problem, operand, multiple))
+}
+
+/// The same of keys and values alone.
+///
+/// # Errors
+/// [`Unsupported::Stride`].
+pub fn kv_strides_multiple_of(generation: &'static str, problem: &Problem, multiple: i64) -> Result<(), Unsupported> {
+    [Operand::Key, Operand::Value].into_iter().try_for_each(|operand| strides(generation, problem, operand, multiple))
+}
+
+fn strides(generation: &'static str, problem: &Problem, operand: Operand, multiple: i64) -> Result<(), Unsupported> {
+    for (dimension, count, found) in problem.dimensions(operand) {
+        if (count > 1 || dimension == "row") && found % multiple != 0 {
+            return Err(Unsupported::Stride { generation, operand, dimension, found, multiple });
         }
     }
     Ok(())
@@ -95,6 +105,25 @@ mod tests {
         let problem = Problem::new(1, 1, 1, 256).build().unwrap();
         let wide = head_dim_up_to("v0", &problem, 128).unwrap_err().to_string();
         assert_eq!(wide, "v0 takes head_dim up to 128; this problem has 256");
+    }
+
+    #[test]
+    fn keys_in_bytes_ask_for_more_of_their_strides_alone() {
+        let ask = |operand, row| {
+            let strides = Strides { batch: 1 << 20, head: 1 << 10, row };
+            let problem = Problem::new(2, 1, 4, 40).strides(operand, strides).build().unwrap();
+            kv_strides_multiple_of("v0", &problem, 16).map_err(|reason| reason.to_string())
+        };
+        let both = |row| Problem::new(1, 1, 4, row as usize).build().unwrap();
+        assert!(kv_strides_multiple_of("v0", &both(40), 16).is_err());
+        assert_eq!(kv_strides_multiple_of("v0", &both(48), 16), Ok(()));
+        insta::assert_snapshot!(
+            [ask(Operand::Query, 48), ask(Operand::Key, 48)].map(Result::unwrap_err).join("\n"),
+            @r"
+        v0 copies 16 bytes at a time: key's row stride is 40 elements and must be a multiple of 16
+        v0 copies 16 bytes at a time: value's row stride is 40 elements and must be a multiple of 16
+        "
+        );
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The tensors of a forward pass, and what must hold of their memory.
 
-use crate::{Buffer, Error, ExtensionParams, MemoryId, Operand, PageTable, PagingParams, Params, Problem, Result};
+use crate::{
+    Buffer, Error, ExtensionParams, KvScaleParams, MemoryId, Operand, PageTable, PagingParams, Params, Problem, Result,
+};
 
 /// Part of a buffer, from an offset in bytes to its end.
 #[derive(Clone, Copy, Debug)]
@@ -49,7 +51,7 @@ pub struct Tensors<'a> {
 }
 
 /// Names of the tensors that extensions read, all of 4-byte numbers.
-const EXTENSION_TENSORS: [&str; 8] = [
+const EXTENSION_TENSORS: [&str; 10] = [
     "cu_seqlens_q",
     "cu_seqlens_k",
     "key_lengths",
@@ -58,6 +60,8 @@ const EXTENSION_TENSORS: [&str; 8] = [
     "block_table",
     "page_starts",
     "last_page_lengths",
+    "key_scale",
+    "value_scale",
 ];
 
 /// Where each of them lies.
@@ -153,12 +157,23 @@ impl<'a> Tensors<'a> {
         self
     }
 
+    /// What keys and values in e4m3 are multiplied by: f32, `[1]` or `[heads_kv]`, as the problem's
+    /// [`KvScales`](crate::KvScales) say. Positive and finite, and so are the products of a key's scale with the problem's and
+    /// of a value's scale with 256; kernels do not check.
+    #[must_use]
+    pub fn with_kv_scales(mut self, key: impl Into<View<'a>>, value: impl Into<View<'a>>) -> Self {
+        self.extension[8] = Some(key.into());
+        self.extension[9] = Some(value.into());
+        self
+    }
+
     /// What the problem's extensions read: every tensor that it asks for is there, and no other.
     fn extension(&self, problem: &Problem, memory: MemoryId) -> Result<ExtensionRegions> {
         let (count, paging) = (problem.sequence_count(), problem.paging());
         let boundaries = problem.packing().map(|_| count + 1);
         let heads = |asked: bool| asked.then(|| problem.heads_q());
         let lists = paging.filter(|paging| matches!(paging.table, PageTable::Lists { .. }));
+        let scales = Some(problem.kv_scale_count()).filter(|count| *count > 0);
         let needed = [
             boundaries,
             boundaries.filter(|_| paging.is_none()),
@@ -168,6 +183,8 @@ impl<'a> Tensors<'a> {
             paging.map(|paging| paging.entries(count, problem.len_kv())),
             lists.map(|_| count + 1),
             lists.map(|_| count),
+            scales,
+            scales,
         ];
         let mut regions = [None; EXTENSION_TENSORS.len()];
         for (index, (tensor, needed)) in EXTENSION_TENSORS.into_iter().zip(needed).enumerate() {
@@ -204,13 +221,15 @@ impl<'a> Tensors<'a> {
         let extension = self.extension(problem, memory)?;
         regions[Operand::ALL.len()..][..extension.len()].copy_from_slice(&extension);
         check_overlaps(&regions, &written)?;
-        let [cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, table, starts, last_lengths] =
+        let [cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, table, starts, last_lengths, key, value] =
             extension.map(|tensor| tensor.map_or(0, |(_, region)| region.start));
         // One of the two is there.
         let key_lengths = key_lengths.max(last_lengths);
         let paging = PagingParams { table, starts, ..params.extension.paging };
+        let scales = KvScaleParams { key, value, ..params.extension.scales };
+        let others = params.extension;
         params.extension =
-            ExtensionParams { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, paging, ..params.extension };
+            ExtensionParams { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, paging, scales, ..others };
         Ok(params)
     }
 }
@@ -269,7 +288,7 @@ impl Region {
 
     fn of_operand(problem: &Problem, operand: Operand, start: u64) -> Self {
         let dimensions = problem.dimensions(operand).map(|(_, count, stride)| (count, stride));
-        Self::strided(start, problem.width(operand), dimensions, problem.dtype().bytes())
+        Self::strided(start, problem.width(operand), dimensions, problem.element(operand).bytes())
     }
 
     /// A tensor at this device address of contiguous rows of `width` elements, in dimensions of (count, stride in elements), none
@@ -328,7 +347,7 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device as _, Interpreter, Layout, Strides};
+    use crate::{Device as _, Interpreter, KvScales, KvStorage, Layout, Strides};
 
     /// Heads of 64 elements in f16: 128 bytes.
     const HEAD: usize = 128;
@@ -391,6 +410,40 @@ mod tests {
         // An empty tensor shares nothing with any.
         let empty = Problem::new(0, 2, 3, 64).build().unwrap();
         assert_eq!(asked(&empty, &Tensors::new(a, a, a, a), &device), "taken");
+    }
+
+    #[test]
+    fn bytes_of_keys_and_their_scales_are_counted() {
+        let device = Interpreter::new();
+        let problem =
+            |scales| Problem::new(1, 4, 3, 64).heads_kv(2).kv_storage(KvStorage::E4m3(scales)).build().unwrap();
+        let whole = device.allocate(4 * 3 * HEAD).unwrap();
+        let bytes = device.allocate(2 * 3 * 64).unwrap();
+        let scales = device.allocate(2 * 4).unwrap();
+        let output = device.allocate(4 * 3 * HEAD).unwrap();
+        let tensors = Tensors::new(&whole, &bytes, &bytes, &output);
+        let both = tensors.with_kv_scales(&scales, &scales);
+        for of in [KvScales::Tensor, KvScales::Head] {
+            assert_eq!(asked(&problem(of), &both, &device), "taken");
+        }
+        let last = View::new(&scales, 4);
+        assert_eq!(asked(&problem(KvScales::Tensor), &tensors.with_kv_scales(last, &scales), &device), "taken");
+        let said = asked(&problem(KvScales::Head), &tensors.with_kv_scales(&scales, last), &device);
+        assert!(said.starts_with("value_scale needs 8 bytes"), "{said}");
+        assert!(asked(&problem(KvScales::Head), &tensors, &device).starts_with("key_scale is missing"));
+        let plain = Problem::new(1, 4, 3, 64).heads_kv(2).build().unwrap();
+        assert!(asked(&plain, &both, &device).starts_with("key needs 768 bytes"));
+        let halves = Tensors::new(&whole, &whole, &whole, &output).with_kv_scales(&scales, &scales);
+        assert!(asked(&plain, &halves, &device).starts_with("key_scale is given"));
+        // What is written may lie right behind the bytes, and not over the last of them.
+        let shared = device.allocate(2 * 3 * 64 + 4 * 3 * HEAD).unwrap();
+        let behind = |bytes| Tensors::new(&whole, &shared, &shared, View::new(&shared, bytes));
+        let of = |bytes| asked(&problem(KvScales::Head), &behind(bytes).with_kv_scales(&scales, &scales), &device);
+        assert_eq!(of(2 * 3 * 64), "taken");
+        assert!(of(2 * 3 * 64 - 16).starts_with("output overlaps key"));
+        // Scales are read while the output is written.
+        let over = tensors.with_kv_scales(&output, &scales);
+        assert!(asked(&problem(KvScales::Head), &over, &device).starts_with("output overlaps key_scale"));
     }
 
     #[test]

@@ -136,10 +136,15 @@ impl ContextParallel {
         if ranks == 0 {
             return Err(Error::Disagreement { what: "ranks", found: 0, expected: 1 });
         }
-        if problem.extensions().value_dim {
+        let extensions = problem.extensions();
+        let beyond = [
+            (extensions.value_dim, "values of another width than keys"),
+            (extensions.kv_e4m3, "keys and values in e4m3"),
+        ];
+        if let Some((_, what)) = beyond.into_iter().find(|(asked, _)| *asked) {
             return Err(Error::Unsupported {
                 way: "context parallelism",
-                what: "values of another width than keys".to_owned(),
+                what: what.to_owned(),
                 advice: "compute such a problem on one GPU",
             });
         }

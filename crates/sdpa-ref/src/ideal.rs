@@ -18,7 +18,7 @@ const LANES: usize = 32;
 
 /// The result of rounding where a kernel of this dtype must round, and nowhere else.
 ///
-/// Scores are sequential f32 dot products times the scale. Weights exp(s − max) are exact and then rounded once to the
+/// Scores are sequential f32 dot products of what is stored, times the scale. Weights exp(s − max) are exact and then rounded once to the
 /// dtype, for the tensor cores; the normaliser sums them unrounded. Products with V are summed exactly and the
 /// normalised output is rounded once. Axes as in [`Oracle`](crate::Oracle); rows of non-finite inputs mean nothing here.
 #[derive(Clone, Debug)]
@@ -73,6 +73,8 @@ struct Head<'a> {
     sequences: Vec<Sequence>,
     /// Keys in groups of [`LANES`], column by column: `[groups][head_dim][LANES]`, zero-padded.
     key_lanes: Vec<[f32; LANES]>,
+    /// What multiplies a query's product with a key as it is stored.
+    scale: f32,
     value: Array2<f64>,
 }
 
@@ -80,7 +82,7 @@ impl<'a> Head<'a> {
     fn new(problem: &'a Problem, inputs: &'a Inputs<'a>, batch: usize, head: usize) -> Self {
         let kv_head = problem.kv_head(head);
         let head_dim = problem.head_dim();
-        let key = inputs.read(problem, Operand::Key, batch, kv_head, 0..problem.len_kv());
+        let key = inputs.read_stored(problem, Operand::Key, batch, kv_head, 0..problem.len_kv());
         let mut key_lanes = vec![[0.0; LANES]; problem.len_kv().div_ceil(LANES) * head_dim];
         for ((row, column), element) in key.indexed_iter() {
             key_lanes[row / LANES * head_dim + column][row % LANES] = *element as f32;
@@ -88,7 +90,8 @@ impl<'a> Head<'a> {
         let mut value = inputs.read(problem, Operand::Value, batch, kv_head, 0..problem.len_kv());
         value.mapv_inplace(|value| if value.is_finite() { value } else { 0.0 });
         let sequences = inputs.extension.sequences(problem, batch);
-        Self { problem, inputs, batch, head, sequences, key_lanes, value }
+        let scale = problem.scale() * inputs.extension.scale(problem, Operand::Key, kv_head);
+        Self { problem, inputs, batch, head, sequences, key_lanes, scale, value }
     }
 
     fn block(&self, queries: &[usize]) -> (Array2<f64>, Vec<f64>) {
@@ -157,7 +160,7 @@ impl<'a> Head<'a> {
                     }
                 }
                 for (score, sum) in scores.slice_mut(s![range.clone()]).iter_mut().zip(sums) {
-                    *score = f64::from(sum * self.problem.scale());
+                    *score = f64::from(sum * self.scale);
                 }
             }
         }

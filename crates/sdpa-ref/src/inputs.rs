@@ -1,10 +1,11 @@
 //! The raw inputs, the rows to compute, and reading one head of an operand.
 
 use ndarray::Array2;
-use sdpa_core::{Operand, PageTable, Problem, Sequence};
+use sdpa_core::{KvScales, KvStorage, Operand, PageTable, Problem, Sequence};
 use thiserror::Error;
 
-/// Element bits of the three inputs, each strided as the problem says, and what the problem's extensions read.
+/// Element bits of the three inputs, each strided as the problem says, and what the problem's extensions read. Of elements in 8
+/// bits each has a number of its own, in whose lower half it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Inputs<'a> {
     /// Q, `[batch, heads_q, len_q, head_dim]`.
@@ -34,9 +35,27 @@ pub struct ExtensionInputs<'a> {
     pub block_table: &'a [u32],
     /// Where each sequence's pages begin in lists of them and the last one's end, `[sequences + 1]`.
     pub page_starts: &'a [u32],
+    /// What keys in e4m3 are multiplied by, `[1]` or `[heads_kv]`.
+    pub key_scale: &'a [f32],
+    /// The same of values.
+    pub value_scale: &'a [f32],
 }
 
 impl ExtensionInputs<'_> {
+    /// What the elements of an operand's head are multiplied by: 1 for those in the problem's dtype.
+    pub fn scale(&self, problem: &Problem, operand: Operand, head: usize) -> f32 {
+        let scales = match operand {
+            Operand::Key => self.key_scale,
+            Operand::Value => self.value_scale,
+            Operand::Query | Operand::Output => return 1.0,
+        };
+        match problem.kv_storage() {
+            KvStorage::Dtype => 1.0,
+            KvStorage::E4m3(KvScales::Tensor) => scales[0],
+            KvStorage::E4m3(KvScales::Head) => scales[head],
+        }
+    }
+
     /// The sequences of a batch's tensors, in their order. What lies in none of them belongs to no sequence.
     pub fn sequences(&self, problem: &Problem, batch: usize) -> Vec<Sequence> {
         if problem.packing().is_some() {
@@ -145,8 +164,9 @@ impl Inputs<'_> {
     }
 
     fn check_extension(&self, problem: &Problem) -> Result<(), ReferenceError> {
-        let ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, block_table, page_starts } =
+        let ExtensionInputs { cu_seqlens_q, cu_seqlens_k, key_lengths, sinks, slopes, block_table, .. } =
             self.extension;
+        let ExtensionInputs { page_starts, key_scale, value_scale, .. } = self.extension;
         let (sequences, paging) = (problem.sequence_count(), problem.paging());
         let boundaries = problem.packing().map(|_| sequences + 1);
         let lists = paging.filter(|paging| matches!(paging.table, PageTable::Lists { .. }));
@@ -160,6 +180,8 @@ impl Inputs<'_> {
             ("page_starts", page_starts.len(), lists.map(|_| sequences + 1)),
             ("sinks", sinks.len(), problem.sinks().then(|| problem.heads_q())),
             ("slopes", slopes.len(), problem.slopes().then(|| problem.heads_q())),
+            ("key_scale", key_scale.len(), Some(problem.kv_scale_count())),
+            ("value_scale", value_scale.len(), Some(problem.kv_scale_count())),
         ];
         for (tensor, found, needed) in counts {
             let needed = needed.unwrap_or(0);
@@ -194,7 +216,7 @@ impl Inputs<'_> {
         }
     }
 
-    /// Exact values of some rows of one head, `[rows, width]`.
+    /// Exact values of some rows of one head, `[rows, width]`: what is stored, times its scale.
     pub(crate) fn read(
         &self,
         problem: &Problem,
@@ -203,12 +225,29 @@ impl Inputs<'_> {
         head: usize,
         rows: impl ExactSizeIterator<Item = usize>,
     ) -> Array2<f64> {
-        let (bits, width, dtype) = (self.bits(operand), problem.width(operand), problem.dtype());
+        let stored = self.read_stored(problem, operand, batch, head, rows);
+        // 24 bits by 4: exact in f64.
+        match self.extension.scale(problem, operand, head) {
+            1.0 => stored,
+            scale => stored * f64::from(scale),
+        }
+    }
+
+    /// The same without the scale.
+    pub(crate) fn read_stored(
+        &self,
+        problem: &Problem,
+        operand: Operand,
+        batch: usize,
+        head: usize,
+        rows: impl ExactSizeIterator<Item = usize>,
+    ) -> Array2<f64> {
+        let (bits, width, element) = (self.bits(operand), problem.width(operand), problem.element(operand));
         let mut values = Vec::with_capacity(rows.len() * width);
         let count = rows.len();
         for row in rows {
             let start = problem.row_offset(operand, batch, head, row);
-            values.extend(bits[start..start + width].iter().map(|bits| dtype.decode(*bits)));
+            values.extend(bits[start..start + width].iter().map(|bits| element.decode(*bits)));
         }
         Array2::from_shape_vec((count, width), values).expect("one value for each element")
     }

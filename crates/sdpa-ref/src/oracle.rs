@@ -10,6 +10,7 @@ use crate::inputs::{Inputs, ReferenceError, Rows};
 use crate::paged::Unpaged;
 use crate::scoring::Scoring;
 use crate::sensitivity::{Sensitivity, WeightedRow};
+use crate::tolerance::WIDENED;
 
 /// Query rows whose scores are held at once; bounds memory, and gives every core work on a single head.
 const BLOCK: usize = 64;
@@ -44,6 +45,9 @@ pub struct Oracle {
     /// Mean square error, summed over the row, that an ideal kernel is expected to make; infinite where it has no
     /// finite expectation.
     pub expected_square_error: Array3<f64>,
+    /// Of each head of [`rows`](Self::rows), most by which what a kernel sums is smaller than the output: 1 for values in the
+    /// problem's dtype.
+    pub value_scale: Vec<f64>,
     /// Whether a value of the row's own sequence, in this column, is not finite and has no part in the row.
     pub hides_nonfinite: Array4<bool>,
 }
@@ -60,6 +64,10 @@ impl Oracle {
         let rows = rows.cloned().unwrap_or_else(|| Rows::all(problem));
         inputs.check(problem, &rows)?;
         let mut oracle = Self::empty(problem, rows);
+        if problem.extensions().kv_e4m3 {
+            let scale = |head| inputs.extension.scale(problem, Operand::Value, problem.kv_head(head));
+            oracle.value_scale = oracle.rows.heads.iter().map(|head| WIDENED * f64::from(scale(*head))).collect();
+        }
         let heads: Vec<(usize, usize)> = (0..oracle.rows.batches.len())
             .flat_map(|batch| (0..oracle.rows.heads.len()).map(move |head| (batch, head)))
             .collect();
@@ -95,6 +103,7 @@ impl Oracle {
             lse_spread: per_row.clone(),
             lse_spread_rms: per_row.clone(),
             expected_square_error: per_row,
+            value_scale: vec![1.0; heads],
             hides_nonfinite: Array4::from_elem((batches, heads, queries, problem.value_dim()), false),
         }
     }
@@ -255,7 +264,7 @@ impl<'a> Head<'a> {
                 out: out.row(index),
                 weighted_abs: weighted_abs.row(index),
             };
-            row.sensitivity = weighted.analyse(self.problem, score_spread.row_mut(index));
+            row.sensitivity = weighted.analyse(self.problem, scoring.error(), score_spread.row_mut(index));
         }
         let mut hides_nonfinite = Array2::from_elem(out.raw_dim(), false);
         for &(key, column, value) in &self.nonfinite {

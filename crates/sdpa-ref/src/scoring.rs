@@ -1,6 +1,6 @@
 //! From `q·k` to the score that the softmax sees: scale, soft cap, slope; and how far rounding may move it.
 
-use sdpa_core::{Problem, Sequence};
+use sdpa_core::{Operand, Problem, Sequence};
 
 use crate::inputs::ExtensionInputs;
 use crate::tolerance::{ScoreError, may_overflow};
@@ -12,6 +12,7 @@ pub(crate) struct Scoring<'a> {
     cap: Option<f64>,
     slope: f64,
     sink: f64,
+    key_scale: f64,
     error: ScoreError,
 }
 
@@ -23,13 +24,15 @@ pub(crate) struct Scored {
 
 impl<'a> Scoring<'a> {
     pub(crate) fn new(problem: &'a Problem, extension: &ExtensionInputs<'_>, head: usize) -> Self {
+        let key_scale = f64::from(extension.scale(problem, Operand::Key, problem.kv_head(head)));
         Self {
             problem,
             scale: f64::from(problem.scale()),
             cap: problem.softcap().map(f64::from),
             slope: if problem.slopes() { f64::from(extension.slopes[head]) } else { 0.0 },
             sink: if problem.sinks() { f64::from(extension.sinks[head]) } else { f64::NEG_INFINITY },
-            error: ScoreError::new(problem),
+            key_scale,
+            error: ScoreError::new(problem, key_scale),
         }
     }
 
@@ -38,9 +41,14 @@ impl<'a> Scoring<'a> {
         self.sink
     }
 
+    /// How far rounding may move scores.
+    pub(crate) fn error(&self) -> ScoreError {
+        self.error
+    }
+
     /// True if f32 may overflow where Σ|q||k| is so large.
     pub(crate) fn overflows(&self, products: f64) -> bool {
-        may_overflow(self.problem, products)
+        may_overflow(self.problem, self.key_scale, products)
     }
 
     /// What adds to the score of a key for its distance from the query's diagonal.

@@ -44,8 +44,12 @@ pub(crate) struct Sensitivity {
 
 impl WeightedRow<'_> {
     /// Analyses the row and writes its `score_spread`.
-    pub(crate) fn analyse(&self, problem: &Problem, mut score_spread: ArrayViewMut1<'_, f64>) -> Sensitivity {
-        let error = ScoreError::new(problem);
+    pub(crate) fn analyse(
+        &self,
+        problem: &Problem,
+        error: ScoreError,
+        mut score_spread: ArrayViewMut1<'_, f64>,
+    ) -> Sensitivity {
         let largest_bound = error.bound(self.largest, self.largest);
         let largest_rms = error.rms(self.largest, self.largest);
         if self.overflows || !largest_bound.is_finite() {

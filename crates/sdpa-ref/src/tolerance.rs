@@ -33,10 +33,13 @@ impl Default for Tolerance {
     }
 }
 
-/// True if f32 scores may overflow where Σ|q||k| of a key is so large.
-pub(crate) fn may_overflow(problem: &Problem, products: f64) -> bool {
+/// Most by which a kernel may store less than it means of an element in 8 bits: f16 made of e4m3 by shifts is 2⁻⁸ of it.
+pub(crate) const WIDENED: f64 = 256.0;
+
+/// True if f32 scores may overflow where Σ|q||k| of a key is so large. Keys are stored over `key_scale`.
+pub(crate) fn may_overflow(problem: &Problem, key_scale: f64, products: f64) -> bool {
     let scale = f64::from(problem.scale()).abs();
-    let reach = products * scale.max(1.0);
+    let reach = products * scale.max(1.0).max(1.0 / key_scale);
     // A factor 4 below overflow leaves room for log2(e) folded into the scale.
     reach.is_nan() || reach >= f64::from(f32::MAX) / 4.0
 }
@@ -46,12 +49,15 @@ pub(crate) fn may_overflow(problem: &Problem, products: f64) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScoreError {
     head_dim: f64,
+    /// What a product that is flushed to zero would have been multiplied by.
     scale: f64,
 }
 
 impl ScoreError {
-    pub(crate) fn new(problem: &Problem) -> Self {
-        Self { head_dim: problem.head_dim() as f64, scale: f64::from(problem.scale()).abs() }
+    /// Of keys that are stored over `key_scale`, 1 if they are in the problem's dtype.
+    pub(crate) fn new(problem: &Problem, key_scale: f64) -> Self {
+        let stored = if problem.extensions().kv_e4m3 { key_scale * WIDENED } else { 1.0 };
+        Self { head_dim: problem.head_dim() as f64, scale: f64::from(problem.scale()).abs() * stored }
     }
 
     /// No kernel's score, less its row's maximum, is further from the exact one.
@@ -79,6 +85,9 @@ pub(crate) struct ElementScale {
     pub(crate) abs_per_normaliser: f64,
     pub(crate) score_spread: f64,
     pub(crate) visible: usize,
+    /// What a product of a weight and a value that is flushed to zero would have been multiplied by: 1 for values in the
+    /// dtype.
+    pub(crate) value_scale: f64,
 }
 
 impl ElementScale {
@@ -97,7 +106,7 @@ impl ElementScale {
             + (unit + sums) * self.weighted_abs
             + sums * self.reference.abs()
             + weight_floor(dtype) * self.abs_per_normaliser
-            + F32_TINY * (self.visible as f64 + 1.0)
+            + F32_TINY * self.value_scale.max(1.0) * (self.visible as f64 + 1.0)
             + merged
     }
 

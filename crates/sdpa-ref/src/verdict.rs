@@ -276,6 +276,7 @@ impl<'a> Judge<'a> {
             abs_per_normaliser: oracle.abs_per_normaliser[at],
             score_spread: oracle.score_spread[at],
             visible: oracle.visible[[b, h, i]],
+            value_scale: oracle.value_scale[h],
         };
         let expected = scale.reference;
         let verdict = |check, passes: bool, bound| {

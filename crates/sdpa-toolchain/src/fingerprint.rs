@@ -104,7 +104,7 @@ pub(crate) fn options(kernel: &Specialisation) -> Vec<String> {
 mod tests {
     use std::mem::offset_of;
 
-    use sdpa_core::{ExtensionParams, PagingParams, Params};
+    use sdpa_core::{ExtensionParams, KvScaleParams, PagingParams, Params};
 
     use super::*;
     use crate::Checkout;
@@ -174,12 +174,23 @@ mod tests {
             ("page_shift", paging + offset_of!(PagingParams, page_shift)),
         ];
         let width = [("value_dim", offset_of!(ExtensionParams, value_dim))];
+        let scales = offset_of!(ExtensionParams, scales);
+        let stored = [
+            ("block_table", paging + offset_of!(PagingParams, table)),
+            ("page_starts", paging + offset_of!(PagingParams, starts)),
+            ("table_width", paging + offset_of!(PagingParams, width)),
+            ("page_shift", paging + offset_of!(PagingParams, page_shift)),
+            ("key_scale", scales + offset_of!(KvScaleParams, key)),
+            ("value_scale", scales + offset_of!(KvScaleParams, value)),
+            ("scale_stride", scales + offset_of!(KvScaleParams, stride)),
+        ];
         let start = offset_of!(Params, extension);
         let before_width = start + offset_of!(ExtensionParams, value_dim);
         for (file, ours, size) in [
             ("machine/extended_params.cuh", &extended[..], format!("sizeof(ExtendedParams) == {}", start + paging)),
             ("v2j.cu", &paged[..], format!("sizeof(PagedParams) == {before_width}")),
-            ("machine/value_params.cuh", &width[..], format!("sizeof(ValueParams) == {}", size_of::<Params>())),
+            ("machine/value_params.cuh", &width[..], format!("sizeof(ValueParams) == {}", start + scales)),
+            ("v2l.cu", &stored[..], format!("sizeof(StoredParams) == {}", size_of::<Params>())),
         ] {
             let (_, header) = sources.iter().find(|(path, _)| path.ends_with(file)).expect("the source is there");
             let theirs: Vec<&str> = header.lines().filter(|line| line.starts_with("FIELD_AT(")).collect();

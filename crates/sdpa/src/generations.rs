@@ -29,6 +29,7 @@ macro_rules! for_each_generation {
             (v2j, "v2j", v2j::V2j);
             (v2k, "v2k", v2k::V2k);
             (v3h, "v3h", v3h::V3h);
+            (v2l, "v2l", v2l::V2l);
         }
     };
 }

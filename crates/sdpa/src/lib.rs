@@ -37,10 +37,12 @@
 //! - keys and values in pages ([`ProblemBuilder::paged`], [`Tensors::with_pages`]): a table on the device says which page of a
 //!   cache holds which keys of a sequence, as servers have it;
 //! - values of another width than keys ([`ProblemBuilder::value_dim`]), as multi-head latent attention has them when it reads a
-//!   prompt: the output is as wide as they are.
+//!   prompt: the output is as wide as they are;
+//! - keys and values in 8 bits ([`ProblemBuilder::kv_storage`], [`Tensors::with_kv_scales`]): e4m3, with a scale for all or for
+//!   each key head, as servers keep caches of half the bytes, for up to 128 queries per sequence.
 //!
 //! They go together, but for key lengths with packed sequences, whose `cu_seqlens` has them (in pages the queries alone are
-//! packed), and pages with slopes or with values of another width, which no generation has yet. What a problem asks for and a
+//! packed), and pages or e4m3 with slopes or with values of another width, which no generation has yet. What a problem asks for and a
 //! generation does not know is declined, in words.
 //!
 //! ```
@@ -111,6 +113,8 @@ impl fmt::Debug for Choice {
 
 /// Everything that is chosen from, the most special first: of the generations that this build carries.
 pub static CHOICES: &[Choice] = &[
+    #[cfg(feature = "v2l")]
+    choice(&v2l::V2l, has_keys_in_e4m3, "keys and values in e4m3, up to 128 queries per sequence"),
     #[cfg(feature = "v2g")]
     choice(&v2g::V2g, decodes, DECODING),
     #[cfg(feature = "v2f")]
@@ -237,6 +241,10 @@ fn has_pages(problem: &Problem, _: &DeviceLimits) -> bool {
     problem.paging().is_some()
 }
 
+fn has_keys_in_e4m3(problem: &Problem, _: &DeviceLimits) -> bool {
+    problem.extensions().kv_e4m3
+}
+
 fn always(_: &Problem, _: &DeviceLimits) -> bool {
     true
 }
@@ -340,7 +348,7 @@ static FASTEST: Generation = Generation {
     accuracy: Accuracy::Standard,
     // What the strictest asks for; `forward` asks for no more than the one chosen does.
     alignment: 16,
-    takes: Extensions { value_dim: true, ..Extensions::ALL },
+    takes: Extensions { value_dim: true, kv_e4m3: true, ..Extensions::ALL },
 };
 
 impl Attention for Fastest {
@@ -437,6 +445,28 @@ mod tests {
         let tensors = Tensors::new(&query, &key, &value, &output);
         let said = generation.forward_in(&device, &problem, &tensors, &plan, &foreign).unwrap_err().to_string();
         assert!(said.starts_with("workspace lies in another device's memory"), "{said}");
+    }
+
+    #[cfg(feature = "all")]
+    #[test]
+    fn keys_in_bytes_are_taken_by_the_one_generation_for_them() {
+        let stored = |builder: sdpa_core::ProblemBuilder| builder.kv_storage(KvStorage::E4m3(KvScales::Head));
+        let paging = Paging { page: 16, pages: 4096, table: PageTable::Rows { width: 256 } };
+        let decoding = Problem::new(16, 32, 1, 128).heads_kv(8).len_kv(4096);
+        let windowed = decoding.clone().mask(Mask::Causal).window(Window::left(128)).sinks().softcap(30.0);
+        for problem in [decoding.clone(), decoding.clone().paged(paging), decoding.clone().key_lengths(), windowed] {
+            for limits in [&DeviceLimits::H200, &DeviceLimits::A100, &DeviceLimits::L4] {
+                assert_eq!(chosen(stored(problem.clone()), limits), "v2l");
+                assert_eq!(slow_because(&stored(problem.clone()).build().unwrap(), limits), None);
+            }
+            assert_ne!(chosen(problem, &DeviceLimits::H200), "v2l");
+        }
+        let said = |builder| fastest(&stored(builder).build().unwrap(), &DeviceLimits::H200).err().unwrap().to_string();
+        assert_eq!(said(decoding.clone().slopes()), "v2l does not take slopes");
+        let many = said(Problem::new(1, 8, 512, 64));
+        assert!(many.starts_with("v2l takes queries per sequence up to 128; this problem has 512"), "{many}");
+        let rows = said(Problem::new(1, 8, 1, 72).len_kv(512));
+        assert!(rows.ends_with("key's row stride is 72 elements and must be a multiple of 16"), "{rows}");
     }
 
     #[cfg(feature = "all")]

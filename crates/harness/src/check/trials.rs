@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 
 use sdpa_core::{
-    Attention, DeviceLimits, Generation, LaunchPlan, MAX_HEAD_DIM, Operand, Problem, Specialisation, Unsupported,
+    Attention, DeviceLimits, Extensions, Generation, LaunchPlan, MAX_HEAD_DIM, Operand, Problem, Specialisation,
+    Unsupported,
 };
 
 use crate::case::Case;
 use crate::far::{near, stretched};
+use crate::needs::case_as_needed;
 
 /// Lengths, heads, masks, layouts and numbers; every width below is put in for the head dimension.
 const GEOMETRIES: [&str; 20] = [
@@ -276,6 +278,46 @@ const PAGED: [(&str, Option<u32>, bool); 15] = [
     ("b2 h4/2 q3 kv600 d256 bf16 full pages=16 normal seed=144", Some(1), true),
 ];
 
+/// Keys and values in e4m3: rows that fill no copy, scales of each head and of all, every kernel.
+const STORED: [(&str, Option<u32>, bool); 19] = [
+    ("h4/2 q3 kv700 d64 f16 causal kv=e4m3-per-head normal seed=170", None, false),
+    ("b2 h4/4 q1 kv300 d64 bf16 full kv=e4m3 outliers seed=171", Some(1), false),
+    (
+        "h4/2 q2 kv200 d40 f16 causal kv=e4m3-per-head key=19200,9600,48 value=19200,9600,48 normal seed=172",
+        None,
+        false,
+    ),
+    ("h2 q9 kv130 d8 bf16 full kv=e4m3 key=4160,2080,16 value=4160,2080,16 ascending seed=173", None, false),
+    ("h4/2 q1 kv900 d128 bf16 causal kv=e4m3-per-head pages=16 normal seed=174", Some(2), false),
+    (
+        "b2 h4/2 q5 kv300 d128 f16 causal softcap=30 kv=e4m3-per-head window=100,all sinks pages=8 peaked seed=175",
+        None,
+        false,
+    ),
+    ("h2 q3 kv300 d256 f16 full kv=e4m3-per-head integers seed=176", None, false),
+    (
+        "h2 q3 kv300 d200 bf16 causal kv=e4m3 key=124800,62400,208 value=124800,62400,208 normal seed=177",
+        Some(1),
+        false,
+    ),
+    ("h2/1 q20 kv257 d64 f16 causal kv=e4m3 scale=-0.2 normal seed=178", None, true),
+    ("h2/1 q2 kv515 d128 bf16 causal kv=e4m3 scale=-0.2 normal seed=179", None, true),
+    ("h2/1 q2 kv300 d256 bf16 causal kv=e4m3-per-head one-hot seed=180", None, true),
+    ("h2 q3 kv515 d64 f16 causal kv=e4m3-per-head vast-logits seed=181", None, false),
+    ("h2/1 q2 kv300 d128 bf16 full kv=e4m3 huge-logits seed=182", None, false),
+    ("b40 h2/1 q2 kv40 d64 f16 causal kv=e4m3-per-head page-lists=8 normal seed=183", Some(3), false),
+    // Blocks that go from sequence to sequence, empty ones among them, with windows; and from part to part, with large logits.
+    (
+        "h4/2 q40 kv300 d64 f16 causal packed=12,9,300 pages=16 window=70,3 sinks kv=e4m3-per-head blhd normal seed=184",
+        Some(3),
+        false,
+    ),
+    ("h2 q60 kv400 d64 bf16 full packed=9,30,200 window=40,50 kv=e4m3 blhd normal seed=185", Some(2), false),
+    ("b40 h2/1 q2 kv40 d64 f16 causal-top-left window=5,all kv=e4m3 page-lists=8 normal seed=186", Some(3), false),
+    ("h2 q3 kv900 d64 f16 causal kv=e4m3-per-head sinks vast-logits seed=187", Some(1), false),
+    ("b9 h2/1 q3 kv600 d64 bf16 causal window=150,all kv=e4m3-per-head pages=8 normal seed=188", Some(2), false),
+];
+
 /// Cases whose tensors are stretched until their last row lies this many elements behind the first.
 const FAR: [(&str, i64); 12] = [
     ("b2 h2 q9 kv70 d64 f16 causal normal seed=40", 1 << 32),
@@ -362,7 +404,7 @@ pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
     let every_width = (1..=MAX_HEAD_DIM / 8).map(|width| format!("{EVERY_WIDTH} d{} f16", 8 * width));
     let (mut trials, mut drawing) = (Vec::new(), HashMap::<_, usize>::new());
     for line in shapes.chain(every_width) {
-        let case: Case = line.parse().expect("the lists make valid cases");
+        let case = case_as_needed(generation, &line.parse().expect("the lists make valid cases"));
         let [as_it_is, small] =
             [None, Some(1)].map(|multiprocessors| Trial { multiprocessors, ..Trial::new(case.clone()) });
         let (kernels, others) = (as_it_is.kernels(generation), small.kernels(generation));
@@ -378,7 +420,8 @@ pub fn trials(generation: &dyn Attention) -> Vec<Trial> {
             trials.push(small);
         }
     }
-    trials.extend(beyond().into_iter().flat_map(|trial| taken(generation, trial)));
+    let needed = |trial: Trial| Trial { case: case_as_needed(generation, &trial.case), ..trial };
+    trials.extend(beyond().into_iter().flat_map(|trial| taken(generation, needed(trial))));
     trials
 }
 
@@ -407,7 +450,13 @@ pub(crate) fn beyond() -> Vec<Trial> {
         small_blocks: *small_blocks,
         size: Some("keys in pages"),
     });
-    sizes.chain(far).chain(extended).chain(paged).chain(widths).collect()
+    let stored = STORED.iter().map(|(line, multiprocessors, small_blocks)| Trial {
+        case: case(line),
+        multiprocessors: *multiprocessors,
+        small_blocks: *small_blocks,
+        size: Some("keys and values in e4m3"),
+    });
+    sizes.chain(far).chain(extended).chain(paged).chain(widths).chain(stored).collect()
 }
 
 /// The trial as a generation takes it: planned for one multiprocessor, too, where it declines it on the device as it is, or
@@ -439,6 +488,10 @@ pub struct Resized<'g> {
 impl Attention for Resized<'_> {
     fn generation(&self) -> &Generation {
         self.generation.generation()
+    }
+
+    fn needs(&self) -> Extensions {
+        self.generation.needs()
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::acceptance;
 use crate::check::Trial;
+use crate::needs::as_needed;
 use crate::strategies::{Size, cases};
 
 /// Something that a generation's plans can have.
@@ -62,8 +63,8 @@ pub fn plan_features(generation: &'static dyn Attention, trials: &[Trial]) -> Ve
     };
     let all = DeviceLimits::H200.multiprocessors;
     let mut possible = BTreeSet::new();
-    for problem in &problems() {
-        possible.extend([1, 2, all].into_iter().filter_map(|count| plan(problem, count)).flatten());
+    for problem in problems().iter().map(|problem| as_needed(generation, problem)) {
+        possible.extend([1, 2, all].into_iter().filter_map(|count| plan(&problem, count)).flatten());
     }
     let mut seen = BTreeSet::new();
     for trial in trials {

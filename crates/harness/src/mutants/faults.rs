@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use sdpa_core::{Dtype, Error, Params, TensorParams};
+use sdpa_core::{Dtype, ElementType, Error, Params, TensorParams};
 
 use super::host::Memory;
 
@@ -105,11 +105,27 @@ pub enum Fault {
     ValuesLieAsKeys,
     /// The last column of the values leaks into the first of the output.
     ColumnsLeak,
+    /// Values in 8 bits are multiplied by the scale of keys.
+    KeyScaleForValues,
+    /// Keys and values in 8 bits are multiplied by the scales of the next key head.
+    NeighboursScale,
+    /// Scales of the first key head serve all, if each has its own.
+    ScaleOfFirstHead,
+    /// The scale of keys in 8 bits is applied twice.
+    KeyScaleSquared,
+    /// Values in 8 bits are not scaled.
+    ValueScaleForgotten,
+    /// Bytes are read as e5m2.
+    ReadAsE5m2,
+    /// NaN in 8 bits is taken for 480.
+    StoredNanIsNumber,
+    /// The least bit of numbers below the smallest normal one of 8 bits is lost.
+    StoredSubnormalsCut,
 }
 
 impl Fault {
     /// All, the absence of a fault first.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 56] = [
         Self::None,
         Self::MeanOfValues,
         Self::NoScale,
@@ -158,6 +174,14 @@ impl Fault {
         Self::OutputAsWideAsKeys,
         Self::ValuesLieAsKeys,
         Self::ColumnsLeak,
+        Self::KeyScaleForValues,
+        Self::NeighboursScale,
+        Self::ScaleOfFirstHead,
+        Self::KeyScaleSquared,
+        Self::ValueScaleForgotten,
+        Self::ReadAsE5m2,
+        Self::StoredNanIsNumber,
+        Self::StoredSubnormalsCut,
     ];
 
     /// Name, as in reports.
@@ -211,6 +235,14 @@ impl Fault {
             Self::OutputAsWideAsKeys => "output-as-wide-as-keys",
             Self::ValuesLieAsKeys => "values-lie-as-keys",
             Self::ColumnsLeak => "columns-leak",
+            Self::KeyScaleForValues => "key-scale-for-values",
+            Self::NeighboursScale => "neighbours-scale",
+            Self::ScaleOfFirstHead => "scale-of-first-head",
+            Self::KeyScaleSquared => "key-scale-squared",
+            Self::ValueScaleForgotten => "value-scale-forgotten",
+            Self::ReadAsE5m2 => "read-as-e5m2",
+            Self::StoredNanIsNumber => "stored-nan-is-number",
+            Self::StoredSubnormalsCut => "stored-subnormals-cut",
         }
     }
 }
@@ -239,16 +271,17 @@ pub(super) fn attention(
                 Fault::HeadsTakeTurns => head % params.heads_kv,
                 _ => head / (params.heads_q / params.heads_kv),
             };
-            let queries = load(memory, &query, [batch, head, params.len_q], params.head_dim, dtype)?;
+            let queries = load(memory, &query, [batch, head, params.len_q], params.head_dim, Stored::plain(dtype))?;
+            let [key_type, value_type] = Stored::of_head(memory, params, kv_head, dtype, fault)?;
             let paged = params.extension.paging.table != 0;
             let whole = if paged { 0 } else { params.len_kv };
-            let mut keys = load(memory, &params.key, [kv_batch, kv_head, whole], params.head_dim, dtype)?;
+            let mut keys = load(memory, &params.key, [kv_batch, kv_head, whole], params.head_dim, key_type)?;
             let value_dim = params.extension.value_dim as i32;
             let mut value = params.value;
             if fault == Fault::ValuesLieAsKeys {
                 value.row_stride = params.key.row_stride;
             }
-            let mut values = load(memory, &value, [kv_batch, kv_head, whole], value_dim, dtype)?;
+            let mut values = load(memory, &value, [kv_batch, kv_head, whole], value_dim, value_type)?;
             let mut loaded = None;
             for row in 0..params.len_q {
                 let Some(seen) = seen(memory, params, [batch, row], kernel.ends_with("top_left"), fault)? else {
@@ -256,8 +289,8 @@ pub(super) fn attention(
                 };
                 if paged && loaded != Some(seen.sequence) {
                     let of = [seen.sequence as i32, kv_head, seen.length as i32];
-                    keys = load_pages(memory, params, (&params.key, params.head_dim), of, dtype, fault)?;
-                    values = load_pages(memory, params, (&value, value_dim), of, dtype, fault)?;
+                    keys = load_pages(memory, params, (&params.key, params.head_dim), of, key_type, fault)?;
+                    values = load_pages(memory, params, (&value, value_dim), of, value_type, fault)?;
                     loaded = Some(seen.sequence);
                 }
                 let (first, visible) = (seen.keys.start, seen.keys.clone());
@@ -467,11 +500,74 @@ fn attend(
     (out, maximum + sum.ln())
 }
 
-fn address(tensor: &TensorParams, [batch, head, row]: [i32; 3]) -> u64 {
+/// How the elements of a tensor are stored, and what they are multiplied by.
+#[derive(Clone, Copy)]
+struct Stored {
+    element: ElementType,
+    scale: f32,
+    fault: Fault,
+}
+
+impl Stored {
+    fn plain(dtype: Dtype) -> Self {
+        Self { element: ElementType::Dtype(dtype), scale: 1.0, fault: Fault::None }
+    }
+
+    /// Of a head's keys and of its values.
+    fn of_head(
+        memory: &mut Memory,
+        params: &Params,
+        head: i32,
+        dtype: Dtype,
+        fault: Fault,
+    ) -> Result<[Self; 2], Error> {
+        let scales = params.extension.scales;
+        if scales.key == 0 {
+            return Ok([Self::plain(dtype); 2]);
+        }
+        let head = match fault {
+            Fault::NeighboursScale => head + 1,
+            Fault::ScaleOfFirstHead => 0,
+            _ => head,
+        };
+        let at = scales.stride as u64 * head as u64 * 4;
+        let mut scale = |address: u64| memory.words(address + at, 1).map(|words| f32::from_bits(words[0]));
+        let (key, value) = (scale(scales.key)?, scale(scales.value)?);
+        let (key, value) = match fault {
+            Fault::KeyScaleForValues => (key, key),
+            Fault::KeyScaleSquared => (key * key, value),
+            Fault::ValueScaleForgotten => (key, 1.0),
+            _ => (key, value),
+        };
+        Ok([key, value].map(|scale| Self { element: ElementType::E4m3, scale, fault }))
+    }
+
+    fn row(self, memory: &mut Memory, address: u64, width: usize) -> Result<Vec<f32>, Error> {
+        if let ElementType::Dtype(dtype) = self.element {
+            return Ok(memory.elements(address, width)?.into_iter().map(|bits| dtype.decode(bits) as f32).collect());
+        }
+        let value = |bits: u16| match self.fault {
+            // Its bits are the upper half of f16's.
+            Fault::ReadAsE5m2 => Dtype::F16.decode(bits << 8),
+            Fault::StoredNanIsNumber if bits & 0x7f == 0x7f => {
+                if bits & 0x80 == 0 {
+                    480.0
+                } else {
+                    -480.0
+                }
+            }
+            Fault::StoredSubnormalsCut if bits & 0x78 == 0 => self.element.decode(bits & 0xfe),
+            _ => self.element.decode(bits),
+        };
+        Ok(memory.bytes(address, width)?.into_iter().map(|bits| self.scale * value(bits) as f32).collect())
+    }
+}
+
+fn address(tensor: &TensorParams, bytes: usize, [batch, head, row]: [i32; 3]) -> u64 {
     let elements = i64::from(batch) * tensor.batch_stride
         + i64::from(head) * tensor.head_stride
         + i64::from(row) * tensor.row_stride;
-    tensor.address + 2 * elements as u64
+    tensor.address + (bytes as i64 * elements) as u64
 }
 
 /// All rows of one head.
@@ -480,14 +576,10 @@ fn load(
     tensor: &TensorParams,
     [batch, head, rows]: [i32; 3],
     width: i32,
-    dtype: Dtype,
+    stored: Stored,
 ) -> Result<Vec<Vec<f32>>, Error> {
-    (0..rows)
-        .map(|row| {
-            let bits = memory.elements(address(tensor, [batch, head, row]), width as usize)?;
-            Ok(bits.into_iter().map(|bits| dtype.decode(bits) as f32).collect())
-        })
-        .collect()
+    let address = |row| address(tensor, stored.element.bytes(), [batch, head, row]);
+    (0..rows).map(|row| stored.row(memory, address(row), width as usize)).collect()
 }
 
 /// How many keys a sequence has whose keys lie in pages.
@@ -515,7 +607,7 @@ fn load_pages(
     params: &Params,
     (tensor, width): (&TensorParams, i32),
     [sequence, head, length]: [i32; 3],
-    dtype: Dtype,
+    stored: Stored,
     fault: Fault,
 ) -> Result<Vec<Vec<f32>>, Error> {
     let paging = &params.extension.paging;
@@ -532,8 +624,7 @@ fn load_pages(
                 _ => memory.words(paging.table + 4 * (first + number) as u64, 1)?[0] as i32,
             };
             let slot = key & ((1 << paging.page_shift) - 1);
-            let bits = memory.elements(address(tensor, [page, head, slot]), width as usize)?;
-            Ok(bits.into_iter().map(|bits| dtype.decode(bits) as f32).collect())
+            stored.row(memory, address(tensor, stored.element.bytes(), [page, head, slot]), width as usize)
         })
         .collect()
 }
@@ -559,7 +650,7 @@ fn store(
         _ => (),
     }
     let bytes: Vec<u8> = bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
-    memory.store(address(&params.output, at), &bytes)?;
+    memory.store(address(&params.output, dtype.bytes(), at), &bytes)?;
     if fault == Fault::LseMissing && is_last {
         return Ok(());
     }

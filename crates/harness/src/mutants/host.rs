@@ -45,6 +45,11 @@ impl Memory {
         Ok(bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect())
     }
 
+    /// One number for each byte.
+    pub(super) fn bytes(&mut self, address: u64, count: usize) -> Result<Vec<u16>> {
+        Ok(self.bytes_mut(address, count)?.iter().map(|byte| u16::from(*byte)).collect())
+    }
+
     /// 4-byte numbers.
     pub(super) fn words(&mut self, address: u64, count: usize) -> Result<Vec<u32>> {
         let bytes = self.bytes_mut(address, 4 * count)?;
@@ -165,7 +170,7 @@ impl HostGeneration {
             budget: Budget { registers: 0, shared_bytes: 0, spill_bytes: 0 },
             accuracy: Accuracy::Standard,
             alignment: 2,
-            takes: Extensions { value_dim: true, ..Extensions::ALL },
+            takes: Extensions { value_dim: true, kv_e4m3: true, ..Extensions::ALL },
         };
         Self { fault, generation }
     }

@@ -10,7 +10,8 @@ mod host;
 use std::sync::LazyLock;
 
 use sdpa_core::{
-    Attention, DeviceKind, DeviceLimits, Generation, LaunchPlan, PackedPtx, Problem, Specialisation, Unsupported,
+    Attention, DeviceKind, DeviceLimits, Extensions, Generation, LaunchPlan, PackedPtx, Problem, Specialisation,
+    Unsupported,
 };
 
 pub use faults::Fault;
@@ -58,6 +59,7 @@ macro_rules! for_each_mutant {
             early_query_release, "v3c", ["f16_d64_m192", "f16_d64_m256"], Interpreter, "queries are given back before they are read";
             values_as_wide_as_keys, "v2k", ["f16_d192_v128"], Everywhere, "rows of values and outputs have the columns of keys";
             values_lie_as_keys, "v2k", ["f16_d192_v128"], Everywhere, "values are taken to lie as far apart as keys";
+            query_columns_in_order, "v2l", ["f16_d64_g8"], Everywhere, "queries' columns lie in another order than keys'";
             too_many_registers, "v3c", ["f16_d64_m128", "f16_d64_m192", "f16_d64_m256"], Interpreter, "more registers are asked for than there are";
         }
     };
@@ -139,6 +141,10 @@ impl Mutant {
 impl Attention for Mutant {
     fn generation(&self) -> &Generation {
         &self.generation
+    }
+
+    fn needs(&self) -> Extensions {
+        self.parent.needs()
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {

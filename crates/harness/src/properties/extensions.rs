@@ -35,9 +35,9 @@ pub(super) fn contiguous(instance: &Instance<'_>) -> Problem {
     }
 }
 
-/// The same scores, window and width of values for another shape.
+/// The same scores, window, width and storage of values for another shape.
 fn like(problem: &Problem, mut builder: ProblemBuilder) -> ProblemBuilder {
-    builder = builder.window(problem.window()).value_dim(problem.value_dim());
+    builder = builder.window(problem.window()).value_dim(problem.value_dim()).kv_storage(problem.kv_storage());
     if let Some(cap) = problem.softcap() {
         builder = builder.softcap(cap);
     }
@@ -63,6 +63,8 @@ pub(super) fn packed_is_each_sequence_alone(instance: &Instance<'_>) -> Result<J
         let mut own = instance.data(&alone);
         own.extension.sinks.clone_from(&data.extension.sinks);
         own.extension.slopes.clone_from(&data.extension.slopes);
+        own.extension.key_scale.clone_from(&data.extension.key_scale);
+        own.extension.value_scale.clone_from(&data.extension.value_scale);
         for (operand, range) in [(Operand::Query, queries), (Operand::Key, keys), (Operand::Value, keys)] {
             copy_rows((&problem, &mut data, range.start), (&alone, &mut own), operand);
         }

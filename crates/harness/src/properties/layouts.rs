@@ -47,9 +47,11 @@ fn padded(problem: &Problem) -> Problem {
         .into_iter()
         .fold(problem.to_builder(), |builder, operand| {
             let [_, heads, length, width] = problem.shape(operand).map(|extent| extent as i64);
-            let row = width + 8 * (1 + operand as i64);
-            let head = length * row + 16;
-            builder.strides(operand, Strides { batch: heads * head + 24, head, row })
+            // 16 bytes, which kernels copy at once.
+            let unit = 16 / problem.element(operand).bytes() as i64;
+            let row = width + unit * (1 + operand as i64);
+            let head = length * row + 2 * unit;
+            builder.strides(operand, Strides { batch: heads * head + 3 * unit, head, row })
         })
         .build()
         .expect("padding keeps elements apart")
@@ -71,6 +73,13 @@ pub(super) fn grouped_is_repeated(instance: &Instance<'_>) -> Result<Judged, Rea
             repeated_data.row_mut(&repeated, operand, [batch, head, key]).copy_from_slice(shared);
         }
     }
+    let extension = grouped_data.extension.inputs();
+    let scales = |operand| -> Vec<f32> {
+        let count = repeated.kv_scale_count();
+        (0..count).map(|head| extension.scale(&grouped, operand, grouped.kv_head(head))).collect()
+    };
+    (repeated_data.extension.key_scale, repeated_data.extension.value_scale) =
+        (scales(Operand::Key), scales(Operand::Value));
     let found = instance.run(&grouped, &grouped_data)?;
     let expected = instance.run(&repeated, &repeated_data)?;
     let what = "shared key heads give another result than repeated ones";

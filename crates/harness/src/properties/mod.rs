@@ -5,6 +5,7 @@ mod extensions;
 mod independence;
 mod layouts;
 mod pages;
+mod stored;
 mod values;
 mod widths;
 
@@ -52,6 +53,10 @@ macro_rules! for_each_property {
             pages_may_lie_anywhere
             paged_neighbours_may_grow
             value_columns_are_independent
+            scales_fold_into_what_is_stored
+            equal_scales_are_one
+            stored_values_come_back
+            stored_nan_reaches_its_column
         }
     };
 }
@@ -79,6 +84,7 @@ mod questions {
     pub(super) use super::layouts::*;
     pub(super) use super::matches_reference;
     pub(super) use super::pages::*;
+    pub(super) use super::stored::*;
     pub(super) use super::values::*;
     pub(super) use super::widths::*;
 }
@@ -90,6 +96,9 @@ pub fn find(name: &str) -> Option<&'static Property> {
 
 /// Keys and values in pages, and their number on the device.
 const PAGED: Extensions = Extensions { paged: true, key_lengths: true, ..Extensions::NONE };
+
+/// Keys and values in e4m3.
+const STORED: Extensions = Extensions { kv_e4m3: true, ..Extensions::NONE };
 
 /// Properties that are asked of problems with extensions, and what a generation must take for the question to be one.
 const OF_EXTENSIONS: &[(&str, Extensions)] = &[
@@ -104,6 +113,10 @@ const OF_EXTENSIONS: &[(&str, Extensions)] = &[
     ("pages_may_lie_anywhere", PAGED),
     ("paged_neighbours_may_grow", PAGED),
     ("value_columns_are_independent", Extensions { value_dim: true, ..Extensions::NONE }),
+    ("scales_fold_into_what_is_stored", STORED),
+    ("equal_scales_are_one", STORED),
+    ("stored_values_come_back", STORED),
+    ("stored_nan_reaches_its_column", STORED),
 ];
 
 impl Property {
@@ -183,6 +196,7 @@ impl Instance<'_> {
             .heads_kv(heads_kv)
             .len_kv(len_kv)
             .value_dim(old.value_dim())
+            .kv_storage(old.kv_storage())
             .dtype(old.dtype())
             .mask(old.mask())
             .scale(old.scale())

@@ -88,6 +88,7 @@ pub(super) fn paged_is_each_sequence_alone(instance: &Instance<'_>) -> Result<Ju
             .heads_kv(problem.heads_kv())
             .len_kv(problem.len_kv())
             .value_dim(problem.value_dim())
+            .kv_storage(problem.kv_storage())
             .dtype(problem.dtype())
             .mask(problem.mask())
             .scale(problem.scale())
@@ -113,6 +114,8 @@ pub(super) fn paged_is_each_sequence_alone(instance: &Instance<'_>) -> Result<Ju
                 block_table: entries,
                 sinks: data.extension.sinks.clone(),
                 slopes: data.extension.slopes.clone(),
+                key_scale: data.extension.key_scale.clone(),
+                value_scale: data.extension.value_scale.clone(),
                 ..ExtensionData::default()
             },
         };

@@ -76,9 +76,8 @@ fn expect_between_values(problem: &Problem, data: &mut Data, output: &Output, ru
             let mut seen = 0;
             for query in 0..problem.len_q() {
                 for key in seen..problem.visible_keys(query) {
-                    let row = data.row_mut(problem, Operand::Value, [batch, problem.kv_head(head), key]);
-                    for ((low, high), bits) in range.iter_mut().zip(row) {
-                        let value = dtype.decode(*bits);
+                    let row = data.values(problem, Operand::Value, [batch, problem.kv_head(head), key]);
+                    for ((low, high), value) in range.iter_mut().zip(row) {
                         (*low, *high) = (low.min(value), high.max(value));
                     }
                 }

@@ -106,7 +106,7 @@ pub fn prove_on(
     let shrinking = Duration::from_millis(std::mem::take(&mut config.max_shrink_time).into());
     let first_failure = OnceLock::new();
     let takes = if property.is_of_extensions() { generation.generation().takes } else { Extensions::NONE };
-    let outcome = TestRunner::new(config).run(&cases_with(size, takes), {
+    let outcome = TestRunner::new(config).run(&cases_with(size, takes, generation.needs()), {
         let tally = tally.clone();
         move |case| {
             if first_failure.get().is_some_and(|failed: &Instant| failed.elapsed() > shrinking) {

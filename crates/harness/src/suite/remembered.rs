@@ -5,24 +5,32 @@ use std::path::Path;
 
 use super::tally::say;
 use crate::case::Case;
+use crate::needs::case_as_needed;
 use crate::properties::{Property, find};
 
 /// Where failing cases are remembered, as lines `generation property case`; built into the program, so that it finds
 /// them wherever it runs.
 const REMEMBERED: &str = include_str!("../../proptest-regressions/cases.txt");
 
-/// The remembered cases of a generation (`*` in the file means all), with the property each of them failed.
+/// The remembered cases of a generation (`*` in the file means all), with the property each of them failed; as the generation
+/// takes them.
 ///
 /// # Panics
 /// Where the file holds a line that does not read.
 pub fn remembered(generation: &str) -> Vec<(&'static Property, Case)> {
     let lines = REMEMBERED.lines().map(|line| line.split('#').next().unwrap_or(line).trim());
     let mut found = Vec::new();
+    let needed = |case| match sdpa::generations::find(generation) {
+        Some(generation) => case_as_needed(generation, &case),
+        None => case,
+    };
     for line in lines.filter(|line| !line.is_empty()) {
         let mut words = line.splitn(3, ' ');
         let (id, property, case) = (words.next(), words.next().and_then(find), words.next().map(str::parse::<Case>));
         match (id, property, case) {
-            (Some(id), Some(property), Some(Ok(case))) if id == generation || id == "*" => found.push((property, case)),
+            (Some(id), Some(property), Some(Ok(case))) if id == generation || id == "*" => {
+                found.push((property, needed(case)));
+            }
             (Some(_), Some(_), Some(Ok(_))) => (),
             _ => panic!("proptest-regressions/cases.txt: this line does not read: {line}"),
         }

@@ -153,6 +153,7 @@ pub(super) fn kind_of(reason: &Unsupported) -> String {
     match reason {
         Unsupported::Dtype { dtype, .. } => format!("no {dtype} kernel"),
         Unsupported::Extension { extension, .. } => format!("takes no {extension}"),
+        Unsupported::OnlyWith { extension, .. } => format!("takes only {extension}"),
         Unsupported::Size { quantity, range: SizeRange::UpTo(most), .. } => format!("{quantity} over {most}"),
         Unsupported::Size { quantity, range: SizeRange::From(least), .. } => format!("{quantity} under {least}"),
         Unsupported::Stride { multiple, .. } => format!("stride no multiple of {multiple}"),

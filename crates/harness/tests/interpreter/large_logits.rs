@@ -1,5 +1,6 @@
 //! Logits on both sides of the edge from which kernels compute a row a second time, and far beyond.
 
+use harness::needs::as_needed;
 use harness::regime::Regime;
 use harness::verify::{Reason, Thoroughness, verify_data};
 use sdpa::generations;
@@ -26,8 +27,9 @@ fn every_generation_is_right_on_both_sides_of_the_edge() {
             // A score of 1 is an edge, and a little more: by a scale that is no power of two, so that products are rounded.
             let scale = (sign * EDGE * 1.000_123_4 * std::f64::consts::LN_2) as f32;
             let problem = Problem::new(1, 2, ROWS.len(), 64).len_kv(70).dtype(dtype).mask(mask).scale(scale);
-            let problem = problem.build().unwrap();
+            let problem = as_needed(*generation, &problem.build().unwrap());
             let mut data = Regime::Normal.generate(&problem, 7);
+            data.extension.key_scale.fill(1.0);
             for operand in [Operand::Query, Operand::Key] {
                 let [batches, heads, length, _] = problem.shape(operand);
                 for (batch, head) in (0..batches).flat_map(|batch| (0..heads).map(move |head| (batch, head))) {
@@ -35,7 +37,7 @@ fn every_generation_is_right_on_both_sides_of_the_edge() {
                         let row = data.row_mut(&problem, operand, [batch, head, position]);
                         row.fill(0);
                         // Two keys lead in every row that sees both, and share it; for a negative score all others do.
-                        row[0] = dtype.encode(match operand {
+                        row[0] = problem.element(operand).encode(match operand {
                             Operand::Query => *ROWS.get(position).expect("as many queries as rows"),
                             _ if [3, 50].contains(&position) => sign.signum(),
                             _ => sign.signum() * 0.5,

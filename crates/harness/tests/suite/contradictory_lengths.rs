@@ -1,6 +1,8 @@
 //! Lengths on the device that contradict what the host was told: rows are wrong then, but nothing outside of the tensors is read
 //! or written, and rows of no sequence stay as they are.
 
+use harness::execute::operand_bytes;
+use harness::needs::as_needed;
 use harness::regime::Regime;
 use sdpa::{Device as _, DeviceLimits, Interpreter, Operand, Packing, Problem, Tensors, generations};
 
@@ -12,16 +14,22 @@ const UNTOUCHED: [u8; 2] = [0xe5, 0xff];
 /// Runs a generation with these boundaries, each tensor a buffer of its own size: which rows of head 0 were written.
 fn written(generation: &dyn sdpa::Attention, total: usize, queries: &[u32], keys: &[u32]) -> Vec<bool> {
     let device = Interpreter::new();
-    let problem = packed(total, queries.len() - 1);
+    let problem = as_needed(generation, &packed(total, queries.len() - 1));
     let data = Regime::Normal.generate(&problem, 0);
-    let upload = |bits: &[u16]| device.upload(&harness::execute::to_bytes(bits)).unwrap();
+    let upload = |operand, bits: &[u16]| device.upload(&operand_bytes(&problem, operand, bits)).unwrap();
     let words = |numbers: &[u32]| {
         device.upload(&numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>()).unwrap()
     };
-    let (query, key, value) = (upload(&data.query), upload(&data.key), upload(&data.value));
+    let query = upload(Operand::Query, &data.query);
+    let (key, value) = (upload(Operand::Key, &data.key), upload(Operand::Value, &data.value));
     let output = device.upload(&UNTOUCHED.repeat(problem.span(Operand::Output))).unwrap();
     let (queries, keys) = (words(queries), words(keys));
-    let tensors = Tensors::new(&query, &key, &value, &output).with_cu_seqlens(&queries, &keys);
+    let mut tensors = Tensors::new(&query, &key, &value, &output).with_cu_seqlens(&queries, &keys);
+    let scales = |scales: &[f32]| words(&scales.iter().map(|scale| scale.to_bits()).collect::<Vec<u32>>());
+    let (key_scale, value_scale) = (scales(&data.extension.key_scale), scales(&data.extension.value_scale));
+    if problem.kv_scale_count() > 0 {
+        tensors = tensors.with_kv_scales(&key_scale, &value_scale);
+    }
     generation.forward(&device, &problem, &tensors).unwrap_or_else(|error| panic!("{error}"));
     let mut bytes = vec![0; output.bytes()];
     device.read(&output, 0, &mut bytes).unwrap();
@@ -41,7 +49,8 @@ fn lengths_that_contradict_the_totals_reach_nothing_outside() {
     let mut asked = 0;
     for generation in takers {
         asked += 1;
-        let takes_all = generation.plan(&packed(TOTAL, 2), &DeviceLimits::H200).is_ok();
+        let whole = as_needed(*generation, &packed(TOTAL, 2));
+        let takes_all = generation.plan(&whole, &DeviceLimits::H200).is_ok();
         let total = if takes_all { TOTAL } else { TOTAL / 2 };
         // A place among all rows.
         let at = |row: usize| row * total / TOTAL;

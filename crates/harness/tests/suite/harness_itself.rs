@@ -26,9 +26,14 @@ fn sample_of_widths(count: usize) -> Vec<Case> {
     sample_with(Extensions { value_dim: true, ..Extensions::ALL }, count)
 }
 
+/// The same, half of which have keys and values in e4m3.
+fn sample_stored(count: usize) -> Vec<Case> {
+    sample_with(Extensions { kv_e4m3: true, ..Extensions::ALL }, count)
+}
+
 fn sample_with(asked: Extensions, count: usize) -> Vec<Case> {
     let mut runner = TestRunner::deterministic();
-    let strategy = cases_with(Size::Small, asked);
+    let strategy = cases_with(Size::Small, asked, Extensions::NONE);
     (0..count).map(|_| strategy.new_tree(&mut runner).expect("no case is rejected").current()).collect()
 }
 
@@ -39,7 +44,7 @@ fn check(property: &str, fault: Fault, case: &Case) -> Result<(), Failure> {
 
 #[test]
 fn a_right_kernel_has_every_property() {
-    for case in sample(6).into_iter().chain(sample_of_widths(4)) {
+    for case in sample(6).into_iter().chain(sample_of_widths(4)).chain(sample_stored(8)) {
         for property in properties::ALL {
             if let Err(failure) = check(property.name, Fault::None, &case) {
                 panic!("{failure}");
@@ -123,8 +128,19 @@ const NOTICES: &[(&str, &[Fault])] = &[
             Fault::TableIgnored,
             Fault::OutputAsWideAsKeys,
             Fault::ValuesLieAsKeys,
+            Fault::KeyScaleForValues,
+            Fault::NeighboursScale,
+            Fault::ScaleOfFirstHead,
+            Fault::KeyScaleSquared,
+            Fault::ValueScaleForgotten,
+            Fault::ReadAsE5m2,
+            Fault::StoredSubnormalsCut,
         ],
     ),
+    ("scales_fold_into_what_is_stored", &[Fault::KeyScaleSquared, Fault::ValueScaleForgotten, Fault::ReadAsE5m2]),
+    ("equal_scales_are_one", &[Fault::NeighboursScale]),
+    ("stored_values_come_back", &[Fault::KeyScaleForValues, Fault::ReadAsE5m2, Fault::StoredSubnormalsCut]),
+    ("stored_nan_reaches_its_column", &[Fault::StoredNanIsNumber]),
     ("value_columns_are_independent", &[Fault::ColumnsLeak]),
     (
         "packed_is_each_sequence_alone",
@@ -161,6 +177,7 @@ const NOTICES: &[(&str, &[Fault])] = &[
 fn every_property_notices_its_faults() {
     let mut cases = sample(150);
     cases.extend(sample_of_widths(30));
+    cases.extend(sample_stored(80));
     for property in properties::ALL {
         assert!(NOTICES.iter().any(|(name, _)| *name == property.name), "{} is never shown a fault", property.name);
     }

@@ -3,7 +3,7 @@
 use sdpa_core::{Buffer, Device, Error, Operand, Problem, Tensors};
 
 use harness::case::Case;
-use harness::execute::{POISON, to_bytes};
+use harness::execute::{POISON, operand_bytes};
 use harness::extension_tensors::ExtensionTensors;
 use harness::regime::{Data, ExtensionData};
 
@@ -51,9 +51,10 @@ impl InputSets {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn of(device: &dyn Device, problem: &Problem, data: &Data, cache: Cache) -> Result<Self, Error> {
-        let bytes = [&data.query, &data.key, &data.value].map(|bits| to_bytes(bits));
+        let inputs = [(Operand::Query, &data.query), (Operand::Key, &data.key), (Operand::Value, &data.value)];
+        let bytes = inputs.map(|(operand, bits)| operand_bytes(problem, operand, bits));
         let count = sets_needed(bytes.iter().map(Vec::len).sum(), cache);
-        let out = problem.span(Operand::Output) * problem.dtype().bytes();
+        let out = problem.span_bytes(Operand::Output);
         let extension = &data.extension;
         let set = || {
             let [query, key, value] = &bytes;
@@ -116,7 +117,7 @@ impl InputSets {
 /// True where a problem's inputs push themselves out of the cache, so that its warm figure is its cold one.
 pub fn outgrows_caches(problem: &Problem) -> bool {
     let inputs = [Operand::Query, Operand::Key, Operand::Value];
-    inputs.iter().map(|operand| problem.span(*operand)).sum::<usize>() * problem.dtype().bytes() > COLD_BYTES
+    inputs.iter().map(|operand| problem.span_bytes(*operand)).sum::<usize>() > COLD_BYTES
 }
 
 fn sets_needed(input_bytes: usize, cache: Cache) -> usize {
@@ -131,20 +132,21 @@ fn sets_needed(input_bytes: usize, cache: Cache) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harness::execute::{Surroundings, execute};
+    use harness::execute::{Surroundings, execute, to_bytes};
     use sdpa::generations;
     use sdpa_core::Interpreter;
 
     /// Each extension's tensor is the one that verification gives: with the same inputs the outputs are the same bits.
     #[test]
     fn timed_passes_compute_what_was_verified() {
-        for line in [
-            "h2/1 L42 d64 bf16 causal packed=4,30,30 lengths=5,0,30,7 sinks slopes blhd",
-            "b2 h2 L20 d64 bf16 key-lengths window=7,3 softcap=2 slopes seed=1",
+        for (id, line) in [
+            ("v2i", "h2/1 L42 d64 bf16 causal packed=4,30,30 lengths=5,0,30,7 sinks slopes blhd"),
+            ("v2i", "b2 h2 L20 d64 bf16 key-lengths window=7,3 softcap=2 slopes seed=1"),
+            ("v2l", "b2 h4/2 q1 kv20 d64 bf16 kv=e4m3-per-head seed=1"),
         ] {
             let case: Case = line.parse().unwrap();
             let device = Interpreter::new();
-            let generation = generations::find("v2i").unwrap();
+            let generation = generations::find(id).unwrap();
             let data = case.data();
             let verified = execute(&device, generation, &case.problem, &data, Surroundings::Exact).unwrap();
             let sets = InputSets::of(&device, &case.problem, &data, Cache::Warm).unwrap();

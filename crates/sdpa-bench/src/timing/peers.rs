@@ -212,6 +212,7 @@ fn extension_fields(problem: &Problem, data: &ExtensionData) -> Vec<(&'static st
     fields.extend(problem.slopes().then(|| ("slopes", json!(data.slopes))));
     let value_dim = Some(problem.value_dim()).filter(|value_dim| *value_dim != problem.head_dim());
     fields.extend(value_dim.map(|value_dim| ("value_dim", json!(value_dim))));
+    fields.extend(problem.kv_storage().name().map(|name| ("kv_storage", json!(name))));
     fields.extend(problem.key_lengths().then(|| ("key_lengths", json!(data.key_lengths))));
     fields
 }
@@ -318,6 +319,7 @@ mod tests {
         );
         assert_eq!(fields("h2 L42 d64 causal window=7,all"), json!({"window": [7, null]}));
         assert_eq!(fields("h2 L42 d64 value_dim=32"), json!({"value_dim": 32}));
+        assert_eq!(fields("h2 L42 d64 kv=e4m3-per-head"), json!({"kv_storage": "e4m3-per-head"}));
     }
 
     #[test]

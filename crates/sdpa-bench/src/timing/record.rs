@@ -57,7 +57,7 @@ impl Ceiling {
     /// reads, above all the keys and values of decoding, at that of the kernel that only reads.
     pub fn least_us(&self, case: &Case) -> f64 {
         let problem = &case.problem;
-        let bytes = |operand: &Operand| problem.shape(*operand).iter().product::<usize>() * problem.dtype().bytes();
+        let bytes = |operand: &Operand| problem.element_bytes(*operand);
         let read = [Operand::Query, Operand::Key, Operand::Value].iter().map(bytes).sum::<usize>();
         let written = bytes(&Operand::Output);
         let only_read = read.saturating_sub(written) as f64 / self.read_gb_s.unwrap_or(self.copy_gb_s);
@@ -319,7 +319,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sdpa_core::Mask;
+    use sdpa_core::{KvScales, KvStorage, Mask};
 
     /// Figures of the same sizes with other extensions or lengths are of other problems.
     #[test]
@@ -332,6 +332,8 @@ mod tests {
             "h2 L42 d64 bf16 causal packed=4,30,30 lengths=5,0,30,7 blhd",
             "h2 L42 d64 bf16 causal packed=4,30,30 lengths=0,5,30,7 blhd",
             "h2 L42 d64 bf16 causal value_dim=32 packed=4,30,30 blhd",
+            "h2 L42 d64 bf16 causal kv=e4m3",
+            "h2 L42 d64 bf16 causal kv=e4m3-per-head packed=4,30,30 blhd",
         ];
         let cases: Vec<Case> = lines.iter().map(|line| line.parse().unwrap()).collect();
         let figure = |case| Figure::of_case("flash", case, &Timing::new(vec![2.0]));
@@ -340,9 +342,9 @@ mod tests {
         for (index, case) in cases.iter().enumerate() {
             let figure = &read.figures[index];
             assert_eq!(figure.case().as_ref(), Some(case));
-            let beside: Vec<usize> = (0..7).filter(|other| read.figures[*other].is_beside(figure)).collect();
+            let beside: Vec<usize> = (0..9).filter(|other| read.figures[*other].is_beside(figure)).collect();
             assert_eq!(beside, [index]);
-            let of: Vec<usize> = (0..7).filter(|other| read.figures[*other].is_of(&case.problem)).collect();
+            let of: Vec<usize> = (0..9).filter(|other| read.figures[*other].is_of(&case.problem)).collect();
             assert_eq!(of, if case.lengths.is_some() { [3] } else { [index] });
             assert_eq!(record.figures[index].tflops, Some(case.flops() / 2.0 * 1e-6));
         }
@@ -412,6 +414,9 @@ mod tests {
         // A query over a cache: 2 × 8 × 4096 × 128 elements of 2 bytes at the reader's speed, and next to nothing else.
         let decode = of(&Problem::new(1, 32, 1, 128).heads_kv(8).len_kv(4096).build().unwrap());
         assert!((ceiling.least_us(&decode) - 3.817).abs() < 0.001, "{}", ceiling.least_us(&decode));
+        // Half the bytes of a cache in e4m3.
+        let stored = decode.problem.to_builder().kv_storage(KvStorage::E4m3(KvScales::Head)).build().unwrap();
+        assert!((ceiling.least_us(&of(&stored)) - 1.910).abs() < 0.001, "{}", ceiling.least_us(&of(&stored)));
         // In old records the copy stands for it.
         let old = Ceiling { read_gb_s: None, ..ceiling.clone() };
         assert!((old.least_us(&decode) - 4.198).abs() < 0.001, "{}", old.least_us(&decode));

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use harness::acceptance::{self, Acceptance, shape_of};
+use harness::needs::case_as_needed;
 use harness::table::{self, Align, Cell, Table, microseconds};
 use harness::verify::Failure;
 use sdpa_bench::timing::{self, Options, Record, Timing, Verified};
@@ -48,6 +49,7 @@ pub(super) fn run(
     writeln!(out, "{}", sheet.table.header())?;
     for generation in generations {
         for case in &cases {
+            let case = &Acceptance { case: case_as_needed(*generation, &case.case), ..case.clone() };
             if !sheet.case(out, *generation, case)? {
                 writeln!(out, "the CUDA context is lost: the remaining cases were not run")?;
                 return Ok(ExitCode::from(FAILED));

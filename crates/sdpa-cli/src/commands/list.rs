@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use harness::needs::as_needed;
 use harness::table::{Align, Table};
 use sdpa::generations;
-use sdpa_core::{Attention, DeviceLimits, Dtype, MAX_HEAD_DIM, Problem};
+use sdpa_core::{Attention, DeviceLimits, Dtype, Extensions, MAX_HEAD_DIM, Problem};
 use serde::Serialize;
 
 use super::Outcome;
@@ -25,6 +26,9 @@ struct Entry {
     title: &'static str,
     parent: Option<&'static str>,
     takes: Vec<Capability>,
+    /// What it takes no problem without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needs: Option<&'static str>,
     gpus: Vec<&'static str>,
     specialisations: Vec<&'static str>,
     budget: BudgetEntry,
@@ -76,10 +80,11 @@ impl List {
         ]);
         for entry in &entries {
             let takes: Vec<String> = entry.takes.iter().map(Capability::describe).collect();
+            let needs = entry.needs.map(|needs| format!(", {needs} alone")).unwrap_or_default();
             table.push(vec![
                 entry.id.into(),
                 entry.parent.unwrap_or("–").into(),
-                if takes.is_empty() { "nothing".into() } else { takes.join(", ").into() },
+                if takes.is_empty() { "nothing".into() } else { (takes.join(", ") + &needs).into() },
                 entry.gpus.join(" ").into(),
                 entry.specialisations.len().to_string().into(),
                 format!("≤ {}", entry.budget.registers).into(),
@@ -108,7 +113,7 @@ fn entry(generation: &'static dyn Attention) -> Entry {
     let who = generation.generation();
     let plans = |dtype, head_dim, [queries, keys]: [usize; 2], limits: &DeviceLimits| {
         let problem = Problem::new(1, 8, queries, head_dim).len_kv(keys).dtype(dtype).build();
-        problem.is_ok_and(|problem| generation.plan(&problem, limits).is_ok())
+        problem.is_ok_and(|problem| generation.plan(&as_needed(generation, &problem), limits).is_ok())
     };
     let head_dims = |dtype, limits: &DeviceLimits| {
         let sizes = || LENGTHS.into_iter().map(|length| [length, length]).chain([[1, CACHE]]);
@@ -142,6 +147,7 @@ fn entry(generation: &'static dyn Attention) -> Entry {
         title: who.title,
         parent: who.parent,
         takes,
+        needs: generation.needs().first_not_in(Extensions::NONE),
         gpus: GPUS.iter().filter(|(_, limits)| runs_on(limits)).map(|(name, _)| *name).collect(),
         specialisations: who.specialisations.iter().map(|kernel| kernel.name).collect(),
         budget: BudgetEntry {

@@ -6,11 +6,12 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use harness::execute::operand_bytes;
 use harness::extension_tensors::ExtensionTensors;
 use sdpa_cli::files::{self, Asked, Expected, UserTensors};
 use sdpa_core::{
-    Attention, Device, DeviceKind, DeviceLimits, Dtype, LaunchPlan, Layout, Mask, Operand, Problem, Tensors,
-    Unsupported, Window,
+    Attention, Device, DeviceKind, DeviceLimits, LaunchPlan, Layout, Mask, Operand, Problem, Tensors, Unsupported,
+    Window,
 };
 use sdpa_ref::{Found, Measured, Reference, Rows, Tolerance};
 
@@ -37,6 +38,9 @@ use super::{FAILED, Outcome, generation, open, spinner};
 /// - `block_table`: which page holds which keys of a sequence, [sequences, width], i32, u32 or i64. k and v are then pages,
 ///   [pages, heads, page, head_dim] (with blhd, and beside packed queries, [pages, page, heads, head_dim]), and `key_lengths`,
 ///   [sequences], must be there.
+///
+/// - `k_scale` and `v_scale`: what k and v in f8_e4m3 are multiplied by, [1] or [heads of k], f32; they must be there then. q, and
+///   so `out`, is f16 or bf16 all the same.
 ///
 /// - `sinks`: for each query head a logit that counts in the softmax's sum and has no value, [heads], f32, f16 or bf16.
 ///
@@ -295,11 +299,11 @@ fn readable(scale: f32) -> String {
 
 /// How many elements of q, k and v are NaN or infinite.
 fn nonfinite_inputs(tensors: &UserTensors) -> usize {
-    let dtype: Dtype = tensors.problem.dtype();
-    [&tensors.query, &tensors.key, &tensors.value]
-        .map(|bits| count(bits, |bits| !dtype.decode(bits).is_finite()))
-        .iter()
-        .sum()
+    let of = |operand, bits| {
+        let element = tensors.problem.element(operand);
+        count(bits, |bits| !element.decode(bits).is_finite())
+    };
+    of(Operand::Query, &tensors.query) + of(Operand::Key, &tensors.key) + of(Operand::Value, &tensors.value)
 }
 
 fn count(bits: &[u16], what: impl Fn(u16) -> bool) -> usize {
@@ -317,9 +321,10 @@ fn compute(
     tensors: &UserTensors,
 ) -> Result<Computed, sdpa_core::Error> {
     let problem = &tensors.problem;
-    let upload = |bits: &[u16]| device.upload(&bits.iter().flat_map(|bits| bits.to_le_bytes()).collect::<Vec<_>>());
-    let (query, key, value) = (upload(&tensors.query)?, upload(&tensors.key)?, upload(&tensors.value)?);
-    let output = device.allocate(problem.span(Operand::Output) * problem.dtype().bytes())?;
+    let upload = |operand, bits: &[u16]| device.upload(&operand_bytes(problem, operand, bits));
+    let query = upload(Operand::Query, &tensors.query)?;
+    let (key, value) = (upload(Operand::Key, &tensors.key)?, upload(Operand::Value, &tensors.value)?);
+    let output = device.allocate(problem.span_bytes(Operand::Output))?;
     let lse = device.allocate(problem.lse_len() * size_of::<f32>())?;
     let extension = ExtensionTensors::new(problem, &tensors.extension, |_, bytes| device.upload(&bytes))?;
     let tensors = Tensors::new(&query, &key, &value, &output).with_lse(&lse);

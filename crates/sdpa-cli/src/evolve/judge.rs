@@ -509,7 +509,7 @@ impl Place<'_> {
         }
         let config = Config { failure_persistence: None, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-        let strategy = cases_with(Size::Small, variant.generation().takes);
+        let strategy = cases_with(Size::Small, variant.generation().takes, variant.needs());
         let drawn = RefCell::new(Vec::new());
         for _ in 0..TRIES {
             if drawn.borrow().len() >= self.job.effort.hidden {

@@ -73,8 +73,7 @@ impl Floor {
             _ => 4096.0,
         };
         let clocks = MOST_HERTZ * f64::from(limits.multiprocessors.max(1));
-        let bytes: usize = Operand::ALL.iter().map(|operand| problem.shape(*operand).iter().product::<usize>()).sum();
-        let bytes = (bytes * problem.dtype().bytes()) as f64;
+        let bytes = Operand::ALL.iter().map(|operand| problem.element_bytes(*operand)).sum::<usize>() as f64;
         Self { operations_us: problem.flops() / operations / clocks * 1e6, bytes_us: bytes / BYTES / clocks * 1e6 }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sdpa_core::{Attention, DeviceLimits, Generation, LaunchPlan, Problem, Specialisation, Unsupported};
+use sdpa_core::{Attention, DeviceLimits, Extensions, Generation, LaunchPlan, Problem, Specialisation, Unsupported};
 
 use super::niche::Niche;
 
@@ -114,6 +114,10 @@ fn leak(text: String) -> &'static str {
 impl Attention for Variant {
     fn generation(&self) -> &Generation {
         &self.generation
+    }
+
+    fn needs(&self) -> Extensions {
+        self.parent.needs()
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {

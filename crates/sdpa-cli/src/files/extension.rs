@@ -4,7 +4,7 @@ use half::{bf16, f16};
 use harness::regime::{ExtensionData, NO_PAGE};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype as FileDtype, SafeTensors};
-use sdpa_core::ProblemError;
+use sdpa_core::{ElementType, KvScales, KvStorage, ProblemError};
 
 use super::{FileError, decode};
 
@@ -76,6 +76,57 @@ pub(super) fn read(
     read.sinks = of_each_head(file, "sinks", query, is_sink, "numbers, or −∞ for a head without a sink")?;
     read.slopes = of_each_head(file, "slopes", query, f32::is_finite, "finite numbers")?;
     Ok((read, width))
+}
+
+/// What elements of `k` and `v` in 8 bits are multiplied by: `k_scale` and `v_scale`, one for all or one for each of their heads.
+///
+/// # Errors
+/// A [`FileError`] if they are missing, do not fit or are not wanted.
+pub(super) fn read_scales(
+    file: &SafeTensors<'_>,
+    read: &mut ExtensionData,
+    stored: ElementType,
+    heads_kv: usize,
+) -> Result<KvStorage, FileError> {
+    let mut scales = Vec::new();
+    for name in ["k_scale", "v_scale"] {
+        match (file.tensor(name), stored) {
+            (Err(_), ElementType::Dtype(_)) => return Ok(KvStorage::Dtype),
+            (Ok(_), ElementType::Dtype(dtype)) => {
+                return wrong(name, format!("is there, and `k` is {dtype}"), "`k` and `v` in f8_e4m3 beside it");
+            }
+            (Err(_), ElementType::E4m3) => {
+                let of = name.trim_end_matches("_scale");
+                let why = format!("`{of}` is f8_e4m3; add what its elements are multiplied by, [1] or [{heads_kv}]");
+                return Err(FileError::Needed { name, why });
+            }
+            (Ok(view), ElementType::E4m3) => scales.push(scales_of(name, &view, heads_kv)?),
+        }
+    }
+    let [key, value] = scales.try_into().expect("two of them were read");
+    if key.len() != value.len() {
+        let (found, expected) = (format!("has {} numbers", value.len()), format!("{}, as `k_scale`", key.len()));
+        return wrong("v_scale", found, expected);
+    }
+    let of = if key.len() == heads_kv && heads_kv > 1 { KvScales::Head } else { KvScales::Tensor };
+    (read.key_scale, read.value_scale) = (key, value);
+    Ok(KvStorage::E4m3(of))
+}
+
+fn scales_of(name: &'static str, view: &TensorView<'_>, heads_kv: usize) -> Result<Vec<f32>, FileError> {
+    let numbers = match view.dtype() {
+        FileDtype::F32 => decode(view.data(), f32::from_le_bytes),
+        other => return wrong(name, format!("is {}", format!("{other:?}").to_lowercase()), "f32"),
+    };
+    if !matches!(view.shape(), [] | [_]) || ![1, heads_kv].contains(&numbers.len()) {
+        let expected = format!("[1], or [{heads_kv}], one number for each head of `k`");
+        return wrong(name, format!("has shape {:?}", view.shape()), expected);
+    }
+    // What is beyond has no place among f32 once it is multiplied by the scale and by 256.
+    match numbers.iter().position(|scale| !(f32::MIN_POSITIVE..=1e30).contains(scale)) {
+        Some(index) => wrong(name, format!("holds {} at index {index}", numbers[index]), "positive numbers up to 1e30"),
+        None => Ok(numbers),
+    }
 }
 
 /// The table of pages and how many keys each sequence has; how wide the table is.

@@ -13,6 +13,7 @@ use harness::case::Case;
 use harness::check::{self, What, trials};
 use harness::coverage::Executed;
 use harness::first_runs::FirstRuns;
+use harness::needs::case_as_needed;
 use harness::properties::{self, Property};
 use harness::real_model;
 use harness::strategies::{Size, cases_with};
@@ -140,9 +141,10 @@ pub fn acceptance(
 ) -> Outcome {
     let (mut passed, mut declined, mut judged, mut worst) = (0, 0, Judged::default(), 0.0_f64);
     let takes = |case: &Case| generation.plan(&case.problem, device.limits()).is_ok();
-    let mut cases: Vec<Case> = acceptance_cases(device.kind()).into_iter().map(|case| case.case).collect();
+    let needed = |case: Case| case_as_needed(generation, &case);
+    let mut cases: Vec<Case> = acceptance_cases(device.kind()).into_iter().map(|case| needed(case.case)).collect();
     if !cases.iter().any(takes) {
-        cases = decoding_cases(device.kind());
+        cases = decoding_cases(device.kind()).into_iter().map(needed).collect();
     }
     for case in &cases {
         let problem = &case.problem;
@@ -254,39 +256,40 @@ fn random_cases(
     // The last one is the smallest: proptest shrinks from failure to failure.
     let found: RefCell<Option<Failure>> = RefCell::new(None);
     let takes = if property.is_of_extensions() { generation.generation().takes } else { Extensions::NONE };
-    let outcome = runner(seed, property, count).run(&cases_with(Size::of(device.kind()), takes), |case| {
-        let shrinking = match found.borrow().as_ref() {
-            // A lost device says nothing of a smaller case.
-            Some(failure) if failure.is_sticky() => return Ok(()),
-            failure => failure.is_some(),
-        };
-        progress(match shrinking {
-            true => format!("{}: looking for a smaller case", property.name),
-            false => format!("{}: {} of {count} random cases", property.name, held.get()),
-        });
-        match property.check(device, generation, &case) {
-            Ok(rows) => {
-                held.set(held.get() + 1);
-                judged.set(judged.get() + rows);
-                Ok(())
-            }
-            Err(failure) if matches!(*failure.reason, Reason::Unjudged { .. }) => {
-                declined.set(declined.get() + 1);
-                Err(TestCaseError::reject(failure.reason.to_string()))
-            }
-            Err(failure) => match failure.unsupported() {
-                Some(reason) => {
+    let outcome =
+        runner(seed, property, count).run(&cases_with(Size::of(device.kind()), takes, generation.needs()), |case| {
+            let shrinking = match found.borrow().as_ref() {
+                // A lost device says nothing of a smaller case.
+                Some(failure) if failure.is_sticky() => return Ok(()),
+                failure => failure.is_some(),
+            };
+            progress(match shrinking {
+                true => format!("{}: looking for a smaller case", property.name),
+                false => format!("{}: {} of {count} random cases", property.name, held.get()),
+            });
+            match property.check(device, generation, &case) {
+                Ok(rows) => {
+                    held.set(held.get() + 1);
+                    judged.set(judged.get() + rows);
+                    Ok(())
+                }
+                Err(failure) if matches!(*failure.reason, Reason::Unjudged { .. }) => {
                     declined.set(declined.get() + 1);
-                    Err(TestCaseError::reject(reason.to_string()))
+                    Err(TestCaseError::reject(failure.reason.to_string()))
                 }
-                None => {
-                    let reason = failure.reason.to_string();
-                    *found.borrow_mut() = Some(failure);
-                    Err(TestCaseError::fail(reason))
-                }
-            },
-        }
-    });
+                Err(failure) => match failure.unsupported() {
+                    Some(reason) => {
+                        declined.set(declined.get() + 1);
+                        Err(TestCaseError::reject(reason.to_string()))
+                    }
+                    None => {
+                        let reason = failure.reason.to_string();
+                        *found.borrow_mut() = Some(failure);
+                        Err(TestCaseError::fail(reason))
+                    }
+                },
+            }
+        });
     match (outcome, found.into_inner()) {
         (Ok(()), _) => Ok((declined.get(), judged.get())),
         (Err(_), Some(failure)) => {

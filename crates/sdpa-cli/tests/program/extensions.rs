@@ -482,3 +482,57 @@ fn packed_batches_without_rows_are_taken() {
         assert_eq!(lse, (vec![2, 3], vec![f32::NEG_INFINITY; 6]));
     }
 }
+
+/// Keys and values in 8 bits are what they are times their scales; what does not go together is told.
+#[test]
+fn keys_and_values_in_e4m3_are_taken_with_their_scales() {
+    let sandbox = Sandbox::new();
+    let shape = [1, 2, 1, HEAD_DIM];
+    let bytes = |name, first: u8| Tensor {
+        name,
+        dtype: Dtype::F8_E4M3,
+        shape: shape.to_vec(),
+        // The second head's are those of the first with the other sign.
+        bytes: [0, 0x80].into_iter().flat_map(|sign| (first..).take(HEAD_DIM).map(move |bits| bits | sign)).collect(),
+    };
+    // Scores of 0, so that the one key's value comes back as it is, times 1/2 in one head and 2 in the other.
+    let query = || Tensor { name: "q", dtype: Dtype::F16, shape: shape.to_vec(), bytes: vec![0; 4 * HEAD_DIM] };
+    let tensors = |scales: &[f32]| {
+        [query(), bytes("k", 0x20), bytes("v", 0x3f), numbers("k_scale", scales), numbers("v_scale", scales)]
+    };
+    let said = run(&sandbox, &tensors(&[0.5, 2.0]), &[]);
+    assert!(said.contains("\nproblem: b1 h2 L1 d64 f16 full kv=e4m3-per-head scale 0.125\n"), "{said}");
+    assert!(said.contains("v2l/f16_d64") && said.ends_with("exit 0"), "{said}");
+    // From 0x3f on, 1.875: 7 more steps of an eighth of each power of two.
+    let found = written(&sandbox).out.1;
+    let element = |index: usize| f16::from_le_bytes([found[2 * index], found[2 * index + 1]]).to_f32();
+    assert_eq!([0, 1, 2, 9, HEAD_DIM - 1].map(element), [0.9375, 1.0, 1.125, 2.0, 224.0]);
+    assert_eq!([HEAD_DIM, HEAD_DIM + 1, 2 * HEAD_DIM - 1].map(element), [-3.75, -4.0, -896.0]);
+    let said = run(&sandbox, &tensors(&[0.5]), &[]);
+    assert!(said.contains(" full kv=e4m3 scale") && said.ends_with("exit 0"), "{said}");
+
+    let refused = |tensors: &[Tensor], why: &str| {
+        let said = run(&sandbox, tensors, &[]);
+        assert!(said.contains(why) && said.ends_with("exit 2"), "{said}");
+    };
+    let [query_, key, value, key_scale, value_scale] = tensors(&[0.5]);
+    refused(&[query_, key, value, key_scale], "tensor `v_scale` is missing: `v` is f8_e4m3; add what its elements");
+    let [query_, key, value, key_scale, _] = tensors(&[0.5]);
+    refused(
+        &[query_, key, value, key_scale, numbers("v_scale", &[0.0])],
+        "`v_scale` holds 0 at index 0: expected positive",
+    );
+    refused(
+        &tensors(&[1.0, 2.0, 3.0]),
+        "`k_scale` has shape [3]: expected [1], or [2], one number for each head of `k`",
+    );
+    let [query_, key, _, key_scale, _] = tensors(&[0.5]);
+    let half = Tensor { name: "v", ..query() };
+    refused(&[query_, key, half, key_scale, value_scale], "tensor `v` is f16: expected f8_e4m3, as `k` is");
+    let [half_key, half_value] = ["k", "v"].map(|name| Tensor { name, ..query() });
+    let scales = [numbers("k_scale", &[1.0]), numbers("v_scale", &[1.0])];
+    let all: Vec<Tensor> = [query(), half_key, half_value].into_iter().chain(scales).collect();
+    refused(&all, "tensor `k_scale` is there, and `k` is f16: expected `k` and `v` in f8_e4m3");
+    let said = run(&sandbox, &tensors(&[0.5]), &["--generation", "v2j"]);
+    assert!(said.contains("v2j does not take keys and values in e4m3") && said.ends_with("exit 2"), "{said}");
+}

@@ -10,7 +10,7 @@ use ptx_interp::{Counters, Coverage, Finding, Kernel, Memory, Module};
 use super::host_memory::check_host_memory;
 use super::tensor_maps::TensorMaps;
 use super::{Buffer, Device, DeviceKind, MOST_TICKETS, MemoryId, Recording, Resources};
-use crate::params::{DENSE_BYTES, EXTENDED_BYTES, PAGED_BYTES};
+use crate::params::{DENSE_BYTES, EXTENDED_BYTES, PAGED_BYTES, VALUE_BYTES};
 use crate::{DeviceLimits, Error, Launch, Params, Result, Specialisation};
 
 /// Alignment of allocations: what the CUDA driver promises, too.
@@ -255,7 +255,7 @@ impl Device for Interpreter {
         // lengths may come to the same multiple: the longer one has what the shorter one has.
         let align = if maps.is_empty() { 1 } else { align_of::<TensorMaps>() };
         let before_maps = |bytes: usize| bytes.next_multiple_of(align);
-        let mut lengths = [run.params.len(), PAGED_BYTES, EXTENDED_BYTES, DENSE_BYTES].into_iter();
+        let mut lengths = [run.params.len(), VALUE_BYTES, PAGED_BYTES, EXTENDED_BYTES, DENSE_BYTES].into_iter();
         if let Some(bytes) = lengths.find(|bytes| before_maps(*bytes) + maps.len() == kernel.parameter_bytes()) {
             run.params.truncate(bytes);
         }
@@ -343,6 +343,7 @@ mod tests {
         run(&device, BLOCK, "", KERNEL).unwrap();
         run(&device, ".param .align 8 .b8 block[280]", "ld.param.b64 %rd1, [block+272];", KERNEL).unwrap();
         run(&device, ".param .align 8 .b8 block[288]", "ld.param.b64 %rd1, [block+280];", KERNEL).unwrap();
+        run(&device, ".param .align 8 .b8 block[312]", "ld.param.b64 %rd1, [block+304];", KERNEL).unwrap();
         let error = run(&device, ".param .align 8 .b8 block[200]", "", KERNEL).unwrap_err();
         assert!(matches!(error, Error::Launch { .. }), "{error}");
     }

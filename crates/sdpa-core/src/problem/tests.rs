@@ -124,3 +124,26 @@ fn inputs_may_repeat_themselves_with_a_stride_of_zero() {
     let problem = Problem::new(4, 2, 3, 8).strides(Operand::Key, repeated).build().unwrap();
     assert_eq!(problem.span(Operand::Key), 24);
 }
+
+#[test]
+fn keys_and_values_in_bytes_are_told_and_counted() {
+    let problem = |storage| Problem::new(2, 4, 3, 64).heads_kv(2).len_kv(5).kv_storage(storage).build().unwrap();
+    let told = [KvStorage::Dtype, KvStorage::E4m3(KvScales::Tensor), KvStorage::E4m3(KvScales::Head)].map(|storage| {
+        let problem = problem(storage);
+        let bytes = Operand::ALL.map(|operand| problem.element_bytes(operand));
+        assert_eq!(bytes, Operand::ALL.map(|operand| problem.span_bytes(operand)));
+        format!("{problem}: {bytes:?}, {} scales", problem.kv_scale_count())
+    });
+    insta::assert_snapshot!(
+        told.join("\n"),
+        @"
+    b2 h4/2 q3 kv5 d64 f16 full: [3072, 2560, 2560, 3072], 0 scales
+    b2 h4/2 q3 kv5 d64 f16 full kv=e4m3: [3072, 1280, 1280, 3072], 1 scales
+    b2 h4/2 q3 kv5 d64 f16 full kv=e4m3-per-head: [3072, 1280, 1280, 3072], 2 scales
+    "
+    );
+    let stored = problem(KvStorage::E4m3(KvScales::Head));
+    assert!(stored.extensions().kv_e4m3 && !problem(KvStorage::Dtype).extensions().kv_e4m3);
+    assert_eq!(stored.extensions().first_not_in(Extensions::ALL), Some("keys and values in e4m3"));
+    assert_eq!((stored.to_dense(), stored.to_builder().build().unwrap()), (stored.clone(), stored));
+}

@@ -1,9 +1,9 @@
 //! Cases small enough to work out by hand.
 
-use sdpa_core::{Dtype, Layout, Mask, Operand, Problem};
-use sdpa_ref::{Ideal, Inputs, Oracle, ReferenceError, Rows};
+use sdpa_core::{Dtype, KvScales, KvStorage, Layout, Mask, Operand, Problem};
+use sdpa_ref::{ExtensionInputs, Ideal, Inputs, Oracle, ReferenceError, Rows};
 
-use crate::data::{Data, Regime, fill};
+use crate::data::{Data, Regime, fill, fill_stored};
 
 /// head_dim 8, scale 1; each vector is given by its first element, the rest are 0.
 fn oracle(mask: Mask, query: &[f64], key: &[f64], value: &[f64]) -> Oracle {
@@ -174,4 +174,68 @@ fn errors_name_what_does_not_fit() {
     let error = Ideal::compute(&problem, &inputs, Some(&rows)).expect_err("there is no row 2");
     assert_eq!(error, ReferenceError::RowOutOfRange { what: "query", found: 2, limit: 2 });
     insta::assert_snapshot!(error, @"row selection names query 2: the problem has 2");
+}
+
+/// What is stored, times its scale, is what is attended to: the same problem in f16 where the products are numbers of f16, to the
+/// last bit; and the scale of another head, or of keys for values, shows.
+#[test]
+fn stored_keys_and_values_are_meant_times_their_scales() {
+    let stored = |scales| {
+        let storage = KvStorage::E4m3(scales);
+        Problem::new(1, 2, 3, 8).len_kv(5).heads_kv(2).scale(0.25).kv_storage(storage).build().expect("valid")
+    };
+    let element = |[_, head, row, column]: [usize; 4]| ((3 * head + 5 * row + 2 * column) % 7) as f64 - 3.0;
+    let compute = |problem: &Problem, key: &[u16], value: &[u16], scales: [&[f32]; 2]| {
+        let query = fill(problem, Operand::Query, element);
+        let extension = ExtensionInputs { key_scale: scales[0], value_scale: scales[1], ..ExtensionInputs::default() };
+        let inputs = Inputs { query: &query, key, value, extension };
+        let ideal = Ideal::compute(problem, &inputs, None).expect("buffers fit");
+        (Oracle::compute(problem, &inputs, None).expect("buffers fit").out, ideal.out)
+    };
+    let plain = stored(KvScales::Head).to_builder().kv_storage(KvStorage::Dtype).build().expect("valid");
+    let scaled = |operand, scales: [f64; 2]| fill(&plain, operand, |at| element(at) * scales[at[1]]);
+    let bits = |operand| fill_stored(&stored(KvScales::Head), operand, element);
+    let (key, value) = (bits(Operand::Key), bits(Operand::Value));
+    for (scales, keys, values) in
+        [(KvScales::Head, vec![0.5_f32, 1.5], vec![2.0_f32, 0.375]), (KvScales::Tensor, vec![0.75], vec![3.0])]
+    {
+        let of = |scales: &[f32]| [scales[0], scales[scales.len() - 1]].map(f64::from);
+        let found = compute(&stored(scales), &key, &value, [&keys, &values]);
+        let plain_key = scaled(Operand::Key, of(&keys));
+        let plain_value = scaled(Operand::Value, of(&values));
+        let expected = compute(&plain, &plain_key, &plain_value, [&[], &[]]);
+        assert_eq!((&found.0, &found.1), (&expected.0, &expected.1));
+        assert_ne!(found.0, compute(&stored(scales), &key, &value, [&values, &values]).0);
+        let swapped: Vec<f32> = values.iter().rev().map(|scale| scale * 2.0).collect();
+        assert_ne!(found.0, compute(&stored(scales), &key, &value, [&keys, &swapped]).0);
+    }
+    // As many scales as the problem has heads, and no others.
+    let query = fill(&plain, Operand::Query, element);
+    let extension = ExtensionInputs { key_scale: &[1.0], value_scale: &[1.0], ..ExtensionInputs::default() };
+    let inputs = Inputs { query: &query, key: &key, value: &value, extension };
+    let error = Oracle::compute(&stored(KvScales::Head), &inputs, None).unwrap_err().to_string();
+    assert!(error.starts_with("key_scale has 1 numbers") && error.ends_with("needs 2"), "{error}");
+    assert!(Oracle::compute(&plain, &inputs, None).is_err());
+}
+
+/// NaN of e4m3 is NaN where a row sees it, and nothing where it does not.
+#[test]
+fn a_stored_nan_shows_where_it_is_seen() {
+    let storage = KvStorage::E4m3(KvScales::Tensor);
+    let problem = Problem::new(1, 1, 2, 8).mask(Mask::Causal).kv_storage(storage).build().expect("valid");
+    let query = fill(&problem, Operand::Query, |_| 1.0);
+    let ones = fill_stored(&problem, Operand::Key, |_| 1.0);
+    for nan in [0x7f, 0xff] {
+        let mut value = ones.clone();
+        value[8 + 3] = nan;
+        let extension = ExtensionInputs { key_scale: &[1.0], value_scale: &[2.0], ..ExtensionInputs::default() };
+        let inputs = Inputs { query: &query, key: &ones, value: &value, extension };
+        let oracle = Oracle::compute(&problem, &inputs, None).expect("buffers fit");
+        assert_eq!(oracle.out[[0, 0, 0, 3]], 2.0);
+        assert!(oracle.out[[0, 0, 1, 3]].is_nan() && oracle.lse[[0, 0, 1]].is_finite());
+        assert_eq!(oracle.out[[0, 0, 1, 4]], 2.0);
+        let inputs = Inputs { key: &value, value: &ones, ..inputs };
+        let oracle = Oracle::compute(&problem, &inputs, None).expect("buffers fit");
+        assert!(oracle.lse[[0, 0, 0]].is_finite() && oracle.lse[[0, 0, 1]].is_nan());
+    }
 }

@@ -1,6 +1,6 @@
 //! Deterministic inputs in many regimes.
 
-use sdpa_core::{Operand, Problem};
+use sdpa_core::{ElementType, Operand, Problem};
 use sdpa_ref::Inputs;
 
 /// splitmix64: a few lines, and the same numbers everywhere.
@@ -143,8 +143,21 @@ impl Data {
 }
 
 /// Element bits of an operand from a function of `[batch, head, row, column]`; gaps between rows hold NaN.
-pub(crate) fn fill(problem: &Problem, operand: Operand, mut element: impl FnMut([usize; 4]) -> f64) -> Vec<u16> {
-    let dtype = problem.dtype();
+pub(crate) fn fill(problem: &Problem, operand: Operand, element: impl FnMut([usize; 4]) -> f64) -> Vec<u16> {
+    fill_as(ElementType::Dtype(problem.dtype()), problem, operand, element)
+}
+
+/// The same in the type that the operand is stored in.
+pub(crate) fn fill_stored(problem: &Problem, operand: Operand, element: impl FnMut([usize; 4]) -> f64) -> Vec<u16> {
+    fill_as(problem.element(operand), problem, operand, element)
+}
+
+fn fill_as(
+    dtype: ElementType,
+    problem: &Problem,
+    operand: Operand,
+    mut element: impl FnMut([usize; 4]) -> f64,
+) -> Vec<u16> {
     let mut bits = vec![dtype.encode(f64::NAN); problem.span(operand)];
     let [batches, heads, rows, columns] = problem.shape(operand);
     for batch in 0..batches {

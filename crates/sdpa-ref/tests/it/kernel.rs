@@ -21,8 +21,10 @@ pub(crate) struct Kernel {
     pub(crate) backwards: bool,
     /// Wrong: weights rounded to this dtype first.
     pub(crate) round_weights_to: Option<Dtype>,
-    /// Wrong: another scale.
+    /// Another scale than the problem's: wrong, but for keys in 8 bits, which have their own.
     pub(crate) scale: Option<f32>,
+    /// What the output is multiplied by before it is rounded: the scale of values in 8 bits.
+    pub(crate) value_scale: f32,
     /// Wrong: another mask.
     pub(crate) visible: fn(&Problem, usize) -> usize,
     /// Wrong: the sum of weights is not divided out.
@@ -41,6 +43,7 @@ impl Default for Kernel {
             backwards: false,
             round_weights_to: None,
             scale: None,
+            value_scale: 1.0,
             visible: Problem::visible_keys,
             skip_normalising: false,
             skip_rescaling: false,
@@ -90,7 +93,7 @@ impl Kernel {
                     let (result, sum) = self.row(problem, index, &query, &keys, &values);
                     let start = problem.row_offset(Operand::Output, batch, head, index);
                     for (bits, value) in out[start..].iter_mut().zip(result) {
-                        *bits = dtype.encode(f64::from(value));
+                        *bits = dtype.encode(f64::from(value * self.value_scale));
                     }
                     lse[(batch * problem.heads_q() + head) * problem.len_q() + index] = sum;
                 }

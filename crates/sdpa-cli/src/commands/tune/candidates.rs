@@ -3,7 +3,9 @@
 use harness::verify::{Failure, Question};
 use rayon::prelude::*;
 use sdpa_bench::timing::Verified;
-use sdpa_core::{Attention, Device, DeviceLimits, Generation, LaunchPlan, Problem, Specialisation, Unsupported};
+use sdpa_core::{
+    Attention, Device, DeviceLimits, Extensions, Generation, LaunchPlan, Problem, Specialisation, Unsupported,
+};
 use sdpa_toolchain::{Nvrtc, Sources, ToolchainError};
 
 /// One number of a kernel, chosen otherwise: `TILE_KEYS=32`.
@@ -103,6 +105,10 @@ fn with_defines(kernel: &Specialisation, defines: &[String]) -> Specialisation {
 impl Attention for Candidate {
     fn generation(&self) -> &Generation {
         self.generation.generation()
+    }
+
+    fn needs(&self) -> Extensions {
+        self.generation.needs()
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {

@@ -1,0 +1,1164 @@
+// V2l: half the bytes: keys and values in e4m3, widened in registers.
+//
+// parent: v2j
+// idea:   decoding reads each key and each value once, so it takes as long as their bytes do. Here
+//         they come and stay in shared memory as e4m3, and a register of four becomes two
+//         fragments' registers of f16 or bf16 on its way to the tensor cores: by shifts, exactly.
+//         Nothing is multiplied by a scale per element. The keys' scale goes into the softmax's,
+//         the values' into the last division.
+// needs:  16-byte aligned tensors, strides in multiples of 8 elements, of keys and values 16; a
+//         counter of 0 for each tile
+// build:  -DHEAD_DIM=64|128|256 -DKEY_GROUPS=2|4|8 -DTILE_KEYS=16 -DSTAGES=2|4|8 -DLEAST_KEYS=256
+//         -DBLOCKS_PER_SM=1|2; f16 or -DDTYPE_BF16
+#include "machine/async_copy.cuh"
+#include "machine/element.cuh"
+#include "machine/exponent.cuh"
+#include "machine/extended_params.cuh"
+#include "machine/key_range.cuh"
+#include "machine/large_logits.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/score_shape.cuh"
+#include "machine/softmax.cuh"
+#include "machine/swizzled_tile.cuh"
+#include "machine/tensor_core.cuh"
+#include "machine/warp.cuh"
+
+// Where the pages of keys and values are. Mirrored by `sdpa_core::PagingParams`; a test there reads
+// the FIELD_AT lines below and holds both to the same bytes.
+struct PagedParams : ExtendedParams {
+    const unsigned* block_table;  // the pages of each sequence; null where the cache is contiguous
+    const unsigned* page_starts;  // [sequences + 1], where a sequence's entries begin; null if rows
+    int table_width;              // entries from one sequence's row to the next one's
+    int page_shift;               // log2 of the keys of a page
+};
+
+// NVRTC has no offsetof; __INTADDR__ is what its front end makes offsetof of elsewhere.
+#define FIELD_AT(field, offset) \
+    static_assert(__INTADDR__(&static_cast<PagedParams*>(nullptr)->field) == offset, #field)
+FIELD_AT(block_table, 256);
+FIELD_AT(page_starts, 264);
+FIELD_AT(table_width, 272);
+FIELD_AT(page_shift, 276);
+#undef FIELD_AT
+static_assert(sizeof(PagedParams) == 280, "PagedParams");
+
+// And what keys and values are multiplied by. Mirrored by `sdpa_core::KvScaleParams`.
+struct StoredParams : PagedParams {
+    long long value_dim;       // as many as head_dim
+    const float* key_scale;    // [1] or [heads_kv]; positive
+    const float* value_scale;  // the same of values
+    long long scale_stride;    // from one key head's to the next one's: 1, or 0 for one of all
+};
+
+#define FIELD_AT(field, offset) \
+    static_assert(__INTADDR__(&static_cast<StoredParams*>(nullptr)->field) == offset, #field)
+FIELD_AT(key_scale, 288);
+FIELD_AT(value_scale, 296);
+FIELD_AT(scale_stride, 304);
+#undef FIELD_AT
+static_assert(sizeof(StoredParams) == 312, "StoredParams");
+
+// Tile laws. A tile has 16 rows; the warps of a block share out the keys, 16 at a time.
+constexpr int TILE_ROWS = 16;
+constexpr int LANE_ROWS = 2;  // fragments give each lane two rows of a block, 8 apart
+constexpr int THREADS = KEY_GROUPS * WARP_SIZE;
+static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
+
+// Parts. They begin and end at multiples of PART_STEP keys, so that no tile is of two.
+constexpr int PART_STEP = 128;
+constexpr int MOST_PARTS = 16;               // of a row: what a warp merges at once
+constexpr int FEW_QUERIES = 4;               // of a sequence: as many have the most parts
+constexpr int MERGED_QUERIES = FEW_QUERIES * MOST_PARTS / 2;  // more of them have one part
+static_assert(PART_STEP % (KEY_GROUPS * TILE_KEYS) == 0, "the warps have equal shares");
+static_assert(LEAST_KEYS % PART_STEP == 0, "whole steps");
+
+// Numbers beyond a tensor, negative ones of a signed type among them, are its end.
+__device__ inline int bounded(unsigned number, int most) {
+    return min(number, static_cast<unsigned>(most));
+}
+
+// Query heads of a key head: row r of a sequence is query r / group of the group's head r % group,
+// so that keys are read once for all the query heads that share them.
+__device__ inline int group_of(const AttentionParams& params) {
+    return static_cast<unsigned>(params.heads_q) / params.heads_kv;
+}
+
+__device__ inline int sequence_count(const ExtendedParams& params) {
+    return params.sequences ? params.sequences : params.batch;
+}
+
+// A sequence, and how it is cut: by what it is itself, and by nothing else.
+struct SequenceWork {
+    Sequence own;
+    int rows;       // of a key head: queries times the heads of its group
+    int tiles;      // of rows
+    int first_key;  // of the first part
+    int part_keys;
+    int parts;
+
+    __device__ SequenceWork() {}
+
+    __device__ SequenceWork(const StoredParams& params, int index) {
+        own = {0, params.len_q, 0, params.len_kv};
+        if (params.sequences) {
+            own.first_query = bounded(params.cu_seqlens_q[index], params.len_q);
+            own.len_q = bounded(params.cu_seqlens_q[index + 1], params.len_q) - own.first_query;
+            own.len_q = min(max(own.len_q, 0), params.longest_q);
+            if (!params.key_lengths) {
+                own.first_key = bounded(params.cu_seqlens_k[index], params.len_kv);
+                own.len_kv = bounded(params.cu_seqlens_k[index + 1], params.len_kv) - own.first_key;
+                own.len_kv = max(own.len_kv, 0);
+            }
+        }
+        if (params.key_lengths) {
+            unsigned length = params.key_lengths[index];
+            if (params.page_starts) {
+                // What is given is the length of the last page.
+                const unsigned pages = params.page_starts[index + 1] - params.page_starts[index];
+                length = pages == 0 ? 0 : (pages - 1 << params.page_shift) + length;
+            }
+            own.len_kv = bounded(length, params.len_kv);
+        }
+        rows = group_of(params) * own.len_q;
+        tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+        // Both ends of what a row sees only grow with the row.
+        first_key = visible_range(params, own, 0).begin / PART_STEP * PART_STEP;
+        const int span = max(visible_range(params, own, own.len_q - 1).end - first_key, 0);
+        // Many queries are work enough for many blocks, and too much to merge: half as many parts
+        // for twice as many. By queries and not by rows: heads that share keys have the bits of
+        // heads that do not.
+        int most = MOST_PARTS;
+        for (int few = FEW_QUERIES; own.len_q > few && most > 1; few *= 2) most /= 2;
+        const int even = (span + most - 1) >> __ffs(most) - 1;
+        part_keys = max((even + PART_STEP - 1) / PART_STEP * PART_STEP, LEAST_KEYS);
+        parts = 1;
+        if (span > part_keys) parts = static_cast<unsigned>(span + part_keys - 1) / part_keys;
+    }
+
+    __device__ int units(const StoredParams& params) const {
+        return params.heads_kv * tiles * parts;
+    }
+    // How long one of them takes, in tiles of keys; what starts and ends it counted.
+    __device__ int unit_cost() const { return part_keys / TILE_KEYS + UNIT_OVERHEAD; }
+};
+
+// One part for one tile of rows: what a block does at once.
+struct Unit {
+    Sequence own;
+    int sequence;
+    int head_kv;
+    int tile;
+    int first_row;  // of the tile, within the key head's rows
+    int rows;       // of the tile; 0 where there is no unit
+    int first_key;  // of the first tile of keys, within the sequence
+    int key_tiles;
+    KeyRange seen;   // by any row of the tile
+    KeyRange whole;  // by every row
+    int part;
+    int first_part;  // in which the tile's rows see keys
+    int parts;       // from there on
+    int sequence_parts;
+};
+
+// A block's way through its units: parts of a key head, and the tiles of rows for each, so that
+// neighbours read the same keys.
+struct Walk {
+    SequenceWork work;
+    int sequence;
+    int head_kv;
+    int part;
+    int tile;
+    int left;
+
+    // Describes the next unit that has something to do; none at the end.
+    __device__ void next(const StoredParams& params, Unit& unit) {
+        unit.rows = 0;
+        unit.key_tiles = 0;
+        while (left > 0 && unit.rows == 0) {
+            describe(params, unit);
+            step(params);
+        }
+    }
+
+    __device__ void describe(const StoredParams& params, Unit& unit) const {
+        const int group = group_of(params);
+        const int first_row = tile * TILE_ROWS;
+        const int rows = min(work.rows - first_row, TILE_ROWS);
+        const unsigned last_row = first_row + rows - 1;
+        const KeyRange first =
+            visible_range(params, work.own, static_cast<unsigned>(first_row) / group);
+        const KeyRange last = visible_range(params, work.own, last_row / group);
+        const int begin = work.first_key + part * work.part_keys;
+        const int seen_begin = max(first.begin, begin);
+        const int seen_end = min(last.end, begin + work.part_keys);
+        const bool sees_none = last.end <= first.begin;
+        if (seen_end <= seen_begin && !(sees_none && part == 0)) return;
+        unit.own = work.own;
+        unit.sequence = sequence;
+        unit.head_kv = head_kv;
+        unit.tile = tile;
+        unit.first_row = first_row;
+        unit.rows = rows;
+        unit.first_key = seen_begin / TILE_KEYS * TILE_KEYS;
+        unit.key_tiles = max(seen_end - unit.first_key + TILE_KEYS - 1, 0) / TILE_KEYS;
+        unit.seen = {seen_begin, seen_end};
+        unit.whole = {last.begin, first.end};
+        unit.part = part;
+        unit.sequence_parts = work.parts;
+        unit.first_part = 0;
+        unit.parts = 1;
+        if (work.parts > 1 && !sees_none) {
+            unit.parts = work.parts;
+            // INSIGHT: a division takes more than a hundred cycles, and nothing can be loaded
+            // before: it is left out where all rows see the same parts.
+            if (work.tiles > 1) {
+                const unsigned keys = work.part_keys;
+                unit.first_part = static_cast<unsigned>(first.begin - work.first_key) / keys;
+                unit.parts = static_cast<unsigned>(last.end - work.first_key + keys - 1) / keys;
+                unit.parts -= unit.first_part;
+            }
+        }
+    }
+
+    __device__ void step(const StoredParams& params) {
+        --left;
+        if (++tile < work.tiles) return;
+        tile = 0;
+        if (++part < work.parts) return;
+        part = 0;
+        if (++head_kv < params.heads_kv) return;
+        head_kv = 0;
+        ++sequence;
+        enter(params);
+    }
+
+    // Goes on to a sequence that has units, if any are left.
+    __device__ void enter(const StoredParams& params) {
+        if (left == 0) return;
+        work = SequenceWork(params, sequence);
+        while (work.tiles == 0) work = SequenceWork(params, ++sequence);
+    }
+
+    // To unit `unit` of the sequence.
+    __device__ void place(const StoredParams& params, int at, unsigned unit, int count) {
+        sequence = at;
+        left = count;
+        head_kv = part = tile = 0;
+        if (count == 0) return;
+        work = SequenceWork(params, at);
+        if (unit == 0) {
+            while (work.tiles == 0) work = SequenceWork(params, ++sequence);
+            return;
+        }
+        const unsigned head_part = work.tiles == 1 ? unit : unit / work.tiles;
+        tile = unit - head_part * work.tiles;
+        head_kv = head_part / work.parts;
+        part = head_part - head_kv * work.parts;
+    }
+};
+
+// Where a block's share begins.
+struct Place {
+    int sequence;
+    unsigned unit;    // of the sequence
+    unsigned number;  // of all
+};
+
+template <typename Number>
+__device__ inline Number inclusive_sum(Number x) {
+    const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+    for (int distance = 1; distance < WARP_SIZE; distance *= 2) {
+        const Number before = __shfl_up_sync(ALL_LANES, x, distance);
+        if (lane >= distance) x += before;
+    }
+    return x;
+}
+
+// The first unit that begins `target` or later, where all units are laid end to end by their costs;
+// all lanes of a warp take part. `total` is how long they are together.
+__device__ inline Place find_unit(const StoredParams& params, unsigned long long target,
+                                  unsigned long long& total) {
+    const int lane = threadIdx.x % WARP_SIZE;
+    const int count = sequence_count(params);
+    Place place = {count, 0, 0};
+    bool found = false;
+    unsigned number = 0;
+    total = 0;
+    for (int first = 0; first < count; first += WARP_SIZE) {
+        unsigned units = 0;
+        unsigned long long cost = 0;
+        if (first + lane < count) {
+            const SequenceWork work(params, first + lane);
+            units = work.units(params);
+            cost = work.unit_cost();
+        }
+        const unsigned long long cost_end = total + inclusive_sum(units * cost);
+        const unsigned units_end = number + inclusive_sum(units);
+        const unsigned reached = __ballot_sync(ALL_LANES, cost_end > target);
+        if (reached != 0 && !found) {
+            found = true;
+            const unsigned long long begin = cost_end - units * cost;
+            unsigned unit = 0;
+            if (cost > 0 && target > begin) unit = (target - begin + cost - 1) / cost;
+            // Behind a sequence's last unit is the next one's first.
+            const bool behind = unit == units;
+            const int source = __ffs(reached) - 1;
+            place.number = __shfl_sync(ALL_LANES, units_end - units + unit, source);
+            place.sequence = __shfl_sync(ALL_LANES, first + lane + behind, source);
+            place.unit = __shfl_sync(ALL_LANES, behind ? 0 : unit, source);
+        }
+        total = __shfl_sync(ALL_LANES, cost_end, WARP_SIZE - 1);
+        number = __shfl_sync(ALL_LANES, units_end, WARP_SIZE - 1);
+    }
+    if (!found) place.number = number;
+    return place;
+}
+
+// The block's share of all units: those that begin in its part of the whole time. By the first
+// warp.
+__device__ inline void locate(const StoredParams& params, Walk& walk) {
+    const unsigned block = blockIdx.x;
+    const unsigned blocks = gridDim.x;
+    Place begin;
+    unsigned end;
+    if (!params.sequences && !params.key_lengths) {
+        const SequenceWork work(params, 0);
+        const unsigned units = work.units(params);
+        const unsigned long long all = static_cast<unsigned long long>(units) * params.batch;
+        begin.number = all == blocks ? block : all * block / blocks;
+        end = all == blocks ? block + 1 : all * (block + 1) / blocks;
+        begin.sequence = params.batch == 1 ? 0 : begin.number / units;
+        begin.unit = begin.number - begin.sequence * units;
+    } else {
+        unsigned long long total;
+        find_unit(params, 0, total);
+        unsigned long long again;
+        begin = find_unit(params, total * block / blocks, again);
+        end = find_unit(params, total * (block + 1) / blocks, again).number;
+    }
+    if (threadIdx.x == 0) walk.place(params, begin.sequence, begin.unit, end - begin.number);
+}
+
+// Units that are described ahead of the one that is worked on, and the places for them: a slow warp
+// may still read the last one's while the first thread writes one ahead.
+constexpr int AHEAD = 3;
+constexpr int UNIT_PLACES = 8;
+static_assert(UNIT_PLACES >= AHEAD + 2, "no place is written that is read");
+
+using QueryRows = SwizzledTile<TILE_ROWS, HEAD_DIM>;
+// A chunk has 16 keys' elements, one each byte. To the tile two of them are one element.
+using KeyTile = SwizzledTile<TILE_KEYS, HEAD_DIM / 2>;
+constexpr int BYTE_CHUNK = CHUNK_BYTES;
+
+// Copies the first `bytes` of 16, 0 to 16, and writes zeros behind them.
+__device__ inline void cp_async_first(void* shared_destination, const void* source, int bytes) {
+    const auto destination = static_cast<unsigned>(__cvta_generic_to_shared(shared_destination));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
+                 "r"(bytes)
+                 : "memory");
+}
+
+// How much larger an element is than what `widen` makes of it. A power of two: it goes into scales.
+#ifdef DTYPE_BF16
+constexpr float WIDENED = 1.0f;
+#else
+constexpr float WIDENED = 256.0f;
+#endif
+
+// What a head's widened keys are multiplied by, and its widened values.
+__device__ inline float key_scale(const StoredParams& params, int head_kv) {
+    return params.key_scale[head_kv * params.scale_stride] * WIDENED;
+}
+
+__device__ inline float value_scale(const StoredParams& params, int head_kv) {
+    return params.value_scale[head_kv * params.scale_stride] * WIDENED;
+}
+
+// Four elements as pairs of 16 bits: the first and the third, the second and the fourth. Exact, the
+// smallest of them and both zeros, too: sign, exponent and fraction move to where the wider type
+// has them, so that 2^-8 of the element is there (f16) or 2^-120 (bf16). NaN, which e4m3 has where
+// other types have a number, becomes NaN.
+__device__ inline void widen(unsigned four, unsigned& even, unsigned& odd) {
+    constexpr unsigned MAGNITUDES = 0x7f7f7f7f;
+    // In each byte the highest bit says that it is NaN.
+    const unsigned behind = (four & MAGNITUDES) + 0x01010101;
+#ifdef DTYPE_BF16
+    const unsigned nan = behind >> 7 & 0x01010101;
+    // The sign; of NaN the highest bits of the exponent, too.
+    const unsigned high = four & ~MAGNITUDES | nan * 0x7f;
+    even = high << 8 & 0xff00ff00 | four << 4 & 0x07f007f0;
+    odd = high & 0xff00ff00 | four >> 4 & 0x07f007f0;
+    // Times 2^120; what is added keeps the sign of zeros.
+    asm("fma.rn.bf16x2 %0, %0, %1, %2;" : "+r"(even) : "r"(0x7b807b80), "r"(0x80008000));
+    asm("fma.rn.bf16x2 %0, %0, %1, %2;" : "+r"(odd) : "r"(0x7b807b80), "r"(0x80008000));
+#else
+    // NaN's flag becomes the highest bit of the exponent, whose others are set.
+    const unsigned flagged = four & MAGNITUDES | behind & ~MAGNITUDES;
+    even = four << 8 & 0x80008000 | flagged << 7 & 0x7f807f80;
+    odd = four & 0x80008000 | flagged >> 1 & 0x7f807f80;
+#endif
+}
+
+// What the warps of a block hand to one another when a part is through. Sixteen floats more per row
+// put the 16-byte stores of the two rows that a quarter of a warp writes 16 banks apart.
+struct GroupParts {
+    float output[KEY_GROUPS][TILE_ROWS][HEAD_DIM + 16];
+    RowStatistics statistics[KEY_GROUPS][TILE_ROWS];
+
+    __device__ GroupParts() {}
+};
+
+struct SharedMemory {
+    QueryRows query;
+    KeyTile key[KEY_GROUPS][STAGES];
+    KeyTile value[KEY_GROUPS][STAGES];
+    GroupParts parts;
+    Walk walk;
+    int merges;  // whether the block is the last to arrive at the unit before
+    Unit units[UNIT_PLACES];
+
+    __device__ Unit& unit(int number) { return units[number % UNIT_PLACES]; }
+};
+
+static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
+static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+
+// Where a row of a unit's tile lies.
+struct RowPlace {
+    QueryTile head;
+    int position;  // of the query, in the tensors
+
+    __device__ RowPlace(const StoredParams& params, const Unit& unit, int row) {
+        const int group = group_of(params);
+        const unsigned packed = unit.first_row + row;
+        const int query = packed / static_cast<unsigned>(group);
+        head = {params.sequences ? 0 : unit.sequence,
+                unit.head_kv * group + static_cast<int>(packed) - query * group, 0};
+        position = unit.own.first_query + query;
+    }
+};
+
+// A thread's share of a tile of queries, on its way from one memory to the other. Rows that do not
+// exist and columns past the head's are zeros. Columns come to lie in the order in which `widen`
+// gives out those of keys.
+struct QueryChunks {
+    static constexpr int CHUNKS = HEAD_DIM / CHUNK;
+    static constexpr int ALL = TILE_ROWS * CHUNKS;
+    static constexpr int COUNT = (ALL + THREADS - 1) / THREADS;
+
+    uint4 chunks[COUNT];
+
+    __device__ QueryChunks(const StoredParams& params, const Unit& unit) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int index = threadIdx.x + i * THREADS;
+            const int row = index / CHUNKS;
+            const int column = index % CHUNKS * CHUNK;
+            chunks[i] = {0, 0, 0, 0};
+            if (row >= unit.rows || column >= params.head_dim) continue;
+            const RowPlace place(params, unit, row);
+            const Element* source = head_data(params.query, place.head.batch, place.head.head) +
+                                    place.position * params.query.row_stride + column;
+            chunks[i] = *reinterpret_cast<const uint4*>(source);
+        }
+    }
+
+    // A negative scale moves into Q, so that the softmax may count on it being positive.
+    __device__ void store(const StoredParams& params, SharedMemory& shared) const {
+        const unsigned signs = params.scale < 0.0f ? 0x80008000 : 0;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int index = threadIdx.x + i * THREADS;
+            if (ALL % THREADS != 0 && index >= ALL) break;
+            const uint4 own = chunks[i];
+            // Of 16 columns those with even numbers become the first chunk.
+            const int row = index / CHUNKS;
+            const int first = index % CHUNKS & ~1;
+            const int half = index % 2 * (CHUNK_BYTES / 2);
+            *reinterpret_cast<uint2*>(shared.query.bytes + shared.query.offset(row, first) + half) =
+                make_uint2(__byte_perm(own.x, own.y, 0x5410) ^ signs,
+                           __byte_perm(own.z, own.w, 0x5410) ^ signs);
+            *reinterpret_cast<uint2*>(shared.query.bytes + shared.query.offset(row, first + 1) +
+                                      half) =
+                make_uint2(__byte_perm(own.x, own.y, 0x7632) ^ signs,
+                           __byte_perm(own.z, own.w, 0x7632) ^ signs);
+        }
+    }
+};
+
+// A warp's copies: the tiles of its units, one after the other, as far ahead as its ring has room.
+// INSIGHT: a part of a few tiles is over before its first copy would be back. The ring does not end
+// with it: the next parts' tiles are on their way while this one is handed over and merged.
+class Ring {
+    int number = 0;        // of the unit that the next tile is of
+    int index = 0;         // of that tile among the warp's of that unit
+    int count;             // of the warp's tiles of that unit
+    int loaded = 0;        // tiles so far
+    int late = -1;         // the last tile that was not loaded at its regular time
+    bool loading = false;  // the next tile's keys are, and its values are not
+    unsigned page[2];      // of its first and its last 8 keys
+
+public:
+    __device__ static int tile_key(const Unit& unit, int index) {
+        const int group = threadIdx.x / WARP_SIZE;
+        return unit.first_key + (group + index * KEY_GROUPS) * TILE_KEYS;
+    }
+
+    // Tiles of the warp.
+    __device__ static int tiles(const Unit& unit) {
+        const int group = threadIdx.x / WARP_SIZE;
+        return (unit.key_tiles - group + KEY_GROUPS - 1) / KEY_GROUPS;
+    }
+
+    __device__ Ring(const StoredParams& params, SharedMemory& shared) {
+        count = tiles(shared.unit(0));
+        find_tile(params, shared, 0);
+#pragma unroll 1
+        for (int i = 0; i < STAGES; ++i) {
+            if (exists()) {
+                load_tile(params, shared, 0);
+            } else {
+                // Each commits even if there is none, so that counting commits counts tiles.
+                commit_none();
+            }
+        }
+    }
+
+    // Once the warp is done with the keys of tile `done` of all: loads those that take their place.
+    __device__ void refill_keys(const StoredParams& params, SharedMemory& shared, int done) {
+        loading = loaded == done + STAGES && exists();
+        if (loading) copy(params, params.key, shared, shared.key);
+        cp_async_commit();
+    }
+
+    // The same of the values, which are of the same tile.
+    __device__ void refill_values(const StoredParams& params, SharedMemory& shared, int current) {
+        if (loading) copy(params, params.value, shared, shared.value);
+        cp_async_commit();
+        if (loading) advance(params, shared, current);
+    }
+
+    // At a unit's begin, which may be the first that a tile is known: loads what there is room for.
+    __device__ void catch_up(const StoredParams& params, SharedMemory& shared, int current,
+                             int done) {
+        if (!exists()) find_tile(params, shared, current);
+        while (loaded < done + STAGES && exists()) {
+            late = loaded;
+            load_tile(params, shared, current);
+        }
+    }
+
+    // Until tile `tile` is there, whose copies are older than the last PENDING regular ones.
+    template <int PENDING>
+    __device__ void wait(int tile) const {
+        if (tile <= late) {
+            cp_async_wait<0>();
+        } else {
+            cp_async_wait<PENDING>();
+        }
+    }
+
+private:
+    __device__ bool exists() const { return index < count; }
+
+    __device__ static void commit_none() {
+        cp_async_commit();
+        cp_async_commit();
+    }
+
+    __device__ void load_tile(const StoredParams& params, SharedMemory& shared, int current) {
+        copy(params, params.key, shared, shared.key);
+        cp_async_commit();
+        copy(params, params.value, shared, shared.value);
+        cp_async_commit();
+        advance(params, shared, current);
+    }
+
+    __device__ void advance(const StoredParams& params, SharedMemory& shared, int current) {
+        ++loaded;
+        ++index;
+        find_tile(params, shared, current);
+    }
+
+    // Goes on to the next unit that has a tile for the warp, as far as units are described, and
+    // asks for the tile's pages: by the time it is loaded they are here.
+    __device__ void find_tile(const StoredParams& params, SharedMemory& shared, int current) {
+        while (index >= count) {
+            if (number + 1 >= current + AHEAD || shared.unit(number).rows == 0) return;
+            ++number;
+            index = 0;
+            count = tiles(shared.unit(number));
+        }
+        const Unit unit = shared.unit(number);
+        const int key = tile_key(unit, index);
+        page[0] = page[1] = params.sequences ? 0 : unit.sequence;
+        if (!params.block_table) return;
+        const unsigned* table = params.block_table;
+        if (params.page_starts) {
+            table += params.page_starts[unit.sequence];
+        } else {
+            table += static_cast<long long>(unit.sequence) * params.table_width;
+        }
+        page[0] = page[1] = 0;
+        // No entry is read behind a sequence's keys, nor before those that it sees.
+        if (key + 8 > unit.seen.begin && key < unit.seen.end) {
+            page[0] = table[key >> params.page_shift];
+        }
+        if (key + 8 < unit.seen.end) page[1] = table[key + 8 >> params.page_shift];
+    }
+
+    // Copies the next tile. Keys that no row of the unit sees become zeros, so that no read leaves
+    // the sequence.
+    __device__ void copy(const StoredParams& params, const TensorView& tensor, SharedMemory& shared,
+                         KeyTile (&stages)[KEY_GROUPS][STAGES]) const {
+        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again
+        // behind every copy instruction, each of which may have written there.
+        const Unit unit = shared.unit(number);
+        const int first_key = tile_key(unit, index);
+        KeyTile& tile = stages[threadIdx.x / WARP_SIZE][ring_stage<STAGES>(loaded)];
+        constexpr int STEP_ROWS = KeyTile::STEP_ROWS_OF<WARP_SIZE>;
+        static_assert(STEP_ROWS <= 8, "a step stays within half a tile");
+        const int lane = thread_index() % WARP_SIZE;
+        const int row = lane / KeyTile::CHUNKS;
+        const int chunk = lane % KeyTile::CHUNKS;
+        const int bytes = min(max(params.head_dim - chunk * BYTE_CHUNK, 0), BYTE_CHUNK);
+        const int in_page = params.block_table ? (1 << params.page_shift) - 1 : -1;
+        const unsigned char* head = static_cast<const unsigned char*>(tensor.data) +
+                                    unit.head_kv * tensor.head_stride + chunk * BYTE_CHUNK;
+#pragma unroll
+        for (int half = 0; half < TILE_KEYS / 8; ++half) {
+            const int key = first_key + 8 * half;
+            const int slot = unit.own.first_key + (key & in_page) + row;
+            const unsigned char* source =
+                head + page[half] * tensor.batch_stride + slot * tensor.row_stride;
+            // Most tiles are seen whole, and need not ask for each row.
+            const bool whole = key >= unit.seen.begin && key + 8 <= unit.seen.end;
+            const auto copy_rows = [&](auto masked) {
+#pragma unroll
+                for (int step = 0; step < 8; step += STEP_ROWS) {
+                    const int at = key + row + step;
+                    const bool seen = at >= unit.seen.begin && at < unit.seen.end;
+                    cp_async_first(tile.bytes + tile.offset(8 * half + row + step, chunk), source,
+                                   !masked.value || seen ? bytes : 0);
+                    source += STEP_ROWS * tensor.row_stride;
+                }
+            };
+            if (whole) {
+                copy_rows(Unmasked{});
+            } else {
+                copy_rows(Masked{});
+            }
+        }
+    }
+};
+
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
+// is a constant. ldmatrix takes the rows of one matrix of 8 times 16 bytes from each eight lanes.
+// For Q the matrices are the quarters of a 16×16 block; for K two blocks of 8 keys, each with two
+// depth steps; for V two blocks of 8 keys, each with 16 columns and the next 16.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    __device__ explicit LaneStart(const SharedMemory& shared) {
+        const int lane = thread_index() % WARP_SIZE;
+        const int group = thread_index() / WARP_SIZE;
+        query = shared.query.start(lane % 16, lane / 16);
+        key = shared.key[group][0].start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = shared.value[group][0].start(lane % 16, lane / 16);
+    }
+};
+
+// From scores to exponents, in units of log2. A capped score is one already.
+struct Exponents {
+    float scale;
+
+    // Never 0: a masked score times it must stay -infinity. The smallest normal number leaves the
+    // exponent of every finite score at 0.
+    __device__ Exponents(const StoredParams& params, int head_kv) : scale(1.0f) {
+        if (params.softcap > 0.0f) return;
+        scale = fmaxf(fabsf(params.scale_log2e) * key_scale(params, head_kv), 1.17549435e-38f);
+    }
+
+    // Of a score, rounded up: of the largest it is a maximum that no weight exceeds.
+    __device__ float above(float score) const { return exponent_above(score, scale); }
+
+    // Whether the rounding of so large a row's maximum could show: its weights are powers of
+    // differences of scores.
+    __device__ bool is_large_row(float maximum) const { return is_large(above(maximum)); }
+
+    // The maximum in units of log2, as the row's sum is meant.
+    __device__ float of_row(float maximum) const {
+        return is_large_row(maximum) ? maximum * scale : above(maximum);
+    }
+
+    // `shrink` of rows that are not large.
+    __device__ float ordinary_shrink(float from, float to) const {
+        return exp2_approx(above(from) - safe_maximum(above(to)));
+    }
+
+    // What was summed under the maximum `from` shrinks by it under the larger one `to`.
+    __device__ float shrink(float from, float to) const {
+        if (!is_large_row(from) && !is_large_row(to)) return ordinary_shrink(from, to);
+        // Nothing rounds a difference. A row that is no longer large has its maximum's exponent
+        // rounded up, as rows have that never were: the factor makes up for it.
+        const float rest = is_large_row(to) ? 0.0f : fmaf(to, scale, -above(to));
+        return exp2_approx(fmaf(from - to, scale, rest));
+    }
+};
+
+// The rows of the unit's tile and this warp's keys: queries, output so far, and the steps of one
+// tile of keys.
+class WarpRows {
+    static constexpr int KEY_BLOCKS = TILE_KEYS / 8;    // columns of a score fragment
+    static constexpr int COLUMN_BLOCKS = HEAD_DIM / 8;  // columns of an output fragment
+    static constexpr int DEPTH_STEPS = HEAD_DIM / 16;   // of Q·Kᵀ
+    static constexpr int KEY_STEPS = TILE_KEYS / 16;    // of P·V
+    static constexpr int BLOCK_BYTES = 16 * HEAD_DIM;   // 16 rows of a tile of bytes
+
+    // Q stays in registers if the output leaves room for it.
+    static constexpr bool KEEP_QUERY = HEAD_DIM <= 128;
+    static constexpr int KEPT_STEPS = KEEP_QUERY ? DEPTH_STEPS : 1;
+
+    // As V2d has it, where it was 3 % slower at 64 columns and 4 % faster at 128, on an H200.
+    static constexpr bool VOTE = HEAD_DIM > 128;
+
+    unsigned query[KEPT_STEPS][4];
+    // Of 16 columns those with even numbers are a block, and those with odd ones the next.
+    float output[COLUMN_BLOCKS][4] = {};
+    RowStatistics state[LANE_ROWS];  // the maximum is of scores, not of their exponents
+    Exponents exponents;
+
+public:
+    using Scores = float[KEY_BLOCKS][4];
+
+    __device__ WarpRows(const StoredParams& params, int head_kv, unsigned query_start)
+        : exponents(params, head_kv) {
+        if constexpr (KEEP_QUERY) {
+#pragma unroll
+            for (int step = 0; step < DEPTH_STEPS; ++step) {
+                load_matrices(query[step], QueryRows::advanced(query_start, step));
+            }
+        }
+    }
+
+    // S = Q · Kᵀ, added to scores of 0.
+    __device__ void multiply_keys(Scores& score, const LaneStart& start) {
+#pragma unroll
+        for (int steps = 0; steps < DEPTH_STEPS / 2; ++steps) {
+            const unsigned key = KeyTile::advanced(start.key, steps);
+            unsigned stored[KEY_BLOCKS / 2][4];
+#pragma unroll
+            for (int pair = 0; pair < KEY_BLOCKS / 2; ++pair) {
+                load_matrices(stored[pair], key + pair * BLOCK_BYTES);
+            }
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const int step = 2 * steps + i;
+                auto& left = query[KEEP_QUERY ? step : 0];
+                if constexpr (!KEEP_QUERY) {
+                    load_matrices(left, QueryRows::advanced(start.query, step));
+                }
+#pragma unroll
+                for (int block = 0; block < KEY_BLOCKS; ++block) {
+                    unsigned even, odd;
+                    widen(stored[block / 2][block % 2 * 2 + i], even, odd);
+                    multiply_accumulate(score[block], left, even, odd);
+                }
+            }
+        }
+    }
+
+    // Capped scores are exponents.
+    __device__ static void cap_scores(const StoredParams& params, int head_kv, Scores& score) {
+        const float factor = fabsf(params.scale) / params.softcap * key_scale(params, head_kv);
+        const float cap = params.softcap * LOG2_E;
+#pragma unroll
+        for (int column = 0; column < KEY_BLOCKS; ++column) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                score[column][i] = cap * tanh_accurate(score[column][i] * factor);
+            }
+        }
+    }
+
+    // -infinity where a row does not see the key. `visible(row)` is the range of keys that it sees,
+    // counted from the tile's first one.
+    template <typename Visible>
+    __device__ static void mask_scores(Scores& score, Visible visible) {
+        const int lane = thread_index() % WARP_SIZE;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const KeyRange seen = visible(8 * half + lane / 4);
+            const int begin = seen.begin - lane % 4 * 2;
+            const int end = seen.end - lane % 4 * 2;
+#pragma unroll
+            for (int column = 0; column < KEY_BLOCKS; ++column) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    if (8 * column + i < begin || 8 * column + i >= end) {
+                        score[column][2 * half + i] = NEGATIVE_INFINITY;
+                    }
+                }
+            }
+        }
+    }
+
+    // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
+    // so large that their rounding could show become differences to its maximum.
+    __device__ void raise_maxima(Scores& score) {
+        float factor[LANE_ROWS];
+        float maximum[LANE_ROWS];
+        bool grown = false;
+        bool large = false;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            maximum[half] = NEGATIVE_INFINITY;
+#pragma unroll
+            for (int column = 0; column < KEY_BLOCKS; ++column) {
+                maximum[half] = fmaxf(maximum[half],
+                                      fmaxf(score[column][2 * half], score[column][2 * half + 1]));
+            }
+            const float before = state[half].maximum;
+            maximum[half] = fmaxf(before, group_max<4>(maximum[half]));
+            factor[half] = exponents.ordinary_shrink(before, maximum[half]);
+            large |= exponents.is_large_row(before) || exponents.is_large_row(maximum[half]);
+        }
+        // One branch for the warp: it is as good as never taken.
+        const bool any_large = __any_sync(ALL_LANES, large);
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            RowStatistics& row = state[half];
+            if (any_large) factor[half] = exponents.shrink(row.maximum, maximum[half]);
+            row.maximum = maximum[half];
+            row.sum *= factor[half];
+            grown |= factor[half] != 1.0f;
+        }
+        if (any_large) take_differences(score);
+        // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
+        // the products with 1; a narrow one is not. The result is the same to the bit.
+        if (VOTE && !__any_sync(ALL_LANES, grown)) return;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+#pragma unroll
+            for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                output[column][2 * half] *= factor[half];
+                output[column][2 * half + 1] *= factor[half];
+            }
+        }
+    }
+
+    // O += P · V, with P = 2^(exponent - maximum) rounded to the dtype on the way. The accumulator
+    // fragments of two neighbouring key blocks are, element for element, one operand fragment of 16
+    // keys.
+    __device__ void multiply_values(const Scores& score, const LaneStart& start) {
+        float subtrahend[LANE_ROWS];
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float maximum = state[half].maximum;
+            // The scores of a large row are differences already.
+            subtrahend[half] = exponents.is_large_row(maximum) ? 0.0f : exponents.above(maximum);
+        }
+#pragma unroll
+        for (int step = 0; step < KEY_STEPS; ++step) {
+            unsigned weight[4];
+#pragma unroll
+            for (int quarter = 0; quarter < 4; ++quarter) {  // of 16×16: two of rows by two of keys
+                const int half = quarter % 2;
+                const float* pair = &score[2 * step + quarter / 2][2 * half];
+                const float low = softmax_weight(pair[0], exponents.scale, subtrahend[half]);
+                const float high = softmax_weight(pair[1], exponents.scale, subtrahend[half]);
+                state[half].sum += low + high;  // unrounded: the sum does not inherit P's rounding
+                weight[quarter] = to_element_pair(low, high);
+            }
+            const unsigned value = start.value + step * BLOCK_BYTES;
+#pragma unroll
+            for (int quarter = 0; quarter < COLUMN_BLOCKS / 4; ++quarter) {
+                unsigned stored[4];
+                load_matrices_transposed(stored, KeyTile::advanced(value, quarter));
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int block = 4 * quarter + 2 * i;
+                    // Of the first 8 keys and of the others.
+                    unsigned even[2], odd[2];
+                    widen(stored[2 * i], even[0], odd[0]);
+                    widen(stored[2 * i + 1], even[1], odd[1]);
+                    multiply_accumulate(output[block], weight, even[0], even[1]);
+                    multiply_accumulate(output[block + 1], weight, odd[0], odd[1]);
+                }
+            }
+        }
+    }
+
+    // Leaves the first `rows` rows, not yet divided by their sums, among the block's parts.
+    __device__ void hand_over(GroupParts& parts, int rows) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        const int group = threadIdx.x / WARP_SIZE;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            RowStatistics total = state[half];
+            total.sum = group_sum<4>(total.sum);
+            const int row = 8 * half + lane / 4;
+            if (row >= rows) continue;
+            float* part = &parts.output[group][row][lane % 4 * 4];
+#pragma unroll
+            for (int column = 0; column < COLUMN_BLOCKS; column += 2) {
+                const float* even = &output[column][2 * half];
+                const float* odd = &output[column + 1][2 * half];
+                store(part + 8 * column, {even[0], odd[0], even[1], odd[1]});
+            }
+            if (lane % 4 == 0) parts.statistics[group][row] = total;
+        }
+    }
+
+private:
+    __device__ void take_differences(Scores& score) const {
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float maximum = state[half].maximum;
+            if (!exponents.is_large_row(maximum)) continue;
+#pragma unroll
+            for (int column = 0; column < KEY_BLOCKS; ++column) {
+                score[column][2 * half] -= maximum;
+                score[column][2 * half + 1] -= maximum;
+            }
+        }
+    }
+};
+
+// Columns of a row that a thread merges: as wide as a load, so that neighbours read whole lines.
+constexpr int LANE_COLUMNS = 4;
+
+// Columns of a row of which everything is known but the sink: divided by the sum, to the output.
+__device__ inline void store_output(const StoredParams& params, const Unit& unit, int row,
+                                    int column, RowStatistics total, float (&sum)[LANE_COLUMNS]) {
+    const RowPlace place(params, unit, row);
+    total.maximum = Exponents(params, unit.head_kv).of_row(total.maximum);
+    // How much less everything weighs where the sink is larger than all scores.
+    float factor = 1.0f;
+    if (params.sinks) factor = add_sink(total, params.sinks[place.head.head] * LOG2_E);
+    const float normalise = factor * normaliser(total.sum) * value_scale(params, unit.head_kv);
+#pragma unroll
+    for (int i = 0; i < LANE_COLUMNS; ++i) sum[i] *= normalise;
+    Element* const output = head_data(params.output, place.head.batch, place.head.head) +
+                            place.position * params.output.row_stride;
+    store_from_float(output + column, sum);
+    if (column == 0) store_lse(params, place.head, place.position, row_lse(total));
+}
+
+// What the parts leave behind to be merged: for every row its parts in order, columns first, then
+// statistics. Every key head of every sequence has room for as many as there can be.
+struct Workspace {
+    float* columns;
+    RowStatistics* statistics;
+    int head_dim;
+    long long first;  // of the unit's key head
+
+    __device__ Workspace(const StoredParams& params, const Unit& unit) : head_dim(params.head_dim) {
+        const int heads = params.heads_kv;
+        const int most_queries = params.sequences ? params.longest_q : params.len_q;
+        const long long slots = group_of(params) * min(most_queries, FEW_QUERIES) * MOST_PARTS;
+        columns = static_cast<float*>(params.workspace);
+        statistics = reinterpret_cast<RowStatistics*>(columns + slots * sequence_count(params) *
+                                                                    heads * head_dim);
+        first = (static_cast<long long>(unit.sequence) * heads + unit.head_kv) * slots;
+    }
+
+    // Part `part` of row `row` of the unit's tile.
+    __device__ long long index(const Unit& unit, int row, int part) const {
+        return first + (unit.first_row + row) * unit.sequence_parts + part;
+    }
+};
+
+// The counter of arrivals at the unit's tile.
+__device__ inline unsigned* arrivals(const StoredParams& params, const Unit& unit) {
+    const int most_queries = params.sequences ? params.longest_q : params.len_q;
+    const int rows = group_of(params) * min(most_queries, MERGED_QUERIES);
+    const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    return params.tickets + (unit.sequence * params.heads_kv + unit.head_kv) * tiles + unit.tile;
+}
+
+// Counts an arrival and returns those before it. Releases what the block has written before the
+// barrier that is behind it, and acquires what the arrivals before released. The last of `expected`
+// wraps the counter around to 0, so that the next kernel finds it as this one did.
+// INSIGHT: nothing waits for the answer until it is used: it is on its way while the block works on
+// its next unit.
+__device__ inline unsigned arrive(unsigned* counter, unsigned expected) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(expected - 1)
+                 : "memory");
+    return before;
+}
+
+// Adds what the warps made of the unit; to the output, or to be merged with the tile's other parts.
+__device__ inline void merge_groups(const StoredParams& params, const SharedMemory& shared,
+                                    const Unit& unit) {
+    const GroupParts& parts = shared.parts;
+    const Exponents exponents(params, unit.head_kv);
+    constexpr int QUARTETS = HEAD_DIM / LANE_COLUMNS;
+    for (int index = threadIdx.x; index < unit.rows * QUARTETS; index += THREADS) {
+        const int row = index / QUARTETS;
+        const int column = index % QUARTETS * LANE_COLUMNS;
+        if (column >= params.head_dim) continue;
+        RowStatistics total;
+#pragma unroll
+        for (int group = 0; group < KEY_GROUPS; ++group) {
+            total.maximum = fmaxf(total.maximum, parts.statistics[group][row].maximum);
+        }
+        float sum[LANE_COLUMNS] = {};
+#pragma unroll
+        for (int group = 0; group < KEY_GROUPS; ++group) {
+            const RowStatistics part = parts.statistics[group][row];
+            const float factor = exponents.shrink(part.maximum, total.maximum);
+            total.sum = fmaf(part.sum, factor, total.sum);
+            float columns[LANE_COLUMNS];
+            load(&parts.output[group][row][column], columns);
+#pragma unroll
+            for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = fmaf(columns[c], factor, sum[c]);
+        }
+        if (unit.parts == 1) {
+            store_output(params, unit, row, column, total, sum);
+            continue;
+        }
+        const Workspace workspace(params, unit);
+        const long long own = workspace.index(unit, row, unit.part);
+        store(workspace.columns + own * workspace.head_dim + column, sum);
+        if (column == 0) workspace.statistics[own] = total;
+    }
+}
+
+// A warp merges 128 columns of a row.
+constexpr int WARP_COLUMNS = WARP_SIZE * LANE_COLUMNS;
+
+// The lane's columns of a row, merged from the tile's parts; to the output.
+__device__ inline void merge_row(const StoredParams& params, const Unit& unit, int row, int column) {
+    const Workspace workspace(params, unit);
+    const Exponents exponents(params, unit.head_kv);
+    const long long first = workspace.index(unit, row, unit.first_part);
+    const int lane = threadIdx.x % WARP_SIZE;
+    const bool valid = column < params.head_dim;
+    const float* next = workspace.columns + first * params.head_dim + (valid ? column : 0);
+
+    // INSIGHT: all the loads are under way before anything is done with one of them.
+    float columns[MOST_PARTS][LANE_COLUMNS] = {};
+#pragma unroll
+    for (int i = 0; i < MOST_PARTS; ++i) {
+        if (i < unit.parts) load(next, columns[i]);
+        next += params.head_dim;
+    }
+    RowStatistics part;
+    if (lane < unit.parts) part = workspace.statistics[first + lane];
+    RowStatistics total;
+    total.maximum = group_max<WARP_SIZE>(part.maximum);
+    const float weight = exponents.shrink(part.maximum, total.maximum);
+    total.sum = group_sum<WARP_SIZE>(part.sum * weight);
+    float sum[LANE_COLUMNS] = {};
+#pragma unroll
+    for (int i = 0; i < MOST_PARTS; ++i) {
+        const float factor = __shfl_sync(ALL_LANES, weight, i);
+#pragma unroll
+        for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = fmaf(columns[i][c], factor, sum[c]);
+    }
+    if (valid) store_output(params, unit, row, column, total, sum);
+}
+
+__device__ inline void merge_tile(const StoredParams& params, const Unit& unit) {
+    constexpr int ROW_UNITS = (HEAD_DIM + WARP_COLUMNS - 1) / WARP_COLUMNS;
+    const int pieces = unit.rows * ROW_UNITS;
+    for (int piece = threadIdx.x / WARP_SIZE; piece < pieces; piece += KEY_GROUPS) {
+        merge_row(params, unit, piece / ROW_UNITS,
+                  piece % ROW_UNITS * WARP_COLUMNS + threadIdx.x % WARP_SIZE * LANE_COLUMNS);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
+    attention(const __grid_constant__ StoredParams params) {
+    extern __shared__ __align__(128) unsigned char shared_memory[];
+    SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
+    if (threadIdx.x < WARP_SIZE) {
+        locate(params, shared.walk);
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < AHEAD; ++i) shared.walk.next(params, shared.unit(i));
+        }
+    }
+    __syncthreads();
+    if (shared.unit(0).rows == 0) return;
+
+    // The first keys go ahead of Q, whose rows take longer to find.
+    Ring ring(params, shared);
+    QueryChunks(params, shared.unit(0)).store(params, shared);
+    const LaneStart lane_start(shared);
+    __syncthreads();
+
+    // The first thread of the last warp, which has the fewest rows to merge.
+    const bool keeps_books = threadIdx.x == THREADS - WARP_SIZE;
+    unsigned arrived = 0;  // before the block at the unit before
+    // Merges the unit before if the block was the last to arrive at it. All threads take part; what
+    // the thread that arrived has acquired the others read behind the barrier.
+    const auto merge_before = [&](int number, auto hand_over) {
+        const bool shares = number > 0 && shared.unit(number - 1).parts > 1;
+        if (keeps_books && shares) {
+            shared.merges = arrived + 1 == static_cast<unsigned>(shared.unit(number - 1).parts);
+        }
+        hand_over();
+        __syncthreads();
+        if (shares && shared.merges) merge_tile(params, shared.unit(number - 1));
+    };
+
+    int done = 0;  // tiles of the warp
+#pragma unroll 1
+    for (int number = 0;; ++number) {
+        const Unit& unit = shared.unit(number);
+        if (unit.rows == 0) {
+            merge_before(number, [] {});
+            break;
+        }
+        ring.catch_up(params, shared, number, done);
+
+        WarpRows rows(params, unit.head_kv, lane_start.query);
+        const int end = done + Ring::tiles(unit);
+#pragma unroll 1
+        for (int index = 0; done < end; ++index, ++done) {
+            const int key = Ring::tile_key(unit, index);
+            const bool is_whole = key >= unit.whole.begin && key + TILE_KEYS <= unit.whole.end;
+            auto stage = lane_start;
+            stage.key += ring_offset<STAGES>(done, sizeof(KeyTile));
+            stage.value += ring_offset<STAGES>(done, sizeof(KeyTile));
+            // Keys and values are waited for apart; behind them come those of the next tiles.
+            // UNNOTICED: behind the keys of a tile that was loaded late come its values at least, so
+            // that its wait for all groups could leave out one.
+            ring.wait<2 * STAGES - 1>(done);
+            __syncwarp();
+            WarpRows::Scores score = {};
+            rows.multiply_keys(score, stage);
+            ring.wait<2 * STAGES - 2>(done);
+            __syncwarp();  // all lanes are done with the keys, too
+            ring.refill_keys(params, shared, done);
+            if (params.softcap > 0.0f) WarpRows::cap_scores(params, unit.head_kv, score);
+            if (!is_whole) {
+                WarpRows::mask_scores(score, [&](int row) {
+                    const unsigned packed = unit.first_row + min(row, unit.rows - 1);
+                    const int query = packed / static_cast<unsigned>(group_of(params));
+                    const KeyRange seen = visible_range(params, unit.own, query);
+                    return KeyRange{seen.begin - key, seen.end - key};
+                });
+            }
+            rows.raise_maxima(score);
+            rows.multiply_values(score, stage);
+            __syncwarp();
+            ring.refill_values(params, shared, number);
+        }
+
+        merge_before(number, [&] { rows.hand_over(shared.parts, unit.rows); });
+        const QueryChunks next_query(params, shared.unit(number + 1));
+        merge_groups(params, shared, unit);
+        if (keeps_books) shared.walk.next(params, shared.unit(number + AHEAD));
+        next_query.store(params, shared);
+        __syncthreads();
+        if (keeps_books && unit.parts > 1) arrived = arrive(arrivals(params, unit), unit.parts);
+    }
+}
