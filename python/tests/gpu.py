@@ -514,7 +514,7 @@ def times(suite):
             "scaled_dot_product_attention": lambda: evo_sdpa.scaled_dot_product_attention(q, k, v, **more),
             "flash_attn_func": lambda: evo_sdpa.flash_attn_func(*rows, causal=causal),
             "torch.ops.evo_sdpa.attention": lambda: torch.ops.evo_sdpa.attention(
-                q, k, v, 0, int(causal), None, -1, -1, 0.0, None, None, None, None, None, 0, 0, False
+                q, k, v, 0, int(causal), None, -1, -1, 0.0, None, None, None, None, None, None, 0, 0, False
             ),
         }
         found = {what: (per_call(call), on_device(call)) for what, call in calls.items()}

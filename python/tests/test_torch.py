@@ -87,9 +87,9 @@ class OnTheInterpreter(unittest.TestCase):
     def test_the_operator_keeps_pytorchs_rules(self):
         q, k, v, slopes, cu_seqlens, used = arguments()
         operator = torch.ops.evo_sdpa.attention.default
-        torch.library.opcheck(operator, (q, k, v, 1, 1, None, 5, -1, 0.0, slopes, slopes, used, None, None, 0, 0, True))
+        torch.library.opcheck(operator, (q, k, v, 1, 1, None, 5, -1, 0.0, slopes, slopes, used, None, None, None, 0, 0, True))
         rows = (q.flatten(0, 1), q.flatten(0, 1), q.flatten(0, 1))
-        extra = (None, None, None, cu_seqlens, cu_seqlens, 20, 20, False)
+        extra = (None, None, None, cu_seqlens, cu_seqlens, None, 20, 20, False)
         torch.library.opcheck(operator, (*rows, 2, 0, 0.2, -1, -1, 3.0, *extra))
 
     def test_imported_before_pytorch(self):
