@@ -64,14 +64,15 @@ def equal_lengths(query, length):
 
 def slots_behind(lengths, new, size, block_table):
     """The slot of each new key, `[batch · new]`: behind its sequence's keys, or -1 where there is no room."""
-    places = lengths.long()[:, None] + torch.arange(new, device=lengths.device)
+    room = size if block_table is None else block_table.shape[1] * size
+    wanted = lengths[:, None] + torch.arange(new, device=lengths.device)
+    places = wanted.clamp(0, room - 1)
     if block_table is None:
-        columns, blocks = 1, torch.arange(lengths.shape[0], device=lengths.device)[:, None]
+        blocks, within = torch.arange(lengths.shape[0], device=lengths.device)[:, None], places
     else:
-        columns = block_table.shape[1]
-        blocks = block_table.gather(1, (places // size).clamp(0, columns - 1)).long()
-    has_room = (places >= 0) & (places < columns * size)
-    return torch.where(has_room, blocks * size + places % size, -1).flatten()
+        blocks, within = block_table.gather(1, places // size), places % size
+    # Few operations, since each is a launch; the sum is of 64 bits.
+    return torch.add(within, blocks, alpha=size).masked_fill_(wanted != places, -1).flatten()
 
 
 def _table(query, table):
