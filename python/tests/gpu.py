@@ -168,6 +168,46 @@ def cache(suite, dtype, lengths, most, len_q, heads, heads_kv, head_dim, causal)
     compare(same, q, k[:, :least], v[:, :least], causal=causal)
 
 
+def appending(suite, dtype, size, recorded=False):
+    """Steps of a server, by calls or by replays of one graph: each appends a key of each sequence, or two, and attends."""
+    lengths, new, room = [14, 0, 61], 2, 80
+    q, k, v = (suite.randn(3, new, heads, 64, dtype=dtype) for heads in (8, 2, 2))
+    used = torch.tensor(lengths, dtype=torch.int32, device=suite.device)
+    columns = room // (size or room)
+    table = torch.arange(3 * columns, device=suite.device).flip(0).view(3, columns).int() if size else None
+    caches = [suite.randn(3 * columns, size or room, 2, 64, dtype=dtype, seed=seed) for seed in (3, 4)]
+    whole = [(cache[table.long()] if size else cache).reshape(3, room, 2, 64).clone() for cache in caches]
+    result = {}
+
+    def step():
+        result["out"] = evo_sdpa.flash_attn_with_kvcache(q, *caches, k, v, cache_seqlens=used, block_table=table, causal=True)
+        used.add_(new)
+
+    take = step
+    if recorded:
+        before = [tensor.clone() for tensor in (used, *caches)]
+        step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        for tensor, old in zip((used, *caches), before, strict=True):
+            tensor.copy_(old)
+        take = graph.replay
+    for turn in range(4):
+        for seed, tensor in enumerate((q, k, v)):
+            tensor.copy_(suite.randn(*tensor.shape, dtype=dtype, seed=10 * turn + seed))
+        take()
+        for one, length in enumerate(lengths):
+            end = length + new * (turn + 1)
+            for rows, added in zip(whole, (k, v), strict=True):
+                rows[one, end - new : end] = added[one]
+            keys = [rows[one : one + 1, :end] for rows in whole]
+            compare(result["out"][one : one + 1], q[one : one + 1], *keys, causal=True)
+    for cache, rows in zip(caches, whole, strict=True):
+        found = cache[table.long()].reshape(rows.shape) if size else cache
+        require(torch.equal(found, rows), "the cache differs from what a loop writes")
+
+
 def agreement(suite):
     small = suite.device == "cpu"
     long = 80 if small else 2048
@@ -208,6 +248,9 @@ def agreement(suite):
         used = [40, 7, 33] if small else [900, 1, 513, 1024]
         suite.check(f"flash_attn_with_kvcache {kind}", cache, dtype, used, max(used) + 5, 1, 8, 2, 64, False)
         suite.check(f"flash_attn_with_kvcache {kind} causal", cache, dtype, [7, *used[2:]], max(used), 5, 8, 2, 64, True)
+        for size in (None, 16):
+            name = f"in pages of {size}" if size else "contiguous"
+            suite.check(f"flash_attn_with_kvcache {kind} appends, {name}", appending, dtype, size)
 
 
 # --- the checks themselves
@@ -240,7 +283,6 @@ def declines(suite):
         (ValueError, lambda: evo_sdpa.flash_attn_func(q.float(), q.float(), q.float())),
         (ValueError, lambda: evo_sdpa.flash_attn_func(q, q[..., ::2], q)),
         (NotImplementedError, lambda: evo_sdpa.flash_attn_func(q, q, q, 0.1)),
-        (NotImplementedError, lambda: evo_sdpa.flash_attn_func(q, q, q[..., :32])),
         (NotImplementedError, lambda: evo_sdpa.scaled_dot_product_attention(q, q, q, attn_mask=q[0, :, 0])),
     ]
     if suite.device == "cuda":  # elsewhere it is copied
@@ -514,7 +556,7 @@ def times(suite):
             "scaled_dot_product_attention": lambda: evo_sdpa.scaled_dot_product_attention(q, k, v, **more),
             "flash_attn_func": lambda: evo_sdpa.flash_attn_func(*rows, causal=causal),
             "torch.ops.evo_sdpa.attention": lambda: torch.ops.evo_sdpa.attention(
-                q, k, v, 0, int(causal), None, -1, -1, 0.0, None, None, None, None, None, 0, 0, False
+                q, k, v, 0, int(causal), None, -1, -1, 0.0, None, None, None, None, None, None, 0, 0, False
             ),
         }
         found = {what: (per_call(call), on_device(call)) for what, call in calls.items()}
@@ -552,6 +594,9 @@ def main():
         for name, (q_shape, k_shape, asked) in CAPTURED.items():
             suite.check(f"CUDA graph, {name}", captured, q_shape, k_shape, asked)
         suite.check("CUDA graph, packed", captured_packed)
+        for size in (None, 16):
+            name = f"in pages of {size}" if size else "contiguous"
+            suite.check(f"CUDA graph, appending, {name}", appending, torch.bfloat16, size, True)
         suite.check("CUDA graph without a call before", cold_capture)
         suite.check("streams", streams)
         suite.check("threads", threads)

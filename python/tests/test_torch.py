@@ -51,6 +51,37 @@ def as_numpy(tensor):
     return tensor.view(torch.int16).numpy().view(numpy.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
+def appending(q, k_cache, v_cache, key_pages, value_pages, k, v, used, table, slots):
+    """Appends in every way, and attends; the caches are written."""
+    evo_sdpa.append_to_cache(k[0], v[0], key_pages, value_pages, slots)
+    return (
+        evo_sdpa.flash_attn_with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens=used, causal=True),
+        evo_sdpa.flash_attn_with_kvcache(q, k_cache, v_cache, k, v, cache_seqlens=20),
+        *evo_sdpa.flash_attn_with_kvcache(
+            q, key_pages, value_pages, k, v, cache_seqlens=used, block_table=table, causal=True, return_softmax_lse=True
+        ),
+        evo_sdpa.flash_attn_with_kvcache(q, key_pages, value_pages, cache_seqlens=8, block_table=table),
+        # What is read behind it has been written.
+        key_pages * 2,
+        value_pages * 2,
+    )
+
+
+def to_append(new=3, dtype=torch.float16):
+    """What `appending` takes: two sequences, contiguous and in pages of keys and values side by side."""
+    q, k, v, k_cache, v_cache, pages = tensors(
+        (2, new, 4, 64), (2, new, 2, 64), (2, new, 2, 64), (2, 40, 2, 64), (2, 40, 2, 64), (7, 2, 16, 2, 64), dtype=dtype
+    )
+    used = torch.tensor([14, 30], dtype=torch.int32)
+    table = torch.tensor([[5, 0], [2, 6]], dtype=torch.int32)
+    slots = torch.arange(new) * 17 + 17
+    slots[-1] = -1
+    return q, k_cache, v_cache, *pages.unbind(1), k, v, used, table, slots
+
+
+WRITTEN = slice(1, 5)
+
+
 @unittest.skipUnless(os.environ.get("SDPA_DEVICE") == "interpreter", "CPU tensors need SDPA_DEVICE=interpreter")
 class OnTheInterpreter(unittest.TestCase):
     def test_tensors_are_computed_as_arrays_are(self):
@@ -87,10 +118,107 @@ class OnTheInterpreter(unittest.TestCase):
     def test_the_operator_keeps_pytorchs_rules(self):
         q, k, v, slopes, cu_seqlens, used = arguments()
         operator = torch.ops.evo_sdpa.attention.default
-        torch.library.opcheck(operator, (q, k, v, 1, 1, None, 5, -1, 0.0, slopes, slopes, used, None, None, 0, 0, True))
+        torch.library.opcheck(operator, (q, k, v, 1, 1, None, 5, -1, 0.0, slopes, slopes, used, None, None, None, 0, 0, True))
         rows = (q.flatten(0, 1), q.flatten(0, 1), q.flatten(0, 1))
-        extra = (None, None, None, cu_seqlens, cu_seqlens, 20, 20, False)
+        extra = (None, None, None, cu_seqlens, cu_seqlens, None, 20, 20, False)
         torch.library.opcheck(operator, (*rows, 2, 0, 0.2, -1, -1, 3.0, *extra))
+
+    def same(self, compiled, new=3):
+        given, theirs = to_append(new), to_append(new)
+        for found, expected in zip(compiled(*theirs), appending(*given), strict=True):
+            self.assertTrue(torch.equal(found, expected))
+        for found, expected, before in zip(theirs[WRITTEN], given[WRITTEN], to_append(new)[WRITTEN], strict=True):
+            self.assertTrue(torch.equal(found, expected) and not torch.equal(found, before))
+
+    def test_appended_as_arrays_are(self):
+        for dtype, name in [(torch.float16, None), (torch.bfloat16, "bfloat16")]:
+            q, k_cache, v_cache, *pages, k, v, used, table, slots = to_append(dtype=dtype)
+            for caches, blocks in [((k_cache, v_cache), None), (pages, table)]:
+                arrays = [as_numpy(cache).copy() for cache in caches]
+                more = {"block_table": None if blocks is None else blocks.numpy(), "cache_seqlens": used.numpy()}
+                wanted = evo_sdpa.flash_attn_with_kvcache(
+                    as_numpy(q), *arrays, as_numpy(k), as_numpy(v), causal=True, dtype=name, **more
+                )
+                versions = [cache._version for cache in caches]
+                found = evo_sdpa.flash_attn_with_kvcache(q, *caches, k, v, cache_seqlens=used, block_table=blocks, causal=True)
+                self.assertTrue((as_numpy(found) == wanted).all() and (wanted != 0).any())
+                for cache, array, version in zip(caches, arrays, versions, strict=True):
+                    self.assertTrue((as_numpy(cache) == array).all())
+                    self.assertGreater(cache._version, version)
+
+    def test_slots_are_those_of_arrays(self):
+        from evo_sdpa import _numpy, _torch
+
+        lengths, table = torch.tensor([0, 30, 47, 48, -1], dtype=torch.int32), torch.randperm(15).reshape(5, 3).int()
+        for blocks in (None, table):
+            found = _torch.slots_behind(lengths, 3, 16, blocks)
+            wanted = _numpy.slots_behind(lengths.numpy(), 3, 16, None if blocks is None else blocks.numpy())
+            self.assertEqual(found.tolist(), wanted.tolist())
+            self.assertIn(-1, found.tolist())
+
+    def test_appending_is_compiled_without_a_break(self):
+        self.same(torch.compile(appending, fullgraph=True))
+        compiled = torch.compile(appending, fullgraph=True, dynamic=True)
+        self.same(compiled)
+        self.same(compiled, 4)
+
+    def test_views_are_made_inside_of_what_is_compiled(self):
+        def appending_to_views(k, v, pages, slots):
+            evo_sdpa.append_to_cache(k[0], v[0], *pages.unbind(1), slots)
+            return pages * 2
+
+        k, v, pages = tensors((2, 3, 2, 64), (2, 3, 2, 64), (7, 2, 16, 2, 64))
+        slots, before = torch.tensor([17, -1, 99]), pages.clone()
+        wanted = appending_to_views(k, v, pages, slots)
+        self.assertFalse(torch.equal(pages, before))
+        # Inductor of PyTorch 2.15 loses where such views begin, if shapes are dynamic.
+        for how in [{"dynamic": False}, {"dynamic": True, "backend": "aot_eager"}]:
+            torch.compiler.reset()
+            written = before.clone()
+            found = torch.compile(appending_to_views, fullgraph=True, **how)(k, v, written, slots)
+            self.assertTrue(torch.equal(found, wanted) and torch.equal(written, pages))
+
+    def test_appending_keeps_pytorchs_rules(self):
+        q, k_cache, v_cache, *pages, k, v, used, table, slots = to_append()
+        append = torch.ops.evo_sdpa.append_to_cache.default
+        torch.library.opcheck(append, (k[0], v[0], *pages, slots))
+        torch.library.opcheck(append, (k[0], v[0], k_cache, v_cache, slots))
+        paged = (q, *pages, 1, 1, None, -1, -1, 0.0, None, None, used, None, None, table, 0, 0, True)
+        torch.library.opcheck(torch.ops.evo_sdpa.attention.default, paged)
+        with torch.inference_mode():
+            appending(*to_append())
+
+    def test_what_is_not_appended(self):
+        q, k_cache, v_cache, *pages, k, v, used, table, slots = to_append()
+        right = {"key": k[0], "value": v[0], "key_cache": k_cache, "value_cache": v_cache, "slot_mapping": slots}
+        for error, words, changed in [
+            (
+                ValueError,
+                "slot_mapping is torch.int32 on cpu: a tensor of torch.int64 on cpu is wanted, where key is",
+                {"slot_mapping": slots.int()},
+            ),
+            (ValueError, "slot_mapping is None", {"slot_mapping": None}),
+            (ValueError, "slot_mapping is not contiguous", {"slot_mapping": torch.zeros(6).long()[::2]}),
+            (ValueError, "key is torch.float16 on cpu, value_cache is torch.bfloat16", {"value_cache": v_cache.bfloat16()}),
+            (ValueError, "key_cache is torch.float16 on meta", {"key_cache": k_cache.to("meta")}),
+            (ValueError, "key is torch.float32", {name: right[name].float() for name in right if name != "slot_mapping"}),
+            (ValueError, "value is [3, 2, 32]: [3, 2, 64] is wanted", {"value": v[0, ..., :32]}),
+            (ValueError, "value_cache overlaps key_cache", {"value_cache": k_cache}),
+            (TypeError, "value is a ndarray, and key is a torch.Tensor", {"value": v[0].numpy()}),
+            (NotImplementedError, "no backward pass yet", {"key": k[0].clone().requires_grad_()}),
+        ]:
+            with self.assertRaises(error) as raised:
+                evo_sdpa.append_to_cache(**{**right, **changed})
+            self.assertIn(words, str(raised.exception))
+        for words, changed in [
+            ("cache_seqlens is torch.int64 on cpu: a tensor of torch.int32", {"cache_seqlens": used.long()}),
+            ("block_table is torch.int64 on cpu: a tensor of torch.int32", {"block_table": table.long()}),
+            ("block_table's rows are not contiguous", {"block_table": table.T}),
+        ]:
+            with self.assertRaises(ValueError) as raised:
+                given = {"cache_seqlens": used, "block_table": table, **changed}
+                evo_sdpa.flash_attn_with_kvcache(q, *pages, k, v, **given)
+            self.assertIn(words, str(raised.exception))
 
     def test_imported_before_pytorch(self):
         program = """

@@ -1,4 +1,4 @@
-/* Attention by evo-sdpa's kernels. Written by cbindgen from src/lib.rs: a test keeps it so. */
+/* Attention by evo-sdpa's kernels. Written by cbindgen from src: a test keeps it so. */
 
 #ifndef SDPA_H
 #define SDPA_H
@@ -99,6 +99,11 @@ typedef struct SdpaDevice SdpaDevice;
  A problem made ready on a device.
  */
 typedef struct SdpaPrepared SdpaPrepared;
+
+/*
+ An append made ready on a device.
+ */
+typedef struct SdpaPreparedAppend SdpaPreparedAppend;
 
 /*
  What to attend over. [`sdpa_problem`] fills in the defaults; change what differs.
@@ -224,6 +229,76 @@ typedef struct SdpaTensors {
   const void *key_lengths;
 } SdpaTensors;
 
+/*
+ What is appended to which caches. `sdpa_append_defaults` fills in the defaults; change what differs.
+ */
+typedef struct SdpaAppend {
+  /*
+   New tokens.
+   */
+  size_t tokens;
+  /*
+   Key and value heads of each token.
+   */
+  size_t heads_kv;
+  /*
+   Elements of a key.
+   */
+  size_t head_dim;
+  /*
+   Elements of a value; 0 for as many as `head_dim`.
+   */
+  size_t value_dim;
+  /*
+   Blocks of the caches; of contiguous caches, sequences.
+   */
+  size_t blocks;
+  /*
+   Keys of a block; of contiguous caches, the most keys of a sequence.
+   */
+  size_t block_size;
+  /*
+   `SDPA_BHLD` for caches `[blocks, heads_kv, block_size, head_dim]`, `SDPA_BLHD` for `[blocks, block_size, heads_kv,
+   head_dim]`: strides of the caches whose `cache_strides` are 0.
+   */
+  uint32_t layout;
+  /*
+   Of new keys and new values: elements between two tokens and two heads. All 0 for contiguous `[tokens, heads_kv, head_dim]`.
+   */
+  int64_t new_strides[2][2];
+  /*
+   Of key cache and value cache: elements between two blocks, two heads, two places. All 0 for the layout's.
+   */
+  int64_t cache_strides[2][3];
+} SdpaAppend;
+
+/*
+ Device addresses of the tensors of one append. Elements are of 2 bytes, f16 or bf16, the same in all.
+ */
+typedef struct SdpaAppendTensors {
+  /*
+   New keys, `[tokens, heads_kv, head_dim]`, strided as the append says.
+   */
+  const void *key;
+  /*
+   New values, `[tokens, heads_kv, value_dim]`.
+   */
+  const void *value;
+  /*
+   The slot of each token, `[tokens]` of 64 bits: block · block_size + place in the block. Negative ones, and those beyond the
+   cache, are skipped. They differ from one another.
+   */
+  const int64_t *slot_mapping;
+  /*
+   Written at the slots, and nowhere else.
+   */
+  void *key_cache;
+  /*
+   The same of values.
+   */
+  void *value_cache;
+} SdpaAppendTensors;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -343,6 +418,80 @@ enum SdpaStatus sdpa_read(const struct SdpaDevice *device,
                           void *to,
                           const void *from,
                           size_t bytes);
+
+/*
+ Keys and values of one width, contiguous, to contiguous caches `[blocks, heads_kv, block_size, head_dim]`.
+ */
+struct SdpaAppend sdpa_append_defaults(size_t tokens,
+                                       size_t heads_kv,
+                                       size_t head_dim,
+                                       size_t blocks,
+                                       size_t block_size);
+
+/*
+ Loads the kernels of an append, so that `sdpa_append` only launches.
+
+ # Safety
+ `device` is NULL or open; `asked` is NULL or an append; `prepared` may be written.
+ */
+enum SdpaStatus sdpa_append_prepare(const struct SdpaDevice *device,
+                                    const struct SdpaAppend *asked,
+                                    struct SdpaPreparedAppend **prepared);
+
+/*
+ Frees what `sdpa_append_prepare` made. NULL is fine.
+
+ # Safety
+ It came from `sdpa_append_prepare`, and is not used again.
+ */
+void sdpa_append_release(struct SdpaPreparedAppend *prepared);
+
+/*
+ Queues the copy of new keys and values to their slots, and returns. Attention that is queued behind it reads them.
+
+ # Safety
+ `prepared` is NULL or came from `sdpa_append_prepare`; `tensors` is NULL or holds addresses of device memory as large as the
+ append's shapes and strides need, which stays allocated until the work is done.
+ */
+enum SdpaStatus sdpa_append(const struct SdpaPreparedAppend *prepared,
+                            const struct SdpaAppendTensors *tensors);
+
+/*
+ Keys and values of one width, contiguous, to contiguous caches `[blocks, heads_kv, block_size, head_dim]`.
+ */
+struct SdpaAppend sdpa_append_defaults(size_t tokens,
+                                       size_t heads_kv,
+                                       size_t head_dim,
+                                       size_t blocks,
+                                       size_t block_size);
+
+/*
+ Loads the kernels of an append, so that `sdpa_append` only launches.
+
+ # Safety
+ `device` is NULL or open; `asked` is NULL or an append; `prepared` may be written.
+ */
+enum SdpaStatus sdpa_append_prepare(const struct SdpaDevice *device,
+                                    const struct SdpaAppend *asked,
+                                    struct SdpaPreparedAppend **prepared);
+
+/*
+ Frees what `sdpa_append_prepare` made. NULL is fine.
+
+ # Safety
+ It came from `sdpa_append_prepare`, and is not used again.
+ */
+void sdpa_append_release(struct SdpaPreparedAppend *prepared);
+
+/*
+ Queues the copy of new keys and values to their slots, and returns. Attention that is queued behind it reads them.
+
+ # Safety
+ `prepared` is NULL or came from `sdpa_append_prepare`; `tensors` is NULL or holds addresses of device memory as large as the
+ append's shapes and strides need, which stays allocated until the work is done.
+ */
+enum SdpaStatus sdpa_append(const struct SdpaPreparedAppend *prepared,
+                            const struct SdpaAppendTensors *tensors);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -4,8 +4,12 @@
 //! what they hand to one another; [`sdpa_forward`] then only launches. Every function says by an [`SdpaStatus`] how it went, and
 //! [`sdpa_last_error`] why, in words. No function panics into C.
 //!
+//! `sdpa_append_prepare` and `sdpa_append` do the same for new keys and values of a cache.
+//!
 //! One device's calls are queued on one stream, in order. A device and what was prepared on it may be used by several threads,
 //! one call at a time.
+
+mod append;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,6 +22,11 @@ use sdpa::{
     Tensors, Window,
 };
 use self_cell::self_cell;
+
+pub use append::{
+    SdpaAppend, SdpaAppendTensors, SdpaPreparedAppend, sdpa_append, sdpa_append_defaults, sdpa_append_prepare,
+    sdpa_append_release,
+};
 
 /// How a call went. [`sdpa_last_error`] has the words.
 #[repr(C)]

@@ -11,8 +11,9 @@ fn folder() -> PathBuf {
 #[test]
 fn the_header_is_what_the_source_says() {
     let config = cbindgen::Config::from_file(folder().join("cbindgen.toml")).unwrap();
-    let bindings =
-        cbindgen::Builder::new().with_src(folder().join("src/lib.rs")).with_config(config).generate().unwrap();
+    let sources = ["src/lib.rs", "src/append.rs"].map(|source| folder().join(source));
+    let builder = sources.into_iter().fold(cbindgen::Builder::new(), |builder, source| builder.with_src(source));
+    let bindings = builder.with_config(config).generate().unwrap();
     let mut text = Vec::new();
     bindings.write(&mut text);
     let (text, path) = (String::from_utf8(text).unwrap(), folder().join("include/sdpa.h"));
@@ -21,7 +22,7 @@ fn the_header_is_what_the_source_says() {
     }
     assert!(
         text == std::fs::read_to_string(&path).unwrap(),
-        "include/sdpa.h is not what src/lib.rs says: HEADER_UPDATE=1"
+        "include/sdpa.h is not what src/*.rs say: HEADER_UPDATE=1"
     );
 }
 
@@ -58,11 +59,11 @@ fn what_a_call_costs_is_asked_of_a_gpu() {
     assert!(said.contains(found), "{said}");
 }
 
+/// What an example says on the interpreter.
 #[cfg(unix)]
-#[test]
-fn a_c_program_attends() {
+fn run(example: &str) -> String {
     let out = tempfile::tempdir().unwrap();
-    let program = compile("attention.c", out.path());
+    let program = compile(example, out.path());
     let ran = Command::new(&program)
         .env("LD_LIBRARY_PATH", libraries())
         .env("DYLD_LIBRARY_PATH", libraries())
@@ -71,6 +72,22 @@ fn a_c_program_attends() {
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.success(), "{said}");
+    said
+}
+
+#[cfg(unix)]
+#[test]
+fn a_c_program_appends_and_attends() {
+    let said = run("append.c");
+    assert!(said.contains("two sequences attended to what was appended, and nothing else was written"), "{said}");
+    assert!(said.contains("key_cache is NULL"), "{said}");
+    assert!(said.contains("layout is 9: see the constants in sdpa.h"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_c_program_attends() {
+    let said = run("attention.c");
     assert!(said.contains("two packed sequences attended to themselves"), "{said}");
     assert!(said.contains("head_dim is 7: it must be a multiple of 8"), "{said}");
 }

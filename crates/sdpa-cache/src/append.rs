@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use sdpa_core::{Extensions, Layout, Operand, Problem, Strides};
+use sdpa_core::{Extensions, Layout, Operand, Problem, Region, Strides};
 
 use crate::AppendError;
 use crate::kernels::THREADS;
@@ -145,6 +145,16 @@ impl Append {
         self.caches[part as usize]
     }
 
+    /// Elements of the new rows from their first to one past their last.
+    pub fn new_span(&self, part: Part) -> usize {
+        span(self.width(part), self.new_dimensions(part))
+    }
+
+    /// Elements of a cache from its first to one past its last.
+    pub fn cache_span(&self, part: Part) -> usize {
+        span(self.width(part), self.cache_dimensions(part))
+    }
+
     /// The new rows' dimensions, each a count and a stride.
     pub(crate) fn new_dimensions(&self, part: Part) -> [(&'static str, usize, i64); 3] {
         let Strides { batch, head, row } = self.new_strides(part);
@@ -194,6 +204,10 @@ impl fmt::Display for Append {
         }
         write!(f, " to {} pages of {}", self.pages, self.page)
     }
+}
+
+fn span(width: usize, dimensions: [(&'static str, usize, i64); 3]) -> usize {
+    Region::strided(0, width, dimensions.map(|(_, count, stride)| (count, stride)), 1).bytes()
 }
 
 fn check_span(

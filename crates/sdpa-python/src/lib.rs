@@ -1,9 +1,10 @@
 //! Attention from Python: the native half of the package `evo-sdpa`, whose other half is `python/src/evo_sdpa`.
 //!
 //! Python says what is asked for and where the tensors lie, by address, shape and strides. `request` makes a
-//! [`Problem`] of it, `devices` finds the device that the tensors lie on, and `failure` turns errors into
-//! Python's.
+//! [`Problem`] of it and `caches` an [`Append`](sdpa_cache::Append), `devices` finds the device that the tensors lie on, and
+//! `failure` turns errors into Python's.
 
+mod caches;
 mod devices;
 mod failure;
 mod request;
@@ -16,14 +17,15 @@ use pyo3::exceptions::PyRuntimeWarning;
 use pyo3::prelude::*;
 use sdpa::{Attention, CHOICES, Device, LaunchPlan, Problem};
 
+use crate::caches::Appended;
 use crate::failure::Failure;
-use crate::request::{Numbers, Request, Tensor};
+use crate::request::{Numbers, Request, Table, Tensor};
 
 /// What `import evo_sdpa._native` finds.
 #[pymodule]
 mod _native {
     #[pymodule_export]
-    use super::forward;
+    use super::{append, forward};
 
     /// Of the package.
     #[pymodule_export]
@@ -37,7 +39,8 @@ mod _native {
 /// elements) in the `layout` 0 for [batch, heads, length, head_dim], 1 for [batch, length, heads, head_dim], 2 for packed
 /// sequences, [total, heads, head_dim]. `dtype` is 0 for float16, 1 for bfloat16. `mask` is 0 for none, 1 for causal with the
 /// last query seeing every key, 2 for causal with the first query seeing the first key. Sides of the window are -1 without an
-/// end, `softcap` is 0 without one. `lse` and what follows `softcap` are (address, count) of 4-byte numbers, or None.
+/// end, `softcap` is 0 without one. `lse` and what follows `softcap` are (address, count) of 4-byte numbers, or None. With
+/// `block_table`, (address, rows, columns, numbers from row to row), keys and values are pages, and `key_lengths` is needed.
 ///
 /// `workspace` is called for GPU memory that the kernels hand to one another, if they do: with a number of bytes, for (address,
 /// owner), at a multiple of 256 bytes. The owner is let go once the work is queued.
@@ -65,6 +68,7 @@ fn forward(
     sinks: Option<Numbers>,
     key_lengths: Option<Numbers>,
     cu_seqlens: Option<(Numbers, Numbers)>,
+    block_table: Option<Table>,
     longest: (usize, usize),
 ) -> PyResult<&'static str> {
     let tensors = [query, key, value, output];
@@ -81,6 +85,7 @@ fn forward(
         sinks,
         key_lengths,
         cu_seqlens,
+        block_table,
         longest,
     };
     let problem = request.problem()?;
@@ -106,6 +111,33 @@ fn forward(
     // Loading a kernel takes as long as compiling it.
     py.detach(|| request.run_on_device(&*device, &problem, (generation, &plan), address))?;
     id_of(py, generation, &problem)
+}
+
+/// Queues the copy of new keys and values to their slots of the caches. On host memory it is done on return.
+///
+/// `place`, `only_interpreter` and tensors are as in [`forward`]: new ones `[tokens, heads_kv, width]`, caches
+/// `[blocks, block_size, heads_kv, width]`, elements of 2 bytes. `slots` is (address, count) of 8-byte numbers, `[tokens]`: block ·
+/// block_size + place in the block; a token whose slot is negative or beyond the cache is skipped.
+///
+/// The addresses must be memory as [`forward`] says.
+#[pyfunction]
+fn append(
+    py: Python<'_>,
+    place: Option<(usize, usize)>,
+    only_interpreter: bool,
+    key: Tensor,
+    value: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Numbers,
+) -> PyResult<()> {
+    let appended = Appended { new: [key, value], caches: [key_cache, value_cache], slots };
+    let append = appended.append()?;
+    py.detach(|| match place {
+        None => appended.run_on_host(&*devices::for_host(only_interpreter)?, &append),
+        Some((ordinal, stream)) => appended.run_on_device(&*devices::of_stream(ordinal, stream)?, &append),
+    })?;
+    Ok(())
 }
 
 fn planned(problem: &Problem, device: &dyn Device) -> Result<(&'static dyn Attention, LaunchPlan), Failure> {

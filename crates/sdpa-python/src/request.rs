@@ -2,18 +2,23 @@
 
 use pyo3::prelude::*;
 use sdpa::{
-    Attention, Buffer, Device, Dtype, LaunchPlan, Layout, Mask, Operand, Packing, Problem, Strides, Tensors, Window,
+    Attention, Buffer, Device, Dtype, LaunchPlan, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, Strides,
+    Tensors, Window,
 };
 
 use crate::failure::Failure;
 
 /// A tensor of elements: its address, its shape, and its strides in elements.
 #[derive(FromPyObject)]
-pub(crate) struct Tensor(u64, Vec<usize>, Vec<i64>);
+pub(crate) struct Tensor(pub(crate) u64, pub(crate) Vec<usize>, pub(crate) Vec<i64>);
 
-/// A tensor of contiguous 4-byte numbers: its address and how many there are.
+/// A tensor of contiguous numbers, of 4 bytes if nothing else is said: its address and how many there are.
 #[derive(Clone, Copy, FromPyObject)]
-pub(crate) struct Numbers(u64, usize);
+pub(crate) struct Numbers(pub(crate) u64, pub(crate) usize);
+
+/// A table of pages: its address, rows, columns, and 4-byte numbers from row to row.
+#[derive(Clone, Copy, FromPyObject)]
+pub(crate) struct Table(u64, usize, usize, usize);
 
 /// The arguments of [`forward`](crate::forward).
 pub(crate) struct Request {
@@ -30,6 +35,7 @@ pub(crate) struct Request {
     pub(crate) sinks: Option<Numbers>,
     pub(crate) key_lengths: Option<Numbers>,
     pub(crate) cu_seqlens: Option<(Numbers, Numbers)>,
+    pub(crate) block_table: Option<Table>,
     pub(crate) longest: (usize, usize),
 }
 
@@ -83,6 +89,23 @@ impl Numbers {
     }
 }
 
+impl Table {
+    /// Pages of a cache of this shape, `[pages, heads_kv, page, head_dim]`, for so many sequences.
+    fn paging(self, [pages, _, page, _]: [usize; 4], batch: usize) -> Result<Paging, Failure> {
+        let Self(_, rows, _, width) = self;
+        match rows == batch {
+            true => Ok(Paging { page, pages, table: PageTable::Rows { width } }),
+            false => Err(invalid(format!("block_table has {rows} rows: {batch} are wanted, one for each sequence"))),
+        }
+    }
+
+    /// The last row ends with its last column.
+    fn numbers(self) -> Numbers {
+        let Self(address, rows, columns, width) = self;
+        Numbers(address, if rows == 0 { 0 } else { (rows - 1) * width + columns })
+    }
+}
+
 fn side(keys: i64) -> Option<usize> {
     usize::try_from(keys).ok()
 }
@@ -98,7 +121,9 @@ impl Request {
             found.push(tensor.dimensions(operand, self.layout)?);
         }
         let [query, key, value, output] = &found[..] else { unreachable!("there are four operands") };
-        let ([batch, heads_q, len_q, head_dim], [batch_k, heads_kv, len_kv, head_dim_k]) = (query.shape, key.shape);
+        let ([batch, heads_q, len_q, head_dim], [batch_k, heads_kv, rows, head_dim_k]) = (query.shape, key.shape);
+        // A page is no batch.
+        let batch_k = if self.block_table.is_some() { batch } else { batch_k };
         for (what, query, key) in [("batches", batch, batch_k), ("elements in head_dim", head_dim, head_dim_k)] {
             if query != key {
                 return Err(invalid(format!("query has {query} {what} and key has {key}: both must be the same")));
@@ -115,6 +140,8 @@ impl Request {
                 self.tensors[3].1, self.tensors[0].1
             )));
         }
+        let paging = self.block_table.map(|table| table.paging(key.shape, batch)).transpose()?;
+        let len_kv = self.block_table.map_or(rows, |Table(_, _, columns, _)| columns.saturating_mul(rows));
         let mut builder = match &self.cu_seqlens {
             None => Problem::new(batch, heads_q, len_q, head_dim).layout(Layout::Bhld),
             Some((queries, keys)) => {
@@ -139,6 +166,9 @@ impl Request {
             })
             .window(Window { left: side(self.window.0), right: side(self.window.1) })
             .sinks_if(self.sinks.is_some());
+        if let Some(paging) = paging {
+            builder = builder.paged(paging);
+        }
         for (operand, dimensions) in Operand::ALL.into_iter().zip(&found) {
             builder = builder.strides(operand, dimensions.strides);
         }
@@ -170,11 +200,11 @@ impl Request {
         problem: &Problem,
         (generation, plan): (&dyn Attention, &LaunchPlan),
         operands: &[Buffer; 4],
-        numbers: &[Option<Buffer>; 6],
+        numbers: &[Option<Buffer>; 7],
         workspace: Option<&Buffer>,
     ) -> Result<(), Failure> {
         let [query, key, value, output] = operands;
-        let [lse, slopes, sinks, key_lengths, cu_seqlens_q, cu_seqlens_k] = numbers;
+        let [lse, slopes, sinks, key_lengths, cu_seqlens_q, cu_seqlens_k, block_table] = numbers;
         let mut tensors = Tensors::new(query, key, value, output);
         if let Some(lse) = lse {
             tensors = tensors.with_lse(lse);
@@ -185,8 +215,10 @@ impl Request {
         if let Some(sinks) = sinks {
             tensors = tensors.with_sinks(sinks);
         }
-        if let Some(lengths) = key_lengths {
-            tensors = tensors.with_key_lengths(lengths);
+        match (block_table, key_lengths) {
+            (Some(table), Some(lengths)) => tensors = tensors.with_pages(table, lengths),
+            (None, Some(lengths)) => tensors = tensors.with_key_lengths(lengths),
+            _ => {}
         }
         if let (Some(queries), Some(keys)) = (cu_seqlens_q, cu_seqlens_k) {
             tensors = tensors.with_cu_seqlens(queries, keys);
@@ -199,9 +231,10 @@ impl Request {
     }
 
     /// The log-sum-exp, then what extensions read.
-    fn numbers(&self) -> [Option<Numbers>; 6] {
+    fn numbers(&self) -> [Option<Numbers>; 7] {
         let (queries, keys) = self.cu_seqlens.unzip();
-        [self.lse, self.slopes, self.sinks, self.key_lengths, queries, keys]
+        let table = self.block_table.map(Table::numbers);
+        [self.lse, self.slopes, self.sinks, self.key_lengths, queries, keys, table]
     }
 
     /// Queues the work on tensors that lie on the device, with a workspace there if the plan needs one.
@@ -249,7 +282,7 @@ impl Request {
             operands.push(upload(tensor.0, bytes)?);
         }
         let operands = <[Buffer; 4]>::try_from(operands).unwrap_or_else(|_| unreachable!("there are four operands"));
-        let mut numbers = [const { None }; 6];
+        let mut numbers = [const { None }; 7];
         for (buffer, given) in numbers.iter_mut().zip(self.numbers()) {
             *buffer = given.map(|Numbers(address, count)| upload(address, 4 * count)).transpose()?;
         }

@@ -6,6 +6,7 @@ device that the variable ``SDPA_DEVICE`` names: ``interpreter`` needs no GPU.
 """
 
 from ._functions import (
+    append_to_cache,
     flash_attn_func,
     flash_attn_varlen_func,
     flash_attn_with_kvcache,
@@ -16,6 +17,7 @@ from ._native import VERSION as __version__
 
 __all__ = [
     "__version__",
+    "append_to_cache",
     "flash_attn_func",
     "flash_attn_varlen_func",
     "flash_attn_with_kvcache",

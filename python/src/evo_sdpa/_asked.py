@@ -27,6 +27,7 @@ class Asked(NamedTuple):
     key_lengths: Any = None
     cu_seqlens_q: Any = None
     cu_seqlens_k: Any = None
+    block_table: Any = None
     longest_q: int = 0
     longest_k: int = 0
     with_lse: bool = False
@@ -57,3 +58,17 @@ def check_dimensions(layout, **tensors):
             raise TypeError(f"{name} is a {type(tensor).__qualname__}: a torch.Tensor or a numpy.ndarray is wanted")
         if tensor.ndim != dimensions:
             raise ValueError(f"{name} has the shape {list(tensor.shape)}: {DIMENSIONS[layout]} is wanted")
+
+
+def check_table_shape(query, table):
+    """Raises for a table of blocks that has not a row for each sequence."""
+    batch = query.shape[0]
+    if table.ndim != 2 or table.shape[0] != batch or table.shape[1] == 0:
+        raise ValueError(f"block_table has the shape {list(table.shape)}: [{batch}, width] is wanted, a row for each sequence")
+
+
+def check_lengths_shape(query, lengths):
+    """Raises for numbers that are not one for each sequence."""
+    batch = query.shape[0]
+    if lengths.ndim != 1 or lengths.shape[0] != batch:
+        raise ValueError(f"cache_seqlens has the shape {list(lengths.shape)}: [{batch}] is wanted, one for each sequence")

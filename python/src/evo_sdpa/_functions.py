@@ -5,17 +5,18 @@ from typing import Any
 
 from . import _asked
 from ._asked import BHLD, BLHD, CAUSAL, CAUSAL_TOP_LEFT, FULL, PACKED, Asked
+from ._cache import append_and_count
 
 # By the type of the query: what computes on it.
 _doors: dict[type, Any] = {}
 
 
-def _door(query):
+def _door(query, name="query"):
     door = _doors.get(type(query))
-    return _find_door(query) if door is None else door
+    return _find_door(query, name) if door is None else door
 
 
-def _find_door(query):
+def _find_door(query, name="query"):
     # What a program has not imported it has no tensors of. torch.compile may be the one that asks, and reads this line by line.
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(query, torch.Tensor):
@@ -23,7 +24,7 @@ def _find_door(query):
     elif numpy is not None and isinstance(query, numpy.ndarray):
         from . import _numpy as door
     else:
-        raise TypeError(f"query is a {type(query).__qualname__}: only torch.Tensor and numpy.ndarray are known")
+        raise TypeError(f"{name} is a {type(query).__qualname__}: only torch.Tensor and numpy.ndarray are known")
     _doors[type(query)] = door
     return door
 
@@ -143,6 +144,7 @@ def flash_attn_func(
         None,
         None,
         None,
+        None,
         0,
         0,
         return_attn_probs,
@@ -193,7 +195,8 @@ def flash_attn_varlen_func(
     if block_table is not None:
         _decline(
             "block_table is given",
-            "evo_sdpa has no kernels for paged caches yet; gather the pages to packed keys and values",
+            "packed queries over paged caches are not taken; gather the pages to packed keys and values, or give queries of "
+            "one length to flash_attn_with_kvcache",
         )
     left, right = _window(window_size)
     asked = Asked(
@@ -208,6 +211,7 @@ def flash_attn_varlen_func(
         None,
         cu_seqlens_q,
         cu_seqlens_k,
+        None,
         max_seqlen_q,
         max_seqlen_k,
         return_attn_probs,
@@ -240,15 +244,24 @@ def flash_attn_with_kvcache(
     sinks=None,
     dtype=None,
 ):
-    """Attention over a contiguous cache, with the arguments of flash-attn's ``flash_attn_with_kvcache``.
+    """Attention over a cache, contiguous or in pages, with the arguments of flash-attn's ``flash_attn_with_kvcache``.
+
+    New keys and values are written to the caches first, in place, behind those that each sequence uses. Lengths and tables
+    stay on the device, and both steps are queued on the current stream, so a CUDA graph may record them.
 
     Args:
         q: ``[batch, len_q, heads, head_dim]``.
-        k_cache, v_cache: ``[batch, most_keys, heads_kv, head_dim]``, of which ``cache_seqlens`` are used.
-        k, v, rotary_cos, rotary_sin, cache_batch_idx, cache_leftpad, block_table: declined; None.
-        cache_seqlens: keys that each sequence uses: an int for all of them, which the fastest kernels take, or ``[batch]``
-            int32 on the device, at most ``most_keys`` each. None uses the whole cache.
-        causal: the last query sees every used key.
+        k_cache, v_cache: ``[batch, most_keys, heads_kv, head_dim]``, of which ``cache_seqlens`` are used; with block_table
+            ``[blocks, block_size, heads_kv, head_dim]``, where block_size is 8, 16, 32, 64, 128 or 256.
+        k, v: ``[batch, new, heads_kv, head_dim]``, of the caches' type: appended behind ``cache_seqlens`` keys, and attended
+            over. What a sequence has no room for is not written. The caller counts them in the next call's cache_seqlens.
+        cache_seqlens: keys that each sequence uses, without those of k: an int for all of them, which the fastest kernels
+            take, or ``[batch]`` int32 on the device, at most ``most_keys`` each. None uses the whole cache, and k may not be
+            given.
+        block_table: ``[batch, width]`` int32 on the device: the blocks of each sequence in order. Sequences that share
+            blocks must not append to them. At most 128 queries per sequence.
+        rotary_cos, rotary_sin, cache_batch_idx, cache_leftpad: declined; None.
+        causal: the last query sees every used key, new ones with them.
         rotary_interleaved, num_splits: without a meaning here: nothing is rotated, and the split is chosen.
         return_softmax_lse: also returns the log-sum-exp.
         softmax_scale and what else is not named here: as in :func:`flash_attn_func`.
@@ -257,14 +270,11 @@ def flash_attn_with_kvcache(
         ``[batch, len_q, heads, head_dim]``; with return_softmax_lse ``(out, lse)``, lse ``[batch, heads, len_q]`` float32.
 
     Raises:
-        As :func:`scaled_dot_product_attention`.
+        As :func:`scaled_dot_product_attention`. If no kernel takes the attention, k and v may have been written; writing them
+        again changes nothing.
     """
-    if k is not None or v is not None:
-        _decline(
-            "k and v are given",
-            "evo_sdpa does not append to a cache; write them first, as in k_cache[:, length : length + new] = k, and count "
-            "them in cache_seqlens",
-        )
+    if (k is None) != (v is None):
+        raise ValueError(f"{'k' if v is None else 'v'} is given alone: k and v are appended together")
     if rotary_cos is not None or rotary_sin is not None:
         _decline("rotary_cos and rotary_sin are given", "evo_sdpa does not rotate; rotate q and k before")
     if cache_batch_idx is not None:
@@ -274,20 +284,8 @@ def flash_attn_with_kvcache(
         )
     if cache_leftpad is not None:
         _decline("cache_leftpad is given", "evo_sdpa has no kernels for it; begin each sequence at the cache's first row")
-    if block_table is not None:
-        _decline(
-            "block_table is given",
-            "evo_sdpa has no kernels for paged caches yet; gather the pages to contiguous caches",
-        )
-    key_lengths = None
-    if isinstance(cache_seqlens, int):
-        _asked.check_dimensions(BLHD, k_cache=k_cache, v_cache=v_cache)
-        if not 0 <= cache_seqlens <= k_cache.shape[1]:
-            raise ValueError(f"cache_seqlens is {cache_seqlens}: the cache has room for 0 to {k_cache.shape[1]} keys")
-        # Fewer rows of the same memory.
-        k_cache, v_cache = k_cache[:, :cache_seqlens], v_cache[:, :cache_seqlens]
-    else:
-        key_lengths = cache_seqlens
+    door = _door(q)
+    k_cache, v_cache, key_lengths = append_and_count(door, q, k_cache, v_cache, k, v, cache_seqlens, block_table)
     left, right = _window(window_size)
     asked = Asked(
         BLHD,
@@ -301,12 +299,33 @@ def flash_attn_with_kvcache(
         key_lengths,
         None,
         None,
+        block_table,
         0,
         0,
         return_softmax_lse,
     )
-    out, lse = _door(q).attend(q, k_cache, v_cache, asked, dtype)
+    out, lse = door.attend(q, k_cache, v_cache, asked, dtype)
     return (out, lse) if return_softmax_lse else out
+
+
+def append_to_cache(key, value, key_cache, value_cache, slot_mapping):
+    """Copies new keys and values to their slots of caches in blocks, in place, with vLLM's meaning of ``slot_mapping``.
+
+    It is queued on the current stream, and what is queued behind it reads the new keys.
+
+    Args:
+        key, value: ``[tokens, heads_kv, head_dim]``, float16 or bfloat16, their last dimension contiguous, other strides free:
+            thirds of a projection are fine. Values may have another head_dim.
+        key_cache, value_cache: ``[blocks, block_size, heads_kv, head_dim]`` of the same type, blocks of any size; written.
+        slot_mapping: ``[tokens]`` int64 on the device: ``block · block_size + place in the block``. -1 skips a token, and so
+            does any slot beyond the cache. Slots must differ: two tokens with one slot race for it. If it is shorter than
+            key and value, what these have behind it is padding, and not read.
+
+    Raises:
+        ValueError: shapes, types or devices that do not go together.
+        RuntimeError: what the device or its driver refuses.
+    """
+    _door(key, "key").append(key, value, key_cache, value_cache, slot_mapping)
 
 
 def register_with_transformers(name="evo_attention"):

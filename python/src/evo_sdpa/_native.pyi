@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 
 VERSION: str
-__all__ = ["VERSION", "forward"]
+__all__ = ["VERSION", "append", "forward"]
 
 # Address, shape, and strides in elements.
 _Tensor = tuple[int, Sequence[int], Sequence[int]]
-# Address of contiguous 4-byte numbers, and how many.
+# Address of contiguous numbers, and how many.
 _Numbers = tuple[int, int]
+# Address, rows, columns, and numbers from row to row.
+_Table = tuple[int, int, int, int]
 
 def forward(
     place: tuple[int, int] | None,
@@ -29,5 +31,15 @@ def forward(
     sinks: _Numbers | None,
     key_lengths: _Numbers | None,
     cu_seqlens: tuple[_Numbers, _Numbers] | None,
+    block_table: _Table | None,
     longest: tuple[int, int],
 ) -> str: ...
+def append(
+    place: tuple[int, int] | None,
+    only_interpreter: bool,
+    key: _Tensor,
+    value: _Tensor,
+    key_cache: _Tensor,
+    value_cache: _Tensor,
+    slots: _Numbers,
+) -> None: ...

@@ -3,7 +3,9 @@
 import numpy
 
 from . import _native
-from ._asked import PACKED, lse_shape
+from ._asked import PACKED, check_lengths_shape, check_table_shape, lse_shape
+
+_LENGTHS = (numpy.dtype(numpy.int32), numpy.dtype(numpy.uint32))
 
 
 def _dtype(name, array, said):
@@ -39,6 +41,71 @@ def _numbers(name, array, dtypes, keep):
     return (array.ctypes.data, array.size)
 
 
+def _table(query, table, keep):
+    if table is None:
+        return None
+    check_table(query, table)
+    table = numpy.ascontiguousarray(table)
+    keep.append(table)
+    rows, columns = table.shape
+    return (table.ctypes.data, rows, columns, columns)
+
+
+def check_table(query, table):
+    """Raises for what is no table of blocks for so many sequences."""
+    if not isinstance(table, numpy.ndarray):
+        raise TypeError(f"block_table is a {type(table).__qualname__}, and query is a numpy.ndarray: all must be arrays")
+    if table.dtype not in _LENGTHS:
+        raise ValueError(f"block_table is {table.dtype}: {_LENGTHS[0]} is wanted")
+    check_table_shape(query, table)
+
+
+def check_lengths(query, lengths):
+    """Raises for what is no length of each sequence."""
+    if not isinstance(lengths, numpy.ndarray):
+        raise TypeError(f"cache_seqlens is a {type(lengths).__qualname__}: an int or a numpy.ndarray is wanted")
+    if lengths.dtype not in _LENGTHS:
+        raise ValueError(f"cache_seqlens is {lengths.dtype}: {_LENGTHS[0]} is wanted")
+    check_lengths_shape(query, lengths)
+
+
+def equal_lengths(query, length):
+    """The same length for each sequence."""
+    return numpy.full(query.shape[0], length, numpy.int32)
+
+
+def slots_behind(lengths, new, size, block_table):
+    """The slot of each new key, `[batch · new]`: behind its sequence's keys, or -1 where there is no room."""
+    places = lengths.astype(numpy.int64)[:, None] + numpy.arange(new)
+    if block_table is None:
+        columns, blocks = 1, numpy.arange(lengths.shape[0])[:, None]
+    else:
+        columns = block_table.shape[1]
+        blocks = numpy.take_along_axis(block_table.astype(numpy.int64), (places // size).clip(0, columns - 1), 1)
+    has_room = (places >= 0) & (places < columns * size)
+    return numpy.where(has_room, blocks * size + places % size, -1).ravel()
+
+
+def append(key, value, key_cache, value_cache, slot_mapping):
+    """Copies rows to their slots of the caches."""
+    arrays = {"key": key, "value": value, "key_cache": key_cache, "value_cache": value_cache}
+    for name, array in arrays.items():
+        if not isinstance(array, numpy.ndarray):
+            raise TypeError(f"{name} is a {type(array).__qualname__}, and key is a numpy.ndarray: all must be arrays")
+        if array.dtype.name not in ("float16", "bfloat16", "uint16"):
+            raise ValueError(f"{name} is {array.dtype}: float16, ml_dtypes.bfloat16, or uint16 with its bits is wanted")
+        if array.dtype != key.dtype:
+            raise ValueError(f"key is {key.dtype}, {name} is {array.dtype}: all must be the same")
+    for name in ("key_cache", "value_cache"):
+        if not arrays[name].flags.writeable:
+            raise ValueError(f"{name} is read-only: new keys and values are written to it")
+    keep = []
+    slots = _numbers("slot_mapping", slot_mapping, (numpy.dtype(numpy.int64),), keep)
+    if slots is None:
+        raise ValueError("slot_mapping is None: a slot for each token is wanted")
+    _native.append(None, False, *map(_tensor, arrays.values()), slots)
+
+
 def attend(query, key, value, asked, dtype=None):
     """Output and log-sum-exp, or None instead of the latter."""
     dtypes = set()
@@ -51,13 +118,12 @@ def attend(query, key, value, asked, dtype=None):
     out = numpy.zeros((*query.shape[:-1], value.shape[-1]), query.dtype)
     lse = numpy.zeros(lse_shape(asked.layout, query.shape), numpy.float32) if asked.with_lse else None
     keep = []
-    lengths = (numpy.dtype(numpy.int32), numpy.dtype(numpy.uint32))
     floats = (numpy.dtype(numpy.float32),)
     cu_seqlens = None
     if asked.layout == PACKED:
         cu_seqlens = (
-            _numbers("cu_seqlens_q", asked.cu_seqlens_q, lengths, keep),
-            _numbers("cu_seqlens_k", asked.cu_seqlens_k, lengths, keep),
+            _numbers("cu_seqlens_q", asked.cu_seqlens_q, _LENGTHS, keep),
+            _numbers("cu_seqlens_k", asked.cu_seqlens_k, _LENGTHS, keep),
         )
     _native.forward(
         None,
@@ -76,8 +142,9 @@ def attend(query, key, value, asked, dtype=None):
         asked.softcap,
         _numbers("alibi_slopes", asked.slopes, floats, keep),
         _numbers("sinks", asked.sinks, floats, keep),
-        _numbers("cache_seqlens", asked.key_lengths, lengths, keep),
+        _numbers("cache_seqlens", asked.key_lengths, _LENGTHS, keep),
         cu_seqlens,
+        _table(query, asked.block_table, keep),
         (asked.longest_q, asked.longest_k),
     )
     return out, lse

@@ -61,6 +61,9 @@ fn strides_that_are_left_out() {
         contiguous(4, 24, Layout::Blhd).cache_strides(Part::Key),
         Strides { batch: 2 * 8 * 16, head: 16, row: 32 }
     );
+    let append = contiguous(4, 24, Layout::Blhd);
+    assert_eq!(Part::ALL.map(|part| append.new_span(part)), [4 * 2 * 16, 4 * 2 * 24]);
+    assert_eq!(Part::ALL.map(|part| append.cache_span(part)), [3 * 8 * 2 * 16, 3 * 8 * 2 * 24]);
     let problem = Problem::new(2, 4, 1, 16).heads_kv(2).len_kv(21);
     let paging = Paging { page: 8, pages: 7, table: PageTable::Rows { width: 3 } };
     for (problem, pages, page) in [(problem.clone(), 2, 21), (problem.paged(paging), 7, 8)] {
