@@ -45,6 +45,21 @@
 #define SDPA_BLHD 1
 
 /*
+ Keys and values of the problem's dtype.
+ */
+#define SDPA_KV_OF_DTYPE 0
+
+/*
+ Keys and values in OCP FP8 E4M3 (`torch.float8_e4m3fn`), with one scale for all keys and one for all values.
+ */
+#define SDPA_KV_E4M3 1
+
+/*
+ The same with a scale for each key head.
+ */
+#define SDPA_KV_E4M3_PER_HEAD 2
+
+/*
  A side of a window without an end.
  */
 #define SDPA_UNBOUNDED -1
@@ -181,6 +196,28 @@ typedef struct SdpaProblem {
    Elements of a value and of a row of the output: a multiple of 8 up to 256; 0 for as many as `head_dim`.
    */
   size_t value_dim;
+  /*
+   How keys and values are stored: `SDPA_KV_OF_DTYPE`, `SDPA_KV_E4M3` or `SDPA_KV_E4M3_PER_HEAD`.
+   */
+  uint32_t kv_storage;
+  /*
+   Keys of a page, 8 to 256, where keys and values lie in pages; 0 where they do not. Then `len_kv` is the most keys of a
+   sequence, `layout` and `strides` of key and value are of `[pages, heads_kv, page, head_dim]`, and of packed sequences the
+   queries alone are packed.
+   */
+  size_t page;
+  /*
+   Pages that the tensors of keys and values hold.
+   */
+  size_t pages;
+  /*
+   Entries from one sequence's row of the block table to the next one's; 0 if the table is lists behind one another.
+   */
+  size_t table_width;
+  /*
+   Entries of all lists together, or more.
+   */
+  size_t table_entries;
 } SdpaProblem;
 
 /*
@@ -224,9 +261,27 @@ typedef struct SdpaTensors {
    */
   const void *slopes;
   /*
-   Keys that each sequence of a dense batch uses, `[batch]` of 32 bits; needs `SDPA_KEY_LENGTHS`.
+   Keys that each sequence uses, `[sequences]` of 32 bits: of pages, or of a dense batch with `SDPA_KEY_LENGTHS`. Where the
+   block table is lists, how many keys the last page of each holds.
    */
   const void *key_lengths;
+  /*
+   The pages of each sequence in order, of 32 bits: `[sequences, table_width]`, or lists. What follows a sequence's pages
+   is never read; an entry that is read must be less than `pages`, which kernels do not check.
+   */
+  const void *block_table;
+  /*
+   Where each sequence's list begins in the block table, `[sequences + 1]` of 32 bits; NULL if it has rows.
+   */
+  const void *page_starts;
+  /*
+   What keys in e4m3 are multiplied by: f32, 1 or `heads_kv` of them, on the device; positive and finite.
+   */
+  const void *key_scale;
+  /*
+   The same of values.
+   */
+  const void *value_scale;
 } SdpaTensors;
 
 /*

@@ -10,6 +10,7 @@
 //! one call at a time.
 
 mod append;
+mod borrowed;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,9 +18,10 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use borrowed::Borrowed;
 use sdpa::{
-    Buffer, Cuda, Device, DeviceChoice, Dtype, Error, Layout, Mask, Operand, Packing, Prepared, Problem, Strides,
-    Tensors, Window,
+    Buffer, Cuda, Device, DeviceChoice, Dtype, Error, KvScales, KvStorage, Layout, Mask, Operand, Packing, PageTable,
+    Paging, Prepared, Problem, Strides, Window,
 };
 use self_cell::self_cell;
 
@@ -58,6 +60,12 @@ pub const SDPA_CAUSAL_TOP_LEFT: u32 = 2;
 pub const SDPA_BHLD: u32 = 0;
 /// Contiguous `[batch, length, heads, head_dim]`.
 pub const SDPA_BLHD: u32 = 1;
+/// Keys and values of the problem's dtype.
+pub const SDPA_KV_OF_DTYPE: u32 = 0;
+/// Keys and values in OCP FP8 E4M3 (`torch.float8_e4m3fn`), with one scale for all keys and one for all values.
+pub const SDPA_KV_E4M3: u32 = 1;
+/// The same with a scale for each key head.
+pub const SDPA_KV_E4M3_PER_HEAD: u32 = 2;
 /// A side of a window without an end.
 pub const SDPA_UNBOUNDED: i64 = -1;
 
@@ -101,6 +109,18 @@ pub struct SdpaProblem {
     pub softcap: f32,
     /// Elements of a value and of a row of the output: a multiple of 8 up to 256; 0 for as many as `head_dim`.
     pub value_dim: usize,
+    /// How keys and values are stored: `SDPA_KV_OF_DTYPE`, `SDPA_KV_E4M3` or `SDPA_KV_E4M3_PER_HEAD`.
+    pub kv_storage: u32,
+    /// Keys of a page, 8 to 256, where keys and values lie in pages; 0 where they do not. Then `len_kv` is the most keys of a
+    /// sequence, `layout` and `strides` of key and value are of `[pages, heads_kv, page, head_dim]`, and of packed sequences the
+    /// queries alone are packed.
+    pub page: usize,
+    /// Pages that the tensors of keys and values hold.
+    pub pages: usize,
+    /// Entries from one sequence's row of the block table to the next one's; 0 if the table is lists behind one another.
+    pub table_width: usize,
+    /// Entries of all lists together, or more.
+    pub table_entries: usize,
 }
 
 /// Device addresses of the tensors of one pass. NULL for those that are not wanted or not asked for.
@@ -125,8 +145,18 @@ pub struct SdpaTensors {
     pub sinks: *const c_void,
     /// A slope for each query head, f32; needs `SDPA_SLOPES`.
     pub slopes: *const c_void,
-    /// Keys that each sequence of a dense batch uses, `[batch]` of 32 bits; needs `SDPA_KEY_LENGTHS`.
+    /// Keys that each sequence uses, `[sequences]` of 32 bits: of pages, or of a dense batch with `SDPA_KEY_LENGTHS`. Where the
+    /// block table is lists, how many keys the last page of each holds.
     pub key_lengths: *const c_void,
+    /// The pages of each sequence in order, of 32 bits: `[sequences, table_width]`, or lists. What follows a sequence's pages
+    /// is never read; an entry that is read must be less than `pages`, which kernels do not check.
+    pub block_table: *const c_void,
+    /// Where each sequence's list begins in the block table, `[sequences + 1]` of 32 bits; NULL if it has rows.
+    pub page_starts: *const c_void,
+    /// What keys in e4m3 are multiplied by: f32, 1 or `heads_kv` of them, on the device; positive and finite.
+    pub key_scale: *const c_void,
+    /// The same of values.
+    pub value_scale: *const c_void,
 }
 
 /// Flag of [`sdpa_prepare`]: query heads have sinks.
@@ -315,6 +345,11 @@ pub extern "C" fn sdpa_problem(batch: usize, heads: usize, length: usize, head_d
         window_right: SDPA_UNBOUNDED,
         softcap: 0.0,
         value_dim: 0,
+        kv_storage: SDPA_KV_OF_DTYPE,
+        page: 0,
+        pages: 0,
+        table_width: 0,
+        table_entries: 0,
     }
 }
 
@@ -325,6 +360,26 @@ fn side(keys: i64, name: &str) -> Result<Option<usize>, Failure> {
             .map(Some)
             .map_err(|_| invalid(format!("{name} is {keys}: it is a number of keys, or SDPA_UNBOUNDED"))),
     }
+}
+
+fn paging(asked: &SdpaProblem) -> Result<Option<Paging>, Failure> {
+    let SdpaProblem { page, pages, table_width, table_entries, .. } = *asked;
+    if page == 0 {
+        return match (pages, table_width, table_entries) {
+            (0, 0, 0) => Ok(None),
+            _ => Err(invalid(format!("page is 0 and pages is {pages}: say how many keys a page has, or no pages"))),
+        };
+    }
+    let table = match (table_width, table_entries) {
+        (width, 0) => PageTable::Rows { width },
+        (0, entries) => PageTable::Lists { entries },
+        _ => {
+            return Err(invalid(format!(
+                "table_width is {table_width} and table_entries is {table_entries}: a table has rows or lists, so one of them is 0"
+            )));
+        }
+    };
+    Ok(Some(Paging { page, pages, table }))
 }
 
 fn problem(asked: &SdpaProblem, extensions: u32) -> Result<Problem, Failure> {
@@ -364,6 +419,16 @@ fn problem(asked: &SdpaProblem, extensions: u32) -> Result<Problem, Failure> {
             right: side(asked.window_right, "window_right")?,
         })
         .sinks_if(extensions & SDPA_SINKS != 0);
+    if let Some(paging) = paging(asked)? {
+        builder = builder.paged(paging);
+    }
+    builder = match asked.kv_storage {
+        SDPA_KV_OF_DTYPE => builder,
+        SDPA_KV_E4M3 => builder.kv_storage(KvStorage::E4m3(KvScales::Tensor)),
+        SDPA_KV_E4M3_PER_HEAD => builder.kv_storage(KvStorage::E4m3(KvScales::Head)),
+        found => return Err(unknown("kv_storage", found)),
+    };
+    // Behind the pages, which forget what was said of keys and values.
     for (operand, [batch, head, row]) in Operand::ALL.into_iter().zip(asked.strides) {
         if [batch, head, row] != [0; 3] {
             builder = builder.strides(operand, Strides { batch, head, row });
@@ -435,40 +500,9 @@ pub unsafe extern "C" fn sdpa_forward(prepared: *const SdpaPrepared, tensors: *c
         // SAFETY: as promised by the caller.
         let (prepared, given) = unsafe { (reference(prepared, "prepared")?, reference(tensors, "tensors")?) };
         let (_, problem) = prepared.0.borrow_owner();
-        // SAFETY: the caller promises that the memory is there and stays; its length follows from the problem.
-        let buffer = |address: *const c_void, bytes: usize| unsafe { Buffer::borrowed(address as u64, bytes) };
-        let operand = |operand: Operand, address: *const c_void| {
-            let bytes = problem.span(operand) * problem.dtype().bytes();
-            if address.is_null() && bytes > 0 {
-                return Err(invalid(format!("{operand} is NULL")));
-            }
-            Ok(buffer(address, bytes))
-        };
-        let words = |address: *const c_void, count: usize| (!address.is_null()).then(|| buffer(address, 4 * count));
-        let (query, key) = (operand(Operand::Query, given.query)?, operand(Operand::Key, given.key)?);
-        let (value, output) = (operand(Operand::Value, given.value)?, operand(Operand::Output, given.output)?);
-        let boundaries = problem.sequence_count() + 1;
-        let lse = words(given.lse, problem.lse_len());
-        let begins = [given.cu_seqlens_q, given.cu_seqlens_k].map(|address| words(address, boundaries));
-        let [sinks, slopes] = [given.sinks, given.slopes].map(|address| words(address, problem.heads_q()));
-        let key_lengths = words(given.key_lengths, problem.batch());
-        let mut tensors = Tensors::new(&query, &key, &value, &output);
-        if let Some(lse) = &lse {
-            tensors = tensors.with_lse(lse);
-        }
-        if let [Some(queries), Some(keys)] = &begins {
-            tensors = tensors.with_cu_seqlens(queries, keys);
-        }
-        if let Some(sinks) = &sinks {
-            tensors = tensors.with_sinks(sinks);
-        }
-        if let Some(slopes) = &slopes {
-            tensors = tensors.with_slopes(slopes);
-        }
-        if let Some(lengths) = &key_lengths {
-            tensors = tensors.with_key_lengths(lengths);
-        }
-        Ok(prepared.0.borrow_dependent().forward(&tensors)?)
+        // SAFETY: as promised by the caller.
+        let borrowed = unsafe { Borrowed::new(problem, given) }?;
+        Ok(prepared.0.borrow_dependent().forward(&borrowed.tensors())?)
     })
 }
 

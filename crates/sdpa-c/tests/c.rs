@@ -91,3 +91,21 @@ fn a_c_program_attends() {
     assert!(said.contains("two packed sequences attended to themselves"), "{said}");
     assert!(said.contains("head_dim is 7: it must be a multiple of 8"), "{said}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_c_program_attends_over_pages() {
+    let said = run("pages.c");
+    for what in ["f16", "lists", "e4m3"] {
+        assert!(said.contains(&format!("{what}: two sequences attended over their pages")), "{said}");
+    }
+    for wrong in [
+        "value_scale is NULL",
+        "page_starts is NULL",
+        "key_lengths is NULL",
+        "page is 0 and pages is 4",
+        "a page of 12 keys",
+    ] {
+        assert!(said.contains(wrong), "{wrong}: {said}");
+    }
+}

@@ -445,13 +445,6 @@ impl EvidenceRecord {
         self.sittings.iter().filter_map(EvidenceSitting::day).collect()
     }
 
-    /// Day, commit and driver of each sitting, as far as it says.
-    pub fn origin(&self) -> String {
-        let mut origins: Vec<String> = self.sittings.iter().map(EvidenceSitting::origin).collect();
-        origins.dedup();
-        origins.join(" and ")
-    }
-
     /// All peers, in the order they were first timed.
     fn peers(&self) -> Vec<&str> {
         peers_among(self.entries.iter(), |_| true)
@@ -468,7 +461,8 @@ impl EvidenceSitting {
         self.fact("date")?.split(' ').next()
     }
 
-    fn origin(&self) -> String {
+    /// Day, commit and driver, as far as it says.
+    pub fn origin(&self) -> String {
         let commit = self.fact("commit").map(|commit| format!(", commit {}", short_commit(commit)));
         let driver = self.fact("driver_version").map(|driver| format!(", driver {driver}"));
         format!(

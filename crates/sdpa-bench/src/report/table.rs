@@ -23,7 +23,9 @@ pub fn render(evidence: &Evidence) -> String {
     }
     let rules: Vec<&str> = (0..titles.len()).map(|column| if column < 2 { "---" } else { "---:" }).collect();
     let mut text = compact(&titles) + &compact(&rules);
-    for rung in &evidence.rungs {
+    let is_timed = |rung: &&Rung| GROUNDS.iter().any(|ground| evidence.pick(&rung.id, &ground.problem()).is_some());
+    let (timed, untimed): (Vec<&Rung>, Vec<&Rung>) = evidence.rungs.iter().partition(is_timed);
+    for rung in timed {
         let mut row = vec![format!("**{}**", rung.id), rung.parent.clone().unwrap_or_default()];
         for (ground, taken) in GROUNDS.iter().zip(&rung.on) {
             let problem = ground.problem();
@@ -46,6 +48,10 @@ pub fn render(evidence: &Evidence) -> String {
             row.extend([if pick.is_some() { time(pick) } else { "untimed".to_owned() }, String::new()]);
         }
         text += &compact(&row);
+    }
+    if !untimed.is_empty() {
+        let ids: Vec<&str> = untimed.iter().map(|rung| rung.id.as_str()).collect();
+        text += &format!("\nWithout a time on these: {}.\n", ids.join(", "));
     }
     let caption = caption(evidence, &text);
     text + "\n" + &caption
@@ -135,8 +141,8 @@ fn caption(evidence: &Evidence, rows: &str) -> String {
         text += " \\*: the kernel has changed since.";
     }
     let mut sources: Vec<String> = Vec::new();
-    for record in evidence.records.iter().filter(|record| used.iter().any(|pick| std::ptr::eq(pick.record, *record))) {
-        let source = record.origin();
+    let records = evidence.records.iter().filter(|record| used.iter().any(|pick| std::ptr::eq(pick.record, *record)));
+    for source in records.flat_map(|record| &record.sittings).map(EvidenceSitting::origin) {
         if !sources.contains(&source) {
             sources.push(source);
         }
@@ -232,10 +238,11 @@ pub(crate) mod tests {
         |---|---|---:|---:|---:|---:|---:|---:|
         |**v7**||170||untimed||4794||
         |**v8**|v7|47.0\*|3.60|untimed||668|7.18|
-        |**v8b**|v8|declines||declines||declines||
         |**v9**|v8b|5.18|9.08 (v8)\*|declines||declines||
         |FlashAttention-2||9.81||untimed||untimed||
         |cuDNN||8.91||untimed||41.5||
+
+        Without a time on these: v8b.
 
         Medians on an NVIDIA H200: short f16 full, decoding bf16 full, long bf16 causal; (batch, heads, length, head dimension). × parent: above 1 is faster, in brackets an older ancestor. declines: left to other generations. \*: the kernel has changed since.
 
