@@ -168,6 +168,21 @@ def cache(suite, dtype, lengths, most, len_q, heads, heads_kv, head_dim, causal)
     compare(same, q, k[:, :least], v[:, :least], causal=causal)
 
 
+def stored(suite, dtype, lengths, most, heads, heads_kv, head_dim):
+    """A cache of 8 bits, whose scales are powers of two: what it holds is exact in `dtype`."""
+    q = suite.randn(len(lengths), 1, heads, head_dim, dtype=dtype)
+    shape = (len(lengths), most, heads_kv, head_dim)
+    caches = [suite.randn(*shape, dtype=dtype, seed=seed).to(torch.float8_e4m3fn) for seed in (1, 2)]
+    scales = [2.0 ** torch.arange(first, first + heads_kv, device=suite.device, dtype=torch.float32) for first in (-2, -1)]
+    used = torch.tensor(lengths, dtype=torch.int32, device=suite.device)
+    given = {"k_descale": scales[0], "v_descale": scales[1]}
+    out, lse = evo_sdpa.flash_attn_with_kvcache(q, *caches, cache_seqlens=used, return_softmax_lse=True, **given)
+    k, v = (cache.to(dtype) * scale.to(dtype)[:, None] for cache, scale in zip(caches, scales, strict=True))
+    for one, length in enumerate(lengths):
+        rows = (q[one : one + 1], k[one : one + 1, :length], v[one : one + 1, :length])
+        compare(out[one : one + 1], *rows, lse[one : one + 1])
+
+
 def appending(suite, dtype, size, recorded=False):
     """Steps of a server, by calls or by replays of one graph: each appends a key of each sequence, or two, and attends."""
     lengths, new, room = [14, 0, 61], 2, 80
@@ -248,6 +263,7 @@ def agreement(suite):
         used = [40, 7, 33] if small else [900, 1, 513, 1024]
         suite.check(f"flash_attn_with_kvcache {kind}", cache, dtype, used, max(used) + 5, 1, 8, 2, 64, False)
         suite.check(f"flash_attn_with_kvcache {kind} causal", cache, dtype, [7, *used[2:]], max(used), 5, 8, 2, 64, True)
+        suite.check(f"flash_attn_with_kvcache {kind} of 8 bits", stored, dtype, used, max(used) + 5, 8, 2, 64)
         for size in (None, 16):
             name = f"in pages of {size}" if size else "contiguous"
             suite.check(f"flash_attn_with_kvcache {kind} appends, {name}", appending, dtype, size)
@@ -556,7 +572,7 @@ def times(suite):
             "scaled_dot_product_attention": lambda: evo_sdpa.scaled_dot_product_attention(q, k, v, **more),
             "flash_attn_func": lambda: evo_sdpa.flash_attn_func(*rows, causal=causal),
             "torch.ops.evo_sdpa.attention": lambda: torch.ops.evo_sdpa.attention(
-                q, k, v, 0, int(causal), None, -1, -1, 0.0, None, None, None, None, None, None, 0, 0, False
+                q, k, v, 0, int(causal), None, -1, -1, 0.0, *[None] * 8, 0, 0, False
             ),
         }
         found = {what: (per_call(call), on_device(call)) for what, call in calls.items()}

@@ -275,5 +275,80 @@ class Steps(unittest.TestCase):
             evo_sdpa.flash_attn_with_kvcache(sequences.q, *caches, cache_seqlens=3, block_table=sequences.table)
 
 
+class Stored(unittest.TestCase):
+    """Caches of 8 bits, with scales."""
+
+    def cached(self, scales, dtype=numpy.float16, size=None, **arguments):
+        sequences = Sequences([40, 9], 1, size, dtype)
+        stored = [cache.astype(ml_dtypes.float8_e4m3fn) for cache in sequences.caches]
+        given = dict(zip(("k_descale", "v_descale"), scales, strict=True))
+        out, lse = evo_sdpa.flash_attn_with_kvcache(
+            sequences.q,
+            *stored,
+            cache_seqlens=numpy.int32([40, 9]),
+            block_table=sequences.table,
+            return_softmax_lse=True,
+            **given,
+            **arguments,
+        )
+        factors = [numpy.ones(1) if scale is None else numpy.float64(scale) for scale in scales]
+        for sequence, length in enumerate(sequences.lengths):
+            keys, values = (
+                sequences.keys(cache, sequence)[:length].astype(numpy.float64).transpose(1, 0, 2) * factor[:, None, None]
+                for cache, factor in zip(stored, factors, strict=True)
+            )
+            wanted, sums = attention(sequences.q[sequence].transpose(1, 0, 2), keys, values)
+            self.assertLessEqual(abs(out[sequence].astype(float) - wanted.transpose(1, 0, 2)).max(), TOLERANCE[out.dtype.name])
+            self.assertLessEqual(abs(lse[sequence] - sums).max(), 1e-3)
+        return out
+
+    def test_scales_are_for_all_or_for_each_head(self):
+        for size in (None, 16):
+            for dtype in (numpy.float16, ml_dtypes.bfloat16):
+                self.cached((numpy.float32([0.5]), numpy.float32([0.75])), dtype, size)
+                self.cached((numpy.float32([0.5, 1.25]), numpy.float32([1.0, 0.3])), dtype, size)
+
+    def test_no_scale_is_a_scale_of_one(self):
+        one, half = numpy.float32([1.0]), numpy.float32([0.5])
+        for given, same in [((None, None), (one, one)), ((half, None), (half, one)), ((None, half), (one, half))]:
+            self.assertTrue((self.cached(given) == self.cached(same)).all())
+
+    def test_wrong_scales_are_noticed(self):
+        right = _numpy.scales
+
+        def other_way(*given):
+            return right(*given)[::-1]
+
+        def other_heads(*given):
+            return tuple(scale[::-1] for scale in right(*given))
+
+        scales = numpy.float32([0.5, 1.25]), numpy.float32([1.0, 0.3])
+        for name, wrong in {"keys' for values": other_way, "of the other head": other_heads}.items():
+            with mock.patch.object(_numpy, "scales", wrong), self.assertRaises(AssertionError, msg=name):
+                self.cached(scales)
+
+    def test_what_does_not_go_together_is_said(self):
+        sequences = Sequences([14, 3], 1)
+        stored = [cache.astype(ml_dtypes.float8_e4m3fn) for cache in sequences.caches]
+        one, three = numpy.float32([1.0]), numpy.ones(3, numpy.float32)
+        for words, caches, given in [
+            ("k_descale is given and k_cache is float16", sequences.caches, {"k_descale": one}),
+            ("v_descale is given and k_cache is float16", sequences.caches, {"v_descale": one}),
+            ("value is float16: float8_e4m3fn is wanted", (stored[0], sequences.caches[1]), {}),
+            ("k_descale has 3 numbers and v_descale 3: both must have 1, or 2", stored, {"k_descale": three}),
+            ("k_descale has 1 numbers and v_descale 2", stored, {"k_descale": one, "v_descale": three[:2]}),
+            ("v_descale is float64: float32 is wanted", stored, {"v_descale": numpy.ones(1)}),
+            (
+                "k_descale has the shape [1, 2]: one dimension is wanted",
+                stored,
+                {"k_descale": numpy.ones((1, 2), numpy.float32)},
+            ),
+            ("key_cache is float8_e4m3fn: float16, ml_dtypes.bfloat16, or", stored, {"k": sequences.k, "v": sequences.v}),
+        ]:
+            with self.assertRaises(ValueError) as raised:
+                evo_sdpa.flash_attn_with_kvcache(sequences.q, *caches, cache_seqlens=numpy.int32([14, 3]), **given)
+            self.assertIn(words, str(raised.exception))
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import unittest
 
+import ml_dtypes
 import numpy
 
 import evo_sdpa
@@ -118,10 +119,39 @@ class OnTheInterpreter(unittest.TestCase):
     def test_the_operator_keeps_pytorchs_rules(self):
         q, k, v, slopes, cu_seqlens, used = arguments()
         operator = torch.ops.evo_sdpa.attention.default
-        torch.library.opcheck(operator, (q, k, v, 1, 1, None, 5, -1, 0.0, slopes, slopes, used, None, None, None, 0, 0, True))
+        torch.library.opcheck(operator, (q, k, v, 1, 1, None, 5, -1, 0.0, slopes, slopes, used, *[None] * 5, 0, 0, True))
         rows = (q.flatten(0, 1), q.flatten(0, 1), q.flatten(0, 1))
-        extra = (None, None, None, cu_seqlens, cu_seqlens, None, 20, 20, False)
+        extra = (None, None, None, cu_seqlens, cu_seqlens, None, None, None, 20, 20, False)
         torch.library.opcheck(operator, (*rows, 2, 0, 0.2, -1, -1, 3.0, *extra))
+
+    def test_caches_of_eight_bits(self):
+        q, key, value = tensors((2, 1, 4, 64), KEY, KEY)
+        caches = [tensor.to(torch.float8_e4m3fn) for tensor in (key, value)]
+        scales = torch.tensor([0.5, 1.5]), torch.tensor([2.0, 0.3])
+        used = torch.tensor([9, 30], dtype=torch.int32)
+
+        def attend(q, key, value, used, k_descale, v_descale):
+            given = {"cache_seqlens": used, "k_descale": k_descale, "v_descale": v_descale}
+            return evo_sdpa.flash_attn_with_kvcache(q, key, value, **given)
+
+        given = (q, *caches, used, *scales)
+        stored = [cache.view(torch.uint8).numpy().view(ml_dtypes.float8_e4m3fn) for cache in caches]
+        wanted = attend(q.numpy(), *stored, used.numpy(), *(scale.numpy() for scale in scales))
+        self.assertTrue((attend(*given).numpy() == wanted).all() and (wanted != 0).any())
+        for scaled in [given, (*given[:4], None, None)]:
+            self.assertTrue(torch.equal(torch.compile(attend, fullgraph=True)(*scaled), attend(*scaled)))
+        operator = torch.ops.evo_sdpa.attention.default
+        asked = (q, *caches, 1, 0, None, -1, -1, 0.0, None, None, used, *[None] * 3, *scales, 0, 0, True)
+        # Of PyTorch's own checks the one that can compute with 8 bits.
+        torch.library.opcheck(operator, asked, test_utils="test_faketensor")
+        for words, changed in [
+            ("k_descale is given and k_cache is torch.float16", {1: key}),
+            ("value is torch.float16 on cpu: a tensor of torch.float8_e4m3fn", {2: value}),
+            ("v_descale is torch.float64 on cpu: a tensor of torch.float32", {5: scales[1].double()}),
+        ]:
+            with self.assertRaises(ValueError) as raised:
+                attend(*(changed.get(index, argument) for index, argument in enumerate(given)))
+            self.assertIn(words, str(raised.exception))
 
     def same(self, compiled, new=3):
         given, theirs = to_append(new), to_append(new)
@@ -183,7 +213,7 @@ class OnTheInterpreter(unittest.TestCase):
         append = torch.ops.evo_sdpa.append_to_cache.default
         torch.library.opcheck(append, (k[0], v[0], *pages, slots))
         torch.library.opcheck(append, (k[0], v[0], k_cache, v_cache, slots))
-        paged = (q, *pages, 1, 1, None, -1, -1, 0.0, None, None, used, None, None, table, 0, 0, True)
+        paged = (q, *pages, 1, 1, None, -1, -1, 0.0, None, None, used, None, None, table, None, None, 0, 0, True)
         torch.library.opcheck(torch.ops.evo_sdpa.attention.default, paged)
         with torch.inference_mode():
             appending(*to_append())

@@ -40,7 +40,8 @@ mod _native {
 /// sequences, [total, heads, head_dim]. `dtype` is 0 for float16, 1 for bfloat16. `mask` is 0 for none, 1 for causal with the
 /// last query seeing every key, 2 for causal with the first query seeing the first key. Sides of the window are -1 without an
 /// end, `softcap` is 0 without one. `lse` and what follows `softcap` are (address, count) of 4-byte numbers, or None. With
-/// `block_table`, (address, rows, columns, numbers from row to row), keys and values are pages, and `key_lengths` is needed.
+/// `block_table`, (address, rows, columns, numbers from row to row), keys and values are pages, and `key_lengths` is needed. With
+/// `scales`, of keys and of values, these have elements of 1 byte, in e4m3.
 ///
 /// `workspace` is called for GPU memory that the kernels hand to one another, if they do: with a number of bytes, for (address,
 /// owner), at a multiple of 256 bytes. The owner is let go once the work is queued.
@@ -69,6 +70,7 @@ fn forward(
     key_lengths: Option<Numbers>,
     cu_seqlens: Option<(Numbers, Numbers)>,
     block_table: Option<Table>,
+    scales: Option<(Numbers, Numbers)>,
     longest: (usize, usize),
 ) -> PyResult<&'static str> {
     let tensors = [query, key, value, output];
@@ -86,6 +88,7 @@ fn forward(
         key_lengths,
         cu_seqlens,
         block_table,
+        scales,
         longest,
     };
     let problem = request.problem()?;

@@ -2,8 +2,8 @@
 
 use pyo3::prelude::*;
 use sdpa::{
-    Attention, Buffer, Device, Dtype, LaunchPlan, Layout, Mask, Operand, Packing, PageTable, Paging, Problem, Strides,
-    Tensors, Window,
+    Attention, Buffer, Device, Dtype, KvScales, KvStorage, LaunchPlan, Layout, Mask, Operand, Packing, PageTable,
+    Paging, Problem, Strides, Tensors, Window,
 };
 
 use crate::failure::Failure;
@@ -36,10 +36,15 @@ pub(crate) struct Request {
     pub(crate) key_lengths: Option<Numbers>,
     pub(crate) cu_seqlens: Option<(Numbers, Numbers)>,
     pub(crate) block_table: Option<Table>,
+    /// What keys and values in e4m3 are multiplied by, one for all or one for each key head.
+    pub(crate) scales: Option<(Numbers, Numbers)>,
     pub(crate) longest: (usize, usize),
 }
 
 const PACKED: u8 = 2;
+
+/// Tensors of numbers that a request may have.
+const NUMBERS: usize = 9;
 
 fn invalid(words: String) -> Failure {
     Failure::Invalid(words)
@@ -106,6 +111,17 @@ impl Table {
     }
 }
 
+/// Whether scales are one for all or one for each key head.
+fn kinds_of((key, value): (Numbers, Numbers), heads_kv: usize) -> Result<KvScales, Failure> {
+    match (key.1, value.1) {
+        (1, 1) => Ok(KvScales::Tensor),
+        (keys, values) if keys == heads_kv && values == heads_kv => Ok(KvScales::Head),
+        (keys, values) => Err(invalid(format!(
+            "k_descale has {keys} numbers and v_descale {values}: both must have 1, or {heads_kv}, one for each key head"
+        ))),
+    }
+}
+
 fn side(keys: i64) -> Option<usize> {
     usize::try_from(keys).ok()
 }
@@ -169,6 +185,9 @@ impl Request {
         if let Some(paging) = paging {
             builder = builder.paged(paging);
         }
+        if let Some(scales) = self.scales {
+            builder = builder.kv_storage(KvStorage::E4m3(kinds_of(scales, heads_kv)?));
+        }
         for (operand, dimensions) in Operand::ALL.into_iter().zip(&found) {
             builder = builder.strides(operand, dimensions.strides);
         }
@@ -200,11 +219,12 @@ impl Request {
         problem: &Problem,
         (generation, plan): (&dyn Attention, &LaunchPlan),
         operands: &[Buffer; 4],
-        numbers: &[Option<Buffer>; 7],
+        numbers: &[Option<Buffer>; NUMBERS],
         workspace: Option<&Buffer>,
     ) -> Result<(), Failure> {
         let [query, key, value, output] = operands;
-        let [lse, slopes, sinks, key_lengths, cu_seqlens_q, cu_seqlens_k, block_table] = numbers;
+        let [lse, slopes, sinks, key_lengths, cu_seqlens_q, cu_seqlens_k, block_table, key_scale, value_scale] =
+            numbers;
         let mut tensors = Tensors::new(query, key, value, output);
         if let Some(lse) = lse {
             tensors = tensors.with_lse(lse);
@@ -223,6 +243,9 @@ impl Request {
         if let (Some(queries), Some(keys)) = (cu_seqlens_q, cu_seqlens_k) {
             tensors = tensors.with_cu_seqlens(queries, keys);
         }
+        if let (Some(key), Some(value)) = (key_scale, value_scale) {
+            tensors = tensors.with_kv_scales(key, value);
+        }
         match workspace {
             Some(workspace) => generation.forward_in(device, problem, &tensors, plan, workspace)?,
             None => generation.forward_planned(device, problem, &tensors, plan)?,
@@ -231,10 +254,11 @@ impl Request {
     }
 
     /// The log-sum-exp, then what extensions read.
-    fn numbers(&self) -> [Option<Numbers>; 7] {
+    fn numbers(&self) -> [Option<Numbers>; NUMBERS] {
         let (queries, keys) = self.cu_seqlens.unzip();
         let table = self.block_table.map(Table::numbers);
-        [self.lse, self.slopes, self.sinks, self.key_lengths, queries, keys, table]
+        let (key_scale, value_scale) = self.scales.unzip();
+        [self.lse, self.slopes, self.sinks, self.key_lengths, queries, keys, table, key_scale, value_scale]
     }
 
     /// Queues the work on tensors that lie on the device, with a workspace there if the plan needs one.
@@ -252,9 +276,7 @@ impl Request {
         // has, and a workspace as long as the plan asked for; and PyTorch gives freed memory only to work behind this one,
         // on the same stream.
         let borrowed = |address: u64, bytes: usize| unsafe { Buffer::borrowed(address, bytes) };
-        let operand = |operand: Operand| {
-            borrowed(self.tensors[operand as usize].0, problem.span(operand) * problem.dtype().bytes())
-        };
+        let operand = |operand: Operand| borrowed(self.tensors[operand as usize].0, problem.span_bytes(operand));
         let numbers = self.numbers().map(|numbers| numbers.map(|Numbers(address, count)| borrowed(address, 4 * count)));
         let workspace = workspace.map(|address| borrowed(address, planned.1.workspace_bytes));
         self.launch(device, problem, planned, &Operand::ALL.map(operand), &numbers, workspace.as_ref())
@@ -270,7 +292,7 @@ impl Request {
         problem: &Problem,
         planned: (&dyn Attention, &LaunchPlan),
     ) -> Result<(), Failure> {
-        let spans = Operand::ALL.map(|operand| problem.span(operand) * problem.dtype().bytes());
+        let spans = Operand::ALL.map(|operand| problem.span_bytes(operand));
         let upload = |address: u64, bytes: usize| match bytes {
             0 => device.allocate(0),
             // SAFETY: Python's half gives the address, shape and strides of a live array, whose span the problem has, or
@@ -282,7 +304,7 @@ impl Request {
             operands.push(upload(tensor.0, bytes)?);
         }
         let operands = <[Buffer; 4]>::try_from(operands).unwrap_or_else(|_| unreachable!("there are four operands"));
-        let mut numbers = [const { None }; 7];
+        let mut numbers = [const { None }; NUMBERS];
         for (buffer, given) in numbers.iter_mut().zip(self.numbers()) {
             *buffer = given.map(|Numbers(address, count)| upload(address, 4 * count)).transpose()?;
         }

@@ -130,6 +130,8 @@ def flash_attn_with_kvcache(
     return_softmax_lse: Literal[False] = False,
     *,
     sinks: Any = None,
+    k_descale: Any = None,
+    v_descale: Any = None,
     dtype: _Dtype = None,
 ) -> _T: ...
 @overload
@@ -155,6 +157,8 @@ def flash_attn_with_kvcache(
     *,
     return_softmax_lse: Literal[True],
     sinks: Any = None,
+    k_descale: Any = None,
+    v_descale: Any = None,
     dtype: _Dtype = None,
 ) -> tuple[_T, Any]: ...
 def append_to_cache(key: _T, value: _T, key_cache: _T, value_cache: _T, slot_mapping: Any) -> None: ...

@@ -28,6 +28,8 @@ class Asked(NamedTuple):
     cu_seqlens_q: Any = None
     cu_seqlens_k: Any = None
     block_table: Any = None
+    k_descale: Any = None
+    v_descale: Any = None
     longest_q: int = 0
     longest_k: int = 0
     with_lse: bool = False
@@ -72,3 +74,11 @@ def check_lengths_shape(query, lengths):
     batch = query.shape[0]
     if lengths.ndim != 1 or lengths.shape[0] != batch:
         raise ValueError(f"cache_seqlens has the shape {list(lengths.shape)}: [{batch}] is wanted, one for each sequence")
+
+
+def check_unscaled(k_cache, k_descale, v_descale):
+    """Raises for scales beside a cache that is not in e4m3."""
+    for name, scale in (("k_descale", k_descale), ("v_descale", v_descale)):
+        if scale is not None:
+            found = getattr(k_cache, "dtype", type(k_cache).__qualname__)
+            raise ValueError(f"{name} is given and k_cache is {found}: caches of float8_e4m3fn are multiplied by it")

@@ -145,6 +145,8 @@ def flash_attn_func(
         None,
         None,
         None,
+        None,
+        None,
         0,
         0,
         return_attn_probs,
@@ -212,6 +214,8 @@ def flash_attn_varlen_func(
         cu_seqlens_q,
         cu_seqlens_k,
         None,
+        None,
+        None,
         max_seqlen_q,
         max_seqlen_k,
         return_attn_probs,
@@ -242,6 +246,8 @@ def flash_attn_with_kvcache(
     return_softmax_lse=False,
     *,
     sinks=None,
+    k_descale=None,
+    v_descale=None,
     dtype=None,
 ):
     """Attention over a cache, contiguous or in pages, with the arguments of flash-attn's ``flash_attn_with_kvcache``.
@@ -253,8 +259,10 @@ def flash_attn_with_kvcache(
         q: ``[batch, len_q, heads, head_dim]``.
         k_cache, v_cache: ``[batch, most_keys, heads_kv, head_dim]``, of which ``cache_seqlens`` are used; with block_table
             ``[blocks, block_size, heads_kv, head_dim]``, where block_size is 8, 16, 32, 64, 128 or 256.
-        k, v: ``[batch, new, heads_kv, head_dim]``, of the caches' type: appended behind ``cache_seqlens`` keys, and attended
-            over. What a sequence has no room for is not written. The caller counts them in the next call's cache_seqlens.
+            They may be ``torch.float8_e4m3fn`` (``ml_dtypes.float8_e4m3fn``), with at most 128 queries per sequence.
+        k, v: ``[batch, new, heads_kv, head_dim]``, of the caches' type, which has 16 bits then: appended behind
+            ``cache_seqlens`` keys, and attended over. What a sequence has no room for is not written. The caller counts them in
+            the next call's cache_seqlens.
         cache_seqlens: keys that each sequence uses, without those of k: an int for all of them, which the fastest kernels
             take, or ``[batch]`` int32 on the device, at most ``most_keys`` each. None uses the whole cache, and k may not be
             given.
@@ -264,6 +272,8 @@ def flash_attn_with_kvcache(
         causal: the last query sees every used key, new ones with them.
         rotary_interleaved, num_splits: without a meaning here: nothing is rotated, and the split is chosen.
         return_softmax_lse: also returns the log-sum-exp.
+        k_descale, v_descale: what keys and values in float8_e4m3fn are multiplied by: ``[1]`` or ``[heads_kv]`` float32 on the
+            device, positive; 1 if both are None.
         softmax_scale and what else is not named here: as in :func:`flash_attn_func`.
 
     Returns:
@@ -285,6 +295,7 @@ def flash_attn_with_kvcache(
     if cache_leftpad is not None:
         _decline("cache_leftpad is given", "evo_sdpa has no kernels for it; begin each sequence at the cache's first row")
     door = _door(q)
+    k_descale, v_descale = door.scales(q, k_cache, k_descale, v_descale)
     k_cache, v_cache, key_lengths = append_and_count(door, q, k_cache, v_cache, k, v, cache_seqlens, block_table)
     left, right = _window(window_size)
     asked = Asked(
@@ -300,6 +311,8 @@ def flash_attn_with_kvcache(
         None,
         None,
         block_table,
+        k_descale,
+        v_descale,
         0,
         0,
         return_softmax_lse,

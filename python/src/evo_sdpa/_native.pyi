@@ -32,6 +32,7 @@ def forward(
     key_lengths: _Numbers | None,
     cu_seqlens: tuple[_Numbers, _Numbers] | None,
     block_table: _Table | None,
+    scales: tuple[_Numbers, _Numbers] | None,
     longest: tuple[int, int],
 ) -> str: ...
 def append(

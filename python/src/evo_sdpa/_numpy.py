@@ -3,8 +3,10 @@
 import numpy
 
 from . import _native
-from ._asked import PACKED, check_lengths_shape, check_table_shape, lse_shape
+from ._asked import PACKED, check_lengths_shape, check_table_shape, check_unscaled, lse_shape
 
+# What caches may be stored in beside 16 bits.
+_STORED = "float8_e4m3fn"
 _LENGTHS = (numpy.dtype(numpy.int32), numpy.dtype(numpy.uint32))
 
 
@@ -49,6 +51,20 @@ def _table(query, table, keep):
     keep.append(table)
     rows, columns = table.shape
     return (table.ctypes.data, rows, columns, columns)
+
+
+def _is_stored(array):
+    return isinstance(array, numpy.ndarray) and array.dtype.name == _STORED
+
+
+def scales(query, k_cache, k_descale, v_descale):
+    """What a cache in e4m3 is multiplied by; nothing for other caches."""
+    if not _is_stored(k_cache):
+        check_unscaled(k_cache, k_descale, v_descale)
+        return None, None
+    given = [scale for scale in (k_descale, v_descale) if scale is not None]
+    ones = numpy.ones(numpy.shape(given[0]) if given else 1, numpy.float32)
+    return tuple(ones if scale is None else scale for scale in (k_descale, v_descale))
 
 
 def check_table(query, table):
@@ -109,10 +125,14 @@ def append(key, value, key_cache, value_cache, slot_mapping):
 def attend(query, key, value, asked, dtype=None):
     """Output and log-sum-exp, or None instead of the latter."""
     dtypes = set()
+    stored = asked.k_descale is not None
     for name, array in (("query", query), ("key", key), ("value", value)):
         if not isinstance(array, numpy.ndarray):
             raise TypeError(f"{name} is a {type(array).__qualname__}, and query is a numpy.ndarray: all must be arrays")
-        dtypes.add(_dtype(name, array, dtype))
+        if not stored or name == "query":
+            dtypes.add(_dtype(name, array, dtype))
+        elif not _is_stored(array):
+            raise ValueError(f"{name} is {array.dtype}: {_STORED} is wanted, as k_cache is")
     if len(dtypes) > 1:
         raise ValueError(f"query is {query.dtype}, key is {key.dtype}, value is {value.dtype}: all must be the same")
     out = numpy.zeros((*query.shape[:-1], value.shape[-1]), query.dtype)
@@ -145,6 +165,11 @@ def attend(query, key, value, asked, dtype=None):
         _numbers("cache_seqlens", asked.key_lengths, _LENGTHS, keep),
         cu_seqlens,
         _table(query, asked.block_table, keep),
+        (
+            (_numbers("k_descale", asked.k_descale, floats, keep), _numbers("v_descale", asked.v_descale, floats, keep))
+            if stored
+            else None
+        ),
         (asked.longest_q, asked.longest_k),
     )
     return out, lse

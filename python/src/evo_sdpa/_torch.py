@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 
 from . import _native
-from ._asked import PACKED, Asked, check_lengths_shape, check_table_shape, lse_shape
+from ._asked import PACKED, Asked, check_lengths_shape, check_table_shape, check_unscaled, lse_shape
 
 _DTYPES = {torch.float16: 0, torch.bfloat16: 1}
+# What caches may be stored in beside these.
+_STORED = torch.float8_e4m3fn
 
 
 def _current_stream(index):
@@ -75,6 +77,18 @@ def slots_behind(lengths, new, size, block_table):
     return torch.add(within, blocks, alpha=size).masked_fill_(wanted != places, -1).flatten()
 
 
+def scales(query, k_cache, k_descale, v_descale):
+    """What a cache in e4m3 is multiplied by; nothing for other caches."""
+    if getattr(k_cache, "dtype", None) != _STORED:
+        check_unscaled(k_cache, k_descale, v_descale)
+        return None, None
+    if k_descale is not None and v_descale is not None:
+        return k_descale, v_descale
+    given = v_descale if k_descale is None else k_descale
+    ones = torch.ones(getattr(given, "shape", 1), dtype=torch.float32, device=query.device)
+    return ones if k_descale is None else k_descale, ones if v_descale is None else v_descale
+
+
 def _table(query, table):
     if table is None:
         return None
@@ -92,12 +106,14 @@ def _workspace(size):
     return memory.data_ptr(), memory
 
 
-def _check(query, key, value):
-    """Raises in words for tensors of different kinds."""
+def _check(query, key, value, stored=False):
+    """Raises in words for tensors of different kinds; keys and values that are `stored` are in e4m3."""
     for name, tensor in (("key", key), ("value", value)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a {type(tensor).__qualname__}, and query is a torch.Tensor: all must be tensors")
-        if tensor.device != query.device or tensor.dtype != query.dtype:
+        if stored:
+            _check_kind(name, tensor, _STORED, query.device)
+        elif tensor.device != query.device or tensor.dtype != query.dtype:
             raise ValueError(
                 f"query is {query.dtype} on {query.device}, {name} is {tensor.dtype} on {tensor.device}: both must be the same"
             )
@@ -118,15 +134,17 @@ def _output(query, value):
 def _compute(query, key, value, asked):
     dtype, on_cuda = query.dtype, query.is_cuda
     index = query.get_device()
+    stored = asked.k_descale is not None
+    kind = _STORED if stored else dtype
     if not (
         on_cuda
-        and key.dtype is dtype
-        and value.dtype is dtype
+        and key.dtype is kind
+        and value.dtype is kind
         and key.get_device() == index
         and value.get_device() == index
         and dtype in _DTYPES
     ):
-        _check(query, key, value)
+        _check(query, key, value, stored)
     device = query.device
     lse = None
     if on_cuda:
@@ -160,6 +178,14 @@ def _compute(query, key, value, asked):
         _numbers("cache_seqlens", asked.key_lengths, torch.int32, device),
         cu_seqlens,
         _table(query, asked.block_table),
+        (
+            (
+                _numbers("k_descale", asked.k_descale, torch.float32, device),
+                _numbers("v_descale", asked.v_descale, torch.float32, device),
+            )
+            if stored
+            else None
+        ),
         (asked.longest_q, asked.longest_k),
     )
     if not on_cuda:
@@ -178,7 +204,8 @@ torch.library.define(
     "evo_sdpa::attention",
     "(Tensor query, Tensor key, Tensor value, int layout, int mask, float? scale, SymInt window_left, SymInt window_right, "
     "float softcap, Tensor? slopes, Tensor? sinks, Tensor? key_lengths, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
-    "Tensor? block_table, SymInt longest_q, SymInt longest_k, bool with_lse) -> (Tensor, Tensor)",
+    "Tensor? block_table, Tensor? k_descale, Tensor? v_descale, SymInt longest_q, SymInt longest_k, bool with_lse) "
+    "-> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 
