@@ -461,16 +461,10 @@ impl EvidenceSitting {
         self.fact("date")?.split(' ').next()
     }
 
-    /// Day, commit and driver, as far as it says.
+    /// Day and commit, as far as it says; docs/benchmarking.md has the rest.
     pub fn origin(&self) -> String {
         let commit = self.fact("commit").map(|commit| format!(", commit {}", short_commit(commit)));
-        let driver = self.fact("driver_version").map(|driver| format!(", driver {driver}"));
-        format!(
-            "{}{}{}",
-            self.day().unwrap_or("on an unknown day"),
-            commit.unwrap_or_default(),
-            driver.unwrap_or_default()
-        )
+        format!("{}{}", self.day().unwrap_or("on an unknown day"), commit.unwrap_or_default())
     }
 }
 

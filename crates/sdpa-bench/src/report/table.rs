@@ -246,7 +246,7 @@ pub(crate) mod tests {
 
         Medians on an NVIDIA H200: short f16 full, decoding bf16 full, long bf16 causal; (batch, heads, length, head dimension). × parent: above 1 is faster, in brackets an older ancestor. declines: left to other generations. \*: the kernel has changed since.
 
-        Measured 2026-01-31, commit c0ffee-dirty, driver 580.1. Written by `sdpa report`.
+        Measured 2026-01-31, commit c0ffee-dirty. Written by `sdpa report`.
         ");
     }
 
