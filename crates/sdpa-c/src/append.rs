@@ -3,10 +3,11 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use sdpa::{Buffer, Layout, Strides};
+use sdpa::{Layout, Strides};
 use sdpa_cache::{Append, AppendTensors, Part, PreparedAppend};
 use self_cell::self_cell;
 
+use crate::borrowed::named;
 use crate::{Failure, Opened, SDPA_BHLD, SDPA_BLHD, SdpaDevice, SdpaStatus, guarded, hand_out, invalid, reference};
 
 /// Bytes of an element: f16 or bf16, which is the same to a copy.
@@ -159,13 +160,8 @@ pub unsafe extern "C" fn sdpa_append(
         let (prepared, given) = unsafe { (reference(prepared, "prepared")?, reference(tensors, "tensors")?) };
         let prepared = prepared.0.borrow_dependent();
         let append = prepared.append();
-        let buffer = |name: &str, address: *const c_void, bytes: usize| {
-            if address.is_null() && bytes > 0 {
-                return Err(invalid(format!("{name} is NULL")));
-            }
-            // SAFETY: the caller promises that the memory is there and stays; its length follows from the append.
-            Ok(unsafe { Buffer::borrowed(address as u64, bytes) })
-        };
+        // SAFETY: the caller promises that the memory is there and stays; its length follows from the append.
+        let buffer = |name: &str, address, bytes| unsafe { named(name, address, bytes) };
         let new = |part| append.new_span(part) * ELEMENT;
         let cache = |part| append.cache_span(part) * ELEMENT;
         let (key, value) = (buffer("key", given.key, new(Part::Key))?, buffer("value", given.value, new(Part::Value))?);

@@ -1,6 +1,7 @@
 //! The caller's device memory, as buffers of the lengths that a problem gives them.
 
 use std::ffi::c_void;
+use std::fmt::Display;
 
 use sdpa::{Buffer, Operand, PageTable, Paging, Problem, Tensors};
 
@@ -8,6 +9,21 @@ use crate::{Failure, SdpaTensors, invalid};
 
 /// Bytes of a number: an index, a length, a scale.
 const NUMBER: usize = 4;
+
+/// Memory of so many bytes, under the name that C gives it.
+///
+/// # Errors
+/// [`SdpaInvalid`](crate::SdpaStatus) for NULL, unless no byte is wanted.
+///
+/// # Safety
+/// The address is NULL or that of so many bytes of device memory, which stay allocated until the work on them is done.
+pub(crate) unsafe fn named(name: impl Display, address: *const c_void, bytes: usize) -> Result<Buffer, Failure> {
+    if address.is_null() && bytes > 0 {
+        return Err(invalid(format!("{name} is NULL")));
+    }
+    // SAFETY: as promised by the caller.
+    Ok(unsafe { Buffer::borrowed(address as u64, bytes) })
+}
 
 /// Everything that one pass reads or writes; `None` for addresses that are NULL.
 pub(crate) struct Borrowed {
@@ -49,16 +65,11 @@ impl Borrowed {
     /// is done.
     pub(crate) unsafe fn new(problem: &Problem, given: &SdpaTensors) -> Result<Self, Failure> {
         // SAFETY: the caller promises that the memory is there and stays; its length follows from the problem.
-        let buffer = |address: *const c_void, bytes: usize| unsafe { Buffer::borrowed(address as u64, bytes) };
-        let operand = |operand: Operand, address: *const c_void| {
-            let bytes = problem.span_bytes(operand);
-            match address.is_null() && bytes > 0 {
-                true => Err(invalid(format!("{operand} is NULL"))),
-                false => Ok(buffer(address, bytes)),
-            }
+        let operand = |operand: Operand, address| unsafe { named(operand, address, problem.span_bytes(operand)) };
+        let numbers = |address: *const c_void, count: usize| {
+            // SAFETY: as above.
+            (!address.is_null()).then(|| unsafe { Buffer::borrowed(address as u64, NUMBER * count) })
         };
-        let numbers =
-            |address: *const c_void, count: usize| (!address.is_null()).then(|| buffer(address, NUMBER * count));
         let sequences = problem.sequence_count();
         let entries = problem.paging().map_or(0, |paging| paging.entries(sequences, problem.len_kv()));
         if let Some(paging) = problem.paging() {
