@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy
 
 import evo_sdpa
-from evo_sdpa import _numpy
+from evo_sdpa import _functions, _numpy
 from reference import attention
 from test_numpy import TOLERANCE, random
 
@@ -314,7 +314,7 @@ class Stored(unittest.TestCase):
             self.assertTrue((self.cached(given) == self.cached(same)).all())
 
     def test_wrong_scales_are_noticed(self):
-        right = _numpy.scales
+        right = _functions.scales
 
         def other_way(*given):
             return right(*given)[::-1]
@@ -324,7 +324,7 @@ class Stored(unittest.TestCase):
 
         scales = numpy.float32([0.5, 1.25]), numpy.float32([1.0, 0.3])
         for name, wrong in {"keys' for values": other_way, "of the other head": other_heads}.items():
-            with mock.patch.object(_numpy, "scales", wrong), self.assertRaises(AssertionError, msg=name):
+            with mock.patch.object(_functions, "scales", wrong), self.assertRaises(AssertionError, msg=name):
                 self.cached(scales)
 
     def test_what_does_not_go_together_is_said(self):

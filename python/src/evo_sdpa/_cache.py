@@ -1,4 +1,4 @@
-"""What `flash_attn_with_kvcache` does before it attends: k and v are appended, their slots and lengths computed.
+"""What `flash_attn_with_kvcache` does before it attends: k and v are appended, their slots, lengths and scales found.
 
 Nothing is read from the device: lengths and tables may be another's work that is still queued.
 """
@@ -23,6 +23,18 @@ def _check_room(cache_seqlens, new, room):
     if not 0 <= cache_seqlens <= room - new:
         more = f" with the {new} of k" if new else ""
         raise ValueError(f"cache_seqlens is {cache_seqlens}: the cache has room for 0 to {room} keys{more}")
+
+
+def scales(door, q, k_cache, k_descale, v_descale):
+    """What a cache in e4m3 is multiplied by, ones where nothing is given; None for other caches."""
+    if not door.is_stored(k_cache):
+        _asked.check_unscaled(k_cache, k_descale, v_descale)
+        return None, None
+    if k_descale is not None and v_descale is not None:
+        return k_descale, v_descale
+    given = v_descale if k_descale is None else k_descale
+    ones = door.ones(q, getattr(given, "shape", 1))
+    return ones if k_descale is None else k_descale, ones if v_descale is None else v_descale
 
 
 def append_and_count(door, q, k_cache, v_cache, k, v, cache_seqlens, block_table):

@@ -5,7 +5,7 @@ from typing import Any
 
 from . import _asked
 from ._asked import BHLD, BLHD, CAUSAL, CAUSAL_TOP_LEFT, FULL, PACKED, Asked
-from ._cache import append_and_count
+from ._cache import append_and_count, scales
 
 # By the type of the query: what computes on it.
 _doors: dict[type, Any] = {}
@@ -295,7 +295,7 @@ def flash_attn_with_kvcache(
     if cache_leftpad is not None:
         _decline("cache_leftpad is given", "evo_sdpa has no kernels for it; begin each sequence at the cache's first row")
     door = _door(q)
-    k_descale, v_descale = door.scales(q, k_cache, k_descale, v_descale)
+    k_descale, v_descale = scales(door, q, k_cache, k_descale, v_descale)
     k_cache, v_cache, key_lengths = append_and_count(door, q, k_cache, v_cache, k, v, cache_seqlens, block_table)
     left, right = _window(window_size)
     asked = Asked(

@@ -3,7 +3,7 @@
 import numpy
 
 from . import _native
-from ._asked import PACKED, check_lengths_shape, check_table_shape, check_unscaled, lse_shape
+from ._asked import PACKED, check_lengths_shape, check_table_shape, lse_shape
 
 # What caches may be stored in beside 16 bits.
 _STORED = "float8_e4m3fn"
@@ -53,35 +53,32 @@ def _table(query, table, keep):
     return (table.ctypes.data, rows, columns, columns)
 
 
-def _is_stored(array):
-    return isinstance(array, numpy.ndarray) and array.dtype.name == _STORED
+def is_stored(cache):
+    """Whether a cache is in e4m3."""
+    return isinstance(cache, numpy.ndarray) and cache.dtype.name == _STORED
 
 
-def scales(query, k_cache, k_descale, v_descale):
-    """What a cache in e4m3 is multiplied by; nothing for other caches."""
-    if not _is_stored(k_cache):
-        check_unscaled(k_cache, k_descale, v_descale)
-        return None, None
-    given = [scale for scale in (k_descale, v_descale) if scale is not None]
-    ones = numpy.ones(numpy.shape(given[0]) if given else 1, numpy.float32)
-    return tuple(ones if scale is None else scale for scale in (k_descale, v_descale))
+def ones(query, shape):
+    """Scales that change nothing."""
+    return numpy.ones(shape, numpy.float32)
+
+
+def _check_kind(name, array, otherwise):
+    if not isinstance(array, numpy.ndarray):
+        raise TypeError(f"{name} is a {type(array).__qualname__}{otherwise}")
+    if array.dtype not in _LENGTHS:
+        raise ValueError(f"{name} is {array.dtype}: {_LENGTHS[0]} is wanted")
 
 
 def check_table(query, table):
     """Raises for what is no table of blocks for so many sequences."""
-    if not isinstance(table, numpy.ndarray):
-        raise TypeError(f"block_table is a {type(table).__qualname__}, and query is a numpy.ndarray: all must be arrays")
-    if table.dtype not in _LENGTHS:
-        raise ValueError(f"block_table is {table.dtype}: {_LENGTHS[0]} is wanted")
+    _check_kind("block_table", table, ", and query is a numpy.ndarray: all must be arrays")
     check_table_shape(query, table)
 
 
 def check_lengths(query, lengths):
     """Raises for what is no length of each sequence."""
-    if not isinstance(lengths, numpy.ndarray):
-        raise TypeError(f"cache_seqlens is a {type(lengths).__qualname__}: an int or a numpy.ndarray is wanted")
-    if lengths.dtype not in _LENGTHS:
-        raise ValueError(f"cache_seqlens is {lengths.dtype}: {_LENGTHS[0]} is wanted")
+    _check_kind("cache_seqlens", lengths, ": an int or a numpy.ndarray is wanted")
     check_lengths_shape(query, lengths)
 
 
@@ -131,7 +128,7 @@ def attend(query, key, value, asked, dtype=None):
             raise TypeError(f"{name} is a {type(array).__qualname__}, and query is a numpy.ndarray: all must be arrays")
         if not stored or name == "query":
             dtypes.add(_dtype(name, array, dtype))
-        elif not _is_stored(array):
+        elif not is_stored(array):
             raise ValueError(f"{name} is {array.dtype}: {_STORED} is wanted, as k_cache is")
     if len(dtypes) > 1:
         raise ValueError(f"query is {query.dtype}, key is {key.dtype}, value is {value.dtype}: all must be the same")

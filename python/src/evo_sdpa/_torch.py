@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from ._asked import PACKED, Asked, check_lengths_shape, check_table_shape, check_unscaled, lse_shape
+from ._asked import PACKED, Asked, check_lengths_shape, check_table_shape, lse_shape
 
 _DTYPES = {torch.float16: 0, torch.bfloat16: 1}
 # What caches may be stored in beside these.
@@ -77,16 +77,14 @@ def slots_behind(lengths, new, size, block_table):
     return torch.add(within, blocks, alpha=size).masked_fill_(wanted != places, -1).flatten()
 
 
-def scales(query, k_cache, k_descale, v_descale):
-    """What a cache in e4m3 is multiplied by; nothing for other caches."""
-    if getattr(k_cache, "dtype", None) != _STORED:
-        check_unscaled(k_cache, k_descale, v_descale)
-        return None, None
-    if k_descale is not None and v_descale is not None:
-        return k_descale, v_descale
-    given = v_descale if k_descale is None else k_descale
-    ones = torch.ones(getattr(given, "shape", 1), dtype=torch.float32, device=query.device)
-    return ones if k_descale is None else k_descale, ones if v_descale is None else v_descale
+def is_stored(cache):
+    """Whether a cache is in e4m3."""
+    return getattr(cache, "dtype", None) == _STORED
+
+
+def ones(query, shape):
+    """Scales that change nothing, where the query is."""
+    return torch.ones(shape, dtype=torch.float32, device=query.device)
 
 
 def _table(query, table):
