@@ -323,6 +323,7 @@ public:
         KeyBoxes& tile = shared.value[at.stage];
         Barrier& full = shared.value_turns.full[at.stage];
         shared.value_turns.empty[at.stage].wait(at.parity ^ 1);  // of a fresh barrier: no wait
+        __syncwarp();  // the others have looked before the first lane lets new phases begin
         at.advance();
         const bool is_mixed = others_follow && rows < TILE_KEYS;
         if (lane == 0) {
@@ -731,14 +732,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const auto agreed = [](int number) { return __shfl_sync(ALL_LANES, number, 0); };
 
     // Tiles of keys that only other warpgroups' rows see.
+    // INSIGHT: nothing here but the warp's own meeting keeps its lanes together. On an H200 a lane
+    // that had not looked before the first one's arrival let two more phases begin, whose parity is
+    // that of the one it waited for, and waited for ever.
     const auto pass_keys = [&] {
         // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
         // no schedule tried lets the others lag so far.
         keys.wait();
+        __syncwarp();
         keys.release(lane);
         // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
         // no schedule tried lets the others lag so far.
         values.wait();
+        __syncwarp();
         values.release(lane);
     };
 

@@ -8,8 +8,8 @@ use std::process::Command;
 
 const FAILED: &str = "**Something failed here.**";
 /// Runs under the sanitizer's tools: v2d's stand-in takes every case, v1's no bf16 and not the widest.
-const V2D: usize = 4 * 7;
-const V1: usize = 4 * 2;
+const V2D: usize = 4 * 15;
+const V1: usize = 4 * 6;
 const ALL: usize = V1 + V2D;
 /// A case that v1 does not take.
 const WIDE: &str = "h2 q70 kv193 d256 f16 full normal seed=3";

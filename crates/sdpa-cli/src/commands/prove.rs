@@ -44,9 +44,9 @@ pub(crate) struct Prove {
     program: Option<PathBuf>,
 }
 
-/// Ragged, causal, shared key heads; few queries over many keys, which some generations split over blocks. Small, since the
-/// tools run a hundred times slower.
-const SANITIZED: [&str; 7] = [
+/// Ragged, causal, shared key heads; few queries over many keys, which some generations split over blocks; and each extension of
+/// the problem. Small, since the tools run a hundred times slower.
+const SANITIZED: [&str; 15] = [
     "h2 L300 d64 f16 causal normal seed=3",
     "h3 q77 kv200 d64 bf16 full normal seed=3",
     "h2 q70 kv193 d256 f16 full normal seed=3",
@@ -54,14 +54,26 @@ const SANITIZED: [&str; 7] = [
     "h4/2 q150 kv450 d128 bf16 causal normal seed=3",
     "h8/2 q1 kv700 d64 f16 full normal seed=3",
     "h8/2 q4 kv2100 d128 bf16 causal normal seed=3",
+    "h2 q200 kv300 d128 f16 causal packed=3,150,200 normal seed=3",
+    "h4/2 q100 kv330 d32 bf16 full packed=40,9,70 blhd sinks normal seed=3",
+    "b3 h2/1 q137 kv193 d64 f16 full key-lengths window=70,66 sinks normal seed=3",
+    "h4 q130 kv200 d128 bf16 causal softcap=30 slopes normal seed=3",
+    "h2 q65 kv193 d192 f16 causal value_dim=128 normal seed=3",
+    "b3 h4/2 q3 kv700 d64 f16 causal pages=16 normal seed=3",
+    "h4/2 q40 kv300 d128 bf16 causal packed=12,9,300 page-lists=8 window=70,3 sinks blhd normal seed=3",
+    "b3 h4/2 q3 kv700 d128 bf16 causal kv=e4m3-per-head pages=16 normal seed=3",
 ];
 
 const TOOLS: [&str; 4] = ["memcheck", "racecheck", "initcheck", "synccheck"];
 
-const REPEATED: [&str; 3] = [
+const REPEATED: [&str; 7] = [
     "b1 h8 L512 d64 f16 causal normal seed=3",
     "b2 h8 L2048 d128 bf16 causal normal seed=3",
     "b2 h32/4 q1 kv8192 d128 bf16 full normal seed=3",
+    "h8 L4000 d64 bf16 causal packed=64,300,300 blhd sinks normal seed=3",
+    "b2 h8 L1024 d192 bf16 causal value_dim=128 normal seed=3",
+    "b16 h32/8 q1 kv4096 d128 bf16 causal pages=16 normal seed=3",
+    "b16 h32/8 q1 kv4096 d128 bf16 causal kv=e4m3-per-head pages=16 normal seed=3",
 ];
 
 const REPETITIONS: u64 = 100;
