@@ -1,0 +1,1152 @@
+// V2m: decoding for servers: a warp takes a part alone where there are parts enough, a block where
+// there are few, with the same bits.
+//
+// parent: v2j
+// idea:   in v2j the warps of a block share each part, so a part of 256 keys gives a warp two tiles
+//         before all warps must meet and merge. Here a part is cut into strips, and what a strip is
+//         and in which order strips are added follows from the part alone. A block's warps take a
+//         strip each, or, in a full batch, one warp takes all of a part's strips, one after the
+//         other, meets nobody, and merges nothing but what it holds itself.
+// needs:  16-byte aligned tensors, strides in multiples of 8 elements, a counter of 0 for each tile
+// build:  -DHEAD_DIM=64|128|256 -DSTRIPS=8|4 -DWARPS=1|4|8 -DTILE_KEYS=16 -DSTAGES=1|2|4
+//         -DLEAST_KEYS=256 -DUNIT_OVERHEAD=4 -DBLOCKS_PER_SM=1|4|8; f16 or -DDTYPE_BF16
+#include "machine/async_copy.cuh"
+#include "machine/element.cuh"
+#include "machine/exponent.cuh"
+#include "machine/extended_params.cuh"
+#include "machine/key_range.cuh"
+#include "machine/large_logits.cuh"
+#include "machine/query_tile.cuh"
+#include "machine/score_shape.cuh"
+#include "machine/softmax.cuh"
+#include "machine/swizzled_tile.cuh"
+#include "machine/tensor_core.cuh"
+#include "machine/warp.cuh"
+
+// Where the pages of keys and values are. Mirrored by `sdpa_core::PagingParams`; a test there reads
+// the FIELD_AT lines below and holds both to the same bytes.
+struct PagedParams : ExtendedParams {
+    const unsigned* block_table;  // the pages of each sequence; null where the cache is contiguous
+    const unsigned* page_starts;  // [sequences + 1], where a sequence's entries begin; null if rows
+    int table_width;              // entries from one sequence's row to the next one's
+    int page_shift;               // log2 of the keys of a page
+};
+
+// NVRTC has no offsetof; __INTADDR__ is what its front end makes offsetof of elsewhere.
+#define FIELD_AT(field, offset) \
+    static_assert(__INTADDR__(&static_cast<PagedParams*>(nullptr)->field) == offset, #field)
+FIELD_AT(block_table, 256);
+FIELD_AT(page_starts, 264);
+FIELD_AT(table_width, 272);
+FIELD_AT(page_shift, 276);
+#undef FIELD_AT
+static_assert(sizeof(PagedParams) == 280, "PagedParams");
+
+// Tile laws. A tile has 16 rows; a warp takes 16 keys at a time, strip after strip.
+constexpr int TILE_ROWS = 16;
+constexpr int LANE_ROWS = 2;  // fragments give each lane two rows of a block, 8 apart
+constexpr int THREADS = WARPS * WARP_SIZE;
+constexpr int WARP_STRIPS = STRIPS / WARPS;  // of each part
+static_assert(WARPS == 1 || WARPS == STRIPS, "strips are added one by one, in their order");
+static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
+
+// Parts. They begin and end at multiples of PART_STEP keys, so that no tile is of two.
+constexpr int PART_STEP = 128;
+constexpr int MOST_PARTS = 16;               // of a row: what a warp merges at once
+constexpr int FEW_QUERIES = 4;               // of a sequence: as many have the most parts
+constexpr int MERGED_QUERIES = FEW_QUERIES * MOST_PARTS / 2;  // more of them have one part
+static_assert(PART_STEP % (STRIPS * TILE_KEYS) == 0, "strips are of whole tiles");
+static_assert(LEAST_KEYS % PART_STEP == 0, "whole steps");
+
+// Numbers beyond a tensor, negative ones of a signed type among them, are its end.
+__device__ inline int bounded(unsigned number, int most) {
+    return min(number, static_cast<unsigned>(most));
+}
+
+// Query heads of a key head: row r of a sequence is query r / group of the group's head r % group,
+// so that keys are read once for all the query heads that share them.
+__device__ inline int group_of(const AttentionParams& params) {
+    return static_cast<unsigned>(params.heads_q) / params.heads_kv;
+}
+
+__device__ inline int sequence_count(const ExtendedParams& params) {
+    return params.sequences ? params.sequences : params.batch;
+}
+
+// A sequence, and how it is cut: by what it is itself, and by nothing else.
+struct SequenceWork {
+    Sequence own;
+    int rows;       // of a key head: queries times the heads of its group
+    int tiles;      // of rows
+    int first_key;  // of the first part
+    int part_keys;
+    int parts;
+
+    __device__ SequenceWork() {}
+
+    __device__ SequenceWork(const PagedParams& params, int index) {
+        own = {0, params.len_q, 0, params.len_kv};
+        if (params.sequences) {
+            own.first_query = bounded(params.cu_seqlens_q[index], params.len_q);
+            own.len_q = bounded(params.cu_seqlens_q[index + 1], params.len_q) - own.first_query;
+            own.len_q = min(max(own.len_q, 0), params.longest_q);
+            if (!params.key_lengths) {
+                own.first_key = bounded(params.cu_seqlens_k[index], params.len_kv);
+                own.len_kv = bounded(params.cu_seqlens_k[index + 1], params.len_kv) - own.first_key;
+                own.len_kv = max(own.len_kv, 0);
+            }
+        }
+        if (params.key_lengths) {
+            unsigned length = params.key_lengths[index];
+            if (params.page_starts) {
+                // What is given is the length of the last page.
+                const unsigned pages = params.page_starts[index + 1] - params.page_starts[index];
+                length = pages == 0 ? 0 : (pages - 1 << params.page_shift) + length;
+            }
+            own.len_kv = bounded(length, params.len_kv);
+        }
+        rows = group_of(params) * own.len_q;
+        tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+        // Both ends of what a row sees only grow with the row.
+        first_key = visible_range(params, own, 0).begin / PART_STEP * PART_STEP;
+        const int span = max(visible_range(params, own, own.len_q - 1).end - first_key, 0);
+        // Many queries are work enough for many blocks, and too much to merge: half as many parts
+        // for twice as many. By queries and not by rows: heads that share keys have the bits of
+        // heads that do not.
+        int most = MOST_PARTS;
+        for (int few = FEW_QUERIES; own.len_q > few && most > 1; few *= 2) most /= 2;
+        const int even = (span + most - 1) >> __ffs(most) - 1;
+        part_keys = max((even + PART_STEP - 1) / PART_STEP * PART_STEP, LEAST_KEYS);
+        parts = 1;
+        if (span > part_keys) parts = static_cast<unsigned>(span + part_keys - 1) / part_keys;
+    }
+
+    __device__ int units(const PagedParams& params) const {
+        return params.heads_kv * tiles * parts;
+    }
+    // How long one of them takes, in tiles of keys; what starts and ends it counted.
+    __device__ int unit_cost() const { return part_keys / TILE_KEYS + UNIT_OVERHEAD; }
+};
+
+// One part for one tile of rows: what a block does at once.
+struct Unit {
+    Sequence own;
+    int sequence;
+    int head_kv;
+    int tile;
+    int first_row;  // of the tile, within the key head's rows
+    int rows;       // of the tile; 0 where there is no unit
+    int first_key;  // of the part, within the sequence
+    int strip_keys;
+    KeyRange seen;   // by any row of the tile, within the part
+    KeyRange whole;  // by every row
+    int part;
+    int first_part;  // in which the tile's rows see keys
+    int parts;       // from there on
+    int sequence_parts;
+};
+
+// The tiles of COUNT strips, one behind the other, that any row of the unit sees.
+struct Strips {
+    int first_key;
+    int tiles;
+
+    template <int COUNT>
+    __device__ static Strips of(const Unit& unit, int first) {
+        const int begin = unit.first_key + first * unit.strip_keys;
+        const int seen_begin = max(begin, unit.seen.begin / TILE_KEYS * TILE_KEYS);
+        const int seen_end = min(begin + COUNT * unit.strip_keys, unit.seen.end);
+        return {seen_begin, max(seen_end - seen_begin + TILE_KEYS - 1, 0) / TILE_KEYS};
+    }
+
+    // All of this warp's.
+    __device__ static Strips of_warp(const Unit& unit) {
+        return of<WARP_STRIPS>(unit, threadIdx.x / WARP_SIZE * WARP_STRIPS);
+    }
+};
+
+// A block's way through its units: parts of a key head, and the tiles of rows for each, so that
+// neighbours read the same keys.
+struct Walk {
+    SequenceWork work;
+    int sequence;
+    int head_kv;
+    int part;
+    int tile;
+    int left;
+
+    // Describes the next unit that has something to do; none at the end.
+    __device__ void next(const PagedParams& params, Unit& unit) {
+        unit.rows = unit.first_key = unit.strip_keys = 0;
+        unit.seen = {0, 0};
+        while (left > 0 && unit.rows == 0) {
+            describe(params, unit);
+            step(params);
+        }
+    }
+
+    __device__ void describe(const PagedParams& params, Unit& unit) const {
+        const int group = group_of(params);
+        const int first_row = tile * TILE_ROWS;
+        const int rows = min(work.rows - first_row, TILE_ROWS);
+        const unsigned last_row = first_row + rows - 1;
+        const KeyRange first =
+            visible_range(params, work.own, static_cast<unsigned>(first_row) / group);
+        const KeyRange last = visible_range(params, work.own, last_row / group);
+        const int begin = work.first_key + part * work.part_keys;
+        const int seen_begin = max(first.begin, begin);
+        const int seen_end = min(last.end, begin + work.part_keys);
+        const bool sees_none = last.end <= first.begin;
+        if (seen_end <= seen_begin && !(sees_none && part == 0)) return;
+        unit.own = work.own;
+        unit.sequence = sequence;
+        unit.head_kv = head_kv;
+        unit.tile = tile;
+        unit.first_row = first_row;
+        unit.rows = rows;
+        unit.first_key = begin;
+        unit.strip_keys = work.part_keys / STRIPS;
+        unit.seen = {seen_begin, seen_end};
+        unit.whole = {last.begin, first.end};
+        unit.part = part;
+        unit.sequence_parts = work.parts;
+        unit.first_part = 0;
+        unit.parts = 1;
+        if (work.parts > 1 && !sees_none) {
+            unit.parts = work.parts;
+            // INSIGHT: a division takes more than a hundred cycles, and nothing can be loaded
+            // before: it is left out where all rows see the same parts.
+            if (work.tiles > 1) {
+                const unsigned keys = work.part_keys;
+                unit.first_part = static_cast<unsigned>(first.begin - work.first_key) / keys;
+                unit.parts = static_cast<unsigned>(last.end - work.first_key + keys - 1) / keys;
+                unit.parts -= unit.first_part;
+            }
+        }
+    }
+
+    __device__ void step(const PagedParams& params) {
+        --left;
+        if (++tile < work.tiles) return;
+        tile = 0;
+        if (++part < work.parts) return;
+        part = 0;
+        if (++head_kv < params.heads_kv) return;
+        head_kv = 0;
+        ++sequence;
+        enter(params);
+    }
+
+    // Goes on to a sequence that has units, if any are left.
+    __device__ void enter(const PagedParams& params) {
+        if (left == 0) return;
+        work = SequenceWork(params, sequence);
+        while (work.tiles == 0) work = SequenceWork(params, ++sequence);
+    }
+
+    // To unit `unit` of the sequence.
+    __device__ void place(const PagedParams& params, int at, unsigned unit, int count) {
+        sequence = at;
+        left = count;
+        head_kv = part = tile = 0;
+        if (count == 0) return;
+        work = SequenceWork(params, at);
+        if (unit == 0) {
+            while (work.tiles == 0) work = SequenceWork(params, ++sequence);
+            return;
+        }
+        const unsigned head_part = work.tiles == 1 ? unit : unit / work.tiles;
+        tile = unit - head_part * work.tiles;
+        head_kv = head_part / work.parts;
+        part = head_part - head_kv * work.parts;
+    }
+};
+
+// Where a block's share begins.
+struct Place {
+    int sequence;
+    unsigned unit;    // of the sequence
+    unsigned number;  // of all
+};
+
+template <typename Number>
+__device__ inline Number inclusive_sum(Number x) {
+    const int lane = threadIdx.x % WARP_SIZE;
+#pragma unroll
+    for (int distance = 1; distance < WARP_SIZE; distance *= 2) {
+        const Number before = __shfl_up_sync(ALL_LANES, x, distance);
+        if (lane >= distance) x += before;
+    }
+    return x;
+}
+
+// The first unit that begins `target` or later, where all units are laid end to end by their costs;
+// all lanes of a warp take part. `total` is how long they are together.
+__device__ inline Place find_unit(const PagedParams& params, unsigned long long target,
+                                  unsigned long long& total) {
+    const int lane = threadIdx.x % WARP_SIZE;
+    const int count = sequence_count(params);
+    Place place = {count, 0, 0};
+    bool found = false;
+    unsigned number = 0;
+    total = 0;
+    for (int first = 0; first < count; first += WARP_SIZE) {
+        unsigned units = 0;
+        unsigned long long cost = 0;
+        if (first + lane < count) {
+            const SequenceWork work(params, first + lane);
+            units = work.units(params);
+            cost = work.unit_cost();
+        }
+        const unsigned long long cost_end = total + inclusive_sum(units * cost);
+        const unsigned units_end = number + inclusive_sum(units);
+        const unsigned reached = __ballot_sync(ALL_LANES, cost_end > target);
+        if (reached != 0 && !found) {
+            found = true;
+            const unsigned long long begin = cost_end - units * cost;
+            unsigned unit = 0;
+            if (cost > 0 && target > begin) unit = (target - begin + cost - 1) / cost;
+            // Behind a sequence's last unit is the next one's first.
+            const bool behind = unit == units;
+            const int source = __ffs(reached) - 1;
+            place.number = __shfl_sync(ALL_LANES, units_end - units + unit, source);
+            place.sequence = __shfl_sync(ALL_LANES, first + lane + behind, source);
+            place.unit = __shfl_sync(ALL_LANES, behind ? 0 : unit, source);
+        }
+        total = __shfl_sync(ALL_LANES, cost_end, WARP_SIZE - 1);
+        number = __shfl_sync(ALL_LANES, units_end, WARP_SIZE - 1);
+    }
+    if (!found) place.number = number;
+    return place;
+}
+
+// The block's share of all units: those that begin in its part of the whole time. By the first
+// warp.
+__device__ inline void locate(const PagedParams& params, Walk& walk) {
+    const unsigned block = blockIdx.x;
+    const unsigned blocks = gridDim.x;
+    Place begin;
+    unsigned end;
+    if (!params.sequences && !params.key_lengths) {
+        const SequenceWork work(params, 0);
+        const unsigned units = work.units(params);
+        const unsigned long long all = static_cast<unsigned long long>(units) * params.batch;
+        begin.number = all == blocks ? block : all * block / blocks;
+        end = all == blocks ? block + 1 : all * (block + 1) / blocks;
+        begin.sequence = params.batch == 1 ? 0 : begin.number / units;
+        begin.unit = begin.number - begin.sequence * units;
+    } else {
+        unsigned long long total;
+        find_unit(params, 0, total);
+        unsigned long long again;
+        begin = find_unit(params, total * block / blocks, again);
+        end = find_unit(params, total * (block + 1) / blocks, again).number;
+    }
+    if (threadIdx.x == 0) walk.place(params, begin.sequence, begin.unit, end - begin.number);
+}
+
+// Units that are described ahead of the one that is worked on, and the places for them: a slow warp
+// may still read the last one's while the first thread writes one ahead.
+constexpr int AHEAD = 3;
+constexpr int UNIT_PLACES = 8;
+static_assert(UNIT_PLACES >= AHEAD + 2, "no place is written that is read");
+
+using KeyTile = SwizzledTile<TILE_KEYS, HEAD_DIM>;
+
+using QueryTileRows = SwizzledTile<TILE_ROWS, HEAD_DIM>;
+
+// What each warp has made of its strips. Eight floats more per row put the 8-byte stores of the
+// four rows that half a warp writes 8 banks apart.
+struct WarpParts {
+    float output[WARPS][TILE_ROWS][HEAD_DIM + 8];
+    RowStatistics statistics[WARPS][TILE_ROWS];
+};
+
+// Q stays in registers if the output leaves room for it.
+constexpr bool KEEP_QUERY = HEAD_DIM <= 128;
+
+// A warp that works alone has Q in its registers before it adds its first strip.
+// INSIGHT: the room makes eight such warps fit where seven did.
+constexpr bool SHARED_ROOM = WARPS == 1 && KEEP_QUERY;
+
+struct SharedMemory {
+    static constexpr int QUERY_BYTES = SHARED_ROOM ? 0 : sizeof(QueryTileRows);
+    alignas(128) unsigned char query_and_parts[QUERY_BYTES + sizeof(WarpParts)];
+    KeyTile key[WARPS][STAGES];
+    KeyTile value[WARPS][STAGES];
+    Walk walk;
+    int merges;  // whether the block is the last to arrive at the unit before
+    Unit units[UNIT_PLACES];
+
+    __device__ Unit& unit(int number) { return units[number % UNIT_PLACES]; }
+    __device__ QueryTileRows& query() {
+        return *reinterpret_cast<QueryTileRows*>(query_and_parts);
+    }
+    __device__ WarpParts& parts() {
+        return *reinterpret_cast<WarpParts*>(query_and_parts + QUERY_BYTES);
+    }
+};
+static_assert(sizeof(WarpParts) >= sizeof(QueryTileRows) || !SHARED_ROOM, "Q has room there");
+
+static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
+static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
+
+// Where a row of a unit's tile lies.
+struct RowPlace {
+    QueryTile head;
+    int position;  // of the query, in the tensors
+
+    __device__ RowPlace(const PagedParams& params, const Unit& unit, int row) {
+        const int group = group_of(params);
+        const unsigned packed = unit.first_row + row;
+        const int query = packed / static_cast<unsigned>(group);
+        head = {params.sequences ? 0 : unit.sequence,
+                unit.head_kv * group + static_cast<int>(packed) - query * group, 0};
+        position = unit.own.first_query + query;
+    }
+};
+
+// A thread's share of a tile of queries, on its way from one memory to the other. Rows that do not
+// exist and columns past the head's are zeros.
+struct QueryChunks {
+    static constexpr int CHUNKS = HEAD_DIM / CHUNK;
+    static constexpr int ALL = TILE_ROWS * CHUNKS;
+    static constexpr int COUNT = (ALL + THREADS - 1) / THREADS;
+
+    uint4 chunks[COUNT];
+
+    __device__ QueryChunks(const PagedParams& params, const Unit& unit) {
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int index = threadIdx.x + i * THREADS;
+            const int row = index / CHUNKS;
+            const int column = index % CHUNKS * CHUNK;
+            chunks[i] = {0, 0, 0, 0};
+            if (row >= unit.rows || column >= params.head_dim) continue;
+            const RowPlace place(params, unit, row);
+            const Element* source = head_data(params.query, place.head.batch, place.head.head) +
+                                    place.position * params.query.row_stride + column;
+            chunks[i] = *reinterpret_cast<const uint4*>(source);
+        }
+    }
+
+    // A negative scale moves into Q, so that the softmax may count on it being positive.
+    __device__ void store(const PagedParams& params, SharedMemory& shared) const {
+        const unsigned signs = params.scale < 0.0f ? 0x80008000 : 0;
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+            const int index = threadIdx.x + i * THREADS;
+            if (ALL % THREADS != 0 && index >= ALL) break;
+            const uint4 own = chunks[i];
+            QueryTileRows& query = shared.query();
+            *reinterpret_cast<uint4*>(query.bytes + query.offset(index / CHUNKS, index % CHUNKS)) =
+                {own.x ^ signs, own.y ^ signs, own.z ^ signs, own.w ^ signs};
+        }
+    }
+};
+
+// A warp's copies: the tiles of its units, one after the other, as far ahead as its ring has room.
+// INSIGHT: a part of a few tiles is over before its first copy would be back. The ring does not end
+// with it: the next parts' tiles are on their way while this one is handed over and merged.
+class Ring {
+    int number = 0;        // of the unit that the next tile is of
+    int index = 0;         // of that tile among the warp's of that unit
+    int count;             // of the warp's tiles of that unit
+    int loaded = 0;        // tiles so far
+    int late = -1;         // the last tile that was not loaded at its regular time
+    bool loading = false;  // the next tile's keys are, and its values are not
+    unsigned page[2];      // of its first and its last 8 keys
+
+public:
+    __device__ Ring(const PagedParams& params, SharedMemory& shared) {
+        count = Strips::of_warp(shared.unit(0)).tiles;
+        find_tile(params, shared, 0);
+#pragma unroll 1
+        for (int i = 0; i < STAGES; ++i) {
+            if (exists()) {
+                load_tile(params, shared, 0);
+            } else {
+                // Each commits even if there is none, so that counting commits counts tiles.
+                commit_none();
+            }
+        }
+    }
+
+    // Once the warp is done with the keys of tile `done` of all: loads those that take their place.
+    __device__ void refill_keys(const PagedParams& params, SharedMemory& shared, int done) {
+        loading = loaded == done + STAGES && exists();
+        if (loading) copy(params, params.key, shared, shared.key);
+        cp_async_commit();
+    }
+
+    // The same of the values, which are of the same tile.
+    __device__ void refill_values(const PagedParams& params, SharedMemory& shared, int current) {
+        if (loading) copy(params, params.value, shared, shared.value);
+        cp_async_commit();
+        if (loading) advance(params, shared, current);
+    }
+
+    // At a unit's begin, which may be the first that a tile is known: loads what there is room for.
+    __device__ void catch_up(const PagedParams& params, SharedMemory& shared, int current,
+                             int done) {
+        if (!exists()) find_tile(params, shared, current);
+        while (loaded < done + STAGES && exists()) {
+            late = loaded;
+            load_tile(params, shared, current);
+        }
+    }
+
+    // Until tile `tile` is there, whose copies are older than the last PENDING regular ones.
+    template <int PENDING>
+    __device__ void wait(int tile) const {
+        if (tile <= late) {
+            cp_async_wait<0>();
+        } else {
+            cp_async_wait<PENDING>();
+        }
+    }
+
+private:
+    __device__ bool exists() const { return index < count; }
+
+    __device__ static void commit_none() {
+        cp_async_commit();
+        cp_async_commit();
+    }
+
+    __device__ void load_tile(const PagedParams& params, SharedMemory& shared, int current) {
+        copy(params, params.key, shared, shared.key);
+        cp_async_commit();
+        copy(params, params.value, shared, shared.value);
+        cp_async_commit();
+        advance(params, shared, current);
+    }
+
+    __device__ void advance(const PagedParams& params, SharedMemory& shared, int current) {
+        ++loaded;
+        ++index;
+        find_tile(params, shared, current);
+    }
+
+    // Goes on to the next unit that has a tile for the warp, as far as units are described, and
+    // asks for the tile's pages: by the time it is loaded they are here.
+    __device__ void find_tile(const PagedParams& params, SharedMemory& shared, int current) {
+        while (index >= count) {
+            if (number + 1 >= current + AHEAD || shared.unit(number).rows == 0) return;
+            ++number;
+            index = 0;
+            count = Strips::of_warp(shared.unit(number)).tiles;
+        }
+        const Unit unit = shared.unit(number);
+        const int key = Strips::of_warp(unit).first_key + index * TILE_KEYS;
+        page[0] = page[1] = params.sequences ? 0 : unit.sequence;
+        if (!params.block_table) return;
+        const unsigned* table = params.block_table;
+        if (params.page_starts) {
+            table += params.page_starts[unit.sequence];
+        } else {
+            table += static_cast<long long>(unit.sequence) * params.table_width;
+        }
+        page[0] = page[1] = 0;
+        // No entry is read behind a sequence's keys, nor before those that it sees.
+        if (key + 8 > unit.seen.begin && key < unit.seen.end) {
+            page[0] = table[key >> params.page_shift];
+        }
+        if (key + 8 < unit.seen.end) page[1] = table[key + 8 >> params.page_shift];
+    }
+
+    // Copies the next tile. Keys that no row of the unit sees become zeros, so that no read leaves
+    // the sequence.
+    __device__ void copy(const PagedParams& params, const TensorView& tensor, SharedMemory& shared,
+                         KeyTile (&stages)[WARPS][STAGES]) const {
+        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again
+        // behind every copy instruction, each of which may have written there.
+        const Unit unit = shared.unit(number);
+        const int first_key = Strips::of_warp(unit).first_key + index * TILE_KEYS;
+        KeyTile& tile = stages[threadIdx.x / WARP_SIZE][ring_stage<STAGES>(loaded)];
+        constexpr int STEP_ROWS = KeyTile::STEP_ROWS_OF<WARP_SIZE>;
+        static_assert(STEP_ROWS <= 8, "a step stays within half a tile");
+        const int lane = thread_index() % WARP_SIZE;
+        const int row = lane / KeyTile::CHUNKS;
+        const int chunk = lane % KeyTile::CHUNKS;
+        const bool valid_column = chunk * CHUNK < params.head_dim;
+        const int in_page = params.block_table ? (1 << params.page_shift) - 1 : -1;
+        const Element* head = static_cast<const Element*>(tensor.data) +
+                              unit.head_kv * tensor.head_stride + chunk * CHUNK;
+#pragma unroll
+        for (int half = 0; half < TILE_KEYS / 8; ++half) {
+            const int key = first_key + 8 * half;
+            const int slot = unit.own.first_key + (key & in_page) + row;
+            const Element* source =
+                head + page[half] * tensor.batch_stride + slot * tensor.row_stride;
+            // Most tiles are seen whole, and need not ask for each row.
+            const bool whole = key >= unit.seen.begin && key + 8 <= unit.seen.end;
+            const auto copy_rows = [&](auto masked) {
+#pragma unroll
+                for (int step = 0; step < 8; step += STEP_ROWS) {
+                    const int at = key + row + step;
+                    const bool seen = at >= unit.seen.begin && at < unit.seen.end;
+                    cp_async_16(tile.bytes + tile.offset(8 * half + row + step, chunk), source,
+                                valid_column && (!masked.value || seen));
+                    source += STEP_ROWS * tensor.row_stride;
+                }
+            };
+            if (whole) {
+                copy_rows(Unmasked{});
+            } else {
+                copy_rows(Masked{});
+            }
+        }
+    }
+};
+
+// Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
+// is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
+// matrices are the quarters of a 16×16 block; for K two blocks of 8 keys, each with both halves of
+// a depth step; for V two blocks of 8 keys, each with both halves of 16 columns.
+struct LaneStart {
+    unsigned query;
+    unsigned key;
+    unsigned value;
+
+    __device__ explicit LaneStart(SharedMemory& shared) {
+        const int lane = thread_index() % WARP_SIZE;
+        const int warp = thread_index() / WARP_SIZE;
+        query = shared.query().start(lane % 16, lane / 16);
+        key = shared.key[warp][0].start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = shared.value[warp][0].start(lane % 16, lane / 16);
+    }
+};
+
+// From scores to exponents, in units of log2. A capped score is one already.
+struct Exponents {
+    float scale;
+
+    // Never 0: a masked score times it must stay -infinity. The smallest normal number leaves the
+    // exponent of every finite score at 0.
+    __device__ explicit Exponents(const PagedParams& params)
+        : scale(params.softcap > 0.0f ? 1.0f : fmaxf(fabsf(params.scale_log2e), 1.17549435e-38f)) {}
+
+    // Of a score, rounded up: of the largest it is a maximum that no weight exceeds.
+    __device__ float above(float score) const { return exponent_above(score, scale); }
+
+    // Whether the rounding of so large a row's maximum could show: its weights are powers of
+    // differences of scores.
+    __device__ bool is_large_row(float maximum) const { return is_large(above(maximum)); }
+
+    // The maximum in units of log2, as the row's sum is meant.
+    __device__ float of_row(float maximum) const {
+        return is_large_row(maximum) ? maximum * scale : above(maximum);
+    }
+
+    // `shrink` of rows that are not large.
+    __device__ float ordinary_shrink(float from, float to) const {
+        return exp2_approx(above(from) - safe_maximum(above(to)));
+    }
+
+    // What was summed under the maximum `from` shrinks by it under the larger one `to`.
+    __device__ float shrink(float from, float to) const {
+        if (!is_large_row(from) && !is_large_row(to)) return ordinary_shrink(from, to);
+        // Nothing rounds a difference. A row that is no longer large has its maximum's exponent
+        // rounded up, as rows have that never were: the factor makes up for it.
+        const float rest = is_large_row(to) ? 0.0f : fmaf(to, scale, -above(to));
+        return exp2_approx(fmaf(from - to, scale, rest));
+    }
+};
+
+// How what is summed of more keys is added to what is summed so far.
+struct Addition {
+    RowStatistics total;
+    float kept;   // of what there is
+    float added;  // of what comes
+
+    __device__ Addition(const Exponents& exponents, RowStatistics so_far, RowStatistics more) {
+        total.maximum = fmaxf(so_far.maximum, more.maximum);
+        kept = exponents.shrink(so_far.maximum, total.maximum);
+        added = exponents.shrink(more.maximum, total.maximum);
+        total.sum = of(so_far.sum, more.sum);
+    }
+
+    __device__ float of(float so_far, float more) const { return fmaf(more, added, so_far * kept); }
+};
+
+// The rows of the unit's tile and keys of one strip: queries, output so far, and the steps of one
+// tile of keys.
+class WarpRows {
+    static constexpr int KEY_BLOCKS = TILE_KEYS / 8;    // columns of a score fragment
+    static constexpr int COLUMN_BLOCKS = HEAD_DIM / 8;  // columns of an output fragment
+    static constexpr int DEPTH_STEPS = HEAD_DIM / 16;   // of Q·Kᵀ
+    static constexpr int KEY_STEPS = TILE_KEYS / 16;    // of P·V
+    static constexpr int BLOCK_BYTES = 16 * HEAD_DIM * sizeof(Element);  // 16 rows of a tile
+
+    static constexpr int KEPT_STEPS = KEEP_QUERY ? DEPTH_STEPS : 1;
+
+    // As V2d has it, where it was 3 % slower at 64 columns and 4 % faster at 128, on an H200.
+    static constexpr bool VOTE = HEAD_DIM > 128;
+
+    unsigned query[KEPT_STEPS][4];
+    float output[COLUMN_BLOCKS][4] = {};
+    RowStatistics state[LANE_ROWS];  // the maximum is of scores, not of their exponents
+    Exponents exponents;
+
+public:
+    using Scores = float[KEY_BLOCKS][4];
+
+    __device__ WarpRows(const PagedParams& params, unsigned query_start) : exponents(params) {
+        if constexpr (KEEP_QUERY) {
+#pragma unroll
+            for (int step = 0; step < DEPTH_STEPS; ++step) {
+                load_matrices(query[step], KeyTile::advanced(query_start, step));
+            }
+        }
+    }
+
+    // For the next strip.
+    __device__ void start_over() {
+#pragma unroll
+        for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) output[column][i] = 0.0f;
+        }
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) state[half] = {};
+    }
+
+    // S = Q · Kᵀ, added to scores of 0.
+    __device__ void multiply_keys(Scores& score, const LaneStart& start) {
+#pragma unroll
+        for (int step = 0; step < DEPTH_STEPS; ++step) {
+            auto& left = query[KEEP_QUERY ? step : 0];
+            if constexpr (!KEEP_QUERY) load_matrices(left, KeyTile::advanced(start.query, step));
+            const unsigned key = KeyTile::advanced(start.key, step);
+#pragma unroll
+            for (int pair = 0; pair < KEY_BLOCKS / 2; ++pair) {
+                unsigned right[4];
+                load_matrices(right, key + pair * BLOCK_BYTES);
+                multiply_accumulate(score[2 * pair], left, right[0], right[1]);
+                multiply_accumulate(score[2 * pair + 1], left, right[2], right[3]);
+            }
+        }
+    }
+
+    __device__ static void cap_scores(const PagedParams& params, Scores& score) {
+        const ScoreShaper<ScoreShape::CAPPED> shaper(params, 0);
+#pragma unroll
+        for (int column = 0; column < KEY_BLOCKS; ++column) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) score[column][i] = shaper.shaped(score[column][i], 0.0f);
+        }
+    }
+
+    // -infinity where a row does not see the key. `visible(row)` is the range of keys that it sees,
+    // counted from the tile's first one.
+    template <typename Visible>
+    __device__ static void mask_scores(Scores& score, Visible visible) {
+        const int lane = thread_index() % WARP_SIZE;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const KeyRange seen = visible(8 * half + lane / 4);
+            const int begin = seen.begin - lane % 4 * 2;
+            const int end = seen.end - lane % 4 * 2;
+#pragma unroll
+            for (int column = 0; column < KEY_BLOCKS; ++column) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    if (8 * column + i < begin || 8 * column + i >= end) {
+                        score[column][2 * half + i] = NEGATIVE_INFINITY;
+                    }
+                }
+            }
+        }
+    }
+
+    // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
+    // so large that their rounding could show become differences to its maximum.
+    __device__ void raise_maxima(Scores& score) {
+        float factor[LANE_ROWS];
+        float maximum[LANE_ROWS];
+        bool grown = false;
+        bool large = false;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            maximum[half] = NEGATIVE_INFINITY;
+#pragma unroll
+            for (int column = 0; column < KEY_BLOCKS; ++column) {
+                maximum[half] = fmaxf(maximum[half],
+                                      fmaxf(score[column][2 * half], score[column][2 * half + 1]));
+            }
+            const float before = state[half].maximum;
+            maximum[half] = fmaxf(before, group_max<4>(maximum[half]));
+            factor[half] = exponents.ordinary_shrink(before, maximum[half]);
+            large |= exponents.is_large_row(before) || exponents.is_large_row(maximum[half]);
+        }
+        // One branch for the warp: it is as good as never taken.
+        const bool any_large = __any_sync(ALL_LANES, large);
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            RowStatistics& row = state[half];
+            if (any_large) factor[half] = exponents.shrink(row.maximum, maximum[half]);
+            row.maximum = maximum[half];
+            row.sum *= factor[half];
+            grown |= factor[half] != 1.0f;
+        }
+        if (any_large) take_differences(score);
+        // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
+        // the products with 1; a narrow one is not. The result is the same to the bit.
+        if (VOTE && !__any_sync(ALL_LANES, grown)) return;
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+#pragma unroll
+            for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                output[column][2 * half] *= factor[half];
+                output[column][2 * half + 1] *= factor[half];
+            }
+        }
+    }
+
+    // O += P · V, with P = 2^(exponent - maximum) rounded to the dtype on the way. The accumulator
+    // fragments of two neighbouring key blocks are, element for element, one operand fragment of 16
+    // keys.
+    __device__ void multiply_values(const Scores& score, const LaneStart& start) {
+        float subtrahend[LANE_ROWS];
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float maximum = state[half].maximum;
+            // The scores of a large row are differences already.
+            subtrahend[half] = exponents.is_large_row(maximum) ? 0.0f : exponents.above(maximum);
+        }
+#pragma unroll
+        for (int step = 0; step < KEY_STEPS; ++step) {
+            unsigned weight[4];
+#pragma unroll
+            for (int quarter = 0; quarter < 4; ++quarter) {  // of 16×16: two of rows by two of keys
+                const int half = quarter % 2;
+                const float* pair = &score[2 * step + quarter / 2][2 * half];
+                const float low = softmax_weight(pair[0], exponents.scale, subtrahend[half]);
+                const float high = softmax_weight(pair[1], exponents.scale, subtrahend[half]);
+                state[half].sum += low + high;  // unrounded: the sum does not inherit P's rounding
+                weight[quarter] = to_element_pair(low, high);
+            }
+            const unsigned value = start.value + step * BLOCK_BYTES;
+#pragma unroll
+            for (int pair = 0; pair < COLUMN_BLOCKS / 2; ++pair) {
+                unsigned right[4];
+                load_matrices_transposed(right, KeyTile::advanced(value, pair));
+                multiply_accumulate(output[2 * pair], weight, right[0], right[1]);
+                multiply_accumulate(output[2 * pair + 1], weight, right[2], right[3]);
+            }
+        }
+    }
+
+    // Leaves the first `rows` rows, not yet divided by their sums, in the warp's place, or adds
+    // them to what its strips before have left there.
+    __device__ void hand_over(WarpParts& parts, int rows, bool adds) {
+        const int lane = threadIdx.x % WARP_SIZE;
+        const int warp = threadIdx.x / WARP_SIZE;
+        RowStatistics before[LANE_ROWS];
+        if (adds) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                before[half] = parts.statistics[warp][8 * half + lane / 4];
+            }
+        }
+        __syncwarp();  // before the first of four lanes writes what they have all read
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            RowStatistics own = state[half];
+            own.sum = group_sum<4>(own.sum);
+            const int row = 8 * half + lane / 4;
+            if (row >= rows) continue;
+            float* const place = &parts.output[warp][row][lane % 4 * 2];
+            if (adds) {
+                const Addition addition(exponents, before[half], own);
+                own = addition.total;
+#pragma unroll
+                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                    float2& pair = *reinterpret_cast<float2*>(place + 8 * column);
+                    pair = make_float2(addition.of(pair.x, output[column][2 * half]),
+                                       addition.of(pair.y, output[column][2 * half + 1]));
+                }
+            } else {
+#pragma unroll
+                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                    const float* pair = &output[column][2 * half];
+                    *reinterpret_cast<float2*>(place + 8 * column) = make_float2(pair[0], pair[1]);
+                }
+            }
+            if (lane % 4 == 0) parts.statistics[warp][row] = own;
+        }
+    }
+
+private:
+    __device__ void take_differences(Scores& score) const {
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) {
+            const float maximum = state[half].maximum;
+            if (!exponents.is_large_row(maximum)) continue;
+#pragma unroll
+            for (int column = 0; column < KEY_BLOCKS; ++column) {
+                score[column][2 * half] -= maximum;
+                score[column][2 * half + 1] -= maximum;
+            }
+        }
+    }
+};
+
+// Columns of a row that a thread merges: as wide as a load, so that neighbours read whole lines.
+constexpr int LANE_COLUMNS = 4;
+
+// Columns of a row of which everything is known but the sink: divided by the sum, to the output.
+__device__ inline void store_output(const PagedParams& params, const Unit& unit, int row,
+                                    int column, RowStatistics total, float (&sum)[LANE_COLUMNS]) {
+    const RowPlace place(params, unit, row);
+    total.maximum = Exponents(params).of_row(total.maximum);
+    // How much less everything weighs where the sink is larger than all scores.
+    float factor = 1.0f;
+    if (params.sinks) factor = add_sink(total, params.sinks[place.head.head] * LOG2_E);
+    const float normalise = factor * normaliser(total.sum);
+#pragma unroll
+    for (int i = 0; i < LANE_COLUMNS; ++i) sum[i] *= normalise;
+    Element* const output = head_data(params.output, place.head.batch, place.head.head) +
+                            place.position * params.output.row_stride;
+    store_from_float(output + column, sum);
+    if (column == 0) store_lse(params, place.head, place.position, row_lse(total));
+}
+
+// What the parts leave behind to be merged: for every row its parts in order, columns first, then
+// statistics. Every key head of every sequence has room for as many as there can be.
+struct Workspace {
+    float* columns;
+    RowStatistics* statistics;
+    int head_dim;
+    long long first;  // of the unit's key head
+
+    __device__ Workspace(const PagedParams& params, const Unit& unit) : head_dim(params.head_dim) {
+        const int heads = params.heads_kv;
+        const int most_queries = params.sequences ? params.longest_q : params.len_q;
+        const long long slots = group_of(params) * min(most_queries, FEW_QUERIES) * MOST_PARTS;
+        columns = static_cast<float*>(params.workspace);
+        statistics = reinterpret_cast<RowStatistics*>(columns + slots * sequence_count(params) *
+                                                                    heads * head_dim);
+        first = (static_cast<long long>(unit.sequence) * heads + unit.head_kv) * slots;
+    }
+
+    // Part `part` of row `row` of the unit's tile.
+    __device__ long long index(const Unit& unit, int row, int part) const {
+        return first + (unit.first_row + row) * unit.sequence_parts + part;
+    }
+};
+
+// The counter of arrivals at the unit's tile.
+__device__ inline unsigned* arrivals(const PagedParams& params, const Unit& unit) {
+    const int most_queries = params.sequences ? params.longest_q : params.len_q;
+    const int rows = group_of(params) * min(most_queries, MERGED_QUERIES);
+    const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    return params.tickets + (unit.sequence * params.heads_kv + unit.head_kv) * tiles + unit.tile;
+}
+
+// Counts an arrival and returns those before it. Releases what the block has written before the
+// barrier that is behind it, and acquires what the arrivals before released. The last of `expected`
+// wraps the counter around to 0, so that the next kernel finds it as this one did.
+// INSIGHT: nothing waits for the answer until it is used: it is on its way while the block works on
+// its next unit.
+__device__ inline unsigned arrive(unsigned* counter, unsigned expected) {
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(counter), "r"(expected - 1)
+                 : "memory");
+    return before;
+}
+
+// Adds what the warps made of the unit's strips; to the output, or to be merged with the tile's
+// other parts.
+__device__ inline void add_strips(const PagedParams& params, SharedMemory& shared,
+                                  const Unit& unit) {
+    const WarpParts& parts = shared.parts();
+    const Exponents exponents(params);
+    constexpr int QUARTETS = HEAD_DIM / LANE_COLUMNS;
+    for (int index = threadIdx.x; index < unit.rows * QUARTETS; index += THREADS) {
+        const int row = index / QUARTETS;
+        const int column = index % QUARTETS * LANE_COLUMNS;
+        if (column >= params.head_dim) continue;
+        RowStatistics total;
+        float sum[LANE_COLUMNS] = {};
+        bool adds = false;
+#pragma unroll
+        for (int warp = 0; warp < WARPS; ++warp) {
+            // As one warp alone would do it: strips without a tile are left out, and to the first
+            // that has one nothing is added.
+            if (WARPS > 1 && Strips::of<1>(unit, warp).tiles == 0) continue;
+            const RowStatistics own = parts.statistics[warp][row];
+            float columns[LANE_COLUMNS];
+            load(&parts.output[warp][row][column], columns);
+            if (adds) {
+                const Addition addition(exponents, total, own);
+                total = addition.total;
+#pragma unroll
+                for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = addition.of(sum[c], columns[c]);
+            } else {
+                total = own;
+#pragma unroll
+                for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = columns[c];
+            }
+            adds = true;
+        }
+        if (unit.parts == 1) {
+            store_output(params, unit, row, column, total, sum);
+            continue;
+        }
+        const Workspace workspace(params, unit);
+        const long long own = workspace.index(unit, row, unit.part);
+        store(workspace.columns + own * workspace.head_dim + column, sum);
+        if (column == 0) workspace.statistics[own] = total;
+    }
+}
+
+// A warp merges 128 columns of a row.
+constexpr int WARP_COLUMNS = WARP_SIZE * LANE_COLUMNS;
+
+// The lane's columns of a row, merged from the tile's parts; to the output.
+__device__ inline void merge_row(const PagedParams& params, const Unit& unit, int row, int column) {
+    const Workspace workspace(params, unit);
+    const Exponents exponents(params);
+    const long long first = workspace.index(unit, row, unit.first_part);
+    const int lane = threadIdx.x % WARP_SIZE;
+    const bool valid = column < params.head_dim;
+    const float* next = workspace.columns + first * params.head_dim + (valid ? column : 0);
+
+    // INSIGHT: all the loads are under way before anything is done with one of them.
+    float columns[MOST_PARTS][LANE_COLUMNS] = {};
+#pragma unroll
+    for (int i = 0; i < MOST_PARTS; ++i) {
+        if (i < unit.parts) load(next, columns[i]);
+        next += params.head_dim;
+    }
+    RowStatistics part;
+    if (lane < unit.parts) part = workspace.statistics[first + lane];
+    RowStatistics total;
+    total.maximum = group_max<WARP_SIZE>(part.maximum);
+    const float weight = exponents.shrink(part.maximum, total.maximum);
+    total.sum = group_sum<WARP_SIZE>(part.sum * weight);
+    float sum[LANE_COLUMNS] = {};
+#pragma unroll
+    for (int i = 0; i < MOST_PARTS; ++i) {
+        const float factor = __shfl_sync(ALL_LANES, weight, i);
+#pragma unroll
+        for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = fmaf(columns[i][c], factor, sum[c]);
+    }
+    if (valid) store_output(params, unit, row, column, total, sum);
+}
+
+__device__ inline void merge_tile(const PagedParams& params, const Unit& unit) {
+    constexpr int ROW_UNITS = (HEAD_DIM + WARP_COLUMNS - 1) / WARP_COLUMNS;
+    const int pieces = unit.rows * ROW_UNITS;
+    for (int piece = threadIdx.x / WARP_SIZE; piece < pieces; piece += WARPS) {
+        merge_row(params, unit, piece / ROW_UNITS,
+                  piece % ROW_UNITS * WARP_COLUMNS + threadIdx.x % WARP_SIZE * LANE_COLUMNS);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
+    attention(const __grid_constant__ PagedParams params) {
+    extern __shared__ __align__(128) unsigned char shared_memory[];
+    SharedMemory& shared = *reinterpret_cast<SharedMemory*>(shared_memory);
+    if (threadIdx.x < WARP_SIZE) {
+        locate(params, shared.walk);
+        if (threadIdx.x == 0) {
+            for (int i = 0; i < AHEAD; ++i) shared.walk.next(params, shared.unit(i));
+        }
+    }
+    __syncthreads();
+    if (shared.unit(0).rows == 0) return;
+
+    // The first keys go ahead of Q, whose rows take longer to find.
+    Ring ring(params, shared);
+    QueryChunks(params, shared.unit(0)).store(params, shared);
+    const LaneStart lane_start(shared);
+    __syncthreads();
+
+    // The first thread of the last warp, which has the fewest rows to merge.
+    const bool keeps_books = threadIdx.x == THREADS - WARP_SIZE;
+    unsigned arrived = 0;  // before the block at the unit before
+    // Merges the unit before if the block was the last to arrive at it. All threads take part; what
+    // the thread that arrived has acquired the others read behind the barrier.
+    const auto merge_before = [&](int number, auto hand_over) {
+        const bool shares = number > 0 && shared.unit(number - 1).parts > 1;
+        if (keeps_books && shares) {
+            shared.merges = arrived + 1 == static_cast<unsigned>(shared.unit(number - 1).parts);
+        }
+        hand_over();
+        __syncthreads();
+        if (shares && shared.merges) merge_tile(params, shared.unit(number - 1));
+    };
+
+    int done = 0;  // tiles of the warp
+#pragma unroll 1
+    for (int number = 0;; ++number) {
+        const Unit& unit = shared.unit(number);
+        if (unit.rows == 0) {
+            merge_before(number, [] {});
+            break;
+        }
+        ring.catch_up(params, shared, number, done);
+
+        WarpRows rows(params, lane_start.query);
+        if (SHARED_ROOM) __syncwarp();  // all lanes have their queries, which strips overwrite
+        const int warp_strip = threadIdx.x / WARP_SIZE * WARP_STRIPS;
+        bool adds = false;
+#pragma unroll 1
+        for (int strip = warp_strip; strip < warp_strip + WARP_STRIPS; ++strip) {
+            const Strips own = Strips::of<1>(unit, strip);
+            if (WARP_STRIPS > 1 && own.tiles == 0) continue;
+            const int end = done + own.tiles;
+#pragma unroll 1
+            for (int key = own.first_key; done < end; key += TILE_KEYS, ++done) {
+                const bool is_whole = key >= unit.whole.begin && key + TILE_KEYS <= unit.whole.end;
+                auto stage = lane_start;
+                stage.key += ring_offset<STAGES>(done, sizeof(KeyTile));
+                stage.value += ring_offset<STAGES>(done, sizeof(KeyTile));
+                // Keys and values are waited for apart; behind them come those of the next tiles.
+                ring.wait<2 * STAGES - 1>(done);
+                __syncwarp();
+                WarpRows::Scores score = {};
+                rows.multiply_keys(score, stage);
+                ring.wait<2 * STAGES - 2>(done);
+                __syncwarp();  // all lanes are done with the keys, too
+                ring.refill_keys(params, shared, done);
+                if (params.softcap > 0.0f) WarpRows::cap_scores(params, score);
+                if (!is_whole) {
+                    WarpRows::mask_scores(score, [&](int row) {
+                        const unsigned packed = unit.first_row + min(row, unit.rows - 1);
+                        const int query = packed / static_cast<unsigned>(group_of(params));
+                        const KeyRange seen = visible_range(params, unit.own, query);
+                        return KeyRange{seen.begin - key, seen.end - key};
+                    });
+                }
+                rows.raise_maxima(score);
+                rows.multiply_values(score, stage);
+                __syncwarp();
+                ring.refill_values(params, shared, number);
+            }
+            if (WARP_STRIPS > 1) {
+                rows.hand_over(shared.parts(), unit.rows, adds);
+                rows.start_over();
+                adds = true;
+            }
+        }
+
+        // Nothing that a warp alone saw is nothing all the same.
+        const bool leaves = WARP_STRIPS == 1 || !adds;
+        merge_before(number, [&] {
+            if (leaves) rows.hand_over(shared.parts(), unit.rows, false);
+        });
+        const QueryChunks next_query(params, shared.unit(number + 1));
+        add_strips(params, shared, unit);
+        if (keeps_books) shared.walk.next(params, shared.unit(number + AHEAD));
+        if (SHARED_ROOM) __syncwarp();  // all lanes have read what Q overwrites
+        next_query.store(params, shared);
+        __syncthreads();
+        if (keeps_books && unit.parts > 1) arrived = arrive(arrivals(params, unit), unit.parts);
+    }
+}
