@@ -371,9 +371,10 @@ constexpr bool SHARED_ROOM = WARPS == 1 && KEEP_QUERY;
 
 struct SharedMemory {
     static constexpr int QUERY_BYTES = SHARED_ROOM ? 0 : sizeof(QueryTileRows);
-    alignas(128) unsigned char query_and_parts[QUERY_BYTES + sizeof(WarpParts)];
+    // Tiles, Q's among them, begin at multiples of their rows' bytes, as their swizzle asks.
     KeyTile key[WARPS][STAGES];
     KeyTile value[WARPS][STAGES];
+    alignas(128) unsigned char query_and_parts[QUERY_BYTES + sizeof(WarpParts)];
     Walk walk;
     int merges;  // whether the block is the last to arrive at the unit before
     Unit units[UNIT_PLACES];
@@ -847,7 +848,8 @@ public:
         if (adds) {
 #pragma unroll
             for (int half = 0; half < LANE_ROWS; ++half) {
-                before[half] = parts.statistics[warp][8 * half + lane / 4];
+                const int row = 8 * half + lane / 4;
+                if (row < rows) before[half] = parts.statistics[warp][row];
             }
         }
         __syncwarp();  // before the first of four lanes writes what they have all read
