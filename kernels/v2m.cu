@@ -18,6 +18,7 @@
 #include "machine/large_logits.cuh"
 #include "machine/query_tile.cuh"
 #include "machine/score_shape.cuh"
+#include "machine/shared_address.cuh"
 #include "machine/softmax.cuh"
 #include "machine/swizzled_tile.cuh"
 #include "machine/tensor_core.cuh"
@@ -446,21 +447,56 @@ struct QueryChunks {
     }
 };
 
+// Copies 16 bytes, or writes 16 zero bytes and reads nothing where `valid` is false. Like
+// `cp_async_16`, to an address in shared memory that is a number already.
+__device__ inline void copy_chunk(unsigned destination, const Element* source, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
+                 "r"(valid ? CHUNK_BYTES : 0)
+                 : "memory");
+}
+
 // A warp's copies: the tiles of its units, one after the other, as far ahead as its ring has room.
 // INSIGHT: a part of a few tiles is over before its first copy would be back. The ring does not end
 // with it: the next parts' tiles are on their way while this one is handed over and merged.
 class Ring {
+    // A lane copies one chunk of every STEP_ROWS-th row.
+    static constexpr int STEP_ROWS = KeyTile::STEP_ROWS_OF<WARP_SIZE>;
+    static_assert(STEP_ROWS <= 8, "a step stays within half a tile");
+
     int number = 0;        // of the unit that the next tile is of
-    int index = 0;         // of that tile among the warp's of that unit
-    int count;             // of the warp's tiles of that unit
+    int key;               // the first of that tile, within the sequence
+    int key_end;           // behind the warp's tiles of that unit
     int loaded = 0;        // tiles so far
     int late = -1;         // the last tile that was not loaded at its regular time
     bool loading = false;  // the next tile's keys are, and its values are not
     unsigned page[2];      // of its first and its last 8 keys
+    // INSIGHT: what is the same for all tiles of a unit stays in registers: worked out for each
+    // tile, addresses took more instructions than everything else.
+    KeyRange seen;
+    int first_key;  // of the sequence
+    const Element* key_rows;
+    const Element* value_rows;
+    const unsigned* table;  // of the sequence
+    // What the lane copies, of every tile.
+    int in_page;  // the bits of a key that count within its page
+    int row;
+    bool valid_column;
+    unsigned key_start;
+    unsigned value_start;
 
 public:
     __device__ Ring(const PagedParams& params, SharedMemory& shared) {
-        count = Strips::of_warp(shared.unit(0)).tiles;
+        const int lane = thread_index() % WARP_SIZE;
+        const int warp = thread_index() / WARP_SIZE;
+        row = lane / KeyTile::CHUNKS;
+        const int chunk = lane % KeyTile::CHUNKS;
+        valid_column = chunk * CHUNK < params.head_dim;
+        in_page = params.block_table ? (1 << params.page_shift) - 1 : -1;
+        const unsigned offset = KeyTile::offset(row, chunk);
+        key_start = shared_address(&shared.key[warp][0]) + offset;
+        value_start = shared_address(&shared.value[warp][0]) + offset;
+        page[0] = page[1] = 0;
+        enter(params, shared);
         find_tile(params, shared, 0);
 #pragma unroll 1
         for (int i = 0; i < STAGES; ++i) {
@@ -474,15 +510,15 @@ public:
     }
 
     // Once the warp is done with the keys of tile `done` of all: loads those that take their place.
-    __device__ void refill_keys(const PagedParams& params, SharedMemory& shared, int done) {
+    __device__ void refill_keys(const PagedParams& params, int done) {
         loading = loaded == done + STAGES && exists();
-        if (loading) copy(params, params.key, shared, shared.key);
+        if (loading) copy(params.key, key_rows, key_start);
         cp_async_commit();
     }
 
     // The same of the values, which are of the same tile.
     __device__ void refill_values(const PagedParams& params, SharedMemory& shared, int current) {
-        if (loading) copy(params, params.value, shared, shared.value);
+        if (loading) copy(params.value, value_rows, value_start);
         cp_async_commit();
         if (loading) advance(params, shared, current);
     }
@@ -508,7 +544,7 @@ public:
     }
 
 private:
-    __device__ bool exists() const { return index < count; }
+    __device__ bool exists() const { return key < key_end; }
 
     __device__ static void commit_none() {
         cp_async_commit();
@@ -516,83 +552,86 @@ private:
     }
 
     __device__ void load_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        copy(params, params.key, shared, shared.key);
+        copy(params.key, key_rows, key_start);
         cp_async_commit();
-        copy(params, params.value, shared, shared.value);
+        copy(params.value, value_rows, value_start);
         cp_async_commit();
         advance(params, shared, current);
     }
 
     __device__ void advance(const PagedParams& params, SharedMemory& shared, int current) {
         ++loaded;
-        ++index;
+        key += TILE_KEYS;
         find_tile(params, shared, current);
+    }
+
+    // Reads what there is to know of the next unit.
+    __device__ void enter(const PagedParams& params, SharedMemory& shared) {
+        const Unit& unit = shared.unit(number);
+        const Strips own = Strips::of_warp(unit);
+        key = own.first_key;
+        key_end = key + own.tiles * TILE_KEYS;
+        if (own.tiles == 0) return;
+        seen = unit.seen;
+        first_key = unit.own.first_key;
+        const int sequence = unit.sequence;
+        const int head = unit.head_kv;
+        const long long batch = params.block_table || params.sequences ? 0 : sequence;
+        key_rows = lane_rows(params.key, batch, head);
+        value_rows = lane_rows(params.value, batch, head);
+        if (!params.block_table) return;
+        table = params.block_table;
+        if (params.page_starts) {
+            table += params.page_starts[sequence];
+        } else {
+            table += static_cast<long long>(sequence) * params.table_width;
+        }
+    }
+
+    // The lane's chunk of its first row.
+    __device__ const Element* lane_rows(const TensorView& tensor, long long batch, int head) const {
+        const int chunk = thread_index() % WARP_SIZE % KeyTile::CHUNKS;
+        return head_data(tensor, batch, head) + row * tensor.row_stride + chunk * CHUNK;
     }
 
     // Goes on to the next unit that has a tile for the warp, as far as units are described, and
     // asks for the tile's pages: by the time it is loaded they are here.
     __device__ void find_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        while (index >= count) {
+        while (!exists()) {
             if (number + 1 >= current + AHEAD || shared.unit(number).rows == 0) return;
             ++number;
-            index = 0;
-            count = Strips::of_warp(shared.unit(number)).tiles;
+            enter(params, shared);
         }
-        const Unit unit = shared.unit(number);
-        const int key = Strips::of_warp(unit).first_key + index * TILE_KEYS;
-        page[0] = page[1] = params.sequences ? 0 : unit.sequence;
         if (!params.block_table) return;
-        const unsigned* table = params.block_table;
-        if (params.page_starts) {
-            table += params.page_starts[unit.sequence];
-        } else {
-            table += static_cast<long long>(unit.sequence) * params.table_width;
-        }
         page[0] = page[1] = 0;
         // No entry is read behind a sequence's keys, nor before those that it sees.
-        if (key + 8 > unit.seen.begin && key < unit.seen.end) {
-            page[0] = table[key >> params.page_shift];
-        }
-        if (key + 8 < unit.seen.end) page[1] = table[key + 8 >> params.page_shift];
+        if (key + 8 > seen.begin && key < seen.end) page[0] = table[key >> params.page_shift];
+        if (key + 8 < seen.end) page[1] = table[key + 8 >> params.page_shift];
     }
 
     // Copies the next tile. Keys that no row of the unit sees become zeros, so that no read leaves
     // the sequence.
-    __device__ void copy(const PagedParams& params, const TensorView& tensor, SharedMemory& shared,
-                         KeyTile (&stages)[WARPS][STAGES]) const {
-        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again
-        // behind every copy instruction, each of which may have written there.
-        const Unit unit = shared.unit(number);
-        const int first_key = Strips::of_warp(unit).first_key + index * TILE_KEYS;
-        KeyTile& tile = stages[threadIdx.x / WARP_SIZE][ring_stage<STAGES>(loaded)];
-        constexpr int STEP_ROWS = KeyTile::STEP_ROWS_OF<WARP_SIZE>;
-        static_assert(STEP_ROWS <= 8, "a step stays within half a tile");
-        const int lane = thread_index() % WARP_SIZE;
-        const int row = lane / KeyTile::CHUNKS;
-        const int chunk = lane % KeyTile::CHUNKS;
-        const bool valid_column = chunk * CHUNK < params.head_dim;
-        const int in_page = params.block_table ? (1 << params.page_shift) - 1 : -1;
-        const Element* head = static_cast<const Element*>(tensor.data) +
-                              unit.head_kv * tensor.head_stride + chunk * CHUNK;
+    __device__ void copy(const TensorView& tensor, const Element* rows, unsigned start) const {
+        const unsigned stage = start + ring_offset<STAGES>(loaded, sizeof(KeyTile));
 #pragma unroll
         for (int half = 0; half < TILE_KEYS / 8; ++half) {
-            const int key = first_key + 8 * half;
-            const int slot = unit.own.first_key + (key & in_page) + row;
-            const Element* source =
-                head + page[half] * tensor.batch_stride + slot * tensor.row_stride;
-            // Most tiles are seen whole, and need not ask for each row.
-            const bool whole = key >= unit.seen.begin && key + 8 <= unit.seen.end;
+            const int from = key + 8 * half;
+            const Element* source = rows + page[half] * tensor.batch_stride +
+                                    (first_key + (from & in_page)) * tensor.row_stride;
             const auto copy_rows = [&](auto masked) {
 #pragma unroll
                 for (int step = 0; step < 8; step += STEP_ROWS) {
-                    const int at = key + row + step;
-                    const bool seen = at >= unit.seen.begin && at < unit.seen.end;
-                    cp_async_16(tile.bytes + tile.offset(8 * half + row + step, chunk), source,
-                                valid_column && (!masked.value || seen));
+                    const int at = from + row + step;
+                    const bool is_seen = at >= seen.begin && at < seen.end;
+                    // The permutation is an XOR, and a step's bits are not those of the lane's row.
+                    copy_chunk((stage ^ step * CHUNK_BYTES) +
+                                   (8 * half + step) * KeyTile::ROW_BYTES,
+                               source, valid_column && (!masked.value || is_seen));
                     source += STEP_ROWS * tensor.row_stride;
                 }
             };
-            if (whole) {
+            // Most tiles are seen whole, and need not ask for each row.
+            if (from >= seen.begin && from + 8 <= seen.end) {
                 copy_rows(Unmasked{});
             } else {
                 copy_rows(Masked{});
@@ -600,6 +639,7 @@ private:
         }
     }
 };
+static_assert(KeyTile::CHUNKS % 8 == 0, "eight chunks are permuted by the row");
 
 // Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
 // is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
@@ -763,13 +803,16 @@ public:
 
     // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
     // so large that their rounding could show become differences to its maximum.
-    __device__ void raise_maxima(Scores& score) {
+    // Of the tile's first half of rows alone if it has no others. `is_first`: of the strip, whose
+    // output is still 0.
+    __device__ void raise_maxima(Scores& score, int halves, bool is_first) {
         float factor[LANE_ROWS];
         float maximum[LANE_ROWS];
         bool grown = false;
         bool large = false;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
             maximum[half] = NEGATIVE_INFINITY;
 #pragma unroll
             for (int column = 0; column < KEY_BLOCKS; ++column) {
@@ -785,6 +828,7 @@ public:
         const bool any_large = __any_sync(ALL_LANES, large);
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
             RowStatistics& row = state[half];
             if (any_large) factor[half] = exponents.shrink(row.maximum, maximum[half]);
             row.maximum = maximum[half];
@@ -792,11 +836,13 @@ public:
             grown |= factor[half] != 1.0f;
         }
         if (any_large) take_differences(score);
+        if (is_first) return;
         // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
         // the products with 1; a narrow one is not. The result is the same to the bit.
         if (VOTE && !__any_sync(ALL_LANES, grown)) return;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
 #pragma unroll
             for (int column = 0; column < COLUMN_BLOCKS; ++column) {
                 output[column][2 * half] *= factor[half];
@@ -808,20 +854,22 @@ public:
     // O += P · V, with P = 2^(exponent - maximum) rounded to the dtype on the way. The accumulator
     // fragments of two neighbouring key blocks are, element for element, one operand fragment of 16
     // keys.
-    __device__ void multiply_values(const Scores& score, const LaneStart& start) {
+    __device__ void multiply_values(const Scores& score, const LaneStart& start, int halves) {
         float subtrahend[LANE_ROWS];
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
             const float maximum = state[half].maximum;
             // The scores of a large row are differences already.
             subtrahend[half] = exponents.is_large_row(maximum) ? 0.0f : exponents.above(maximum);
         }
 #pragma unroll
         for (int step = 0; step < KEY_STEPS; ++step) {
-            unsigned weight[4];
+            unsigned weight[4] = {};
 #pragma unroll
             for (int quarter = 0; quarter < 4; ++quarter) {  // of 16×16: two of rows by two of keys
                 const int half = quarter % 2;
+                if (half >= halves) continue;
                 const float* pair = &score[2 * step + quarter / 2][2 * half];
                 const float low = softmax_weight(pair[0], exponents.scale, subtrahend[half]);
                 const float high = softmax_weight(pair[1], exponents.scale, subtrahend[half]);
@@ -1096,6 +1144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
 
         WarpRows rows(params, lane_start.query);
         if (SHARED_ROOM) __syncwarp();  // all lanes have their queries, which strips overwrite
+        const int halves = unit.rows > TILE_ROWS / LANE_ROWS ? 2 : 1;
         const int warp_strip = threadIdx.x / WARP_SIZE * WARP_STRIPS;
         bool adds = false;
 #pragma unroll 1
@@ -1116,7 +1165,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
                 rows.multiply_keys(score, stage);
                 ring.wait<2 * STAGES - 2>(done);
                 __syncwarp();  // all lanes are done with the keys, too
-                ring.refill_keys(params, shared, done);
+                ring.refill_keys(params, done);
                 if (params.softcap > 0.0f) WarpRows::cap_scores(params, score);
                 if (!is_whole) {
                     WarpRows::mask_scores(score, [&](int row) {
@@ -1126,8 +1175,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
                         return KeyRange{seen.begin - key, seen.end - key};
                     });
                 }
-                rows.raise_maxima(score);
-                rows.multiply_values(score, stage);
+                rows.raise_maxima(score, halves, key == own.first_key);
+                rows.multiply_values(score, stage, halves);
                 __syncwarp();
                 ring.refill_values(params, shared, number);
             }
