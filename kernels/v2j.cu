@@ -6,11 +6,12 @@
 //         the chip is full. Here a block stays and takes several parts in a row; its copies run
 //         ahead into the next parts while it hands over the last. A part's keys, its arithmetic and
 //         the order of merging follow from its own sequence alone, so a sequence has the same bits
-//         in every batch. Keys are found through a table of pages, of which a contiguous cache has
-//         none.
+//         in every batch. A part is cut into strips, which are added in their order: a block's
+//         warps take one each, or, where there are parts enough, one warp takes them all and meets
+//         nobody. Keys are found through a table of pages, of which a contiguous cache has none.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements, a counter of 0 for each tile
-// build:  -DHEAD_DIM=64|128|256 -DKEY_GROUPS=4|8 -DTILE_KEYS=16 -DSTAGES=1|2|4 -DLEAST_KEYS=256
-//         -DBLOCKS_PER_SM=1; f16 or -DDTYPE_BF16
+// build:  -DHEAD_DIM=64|128|256 -DSTRIPS=2|4|8 -DWARPS=1|2|4|8 -DTILE_KEYS=16 -DSTAGES=1|2|4
+//         -DLEAST_KEYS=256 -DUNIT_OVERHEAD=4 -DBLOCKS_PER_SM=1|2|8; f16 or -DDTYPE_BF16
 #include "machine/async_copy.cuh"
 #include "machine/element.cuh"
 #include "machine/exponent.cuh"
@@ -19,6 +20,7 @@
 #include "machine/large_logits.cuh"
 #include "machine/query_tile.cuh"
 #include "machine/score_shape.cuh"
+#include "machine/shared_address.cuh"
 #include "machine/softmax.cuh"
 #include "machine/swizzled_tile.cuh"
 #include "machine/tensor_core.cuh"
@@ -43,10 +45,13 @@ FIELD_AT(page_shift, 276);
 #undef FIELD_AT
 static_assert(sizeof(PagedParams) == 280, "PagedParams");
 
-// Tile laws. A tile has 16 rows; the warps of a block share out the keys, 16 at a time.
+// Tile laws. A tile has 16 rows; a warp takes 16 keys at a time, strip after strip.
 constexpr int TILE_ROWS = 16;
 constexpr int LANE_ROWS = 2;  // fragments give each lane two rows of a block, 8 apart
-constexpr int THREADS = KEY_GROUPS * WARP_SIZE;
+constexpr int THREADS = WARPS * WARP_SIZE;
+constexpr int WARP_STRIPS = STRIPS / WARPS;  // of each part
+static_assert(WARPS == 1 || WARPS == STRIPS, "strips are added one by one, in their order");
+static_assert(WARPS > 1 || HEAD_DIM <= 128, "a wider head's queries would take a warp's registers");
 static_assert(TILE_KEYS % 16 == 0 && HEAD_DIM % 16 == 0, "whole mma steps");
 
 // Parts. They begin and end at multiples of PART_STEP keys, so that no tile is of two.
@@ -54,7 +59,7 @@ constexpr int PART_STEP = 128;
 constexpr int MOST_PARTS = 16;               // of a row: what a warp merges at once
 constexpr int FEW_QUERIES = 4;               // of a sequence: as many have the most parts
 constexpr int MERGED_QUERIES = FEW_QUERIES * MOST_PARTS / 2;  // more of them have one part
-static_assert(PART_STEP % (KEY_GROUPS * TILE_KEYS) == 0, "the warps have equal shares");
+static_assert(PART_STEP % (STRIPS * TILE_KEYS) == 0, "strips are of whole tiles");
 static_assert(LEAST_KEYS % PART_STEP == 0, "whole steps");
 
 // Numbers beyond a tensor, negative ones of a signed type among them, are its end.
@@ -135,14 +140,33 @@ struct Unit {
     int tile;
     int first_row;  // of the tile, within the key head's rows
     int rows;       // of the tile; 0 where there is no unit
-    int first_key;  // of the first tile of keys, within the sequence
-    int key_tiles;
-    KeyRange seen;   // by any row of the tile
+    int first_key;  // of the part, within the sequence
+    int strip_keys;
+    KeyRange seen;   // by any row of the tile, within the part
     KeyRange whole;  // by every row
     int part;
     int first_part;  // in which the tile's rows see keys
     int parts;       // from there on
     int sequence_parts;
+};
+
+// The tiles of COUNT strips, one behind the other, that any row of the unit sees.
+struct Strips {
+    int first_key;
+    int tiles;
+
+    template <int COUNT>
+    __device__ static Strips of(const Unit& unit, int first) {
+        const int begin = unit.first_key + first * unit.strip_keys;
+        const int seen_begin = max(begin, unit.seen.begin / TILE_KEYS * TILE_KEYS);
+        const int seen_end = min(begin + COUNT * unit.strip_keys, unit.seen.end);
+        return {seen_begin, max(seen_end - seen_begin + TILE_KEYS - 1, 0) / TILE_KEYS};
+    }
+
+    // All of this warp's.
+    __device__ static Strips of_warp(const Unit& unit) {
+        return of<WARP_STRIPS>(unit, threadIdx.x / WARP_SIZE * WARP_STRIPS);
+    }
 };
 
 // A block's way through its units: parts of a key head, and the tiles of rows for each, so that
@@ -157,8 +181,8 @@ struct Walk {
 
     // Describes the next unit that has something to do; none at the end.
     __device__ void next(const PagedParams& params, Unit& unit) {
-        unit.rows = 0;
-        unit.key_tiles = 0;
+        unit.rows = unit.first_key = unit.strip_keys = 0;
+        unit.seen = {0, 0};
         while (left > 0 && unit.rows == 0) {
             describe(params, unit);
             step(params);
@@ -184,8 +208,8 @@ struct Walk {
         unit.tile = tile;
         unit.first_row = first_row;
         unit.rows = rows;
-        unit.first_key = seen_begin / TILE_KEYS * TILE_KEYS;
-        unit.key_tiles = max(seen_end - unit.first_key + TILE_KEYS - 1, 0) / TILE_KEYS;
+        unit.first_key = begin;
+        unit.strip_keys = work.part_keys / STRIPS;
         unit.seen = {seen_begin, seen_end};
         unit.whole = {last.begin, first.end};
         unit.part = part;
@@ -333,26 +357,41 @@ static_assert(UNIT_PLACES >= AHEAD + 2, "no place is written that is read");
 
 using KeyTile = SwizzledTile<TILE_KEYS, HEAD_DIM>;
 
-// What the warps of a block hand to one another when a part is through. Eight floats more per row
-// put the 8-byte stores of the four rows that half a warp writes 8 banks apart.
-struct GroupParts {
-    float output[KEY_GROUPS][TILE_ROWS][HEAD_DIM + 8];
-    RowStatistics statistics[KEY_GROUPS][TILE_ROWS];
+using QueryTileRows = SwizzledTile<TILE_ROWS, HEAD_DIM>;
 
-    __device__ GroupParts() {}
+// What each warp has made of its strips. Eight floats more per row put the 8-byte stores of the
+// four rows that half a warp writes 8 banks apart.
+struct WarpParts {
+    float output[WARPS][TILE_ROWS][HEAD_DIM + 8];
+    RowStatistics statistics[WARPS][TILE_ROWS];
 };
 
+// Q stays in registers if the output leaves room for it.
+constexpr bool KEEP_QUERY = HEAD_DIM <= 128;
+
+// A warp that works alone has Q in its registers before it adds its first strip.
+// INSIGHT: the room makes eight such warps fit where seven did.
+constexpr bool SHARED_ROOM = WARPS == 1;
+
 struct SharedMemory {
-    SwizzledTile<TILE_ROWS, HEAD_DIM> query;
-    KeyTile key[KEY_GROUPS][STAGES];
-    KeyTile value[KEY_GROUPS][STAGES];
-    GroupParts parts;
+    static constexpr int QUERY_BYTES = SHARED_ROOM ? 0 : sizeof(QueryTileRows);
+    // Tiles, Q's among them, begin at multiples of their rows' bytes, as their swizzle asks.
+    KeyTile key[WARPS][STAGES];
+    KeyTile value[WARPS][STAGES];
+    alignas(128) unsigned char query_and_parts[QUERY_BYTES + sizeof(WarpParts)];
     Walk walk;
     int merges;  // whether the block is the last to arrive at the unit before
     Unit units[UNIT_PLACES];
 
     __device__ Unit& unit(int number) { return units[number % UNIT_PLACES]; }
+    __device__ QueryTileRows& query() {
+        return *reinterpret_cast<QueryTileRows*>(query_and_parts);
+    }
+    __device__ WarpParts& parts() {
+        return *reinterpret_cast<WarpParts*>(query_and_parts + QUERY_BYTES);
+    }
 };
+static_assert(sizeof(WarpParts) >= sizeof(QueryTileRows) || !SHARED_ROOM, "Q has room there");
 
 static_assert(sizeof(SharedMemory) == LAUNCH_SHARED_BYTES, "what the plan asks for");
 static_assert(THREADS == LAUNCH_THREADS, "what the plan asks for");
@@ -404,39 +443,63 @@ struct QueryChunks {
             const int index = threadIdx.x + i * THREADS;
             if (ALL % THREADS != 0 && index >= ALL) break;
             const uint4 own = chunks[i];
-            *reinterpret_cast<uint4*>(shared.query.bytes +
-                                      shared.query.offset(index / CHUNKS, index % CHUNKS)) = {
-                own.x ^ signs, own.y ^ signs, own.z ^ signs, own.w ^ signs};
+            QueryTileRows& query = shared.query();
+            *reinterpret_cast<uint4*>(query.bytes + query.offset(index / CHUNKS, index % CHUNKS)) =
+                {own.x ^ signs, own.y ^ signs, own.z ^ signs, own.w ^ signs};
         }
     }
 };
+
+// Copies 16 bytes, or writes 16 zero bytes and reads nothing where `valid` is false. Like
+// `cp_async_16`, to an address in shared memory that is a number already.
+__device__ inline void copy_chunk(unsigned destination, const Element* source, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source),
+                 "r"(valid ? CHUNK_BYTES : 0)
+                 : "memory");
+}
 
 // A warp's copies: the tiles of its units, one after the other, as far ahead as its ring has room.
 // INSIGHT: a part of a few tiles is over before its first copy would be back. The ring does not end
 // with it: the next parts' tiles are on their way while this one is handed over and merged.
 class Ring {
+    // A lane copies one chunk of every STEP_ROWS-th row.
+    static constexpr int STEP_ROWS = KeyTile::STEP_ROWS_OF<WARP_SIZE>;
+    static_assert(STEP_ROWS <= 8, "a step stays within half a tile");
+
     int number = 0;        // of the unit that the next tile is of
-    int index = 0;         // of that tile among the warp's of that unit
-    int count;             // of the warp's tiles of that unit
+    int key;               // the first of that tile, within the sequence
+    int key_end;           // behind the warp's tiles of that unit
     int loaded = 0;        // tiles so far
     int late = -1;         // the last tile that was not loaded at its regular time
     bool loading = false;  // the next tile's keys are, and its values are not
     unsigned page[2];      // of its first and its last 8 keys
+    // INSIGHT: what is the same for all tiles of a unit stays in registers: worked out for each
+    // tile, addresses took more instructions than everything else.
+    KeyRange seen;
+    int first_key;  // of the sequence
+    const Element* key_rows;
+    const Element* value_rows;
+    const unsigned* table;  // of the sequence
+    // What the lane copies, of every tile.
+    int in_page;  // the bits of a key that count within its page
+    int row;
+    bool valid_column;
+    unsigned key_start;
+    unsigned value_start;
 
 public:
-    __device__ static int tile_key(const Unit& unit, int index) {
-        const int group = threadIdx.x / WARP_SIZE;
-        return unit.first_key + (group + index * KEY_GROUPS) * TILE_KEYS;
-    }
-
-    // Tiles of the warp.
-    __device__ static int tiles(const Unit& unit) {
-        const int group = threadIdx.x / WARP_SIZE;
-        return (unit.key_tiles - group + KEY_GROUPS - 1) / KEY_GROUPS;
-    }
-
     __device__ Ring(const PagedParams& params, SharedMemory& shared) {
-        count = tiles(shared.unit(0));
+        const int lane = thread_index() % WARP_SIZE;
+        const int warp = thread_index() / WARP_SIZE;
+        row = lane / KeyTile::CHUNKS;
+        const int chunk = lane % KeyTile::CHUNKS;
+        valid_column = chunk * CHUNK < params.head_dim;
+        in_page = params.block_table ? (1 << params.page_shift) - 1 : -1;
+        const unsigned offset = KeyTile::offset(row, chunk);
+        key_start = shared_address(&shared.key[warp][0]) + offset;
+        value_start = shared_address(&shared.value[warp][0]) + offset;
+        page[0] = page[1] = 0;
+        enter(params, shared);
         find_tile(params, shared, 0);
 #pragma unroll 1
         for (int i = 0; i < STAGES; ++i) {
@@ -450,15 +513,15 @@ public:
     }
 
     // Once the warp is done with the keys of tile `done` of all: loads those that take their place.
-    __device__ void refill_keys(const PagedParams& params, SharedMemory& shared, int done) {
+    __device__ void refill_keys(const PagedParams& params, int done) {
         loading = loaded == done + STAGES && exists();
-        if (loading) copy(params, params.key, shared, shared.key);
+        if (loading) copy(params.key, key_rows, key_start);
         cp_async_commit();
     }
 
     // The same of the values, which are of the same tile.
     __device__ void refill_values(const PagedParams& params, SharedMemory& shared, int current) {
-        if (loading) copy(params, params.value, shared, shared.value);
+        if (loading) copy(params.value, value_rows, value_start);
         cp_async_commit();
         if (loading) advance(params, shared, current);
     }
@@ -484,7 +547,7 @@ public:
     }
 
 private:
-    __device__ bool exists() const { return index < count; }
+    __device__ bool exists() const { return key < key_end; }
 
     __device__ static void commit_none() {
         cp_async_commit();
@@ -492,83 +555,86 @@ private:
     }
 
     __device__ void load_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        copy(params, params.key, shared, shared.key);
+        copy(params.key, key_rows, key_start);
         cp_async_commit();
-        copy(params, params.value, shared, shared.value);
+        copy(params.value, value_rows, value_start);
         cp_async_commit();
         advance(params, shared, current);
     }
 
     __device__ void advance(const PagedParams& params, SharedMemory& shared, int current) {
         ++loaded;
-        ++index;
+        key += TILE_KEYS;
         find_tile(params, shared, current);
+    }
+
+    // Reads what there is to know of the next unit.
+    __device__ void enter(const PagedParams& params, SharedMemory& shared) {
+        const Unit& unit = shared.unit(number);
+        const Strips own = Strips::of_warp(unit);
+        key = own.first_key;
+        key_end = key + own.tiles * TILE_KEYS;
+        if (own.tiles == 0) return;
+        seen = unit.seen;
+        first_key = unit.own.first_key;
+        const int sequence = unit.sequence;
+        const int head = unit.head_kv;
+        const long long batch = params.block_table || params.sequences ? 0 : sequence;
+        key_rows = lane_rows(params.key, batch, head);
+        value_rows = lane_rows(params.value, batch, head);
+        if (!params.block_table) return;
+        table = params.block_table;
+        if (params.page_starts) {
+            table += params.page_starts[sequence];
+        } else {
+            table += static_cast<long long>(sequence) * params.table_width;
+        }
+    }
+
+    // The lane's chunk of its first row.
+    __device__ const Element* lane_rows(const TensorView& tensor, long long batch, int head) const {
+        const int chunk = thread_index() % WARP_SIZE % KeyTile::CHUNKS;
+        return head_data(tensor, batch, head) + row * tensor.row_stride + chunk * CHUNK;
     }
 
     // Goes on to the next unit that has a tile for the warp, as far as units are described, and
     // asks for the tile's pages: by the time it is loaded they are here.
     __device__ void find_tile(const PagedParams& params, SharedMemory& shared, int current) {
-        while (index >= count) {
+        while (!exists()) {
             if (number + 1 >= current + AHEAD || shared.unit(number).rows == 0) return;
             ++number;
-            index = 0;
-            count = tiles(shared.unit(number));
+            enter(params, shared);
         }
-        const Unit unit = shared.unit(number);
-        const int key = tile_key(unit, index);
-        page[0] = page[1] = params.sequences ? 0 : unit.sequence;
         if (!params.block_table) return;
-        const unsigned* table = params.block_table;
-        if (params.page_starts) {
-            table += params.page_starts[unit.sequence];
-        } else {
-            table += static_cast<long long>(unit.sequence) * params.table_width;
-        }
         page[0] = page[1] = 0;
         // No entry is read behind a sequence's keys, nor before those that it sees.
-        if (key + 8 > unit.seen.begin && key < unit.seen.end) {
-            page[0] = table[key >> params.page_shift];
-        }
-        if (key + 8 < unit.seen.end) page[1] = table[key + 8 >> params.page_shift];
+        if (key + 8 > seen.begin && key < seen.end) page[0] = table[key >> params.page_shift];
+        if (key + 8 < seen.end) page[1] = table[key + 8 >> params.page_shift];
     }
 
     // Copies the next tile. Keys that no row of the unit sees become zeros, so that no read leaves
     // the sequence.
-    __device__ void copy(const PagedParams& params, const TensorView& tensor, SharedMemory& shared,
-                         KeyTile (&stages)[KEY_GROUPS][STAGES]) const {
-        // INSIGHT: a copy of what is read of it. A reference into shared memory is read again
-        // behind every copy instruction, each of which may have written there.
-        const Unit unit = shared.unit(number);
-        const int first_key = tile_key(unit, index);
-        KeyTile& tile = stages[threadIdx.x / WARP_SIZE][ring_stage<STAGES>(loaded)];
-        constexpr int STEP_ROWS = KeyTile::STEP_ROWS_OF<WARP_SIZE>;
-        static_assert(STEP_ROWS <= 8, "a step stays within half a tile");
-        const int lane = thread_index() % WARP_SIZE;
-        const int row = lane / KeyTile::CHUNKS;
-        const int chunk = lane % KeyTile::CHUNKS;
-        const bool valid_column = chunk * CHUNK < params.head_dim;
-        const int in_page = params.block_table ? (1 << params.page_shift) - 1 : -1;
-        const Element* head = static_cast<const Element*>(tensor.data) +
-                              unit.head_kv * tensor.head_stride + chunk * CHUNK;
+    __device__ void copy(const TensorView& tensor, const Element* rows, unsigned start) const {
+        const unsigned stage = start + ring_offset<STAGES>(loaded, sizeof(KeyTile));
 #pragma unroll
         for (int half = 0; half < TILE_KEYS / 8; ++half) {
-            const int key = first_key + 8 * half;
-            const int slot = unit.own.first_key + (key & in_page) + row;
-            const Element* source =
-                head + page[half] * tensor.batch_stride + slot * tensor.row_stride;
-            // Most tiles are seen whole, and need not ask for each row.
-            const bool whole = key >= unit.seen.begin && key + 8 <= unit.seen.end;
+            const int from = key + 8 * half;
+            const Element* source = rows + page[half] * tensor.batch_stride +
+                                    (first_key + (from & in_page)) * tensor.row_stride;
             const auto copy_rows = [&](auto masked) {
 #pragma unroll
                 for (int step = 0; step < 8; step += STEP_ROWS) {
-                    const int at = key + row + step;
-                    const bool seen = at >= unit.seen.begin && at < unit.seen.end;
-                    cp_async_16(tile.bytes + tile.offset(8 * half + row + step, chunk), source,
-                                valid_column && (!masked.value || seen));
+                    const int at = from + row + step;
+                    const bool is_seen = at >= seen.begin && at < seen.end;
+                    // The permutation is an XOR, and a step's bits are not those of the lane's row.
+                    copy_chunk((stage ^ step * CHUNK_BYTES) +
+                                   (8 * half + step) * KeyTile::ROW_BYTES,
+                               source, valid_column && (!masked.value || is_seen));
                     source += STEP_ROWS * tensor.row_stride;
                 }
             };
-            if (whole) {
+            // Most tiles are seen whole, and need not ask for each row.
+            if (from >= seen.begin && from + 8 <= seen.end) {
                 copy_rows(Unmasked{});
             } else {
                 copy_rows(Masked{});
@@ -576,6 +642,7 @@ private:
         }
     }
 };
+static_assert(KeyTile::CHUNKS % 8 == 0, "eight chunks are permuted by the row");
 
 // Where a lane starts reading the fragments of each operand in shared memory; the rest of its way
 // is a constant. ldmatrix takes the rows of one 8×8 matrix from each eight lanes. For Q the
@@ -586,12 +653,12 @@ struct LaneStart {
     unsigned key;
     unsigned value;
 
-    __device__ explicit LaneStart(const SharedMemory& shared) {
+    __device__ explicit LaneStart(SharedMemory& shared) {
         const int lane = thread_index() % WARP_SIZE;
-        const int group = thread_index() / WARP_SIZE;
-        query = shared.query.start(lane % 16, lane / 16);
-        key = shared.key[group][0].start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
-        value = shared.value[group][0].start(lane % 16, lane / 16);
+        const int warp = thread_index() / WARP_SIZE;
+        query = shared.query().start(lane % 16, lane / 16);
+        key = shared.key[warp][0].start(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+        value = shared.value[warp][0].start(lane % 16, lane / 16);
     }
 };
 
@@ -631,7 +698,23 @@ struct Exponents {
     }
 };
 
-// The rows of the unit's tile and this warp's keys: queries, output so far, and the steps of one
+// How what is summed of more keys is added to what is summed so far.
+struct Addition {
+    RowStatistics total;
+    float kept;   // of what there is
+    float added;  // of what comes
+
+    __device__ Addition(const Exponents& exponents, RowStatistics so_far, RowStatistics more) {
+        total.maximum = fmaxf(so_far.maximum, more.maximum);
+        kept = exponents.shrink(so_far.maximum, total.maximum);
+        added = exponents.shrink(more.maximum, total.maximum);
+        total.sum = of(so_far.sum, more.sum);
+    }
+
+    __device__ float of(float so_far, float more) const { return fmaf(more, added, so_far * kept); }
+};
+
+// The rows of the unit's tile and keys of one strip: queries, output so far, and the steps of one
 // tile of keys.
 class WarpRows {
     static constexpr int KEY_BLOCKS = TILE_KEYS / 8;    // columns of a score fragment
@@ -640,8 +723,6 @@ class WarpRows {
     static constexpr int KEY_STEPS = TILE_KEYS / 16;    // of P·V
     static constexpr int BLOCK_BYTES = 16 * HEAD_DIM * sizeof(Element);  // 16 rows of a tile
 
-    // Q stays in registers if the output leaves room for it.
-    static constexpr bool KEEP_QUERY = HEAD_DIM <= 128;
     static constexpr int KEPT_STEPS = KEEP_QUERY ? DEPTH_STEPS : 1;
 
     // As V2d has it, where it was 3 % slower at 64 columns and 4 % faster at 128, on an H200.
@@ -662,6 +743,17 @@ public:
                 load_matrices(query[step], KeyTile::advanced(query_start, step));
             }
         }
+    }
+
+    // For the next strip.
+    __device__ void start_over() {
+#pragma unroll
+        for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) output[column][i] = 0.0f;
+        }
+#pragma unroll
+        for (int half = 0; half < LANE_ROWS; ++half) state[half] = {};
     }
 
     // S = Q · Kᵀ, added to scores of 0.
@@ -714,13 +806,16 @@ public:
 
     // Lets the maxima of the rows grow; sums and output follow. Scores of a row whose exponents are
     // so large that their rounding could show become differences to its maximum.
-    __device__ void raise_maxima(Scores& score) {
+    // Of the tile's first half of rows alone if it has no others. `is_first`: of the strip, whose
+    // output is still 0.
+    __device__ void raise_maxima(Scores& score, int halves, bool is_first) {
         float factor[LANE_ROWS];
         float maximum[LANE_ROWS];
         bool grown = false;
         bool large = false;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
             maximum[half] = NEGATIVE_INFINITY;
 #pragma unroll
             for (int column = 0; column < KEY_BLOCKS; ++column) {
@@ -736,6 +831,7 @@ public:
         const bool any_large = __any_sync(ALL_LANES, large);
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
             RowStatistics& row = state[half];
             if (any_large) factor[half] = exponents.shrink(row.maximum, maximum[half]);
             row.maximum = maximum[half];
@@ -743,11 +839,13 @@ public:
             grown |= factor[half] != 1.0f;
         }
         if (any_large) take_differences(score);
+        if (is_first) return;
         // After the first tiles a maximum seldom grows. A wide output is worth a vote that saves
         // the products with 1; a narrow one is not. The result is the same to the bit.
         if (VOTE && !__any_sync(ALL_LANES, grown)) return;
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
 #pragma unroll
             for (int column = 0; column < COLUMN_BLOCKS; ++column) {
                 output[column][2 * half] *= factor[half];
@@ -759,20 +857,22 @@ public:
     // O += P · V, with P = 2^(exponent - maximum) rounded to the dtype on the way. The accumulator
     // fragments of two neighbouring key blocks are, element for element, one operand fragment of 16
     // keys.
-    __device__ void multiply_values(const Scores& score, const LaneStart& start) {
+    __device__ void multiply_values(const Scores& score, const LaneStart& start, int halves) {
         float subtrahend[LANE_ROWS];
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
+            if (half >= halves) break;
             const float maximum = state[half].maximum;
             // The scores of a large row are differences already.
             subtrahend[half] = exponents.is_large_row(maximum) ? 0.0f : exponents.above(maximum);
         }
 #pragma unroll
         for (int step = 0; step < KEY_STEPS; ++step) {
-            unsigned weight[4];
+            unsigned weight[4] = {};
 #pragma unroll
             for (int quarter = 0; quarter < 4; ++quarter) {  // of 16×16: two of rows by two of keys
                 const int half = quarter % 2;
+                if (half >= halves) continue;
                 const float* pair = &score[2 * step + quarter / 2][2 * half];
                 const float low = softmax_weight(pair[0], exponents.scale, subtrahend[half]);
                 const float high = softmax_weight(pair[1], exponents.scale, subtrahend[half]);
@@ -790,23 +890,44 @@ public:
         }
     }
 
-    // Leaves the first `rows` rows, not yet divided by their sums, among the block's parts.
-    __device__ void hand_over(GroupParts& parts, int rows) {
+    // Leaves the first `rows` rows, not yet divided by their sums, in the warp's place, or adds
+    // them to what its strips before have left there.
+    __device__ void hand_over(WarpParts& parts, int rows, bool adds) {
         const int lane = threadIdx.x % WARP_SIZE;
-        const int group = threadIdx.x / WARP_SIZE;
+        const int warp = threadIdx.x / WARP_SIZE;
+        RowStatistics before[LANE_ROWS];
+        if (adds) {
+#pragma unroll
+            for (int half = 0; half < LANE_ROWS; ++half) {
+                const int row = 8 * half + lane / 4;
+                if (row < rows) before[half] = parts.statistics[warp][row];
+            }
+        }
+        __syncwarp();  // before the first of four lanes writes what they have all read
 #pragma unroll
         for (int half = 0; half < LANE_ROWS; ++half) {
-            RowStatistics total = state[half];
-            total.sum = group_sum<4>(total.sum);
+            RowStatistics own = state[half];
+            own.sum = group_sum<4>(own.sum);
             const int row = 8 * half + lane / 4;
             if (row >= rows) continue;
-            float* part = &parts.output[group][row][lane % 4 * 2];
+            float* const place = &parts.output[warp][row][lane % 4 * 2];
+            if (adds) {
+                const Addition addition(exponents, before[half], own);
+                own = addition.total;
 #pragma unroll
-            for (int column = 0; column < COLUMN_BLOCKS; ++column) {
-                const float* pair = &output[column][2 * half];
-                *reinterpret_cast<float2*>(part + 8 * column) = make_float2(pair[0], pair[1]);
+                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                    float2& pair = *reinterpret_cast<float2*>(place + 8 * column);
+                    pair = make_float2(addition.of(pair.x, output[column][2 * half]),
+                                       addition.of(pair.y, output[column][2 * half + 1]));
+                }
+            } else {
+#pragma unroll
+                for (int column = 0; column < COLUMN_BLOCKS; ++column) {
+                    const float* pair = &output[column][2 * half];
+                    *reinterpret_cast<float2*>(place + 8 * column) = make_float2(pair[0], pair[1]);
+                }
             }
-            if (lane % 4 == 0) parts.statistics[group][row] = total;
+            if (lane % 4 == 0) parts.statistics[warp][row] = own;
         }
     }
 
@@ -891,10 +1012,11 @@ __device__ inline unsigned arrive(unsigned* counter, unsigned expected) {
     return before;
 }
 
-// Adds what the warps made of the unit; to the output, or to be merged with the tile's other parts.
-__device__ inline void merge_groups(const PagedParams& params, const SharedMemory& shared,
-                                    const Unit& unit) {
-    const GroupParts& parts = shared.parts;
+// Adds what the warps made of the unit's strips; to the output, or to be merged with the tile's
+// other parts.
+__device__ inline void add_strips(const PagedParams& params, SharedMemory& shared,
+                                  const Unit& unit) {
+    const WarpParts& parts = shared.parts();
     const Exponents exponents(params);
     constexpr int QUARTETS = HEAD_DIM / LANE_COLUMNS;
     for (int index = threadIdx.x; index < unit.rows * QUARTETS; index += THREADS) {
@@ -902,20 +1024,27 @@ __device__ inline void merge_groups(const PagedParams& params, const SharedMemor
         const int column = index % QUARTETS * LANE_COLUMNS;
         if (column >= params.head_dim) continue;
         RowStatistics total;
-#pragma unroll
-        for (int group = 0; group < KEY_GROUPS; ++group) {
-            total.maximum = fmaxf(total.maximum, parts.statistics[group][row].maximum);
-        }
         float sum[LANE_COLUMNS] = {};
+        bool adds = false;
 #pragma unroll
-        for (int group = 0; group < KEY_GROUPS; ++group) {
-            const RowStatistics part = parts.statistics[group][row];
-            const float factor = exponents.shrink(part.maximum, total.maximum);
-            total.sum = fmaf(part.sum, factor, total.sum);
+        for (int warp = 0; warp < WARPS; ++warp) {
+            // As one warp alone would do it: strips without a tile are left out, and to the first
+            // that has one nothing is added.
+            if (WARPS > 1 && Strips::of<1>(unit, warp).tiles == 0) continue;
+            const RowStatistics own = parts.statistics[warp][row];
             float columns[LANE_COLUMNS];
-            load(&parts.output[group][row][column], columns);
+            load(&parts.output[warp][row][column], columns);
+            if (adds) {
+                const Addition addition(exponents, total, own);
+                total = addition.total;
 #pragma unroll
-            for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = fmaf(columns[c], factor, sum[c]);
+                for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = addition.of(sum[c], columns[c]);
+            } else {
+                total = own;
+#pragma unroll
+                for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = columns[c];
+            }
+            adds = true;
         }
         if (unit.parts == 1) {
             store_output(params, unit, row, column, total, sum);
@@ -966,7 +1095,7 @@ __device__ inline void merge_row(const PagedParams& params, const Unit& unit, in
 __device__ inline void merge_tile(const PagedParams& params, const Unit& unit) {
     constexpr int ROW_UNITS = (HEAD_DIM + WARP_COLUMNS - 1) / WARP_COLUMNS;
     const int pieces = unit.rows * ROW_UNITS;
-    for (int piece = threadIdx.x / WARP_SIZE; piece < pieces; piece += KEY_GROUPS) {
+    for (int piece = threadIdx.x / WARP_SIZE; piece < pieces; piece += WARPS) {
         merge_row(params, unit, piece / ROW_UNITS,
                   piece % ROW_UNITS * WARP_COLUMNS + threadIdx.x % WARP_SIZE * LANE_COLUMNS);
     }
@@ -1017,41 +1146,61 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
         ring.catch_up(params, shared, number, done);
 
         WarpRows rows(params, lane_start.query);
-        const int end = done + Ring::tiles(unit);
+        if (SHARED_ROOM) __syncwarp();  // all lanes have their queries, which strips overwrite
+        const int halves = unit.rows > TILE_ROWS / LANE_ROWS ? 2 : 1;
+        const int warp_strip = threadIdx.x / WARP_SIZE * WARP_STRIPS;
+        bool adds = false;
 #pragma unroll 1
-        for (int index = 0; done < end; ++index, ++done) {
-            const int key = Ring::tile_key(unit, index);
-            const bool is_whole = key >= unit.whole.begin && key + TILE_KEYS <= unit.whole.end;
-            auto stage = lane_start;
-            stage.key += ring_offset<STAGES>(done, sizeof(KeyTile));
-            stage.value += ring_offset<STAGES>(done, sizeof(KeyTile));
-            // Keys and values are waited for apart; behind them come those of the next tiles.
-            ring.wait<2 * STAGES - 1>(done);
-            __syncwarp();
-            WarpRows::Scores score = {};
-            rows.multiply_keys(score, stage);
-            ring.wait<2 * STAGES - 2>(done);
-            __syncwarp();  // all lanes are done with the keys, too
-            ring.refill_keys(params, shared, done);
-            if (params.softcap > 0.0f) WarpRows::cap_scores(params, score);
-            if (!is_whole) {
-                WarpRows::mask_scores(score, [&](int row) {
-                    const unsigned packed = unit.first_row + min(row, unit.rows - 1);
-                    const int query = packed / static_cast<unsigned>(group_of(params));
-                    const KeyRange seen = visible_range(params, unit.own, query);
-                    return KeyRange{seen.begin - key, seen.end - key};
-                });
+        for (int strip = warp_strip; strip < warp_strip + WARP_STRIPS; ++strip) {
+            const Strips own = Strips::of<1>(unit, strip);
+            if (WARP_STRIPS > 1 && own.tiles == 0) continue;
+            const int end = done + own.tiles;
+#pragma unroll 1
+            for (int key = own.first_key; done < end; key += TILE_KEYS, ++done) {
+                const bool is_whole = key >= unit.whole.begin && key + TILE_KEYS <= unit.whole.end;
+                auto stage = lane_start;
+                stage.key += ring_offset<STAGES>(done, sizeof(KeyTile));
+                stage.value += ring_offset<STAGES>(done, sizeof(KeyTile));
+                // Keys and values are waited for apart; behind them come those of the next tiles.
+                ring.wait<2 * STAGES - 1>(done);
+                __syncwarp();
+                WarpRows::Scores score = {};
+                rows.multiply_keys(score, stage);
+                ring.wait<2 * STAGES - 2>(done);
+                __syncwarp();  // all lanes are done with the keys, too
+                ring.refill_keys(params, done);
+                if (params.softcap > 0.0f) WarpRows::cap_scores(params, score);
+                if (!is_whole) {
+                    WarpRows::mask_scores(score, [&](int row) {
+                        const unsigned packed = unit.first_row + min(row, unit.rows - 1);
+                        const int query = packed / static_cast<unsigned>(group_of(params));
+                        const KeyRange seen = visible_range(params, unit.own, query);
+                        return KeyRange{seen.begin - key, seen.end - key};
+                    });
+                }
+                rows.raise_maxima(score, halves, key == own.first_key);
+                rows.multiply_values(score, stage, halves);
+                __syncwarp();
+                ring.refill_values(params, shared, number);
             }
-            rows.raise_maxima(score);
-            rows.multiply_values(score, stage);
-            __syncwarp();
-            ring.refill_values(params, shared, number);
+            if (WARP_STRIPS > 1) {
+                rows.hand_over(shared.parts(), unit.rows, adds);
+                rows.start_over();
+                adds = true;
+            }
         }
 
-        merge_before(number, [&] { rows.hand_over(shared.parts, unit.rows); });
+        // Nothing that a warp alone saw is nothing all the same.
+        const bool leaves = WARP_STRIPS == 1 || !adds;
+        merge_before(number, [&] {
+            if (leaves) rows.hand_over(shared.parts(), unit.rows, false);
+        });
+        // Of wide rows they would take the registers that adding needs.
+        if constexpr (!KEEP_QUERY) add_strips(params, shared, unit);
         const QueryChunks next_query(params, shared.unit(number + 1));
-        merge_groups(params, shared, unit);
+        if constexpr (KEEP_QUERY) add_strips(params, shared, unit);
         if (keeps_books) shared.walk.next(params, shared.unit(number + AHEAD));
+        if (SHARED_ROOM) __syncwarp();  // all lanes have read what Q overwrites
         next_query.store(params, shared);
         __syncthreads();
         if (keeps_books && unit.parts > 1) arrived = arrive(arrivals(params, unit), unit.parts);

@@ -20,8 +20,8 @@ pub static PTX: PackedPtx = sdpa_core::packed!("v2j", "sm_80", "sm_90");
 /// Head dimensions that have kernels; others are padded with zeros to the next.
 const HEAD_DIMS: [usize; 3] = [64, 128, 256];
 
-/// Kernels of a dtype: for each head dimension one that has a multiprocessor to itself, and one for devices with less shared
-/// memory.
+/// Kernels of a dtype: for each head dimension one whose blocks take a part, and one whose warps do. At the last a warp has no
+/// registers for that: there the second is for devices with less shared memory, whose bits differ.
 const KERNELS: usize = 2 * HEAD_DIMS.len();
 
 /// Query rows a tile, those of the heads that share a key head counted together.
@@ -69,27 +69,27 @@ static GENERATION: Generation = Generation {
     parent: Some("v2g"),
     // In the order that `kernels_of` counts in.
     specialisations: for_both_dtypes![kernel:
-        "d64_g8", ["HEAD_DIM=64", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=4",
+        "d64_block", ["HEAD_DIM=64", "STRIPS=8", "WARPS=8", "TILE_KEYS=16", "STAGES=4",
             "BLOCKS_PER_SM=1", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 256, 171_776;
-        "d64_g4", ["HEAD_DIM=64", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=4",
-            "BLOCKS_PER_SM=2", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 128, 87_296;
-        "d128_g8", ["HEAD_DIM=128", "KEY_GROUPS=8", "TILE_KEYS=16", "STAGES=2",
+        "d64_warp", ["HEAD_DIM=64", "STRIPS=8", "WARPS=1", "TILE_KEYS=16", "STAGES=4",
+            "BLOCKS_PER_SM=8", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 32, 21_888;
+        "d128_block", ["HEAD_DIM=128", "STRIPS=8", "WARPS=8", "TILE_KEYS=16", "STAGES=2",
             "BLOCKS_PER_SM=1", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 256, 206_592;
-        "d128_g4", ["HEAD_DIM=128", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=1",
-            "BLOCKS_PER_SM=2", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 128, 72_960;
-        "d256_g4", ["HEAD_DIM=256", "KEY_GROUPS=4", "TILE_KEYS=16", "STAGES=2",
+        "d128_warp", ["HEAD_DIM=128", "STRIPS=8", "WARPS=1", "TILE_KEYS=16", "STAGES=2",
+            "BLOCKS_PER_SM=8", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 32, 25_984;
+        "d256_block", ["HEAD_DIM=256", "STRIPS=4", "WARPS=4", "TILE_KEYS=16", "STAGES=2",
             "BLOCKS_PER_SM=1", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 128, 208_128;
-        "d256_g2", ["HEAD_DIM=256", "KEY_GROUPS=2", "TILE_KEYS=16", "STAGES=1",
+        "d256_small", ["HEAD_DIM=256", "STRIPS=2", "WARPS=2", "TILE_KEYS=16", "STAGES=1",
             "BLOCKS_PER_SM=2", "LEAST_KEYS=256", "UNIT_OVERHEAD=4"], 64, 75_776;
     ],
-    // The small kernel of the last head dimension keeps a few addresses in memory; the others spill nothing.
+    // At the last head dimension a few addresses are kept in memory; the other kernels spill nothing.
     budget: Budget { registers: 255, shared_bytes: 227 * 1024, spill_bytes: 24 },
     accuracy: Accuracy::Standard,
     alignment: 16,
     takes: Extensions { slopes: false, ..Extensions::ALL },
 };
 
-/// Flash decoding by blocks that stay, over caches in pages or without.
+/// Flash decoding by blocks or warps that stay, over caches in pages or without.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct V2j;
 
@@ -99,9 +99,16 @@ impl Attention for V2j {
     }
 
     fn decide(&self, problem: &Problem, limits: &DeviceLimits) -> Result<LaunchPlan, Unsupported> {
-        let [large, small] = kernels_of(problem);
-        // The device alone decides: a sequence's bits must not change with its batch.
-        let kernel = if large.shared_bytes <= limits.shared_bytes_per_block { large } else { small };
+        /// Parts for each multiprocessor from which on warps take them alone: then each has warps enough to keep its
+        /// memory busy.
+        const FULL: usize = 6;
+
+        let [of_block, other] = kernels_of(problem);
+        let is_full = units(problem) >= FULL * limits.multiprocessors as usize;
+        // Where strips are the same, so are the bits, and the load may decide. Otherwise the device alone does.
+        let same_bits = of_block.number("STRIPS") == other.number("STRIPS");
+        let fits = of_block.shared_bytes <= limits.shared_bytes_per_block;
+        let kernel = if !fits || is_full && same_bits { other } else { of_block };
         plan(problem, limits, kernel, resident_blocks(&kernel, limits))
     }
 
@@ -128,17 +135,19 @@ impl Attention for V2j {
         /// `Walk`, a word and eight of `Unit` in `kernels/v2j.cu`.
         const WORK_BYTES: u32 = 56 + 4 + 8 * 76;
         let number = |name| kernel.number(name);
-        let (width, groups, stages) = (number("HEAD_DIM")?, number("KEY_GROUPS")?, number("STAGES")?);
+        let (width, warps, stages) = (number("HEAD_DIM")?, number("WARPS")?, number("STAGES")?);
         let rows = TILE_ROWS as u32;
-        let tiles = 2 * width * rows * (1 + 2 * groups * stages);
-        let parts = groups * rows * (4 * (width + 8) + 8);
-        let shared_bytes = (tiles + parts + WORK_BYTES).next_multiple_of(128);
+        let tile = 2 * width * rows;
+        // A warp that is alone and has its queries in registers needs no room of their own.
+        let queries = if warps == 1 && width <= 128 { 0 } else { tile };
+        let parts = warps * rows * (4 * (width + 8) + 8);
+        let shared_bytes = (queries + parts + 2 * tile * warps * stages + WORK_BYTES).next_multiple_of(128);
         let fits = shared_bytes <= GENERATION.budget.shared_bytes;
-        fits.then_some(Specialisation { shared_bytes, threads: 32 * groups, ..kernel })
+        fits.then_some(Specialisation { shared_bytes, threads: 32 * warps, ..kernel })
     }
 }
 
-/// The kernels for a problem, the one that fills a multiprocessor first.
+/// The kernels for a problem, that of blocks which take a part first.
 fn kernels_of(problem: &Problem) -> [Specialisation; 2] {
     let width = HEAD_DIMS.partition_point(|width| *width < problem.head_dim()).min(HEAD_DIMS.len() - 1);
     let first = KERNELS * usize::from(problem.dtype() == Dtype::Bf16) + 2 * width;
@@ -163,27 +172,42 @@ fn plan(
     require::head_dim_up_to("v2j", problem, 256)?;
     require::strides_multiple_of("v2j", problem, 8)?;
     let (sequences, heads) = (problem.sequence_count(), problem.heads_kv());
-    let queries = problem.packing().map_or(problem.len_q(), |packing| packing.longest_q);
+    let queries = longest_queries(problem);
     let why = "a tile has 16 rows, and more of them read the keys too often";
     require::size("v2j", "queries per sequence", queries, SizeRange::UpTo(MOST_QUERIES), why)?;
 
-    let group = problem.heads_q() / heads;
-    let tiles = (group * queries).div_ceil(TILE_ROWS);
-    // Packed sequences may have fewer queries than the longest, and so more parts.
-    let most_parts = if problem.packing().is_some() { MOST_PARTS } else { parts_of(queries) };
-    let part_keys = problem.len_kv().div_ceil(most_parts).next_multiple_of(PART_STEP).max(LEAST_KEYS);
-    let parts = problem.len_kv().div_ceil(part_keys).max(1);
     // The host knows the longest lengths alone. What there is of them the blocks share out evenly.
-    let blocks = (sequences * heads).saturating_mul(tiles * parts).min(most_blocks);
+    let blocks = units(problem).min(most_blocks);
     let plan = LaunchPlan::single(Launch::new("v2j", kernel, blocks as u64, limits)?);
-    if parts == 1 || blocks == 0 {
+    if parts(problem) == 1 || blocks == 0 {
         return Ok(plan);
     }
     // Of every part of every row an unnormalised output, its maximum and its sum, in f32 (`Workspace` in the kernels).
+    let group = problem.heads_q() / heads;
     let slots = sequences * heads * group * queries.min(FEW_QUERIES) * MOST_PARTS;
     let workspace_bytes = slots * (problem.head_dim() + 2) * size_of::<f32>();
     let counters = sequences * heads * (group * queries.min(MERGED_QUERIES)).div_ceil(TILE_ROWS);
     LaunchPlan { workspace_bytes, ..plan }.counting_arrivals("v2j", counters)
+}
+
+/// Queries of the longest sequence.
+fn longest_queries(problem: &Problem) -> usize {
+    problem.packing().map_or(problem.len_q(), |packing| packing.longest_q)
+}
+
+/// Parts of a row of the longest sequence.
+fn parts(problem: &Problem) -> usize {
+    // Packed sequences may have fewer queries than the longest, and so more parts.
+    let most = if problem.packing().is_some() { MOST_PARTS } else { parts_of(longest_queries(problem)) };
+    let part_keys = problem.len_kv().div_ceil(most).next_multiple_of(PART_STEP).max(LEAST_KEYS);
+    problem.len_kv().div_ceil(part_keys).max(1)
+}
+
+/// Parts of all sequences together, for each tile of rows, if all are as long as the longest.
+fn units(problem: &Problem) -> usize {
+    let heads = problem.heads_kv();
+    let tiles = (problem.heads_q() / heads.max(1) * longest_queries(problem)).div_ceil(TILE_ROWS);
+    (problem.sequence_count() * heads).saturating_mul(tiles * parts(problem))
 }
 
 /// Into how many parts the keys of so many queries may be cut. Heads that share keys make no difference to it, since they have
@@ -204,20 +228,21 @@ mod tests {
     fn blocks_stay_where_there_are_more_parts_than_multiprocessors() {
         assert_eq!(
             plan(Problem::new(1, 32, 1, 128).heads_kv(4).len_kv(65_536)).to_string(),
-            "v2j/f16_d128_g8 grid 64 block 256 shared 206592 workspace 266240 tickets 4"
+            "v2j/f16_d128_block grid 64 block 256 shared 206592 workspace 266240 tickets 4"
         );
         let batch = plan(Problem::new(64, 32, 1, 128).heads_kv(4).len_kv(65_536));
-        assert_eq!(batch.launches[0].grid, [132, 1, 1]);
+        assert_eq!(batch.launches[0].grid, [8 * 132, 1, 1]);
     }
 
     #[test]
-    fn the_kernel_follows_from_the_device_and_not_from_the_batch() {
+    fn warps_take_parts_alone_in_full_batches_and_on_small_devices() {
         let name = |batch, limits: &DeviceLimits| {
             let problem = Problem::new(batch, 32, 1, 128).heads_kv(8).len_kv(4096).build().unwrap();
             V2j.plan(&problem, limits).unwrap().launches[0].kernel.name
         };
-        assert_eq!([1, 7, 200].map(|batch| name(batch, &DeviceLimits::H200)), ["f16_d128_g8"; 3]);
-        assert_eq!([1, 7, 200].map(|batch| name(batch, &DeviceLimits::L4)), ["f16_d128_g4"; 3]);
+        let of_h200 = [1, 6, 7, 200].map(|batch| name(batch, &DeviceLimits::H200));
+        assert_eq!(of_h200, ["f16_d128_block", "f16_d128_block", "f16_d128_warp", "f16_d128_warp"]);
+        assert_eq!([1, 200].map(|batch| name(batch, &DeviceLimits::L4)), ["f16_d128_warp"; 2]);
     }
 
     #[test]
