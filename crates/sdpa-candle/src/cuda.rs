@@ -1,7 +1,8 @@
 //! candle's tensors on a GPU: on its stream, in its memory.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::cuda_backend::CudaDType;
@@ -11,13 +12,26 @@ use sdpa::{Buffer, Cuda, Operand, Tensors};
 
 use crate::attend::Attend;
 
-/// Our device on a stream of candle's: one for each, which keeps the stream.
-fn device_of(stream: &Arc<CudaStream>) -> Result<Arc<Cuda>> {
-    static DEVICES: Mutex<Option<HashMap<usize, Arc<Cuda>>>> = Mutex::new(None);
+/// CUDA's `CU_STREAM_PER_THREAD`, which `Device::new_cuda` has: one handle, behind which each thread has a stream of its own.
+const PER_THREAD: usize = 2;
 
-    let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+/// Our devices by the address of candle's stream, which is its own as long as a device keeps the stream.
+type Devices = HashMap<usize, Arc<Cuda>>;
+
+/// Our device for what this thread queues on a stream of candle's.
+fn device_of(stream: &Arc<CudaStream>) -> Result<Arc<Cuda>> {
+    match stream.cu_stream() as usize {
+        PER_THREAD => device_of_thread(stream),
+        _ => device_of_stream(stream),
+    }
+}
+
+/// Our device on a stream, one for all threads.
+fn device_of_stream(stream: &Arc<CudaStream>) -> Result<Arc<Cuda>> {
+    static DEVICES: Mutex<Option<Devices>> = Mutex::new(None);
+
+    let mut devices = lock(&DEVICES);
     let devices = devices.get_or_insert_default();
-    // Its address is its own as long as it is kept.
     let key = Arc::as_ptr(stream) as usize;
     if let Some(device) = devices.get(&key) {
         return Ok(Arc::clone(device));
@@ -25,6 +39,58 @@ fn device_of(stream: &Arc<CudaStream>) -> Result<Arc<Cuda>> {
     let device = Arc::new(Cuda::from_stream(Arc::clone(stream)).map_err(candle_core::Error::msg)?);
     devices.insert(key, Arc::clone(&device));
     Ok(device)
+}
+
+/// This thread's devices on [`PER_THREAD`], each with tickets of its own: work of two threads runs at once. When the thread ends,
+/// another one may have them.
+#[derive(Default)]
+struct OfThread(Devices);
+
+static OF_ENDED_THREADS: Mutex<Vec<(usize, Arc<Cuda>)>> = Mutex::new(Vec::new());
+
+impl Drop for OfThread {
+    fn drop(&mut self) {
+        lock(&OF_ENDED_THREADS).extend(self.0.drain());
+    }
+}
+
+/// Our device on this thread's own stream.
+fn device_of_thread(stream: &Arc<CudaStream>) -> Result<Arc<Cuda>> {
+    thread_local! {
+        static DEVICES: RefCell<OfThread> = RefCell::default();
+    }
+
+    DEVICES.with_borrow_mut(|OfThread(devices)| {
+        let key = Arc::as_ptr(stream) as usize;
+        if let Some(device) = devices.get(&key) {
+            return Ok(Arc::clone(device));
+        }
+        let ended = {
+            let mut ended = lock(&OF_ENDED_THREADS);
+            ended.iter().position(|(of, _)| *of == key).map(|index| ended.swap_remove(index).1)
+        };
+        let device = match ended {
+            Some(device) => {
+                // What the ended thread queued may still be running, and use the device's tickets.
+                stream.context().synchronize().map_err(candle_core::Error::wrap)?;
+                device
+            }
+            None => {
+                // It launches nothing: kernels are loaded once for all threads that have their device from it.
+                let family = device_of_stream(stream)?;
+                // SAFETY: the handle is one in every context, and in every thread.
+                let device = unsafe { family.on_raw_stream(stream.cu_stream().cast()) };
+                Arc::new(device.map_err(candle_core::Error::msg)?)
+            }
+        };
+        devices.insert(key, Arc::clone(&device));
+        Ok(device)
+    })
+}
+
+/// What is poisoned is still a map or a list: entries are inserted whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Queues attention on candle's stream.

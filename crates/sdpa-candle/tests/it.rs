@@ -1,7 +1,11 @@
 //! On CPU tensors by the interpreter, beside candle's own operations in f32.
 
-use candle_core::{D, DType, Device, IndexOp as _, Result, Tensor};
+mod reference;
+
+use candle_core::{DType, Device, IndexOp as _, Result, Tensor};
 use sdpa_candle::*;
+
+use reference::{Meant, reference};
 
 /// The tests' process has the interpreter from its first line on.
 fn interpreter() {
@@ -11,62 +15,12 @@ fn interpreter() {
 }
 
 fn randn(shape: &[usize], dtype: DType, seed: f64) -> Tensor {
-    let count: usize = shape.iter().product();
-    // Reproducible and as spread as random numbers.
-    let numbers: Vec<f32> =
-        (0..count).map(|index| ((index as f64 * 0.7389 + seed) * 12.9898).sin() as f32 * 1.7).collect();
-    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+    reference::randn(shape, dtype, seed, &Device::Cpu).unwrap()
 }
 
-/// What a question means, in f32: `[batch, length, heads, head_dim]`.
-#[derive(Clone, Default)]
-struct Meant {
-    scale: f32,
-    left: Option<usize>,
-    right: Option<usize>,
-    slopes: Option<Vec<f32>>,
-    softcap: f32,
-}
-
-/// The output, and the log-sum-exp `[batch, heads, len_q]`.
-fn reference(q: &Tensor, k: &Tensor, v: &Tensor, meant: &Meant) -> Result<(Tensor, Tensor)> {
-    let [q, k, v] = [q, k, v].map(|tensor| tensor.to_dtype(DType::F32).unwrap().transpose(1, 2).unwrap());
-    let (_, heads, len_q, _) = q.dims4()?;
-    let (batch, heads_kv, len_kv, head_dim) = k.dims4()?;
-    let repeat = |tensor: &Tensor| {
-        let wide = (batch, heads_kv, heads / heads_kv, len_kv, head_dim);
-        tensor.unsqueeze(2)?.broadcast_as(wide)?.contiguous()?.reshape((batch, heads, len_kv, head_dim))
-    };
-    let (k, v) = (repeat(&k)?, repeat(&v)?);
-    let mut scores = (q.contiguous()?.matmul(&k.transpose(2, 3)?.contiguous()?)? * f64::from(meant.scale))?;
-    if meant.softcap > 0.0 {
-        scores = ((scores / f64::from(meant.softcap))?.tanh()? * f64::from(meant.softcap))?;
-    }
-    let mut bias = vec![0f32; heads * len_q * len_kv];
-    for head in 0..heads {
-        for row in 0..len_q {
-            for key in 0..len_kv {
-                let distance = row as i64 + len_kv as i64 - len_q as i64 - key as i64;
-                let hidden = meant.left.is_some_and(|left| distance > left as i64)
-                    || meant.right.is_some_and(|right| distance < -(right as i64));
-                let slope = meant.slopes.as_ref().map_or(0.0, |slopes| slopes[head]);
-                bias[(head * len_q + row) * len_kv + key] =
-                    if hidden { f32::NEG_INFINITY } else { -slope * distance.abs() as f32 };
-            }
-        }
-    }
-    let scores = scores.broadcast_add(&Tensor::from_vec(bias, (1, heads, len_q, len_kv), &Device::Cpu)?)?;
-    let lse = scores.log_sum_exp(D::Minus1)?;
-    let out = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&v)?;
-    Ok((out.transpose(1, 2)?.contiguous()?, lse))
-}
-
+#[track_caller]
 fn largest_difference(found: &Tensor, wanted: &Tensor) -> f32 {
-    assert_eq!(found.dims(), wanted.dims());
-    let difference = (found.to_dtype(DType::F32).unwrap() - wanted).unwrap().abs().unwrap();
-    let largest = difference.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-    assert!(!largest.is_nan());
-    largest
+    reference::largest_difference(found, wanted).unwrap()
 }
 
 #[track_caller]

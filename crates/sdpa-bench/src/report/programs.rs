@@ -26,6 +26,8 @@ pub enum ProgramRecord {
     Python(Python),
     /// `python/examples/minilm.py`.
     Minilm(Minilm),
+    /// `crates/sdpa-candle/examples/minilm`.
+    CandleMinilm(Minilm),
     /// `python/examples/llama.py`.
     Llama(Llama),
 }
@@ -127,7 +129,10 @@ pub fn render(records: &[ProgramRecord]) -> String {
             ProgramRecord::HostCost(record) => host_cost(record),
             ProgramRecord::HostCostC(record) => host_cost_c(record),
             ProgramRecord::Python(record) => python(record),
-            ProgramRecord::Minilm(record) => minilm(record),
+            ProgramRecord::Minilm(record) => minilm("transformers", "python3 examples/minilm.py", record),
+            ProgramRecord::CandleMinilm(record) => {
+                minilm("candle", "cargo run --release --features cuda,machine-code --example minilm", record)
+            }
             ProgramRecord::Llama(record) => llama(record),
         };
         if !text.is_empty() {
@@ -191,17 +196,18 @@ fn python(record: &Python) -> String {
     text
 }
 
-fn minilm(record: &Minilm) -> String {
+fn minilm(framework: &str, command: &str, record: &Minilm) -> String {
     let Minilm { device, sentences, tokens, longest, note, .. } = record;
     let note = if note.is_empty() { String::new() } else { format!(" {note}.") };
     let mut text = format!(
-        "### all-MiniLM-L6-v2 in transformers\n\n`python3 examples/minilm.py`, {device}: {sentences} sentences, {tokens} tokens, \
+        "### all-MiniLM-L6-v2 in {framework}\n\n`{command}`, {device}: {sentences} sentences, {tokens} tokens, \
          at most {longest} each.{note} Cosine: the least between an embedding and the model's own in float32.\n\n\
          | attention | cosine | sentences per second |\n| --- | ---: | ---: |\n"
     );
     for (way, cosine) in &record.cosine {
         let speed = record.sentences_per_second.get(way).map_or("–".to_owned(), |speed| format!("{speed:.0}"));
-        let name = if way.contains("PyTorch") { way.clone() } else { format!("{way}, ours") };
+        let names_whose = way.contains("PyTorch") || way.contains("candle");
+        let name = if names_whose { way.clone() } else { format!("{way}, ours") };
         let _ = writeln!(text, "| {name} | {cosine:.6} | {speed} |");
     }
     text
@@ -260,6 +266,13 @@ mod tests {
         );
         assert_eq!(lines[6], "| packed, ours | 0.999990 | 12346 |");
         assert_eq!(lines[7], "| padded, PyTorch's attention | 0.999991 | – |");
+
+        let lines = rendered(
+            r#"{"example":"candle_minilm","device":"GPU","sentences":256,"tokens":7000,"longest":120,"note":"",
+            "cosine":{"packed, sdpa-candle in f16":0.9999987},"sentences_per_second":{"packed, sdpa-candle in f16":23456.7},"ok":true}"#,
+        );
+        assert_eq!(lines[0], "### all-MiniLM-L6-v2 in candle");
+        assert_eq!(lines[6], "| packed, sdpa-candle in f16 | 0.999999 | 23457 |");
 
         let model = |ms: f64| {
             format!(r#"{{"prefill_error":0.01,"decoding_error":0.02,"prefill_ms":{ms},"tokens_per_second":99.6}}"#)
