@@ -250,7 +250,12 @@ struct SharedMemory {
     // By one thread, before the others meet it.
     __device__ void initialise(const ExtendedParams& params) {
         if (!IS_PLAIN) shaper.initialise(params);
-        work_turns.initialise(CONSUMER_WARPS);
+        // Each thread says for itself what it has read or written of the work, so that
+        // compute-sanitizer sees the order, too.
+        for (int stage = 0; stage < WORK_STAGES; ++stage) {
+            work_turns.full[stage].initialise(CONSUMERS);
+            work_turns.empty[stage].initialise(CONSUMERS * WARPGROUP_SIZE);
+        }
         query_turns.initialise(CONSUMER_WARPS);
         key_turns.initialise(CONSUMER_WARPS);
         value_turns.initialise(CONSUMER_WARPS);
@@ -359,7 +364,7 @@ __device__ inline void produce(SharedMemory& shared, const ExtendedParams& param
                          WARPGROUP_ROWS, TILE_KEYS);
         }
         __syncwarp();
-        if (lane == 0) shared.work_turns.full[position.stage].arrive();
+        if (lane < CONSUMERS) shared.work_turns.full[position.stage].arrive();
         const Work& announced = shared.work[position.stage];
         position.advance();
         return announced;
@@ -913,8 +918,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         // UNNOTICED: only time depends on it.
         warpgroup_sync(warpgroup);
 #endif
-        __syncwarp();
-        if (lane == 0) shared.work_turns.empty[position.stage].arrive();
+        shared.work_turns.empty[position.stage].arrive();
         place = (place + 1) % CONSUMERS;
     }
 #if STAGED_OUTPUT
