@@ -10,7 +10,7 @@ use crate::decode::{Constant, LaneRegister, Operation};
 use crate::diagnostics::{FindingKind, Findings};
 use crate::machine::{Block, Cluster, InFlight, LaunchContext, Machine, Wait, Warp};
 use crate::memory::Memory;
-use crate::order::{Changes, GlobalView, HappensBefore, SharedMemory};
+use crate::order::{Causality, Changes, GlobalView, HappensBefore, SharedMemory};
 use crate::random::Random;
 use crate::registers::{LANES, Registers};
 use crate::turn::Turn;
@@ -187,6 +187,8 @@ impl<'l> Unit<'l> {
         let blocks = context.blocks_per_cluster();
         let precise = program.features.precise_ordering || blocks > 1;
         let order = HappensBefore::new(index as u32, context.warps * LANES as u32, blocks, precise);
+        let causality = (program.features.phases && checks.missed_phases)
+            .then(|| Causality::new(index as u32, context.warps * LANES as u32, blocks));
         let blocks = (0..blocks)
             .map(|rank| Block {
                 rank,
@@ -204,7 +206,7 @@ impl<'l> Unit<'l> {
                 free_registers: 0,
             })
             .collect();
-        Cluster::new(index, order, blocks)
+        Cluster::new(index, order, causality, blocks)
     }
 
     fn new_warp(&self, cluster: u64, rank: u32, warp: u32) -> Warp {

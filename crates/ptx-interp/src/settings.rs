@@ -13,6 +13,8 @@ pub struct Checks {
     pub uninitialized_global: bool,
     /// Reads of local memory that the thread has not written.
     pub uninitialized_local: bool,
+    /// Phases of mbarriers that a thread may miss because nothing makes others wait until it has looked.
+    pub missed_phases: bool,
     /// Different findings (by kind and lines) that are kept; more are only counted as stopping nothing.
     pub max_findings: usize,
 }
@@ -32,6 +34,7 @@ impl Checks {
             uninitialized_shared: true,
             uninitialized_global: true,
             uninitialized_local: true,
+            missed_phases: true,
             max_findings: 64,
         }
     }
@@ -44,6 +47,7 @@ impl Checks {
             uninitialized_shared: false,
             uninitialized_global: false,
             uninitialized_local: false,
+            missed_phases: false,
             max_findings: 64,
         }
     }

@@ -115,7 +115,12 @@ impl Machine<'_> {
                     }
                 };
                 match step {
-                    Step::Next => current.pc += 1,
+                    Step::Next => {
+                        if waits_for_the_warp(&instruction.operation) {
+                            cluster.warp_met(global_warp, mask, true);
+                        }
+                        current.pc += 1;
+                    }
                     Step::Branch { target, lanes } => {
                         if lanes == current.mask {
                             current.pc = target;
@@ -327,6 +332,23 @@ impl Machine<'_> {
             _ => Ok(Step::Next),
         }
     }
+}
+
+/// Whether an instruction is carried out once all lanes of the warp have come to it.
+#[inline(always)]
+fn waits_for_the_warp(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::MatrixMove(_)
+            | Operation::MatrixMultiply(_)
+            | Operation::FragmentMove(_)
+            | Operation::FragmentMultiply(_)
+            | Operation::Wgmma(_)
+            | Operation::WgmmaFence
+            | Operation::WgmmaCommit
+            | Operation::WgmmaWait { .. }
+            | Operation::ShareRegisters { .. }
+    )
 }
 
 /// Whether a split that can run is behind this place.

@@ -49,6 +49,7 @@ impl Machine<'_> {
                 }
                 MbarrierAction::CompleteTransactions { bytes } => {
                     let bytes = warp.registers.word(bytes)[lane];
+                    self.note_cause(cluster, at, lane, key, true);
                     self.change_bytes(cluster, key, -i64::from(bytes));
                     self.complete_phase(cluster, key, warp);
                 }
@@ -105,6 +106,8 @@ impl Machine<'_> {
             return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
         }
         state.pending -= arrivals;
+        self.note_cause(cluster, at, lane, key, true);
+        let Some(state) = cluster.mbarriers.get_mut(&key) else { return Ok(()) };
         let mut message = std::mem::take(&mut state.gathering);
         cluster.order.publish(by, !mbarrier.relaxed, mbarrier.scope, &mut message);
         if let Some(state) = cluster.mbarriers.get_mut(&key) {
@@ -145,6 +148,7 @@ impl Machine<'_> {
                     let thread = at.participant(lane);
                     cluster.order.learn(thread, !mbarrier.relaxed, mbarrier.scope, &state.completed);
                 }
+                self.note_look(cluster, at, lane, key);
             }
         });
         if complete == 0 && blocking {

@@ -71,6 +71,8 @@ pub(crate) struct Machine<'l> {
     pub coverage: Option<CoverageCounts>,
     /// What writes of global memory have published, by address.
     pub published: HashMap<u64, Messages>,
+    /// The same for causality.
+    pub causes: HashMap<u64, Messages>,
     pub runnable: Vec<(u32, u32)>,
     /// What fragments' lines seen so far take: passes, and the fewest possible.
     pub fragment_passes: Vec<(FragmentLines, (u64, u64))>,
@@ -156,6 +158,7 @@ impl<'l> Machine<'l> {
             executions,
             coverage: context.launch.coverage.then(|| CoverageCounts::new(context.program.instructions.len())),
             published: HashMap::new(),
+            causes: HashMap::new(),
             runnable: Vec::new(),
             fragment_passes: Vec::new(),
             execute_lanes,
