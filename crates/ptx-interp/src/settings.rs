@@ -104,6 +104,10 @@ pub struct Launch {
     pub checks: Checks,
     /// What the device allows.
     pub limits: Limits,
+    /// Whether lanes lag: after some waits for an mbarrier's phase and some branches, lanes that the seed chooses stay behind until
+    /// all others of the cluster are stuck or a random time has passed. A device may do that; without it, lanes of a warp go
+    /// on together where they can, and counts of instructions do not depend on the seed.
+    pub stragglers: bool,
     /// Whether to note which instructions, branches and turns of loops are executed, for [`Report::coverage`].
     ///
     /// [`Report::coverage`]: crate::Report::coverage
@@ -125,6 +129,7 @@ impl Launch {
             seed: 0,
             checks: Checks::all(),
             limits: Limits::default(),
+            stragglers: false,
             coverage: false,
             first_clusters: u64::MAX,
         }

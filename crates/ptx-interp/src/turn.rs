@@ -3,7 +3,9 @@
 use crate::decode::Operation;
 use crate::diagnostics::FindingKind;
 use crate::execute::share_registers;
-use crate::machine::{At, Cluster, MAX_COUNT, Machine, Split, Step, Stopped, Wait, Warp, is_in_space, is_whole_warp};
+use crate::machine::{
+    At, Cluster, MAX_COUNT, Machine, Split, Step, Stopped, Stragglers, Wait, Warp, is_in_space, is_whole_warp,
+};
 use crate::random::Random;
 use crate::registers::LANES;
 
@@ -125,14 +127,19 @@ impl Machine<'_> {
                         if lanes == current.mask {
                             current.pc = target;
                         } else {
-                            warp.splits.push(Split {
-                                pc: target,
-                                mask: lanes,
-                                wait: Wait::Nothing,
-                                stack: current.stack,
-                            });
+                            let mut taken = Split { pc: target, mask: lanes, wait: Wait::Nothing, ..current };
                             current.mask &= !lanes;
                             current.pc += 1;
+                            match self.stragglers.as_mut().and_then(Stragglers::choose_side) {
+                                Some(true) => taken.wait = Wait::Lagging,
+                                Some(false) => {
+                                    current.wait = Wait::Lagging;
+                                    warp.splits.extend([taken, current]);
+                                    continue 'pick;
+                                }
+                                None => {}
+                            }
+                            warp.splits.push(taken);
                         }
                     }
                     Step::Scatter(targets) => {
@@ -180,10 +187,10 @@ impl Machine<'_> {
                         warp.splits.push(current);
                         continue 'pick;
                     }
-                    Step::RetrySome(waiting) => {
+                    Step::RetrySome(waiting, wait) => {
                         self.executions.warps[pc as usize] -= u64::from(waiting == mask);
                         self.executions.threads[pc as usize] -= u64::from(waiting.count_ones());
-                        warp.splits.push(Split { pc, mask: waiting, wait: Wait::Lanes, stack: current.stack });
+                        warp.splits.push(Split { pc, mask: waiting, wait, stack: current.stack });
                         current.mask &= !waiting;
                         current.pc += 1;
                         warp.splits.push(current);

@@ -32,6 +32,9 @@ pub(crate) struct Watch {
     completed: Messages,
     /// The newest arrival.
     arrival: Option<(u32, Participant)>,
+    /// By thread of the block: one more than the phase after the last one that it has seen complete; 0 where it has not looked,
+    /// empty if none has.
+    next: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -55,6 +58,20 @@ impl MbarrierState {
     /// What `mbarrier.arrive` hands out: the phase, and the arrivals that it still waits for.
     pub(crate) fn token(&self) -> u64 {
         self.phase << COUNT_BITS | u64::from(self.pending)
+    }
+
+    /// How many phases have completed since the one of this parity that a thread waits for, if other lanes of its warp have seen
+    /// that one.
+    pub(crate) fn missed_by(&self, thread: u32, parity: Option<u32>) -> u64 {
+        let first = thread as usize / LANES * LANES;
+        let Some(warp) = self.watch.next.get(first..first + LANES) else { return 0 };
+        let own = warp[thread as usize % LANES];
+        if warp.iter().all(|other| *other <= own) {
+            return 0;
+        }
+        // A thread's first wait may be for the phase before a fresh mbarrier's first one, or for that one.
+        let skips = parity.is_some_and(|parity| (own + 1) & 1 != u64::from(parity));
+        (self.phase - own).saturating_sub(u64::from(skips))
     }
 
     fn is_complete(&self) -> bool {
@@ -231,11 +248,28 @@ impl Machine<'_> {
     /// A thread waits for a phase that is complete.
     pub(crate) fn note_look(&mut self, cluster: &mut Cluster, at: At, lane: usize, key: (u32, u32)) {
         let threads = self.context.warps as usize * LANES;
-        let (Some(causality), Some(state)) = (&mut cluster.causality, cluster.mbarriers.get_mut(&key)) else { return };
+        let Some(state) = cluster.mbarriers.get_mut(&key) else { return };
+        let index = at.participant(lane) as usize % threads;
+        state.watch.next.resize(threads, 0);
+        state.watch.next[index] = state.phase + 1;
+        let Some(causality) = &mut cluster.causality else { return };
         let thread = at.participant(lane);
         causality.learn(thread, &state.watch.completed);
         state.watch.looks.resize(threads, Look::default());
-        state.watch.looks[thread as usize % threads] = Look { stamp: causality.look(thread), pc: at.pc };
+        state.watch.looks[index] = Look { stamp: causality.look(thread), pc: at.pc };
+    }
+
+    /// A thread looks for a phase behind which so many others have ended.
+    #[cold]
+    pub(crate) fn report_missed(&mut self, cluster: &Cluster, at: At, lane: usize, key: (u32, u32), since: u64) {
+        let mistake = (FindingKind::MissedPhase, Missing::Meeting);
+        self.report(cluster, mistake, at.pc, at.participant(lane), None, || {
+            format!(
+                "looks late at the mbarrier at {:#x}: after the phase that it waits for {since} more have completed while it had \
+                 not looked, and a parity tells only the last one from those before",
+                key.1
+            )
+        });
     }
 
     /// A thread arrives, or starts a copy that will: the phase cannot end before it has.
