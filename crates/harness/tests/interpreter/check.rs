@@ -24,6 +24,20 @@ fn generations_are_clean() {
     }
 }
 
+/// Nothing hangs and no value changes if lanes lag behind their warps, but where that is known.
+#[test]
+fn lanes_may_lag() {
+    let others = generations::ALL.iter().filter(|generation| !has_known_fault(**generation));
+    for generation in others {
+        for trial in &trials(*generation)[..2] {
+            let device = Interpreter::new();
+            device.let_lanes_lag(true);
+            let proven = prove(&device, *generation, trial);
+            proven.unwrap_or_else(|failure| panic!("{} on {trial}: {failure}", generation.generation().id));
+        }
+    }
+}
+
 /// A known fault is still there, nothing else is found beside it, and the README tells it.
 #[test]
 fn known_faults_are_told_and_still_there() {

@@ -40,6 +40,8 @@ pub struct Interpreter {
     covers: AtomicBool,
     /// Whether faults that are known of a kernel are found, too.
     finds_known: AtomicBool,
+    /// Whether lanes lag behind their warps.
+    lags: AtomicBool,
     reports: Mutex<Reports>,
 }
 
@@ -98,6 +100,7 @@ impl Interpreter {
             first_blocks: AtomicU64::default(),
             covers: AtomicBool::default(),
             finds_known: AtomicBool::default(),
+            lags: AtomicBool::default(),
             reports: Mutex::default(),
         }
     }
@@ -111,6 +114,12 @@ impl Interpreter {
     /// they find all others.
     pub fn find_known_faults(&self, also: bool) {
         self.finds_known.store(also, Ordering::Relaxed);
+    }
+
+    /// Whether lanes of later launches lag behind their warps, at waits and branches that the schedule chooses, as a device may have
+    /// it. What they count then depends on the schedule.
+    pub fn let_lanes_lag(&self, lag: bool) {
+        self.lags.store(lag, Ordering::Relaxed);
     }
 
     /// Ends later launches whose blocks take more warp instructions than this: loops that mutations made endless.
@@ -272,6 +281,7 @@ impl Device for Interpreter {
         run.params.extend(maps);
         run.seed = self.schedule.load(Ordering::Relaxed);
         run.checks.missed_phases = !launch.kernel.ptx.may_miss_phases() || self.finds_known.load(Ordering::Relaxed);
+        run.stragglers = self.lags.load(Ordering::Relaxed);
         run.coverage = self.covers.load(Ordering::Relaxed);
         match self.instruction_limit.load(Ordering::Relaxed) {
             0 => {}
