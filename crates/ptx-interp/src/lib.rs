@@ -43,7 +43,7 @@
 //! | `decode` | turns statements into operations on registers in three banks |
 //! | `registers`, `alu` | execute lane-wise operations, 32 lanes at a time |
 //! | `coverage` | counts what has been executed |
-//! | `order` | knows what is ordered and remembers who touched what |
+//! | `order` | knows what is ordered, what waits for what, and who touched what |
 //! | `machine` | holds the state of warps, blocks and clusters, and checks every access |
 //! | `execute` | carries out all other operations, one file for each family |
 //! | `turn` | gives an instruction of a warp to its family |

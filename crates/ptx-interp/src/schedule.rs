@@ -3,14 +3,18 @@
 
 use std::ops::Range;
 
+use crate::address_space::{SHARED_WINDOW, split_shared};
 use crate::alu;
 use crate::counters::{Counters, Executions};
 use crate::coverage::CoverageCounts;
-use crate::decode::{Constant, LaneRegister, Operation};
-use crate::diagnostics::{FindingKind, Findings};
-use crate::machine::{Block, Cluster, InFlight, LaunchContext, Machine, Wait, Warp};
+use crate::decode::{Constant, LaneRegister, MbarrierAction, Operation, Space};
+use crate::diagnostics::{FindingKind, Findings, Missing, Mistake};
+use crate::machine::{
+    Block, Cluster, InFlight, LaunchContext, Machine, MbarrierState, Split, Stragglers, Wait, Warp, addresses,
+    wake_stragglers,
+};
 use crate::memory::Memory;
-use crate::order::{Changes, GlobalView, HappensBefore, SharedMemory};
+use crate::order::{Causality, Changes, GlobalView, HappensBefore, SharedMemory};
 use crate::random::Random;
 use crate::registers::{LANES, Registers};
 use crate::turn::Turn;
@@ -50,14 +54,16 @@ impl<'l> Unit<'l> {
             checks.global_races,
             checks.uninitialized_global,
         );
+        let seed = launch.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ clusters.start;
         let machine = Machine::new(
             context,
             global,
             Findings::new(checks.max_findings),
             Executions::new(context.program.instructions.len()),
             alu::fastest(),
+            launch.stragglers.then(|| Stragglers::new(seed)),
         );
-        let random = Random::new(launch.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ clusters.start);
+        let random = Random::new(seed);
         Self { context, machine, waiting: clusters, active: Vec::new(), random }
     }
 
@@ -106,14 +112,16 @@ impl<'l> Unit<'l> {
 
     fn any_can_move(&self) -> bool {
         self.active.iter().any(|cluster| {
-            !cluster.transfers.is_empty()
-                || cluster.blocks.iter().any(|block| block.warps.iter().any(Warp::is_runnable))
+            !cluster.transfers.is_empty() || cluster.blocks.iter().any(|block| block.warps.iter().any(Warp::can_move))
         })
     }
 
     /// One turn of one warp, or the end of one asynchronous copy.
     fn step(&mut self, chosen: usize) -> Progress {
         let cluster = &mut self.active[chosen];
+        if let Some(stragglers) = &mut self.machine.stragglers {
+            stragglers.pass_time(cluster);
+        }
         let mut runnable = std::mem::take(&mut self.machine.runnable);
         runnable.clear();
         let mut alive = false;
@@ -136,6 +144,9 @@ impl<'l> Unit<'l> {
             };
         }
         let Some((rank, index)) = pick else {
+            if self.machine.stragglers.is_some() && wake_stragglers(cluster) {
+                return Progress::Made;
+            }
             return if alive { Progress::Stuck } else { Progress::Finished };
         };
         let quantum = turn_length(&mut self.random);
@@ -149,22 +160,35 @@ impl<'l> Unit<'l> {
     }
 
     fn report_deadlock(&mut self) {
-        let program = self.context.program;
+        let (program, context) = (self.context.program, self.context);
         for cluster in &self.active {
-            // Lanes that wait for lanes of their own warp are the cause where there are any.
+            // Lanes that have missed a phase are the cause where there are any, and then lanes that wait for lanes of their own
+            // warp.
             let stuck = cluster.blocks.iter().flat_map(|block| {
                 block.warps.iter().flat_map(move |warp| warp.splits.iter().map(move |split| (block.rank, warp, split)))
             });
+            let missed = |rank: u32, warp: &Warp, split: &Split| {
+                let awaited = Awaited::find(context, split, warp, cluster, rank);
+                awaited.filter(|awaited| awaited.missed > 0)
+            };
             let mut stuck: Vec<_> = stuck.collect();
-            stuck.sort_by_key(|(_, _, split)| split.wait != Wait::Lanes);
+            stuck.sort_by_key(|(rank, warp, split)| match split.wait {
+                Wait::Lanes => 1,
+                _ if missed(*rank, warp, split).is_some() => 0,
+                _ => 2,
+            });
             let Some(&(rank, warp, split)) = stuck.first() else { continue };
-            let thread = (rank * self.context.warps + warp.index) * LANES as u32 + split.mask.trailing_zeros();
-            let at = self.context.site(cluster.index as u32, thread, split.pc);
+            let thread = (rank * context.warps + warp.index) * LANES as u32 + split.mask.trailing_zeros();
+            let at = context.site(cluster.index as u32, thread, split.pc);
             let operation = &program.instructions[split.pc as usize].operation;
-            let kind = match (split.wait, operation) {
-                (Wait::Lanes, Operation::Barrier(_) | Operation::WarpBarrier { .. }) => FindingKind::DivergentBarrier,
-                (Wait::Lanes, _) => FindingKind::DivergentShuffle,
-                _ => FindingKind::Deadlock,
+            let missed = missed(rank, warp, split);
+            let mistake: Mistake = match (split.wait, operation) {
+                (Wait::Lanes, Operation::Barrier(_) | Operation::WarpBarrier { .. }) => {
+                    FindingKind::DivergentBarrier.into()
+                }
+                (Wait::Lanes, _) => FindingKind::DivergentShuffle.into(),
+                _ if missed.is_some() => (FindingKind::MissedPhase, Missing::Meeting).into(),
+                _ => FindingKind::Deadlock.into(),
             };
             let other = stuck
                 .iter()
@@ -172,11 +196,20 @@ impl<'l> Unit<'l> {
                     other.pc != split.pc && (split.wait != Wait::Lanes || other_warp.index == warp.index)
                 })
                 .map(|&(rank, warp, split)| {
-                    let thread = (rank * self.context.warps + warp.index) * LANES as u32 + split.mask.trailing_zeros();
-                    self.context.site(cluster.index as u32, thread, split.pc)
+                    let thread = (rank * context.warps + warp.index) * LANES as u32 + split.mask.trailing_zeros();
+                    context.site(cluster.index as u32, thread, split.pc)
                 });
-            let message = || describe_wait(self.context, split.wait, split.mask, warp, cluster, rank);
-            self.machine.findings.report(program, self.context.launch.seed, kind, at, other, message);
+            let message = || match &missed {
+                Some(awaited) => format!(
+                    "lanes {:#010x} wait{} for ever: others of their warp have seen that phase complete, and {} more have completed \
+                     since while these had not looked",
+                    split.mask,
+                    awaited.name(),
+                    awaited.missed,
+                ),
+                None => describe_wait(context, split, warp, cluster, rank),
+            };
+            self.machine.findings.report(program, context.launch.seed, mistake, at, other, message);
         }
     }
 
@@ -187,6 +220,8 @@ impl<'l> Unit<'l> {
         let blocks = context.blocks_per_cluster();
         let precise = program.features.precise_ordering || blocks > 1;
         let order = HappensBefore::new(index as u32, context.warps * LANES as u32, blocks, precise);
+        let causality = (program.features.phases && checks.missed_phases)
+            .then(|| Causality::new(index as u32, context.warps * LANES as u32, blocks));
         let blocks = (0..blocks)
             .map(|rank| Block {
                 rank,
@@ -204,7 +239,7 @@ impl<'l> Unit<'l> {
                 free_registers: 0,
             })
             .collect();
-        Cluster::new(index, order, blocks)
+        Cluster::new(index, order, causality, blocks)
     }
 
     fn new_warp(&self, cluster: u64, rank: u32, warp: u32) -> Warp {
@@ -292,15 +327,54 @@ enum Progress {
     Stopped,
 }
 
-fn describe_wait(
-    context: &LaunchContext<'_>,
-    wait: Wait,
-    mask: u32,
-    warp: &Warp,
-    cluster: &Cluster,
-    rank: u32,
-) -> String {
-    match wait {
+/// The mbarrier that the first of some lanes waits for.
+struct Awaited<'c> {
+    state: &'c MbarrierState,
+    offset: u32,
+    /// Of the phase; none where a token names it.
+    parity: Option<u32>,
+    /// How many phases have completed since the one that it waits for and other lanes have seen.
+    missed: u64,
+}
+
+impl<'c> Awaited<'c> {
+    fn find(
+        context: &LaunchContext<'_>,
+        split: &Split,
+        warp: &Warp,
+        cluster: &'c Cluster,
+        rank: u32,
+    ) -> Option<Awaited<'c>> {
+        let operation = &context.program.instructions.get(split.pc as usize)?.operation;
+        let (Wait::Mbarrier, Operation::Mbarrier(mbarrier)) = (split.wait, operation) else { return None };
+        let lane = split.mask.trailing_zeros() as usize & 31;
+        let mut address = addresses(&warp.registers, mbarrier.address)[lane];
+        if mbarrier.space == Space::Generic {
+            address = address.checked_sub(SHARED_WINDOW)?;
+        }
+        let (_, offset) = split_shared(address as u32, rank);
+        let parity = match mbarrier.action {
+            MbarrierAction::WaitParity { parity, .. } => Some(warp.registers.word(parity)[lane] & 1),
+            _ => None,
+        };
+        let state = cluster.mbarriers.get(&(rank, offset))?;
+        let missed = state.missed_by(warp.index * LANES as u32 + lane as u32, parity);
+        Some(Self { state, offset, parity, missed })
+    }
+
+    /// What it waits for, behind a verb.
+    fn name(&self) -> String {
+        let offset = self.offset;
+        match self.parity {
+            Some(parity) => format!(" for parity {parity} of the mbarrier at {offset:#x}"),
+            None => format!(" for the mbarrier at {offset:#x}"),
+        }
+    }
+}
+
+fn describe_wait(context: &LaunchContext<'_>, split: &Split, warp: &Warp, cluster: &Cluster, rank: u32) -> String {
+    let mask = split.mask;
+    match split.wait {
         Wait::Lanes => {
             let missing = warp.live() & !mask;
             if missing == 0 {
@@ -318,7 +392,17 @@ fn describe_wait(
             )
         }
         Wait::Cluster { .. } => "a cluster barrier waits for threads that never arrive".into(),
-        Wait::Mbarrier => "an mbarrier's phase never completes: arrivals or bytes are missing".into(),
+        Wait::Mbarrier => match Awaited::find(context, split, warp, cluster, rank) {
+            Some(awaited) => {
+                let MbarrierState { phase, pending, count, bytes, .. } = awaited.state;
+                format!(
+                    "an mbarrier's phase never completes: lanes {mask:#010x} wait{}, whose phase {phase} awaits {pending} of \
+                     {count} arrivals and {bytes} bytes",
+                    awaited.name()
+                )
+            }
+            None => "an mbarrier's phase never completes: arrivals or bytes are missing".into(),
+        },
         Wait::Registers => format!(
             "setmaxnreg.inc waits for registers: warps of this block begin with {} per thread, this one has {}, and \
              {} are free for a whole warp: other warps must give back more, or this one ask for less",
@@ -327,6 +411,6 @@ fn describe_wait(
             cluster.blocks[rank as usize].free_registers,
         ),
         Wait::Bulk => "bulk copies never complete".into(),
-        Wait::Nothing => "no warp can move".into(),
+        Wait::Nothing | Wait::Lagging => "no warp can move".into(),
     }
 }

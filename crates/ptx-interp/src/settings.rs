@@ -13,6 +13,8 @@ pub struct Checks {
     pub uninitialized_global: bool,
     /// Reads of local memory that the thread has not written.
     pub uninitialized_local: bool,
+    /// Phases of mbarriers that a thread may miss because nothing makes others wait until it has looked.
+    pub missed_phases: bool,
     /// Different findings (by kind and lines) that are kept; more are only counted as stopping nothing.
     pub max_findings: usize,
 }
@@ -32,6 +34,7 @@ impl Checks {
             uninitialized_shared: true,
             uninitialized_global: true,
             uninitialized_local: true,
+            missed_phases: true,
             max_findings: 64,
         }
     }
@@ -44,6 +47,7 @@ impl Checks {
             uninitialized_shared: false,
             uninitialized_global: false,
             uninitialized_local: false,
+            missed_phases: false,
             max_findings: 64,
         }
     }
@@ -100,6 +104,10 @@ pub struct Launch {
     pub checks: Checks,
     /// What the device allows.
     pub limits: Limits,
+    /// Whether lanes lag: after some waits for an mbarrier's phase and some branches, lanes that the seed chooses stay behind until
+    /// all others of the cluster are stuck or a random time has passed. A device may do that; without it, lanes of a warp go
+    /// on together where they can, and counts of instructions do not depend on the seed.
+    pub stragglers: bool,
     /// Whether to note which instructions, branches and turns of loops are executed, for [`Report::coverage`].
     ///
     /// [`Report::coverage`]: crate::Report::coverage
@@ -121,6 +129,7 @@ impl Launch {
             seed: 0,
             checks: Checks::all(),
             limits: Limits::default(),
+            stragglers: false,
             coverage: false,
             first_clusters: u64::MAX,
         }

@@ -3,7 +3,9 @@
 use crate::decode::Operation;
 use crate::diagnostics::FindingKind;
 use crate::execute::share_registers;
-use crate::machine::{At, Cluster, MAX_COUNT, Machine, Split, Step, Stopped, Wait, Warp, is_in_space, is_whole_warp};
+use crate::machine::{
+    At, Cluster, MAX_COUNT, Machine, Split, Step, Stopped, Stragglers, Wait, Warp, is_in_space, is_whole_warp,
+};
 use crate::random::Random;
 use crate::registers::LANES;
 
@@ -115,19 +117,29 @@ impl Machine<'_> {
                     }
                 };
                 match step {
-                    Step::Next => current.pc += 1,
+                    Step::Next => {
+                        if waits_for_the_warp(&instruction.operation) {
+                            cluster.warp_met(global_warp, mask, true);
+                        }
+                        current.pc += 1;
+                    }
                     Step::Branch { target, lanes } => {
                         if lanes == current.mask {
                             current.pc = target;
                         } else {
-                            warp.splits.push(Split {
-                                pc: target,
-                                mask: lanes,
-                                wait: Wait::Nothing,
-                                stack: current.stack,
-                            });
+                            let mut taken = Split { pc: target, mask: lanes, wait: Wait::Nothing, ..current };
                             current.mask &= !lanes;
                             current.pc += 1;
+                            match self.stragglers.as_mut().and_then(Stragglers::choose_side) {
+                                Some(true) => taken.wait = Wait::Lagging,
+                                Some(false) => {
+                                    current.wait = Wait::Lagging;
+                                    warp.splits.extend([taken, current]);
+                                    continue 'pick;
+                                }
+                                None => {}
+                            }
+                            warp.splits.push(taken);
                         }
                     }
                     Step::Scatter(targets) => {
@@ -175,10 +187,10 @@ impl Machine<'_> {
                         warp.splits.push(current);
                         continue 'pick;
                     }
-                    Step::RetrySome(waiting) => {
+                    Step::RetrySome(waiting, wait) => {
                         self.executions.warps[pc as usize] -= u64::from(waiting == mask);
                         self.executions.threads[pc as usize] -= u64::from(waiting.count_ones());
-                        warp.splits.push(Split { pc, mask: waiting, wait: Wait::Lanes, stack: current.stack });
+                        warp.splits.push(Split { pc, mask: waiting, wait, stack: current.stack });
                         current.mask &= !waiting;
                         current.pc += 1;
                         warp.splits.push(current);
@@ -327,6 +339,23 @@ impl Machine<'_> {
             _ => Ok(Step::Next),
         }
     }
+}
+
+/// Whether an instruction is carried out once all lanes of the warp have come to it.
+#[inline(always)]
+fn waits_for_the_warp(operation: &Operation) -> bool {
+    matches!(
+        operation,
+        Operation::MatrixMove(_)
+            | Operation::MatrixMultiply(_)
+            | Operation::FragmentMove(_)
+            | Operation::FragmentMultiply(_)
+            | Operation::Wgmma(_)
+            | Operation::WgmmaFence
+            | Operation::WgmmaCommit
+            | Operation::WgmmaWait { .. }
+            | Operation::ShareRegisters { .. }
+    )
 }
 
 /// Whether a split that can run is behind this place.

@@ -60,6 +60,7 @@ macro_rules! for_each_mutant {
             values_as_wide_as_keys, "v2k", ["f16_d192_v128"], Everywhere, "rows of values and outputs have the columns of keys";
             values_lie_as_keys, "v2k", ["f16_d192_v128"], Everywhere, "values are taken to lie as far apart as keys";
             query_columns_in_order, "v2l", ["f16_d64_g8"], Everywhere, "queries' columns lie in another order than keys'";
+            lagging_lanes, "v3f", ["f16_d64_m128", "f16_d256"], Interpreter, "lanes that lag behind a wait may miss a phase";
             too_many_registers, "v3c", ["f16_d64_m128", "f16_d64_m192", "f16_d64_m256"], Interpreter, "more registers are asked for than there are";
         }
     };
@@ -67,6 +68,10 @@ macro_rules! for_each_mutant {
 
 /// The PTX of all mutants, made by `sdpa build-ptx mutants`.
 pub static PTX: PackedPtx = PackedPtx::new("mutants", include_bytes!("../../mutants.ptx.zst"));
+
+/// The same, for mutants of a generation with a known fault: each must be rejected for its own.
+static PTX_THAT_MAY_MISS_PHASES: PackedPtx =
+    PackedPtx::new("mutants", include_bytes!("../../mutants.ptx.zst")).that_may_miss_phases();
 
 /// Which devices can show a mutant's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +129,10 @@ impl Mutant {
             .specialisations
             .iter()
             .filter(|kernel| kernels.contains(&kernel.name))
-            .map(|kernel| Specialisation { source, ptx: &PTX, ..*kernel })
+            .map(|kernel| {
+                let ptx = if kernel.ptx.may_miss_phases() { &PTX_THAT_MAY_MISS_PHASES } else { &PTX };
+                Specialisation { source, ptx, ..*kernel }
+            })
             .collect();
         let generation = Generation {
             id: name,

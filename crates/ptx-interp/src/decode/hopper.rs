@@ -102,6 +102,7 @@ impl Decoder<'_> {
                 arity(operands, 3..=4)?;
                 let to = self.predicate(&operands[0])?;
                 let blocking = action == "try_wait";
+                self.features.phases = true;
                 let action = if opcode.has("parity") {
                     MbarrierAction::WaitParity { parity: self.word(&operands[2])?, blocking, to }
                 } else {

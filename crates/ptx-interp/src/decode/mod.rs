@@ -84,6 +84,8 @@ pub(crate) struct Features {
     pub fences: bool,
     /// There are accesses that a fence can make a release or an acquire.
     pub relaxed: bool,
+    /// Threads wait for phases of mbarriers.
+    pub phases: bool,
 }
 
 /// Where an instruction comes from.

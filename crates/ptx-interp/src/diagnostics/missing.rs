@@ -22,6 +22,8 @@ pub enum Missing {
     Fence,
     /// A scope that holds both threads.
     Scope,
+    /// A meeting of the warp between a wait and the arrival that lets the next phase begin.
+    Meeting,
     /// A release after the one and an acquire before the other.
     ReleaseAcquire,
 }
@@ -36,6 +38,9 @@ impl fmt::Display for Missing {
             Self::MatrixFence => "`wgmma.fence` before the multiplication",
             Self::Fence => "a fence such as `__threadfence()` behind the read that saw the flag",
             Self::Scope => "a scope that holds both threads, such as `.gpu`",
+            Self::Meeting => {
+                "a meeting of the warp, such as `__syncwarp()`, between the wait and the arrival that lets the next phase begin"
+            }
             Self::ReleaseAcquire => "a release behind the first and an acquire before the second",
         })
     }

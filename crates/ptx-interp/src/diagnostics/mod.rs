@@ -50,6 +50,9 @@ pub enum FindingKind {
     /// An mbarrier is used before it is initialised, twice initialised, overwritten, used by a block that it does not
     /// belong to, or gets more arrivals or bytes than it expects.
     BadMbarrier,
+    /// A thread waits for a phase of an mbarrier, and nothing keeps the next one from completing before it has looked: then it
+    /// cannot tell the phase it waits for from one to come.
+    MissedPhase,
     /// A matrix instruction got something that the device does not accept.
     BadMatrixOperation,
     /// The kernel executed `trap`, or an assertion failed.
@@ -79,6 +82,7 @@ impl FindingKind {
             Self::Livelock => "livelock",
             Self::BadAsyncCopy => "asynchronous copy that the device refuses",
             Self::BadMbarrier => "misuse of an mbarrier",
+            Self::MissedPhase => "phase that may be missed",
             Self::BadMatrixOperation => "matrix operation that the device refuses",
             Self::Trap => "trap",
             Self::StackOverflow => "stack overflow",

@@ -32,6 +32,10 @@ impl Machine<'_> {
             let message = || format!("lanes {gone:#010x} of the warp have exited, the others wait for a barrier");
             self.report(cluster, FindingKind::DivergentBarrier, at.pc, by, None, message);
         }
+        if barrier.aligned {
+            // It waits for the warp's own lanes, also where it is only an arrival.
+            cluster.warp_met(at.warp, mask, true);
+        }
         self.counters.block_barriers += 1;
         let first_lane = mask.trailing_zeros() as usize;
         let by = at.participant(first_lane);
@@ -140,6 +144,13 @@ impl Machine<'_> {
         } else {
             cluster.order.meeting(&participants, &waiting);
         }
+        if let Some(causality) = &mut cluster.causality {
+            if all_wait {
+                causality.block_met(rank);
+            } else {
+                causality.met(&participants, &waiting);
+            }
+        }
         let done = Wait::Barrier { index, generation };
         for warp in cluster.blocks[rank as usize].warps.iter_mut().chain(std::iter::once(current)) {
             for split in &mut warp.splits {
@@ -198,6 +209,7 @@ impl Machine<'_> {
             if needed & !group.lanes == 0 || self.join_elsewhere(warp, needed, group.lanes) {
                 self.counters.warp_barriers += 1;
                 cluster.order.warp_barrier(at.warp, needed, needed == warp.live());
+                cluster.warp_met(at.warp, needed, needed == warp.live());
                 done |= group.lanes;
             } else if needed & !together == 0 {
                 // They are here, but a guard keeps them out.
@@ -261,6 +273,9 @@ impl Machine<'_> {
                 cluster.order.release_by_fence(thread, Scope::Cluster, &mut cluster.cluster_barrier.message);
             }
         }
+        if let Some(causality) = &mut cluster.causality {
+            causality.release_all(&threads, &mut cluster.cluster_barrier.causes);
+        }
         cluster.cluster_barrier.arrived += threads.len() as u32;
         warp.cluster_generation = cluster.cluster_barrier.generation;
         self.complete_cluster(cluster, warp);
@@ -279,6 +294,7 @@ impl Machine<'_> {
         let generation = state.generation;
         state.generation += 1;
         state.completed = std::mem::take(&mut state.message);
+        state.completed_causes = std::mem::take(&mut state.causes);
         for warp in cluster.blocks.iter_mut().flat_map(|block| &mut block.warps).chain(std::iter::once(current)) {
             warp.wake(|wait| wait == Wait::Cluster { generation });
         }
@@ -298,6 +314,9 @@ impl Machine<'_> {
         let message = std::mem::take(&mut cluster.cluster_barrier.completed);
         each_lane!(mask, lane, {
             cluster.order.acquire(at.participant(lane), &message);
+            if let Some(causality) = &mut cluster.causality {
+                causality.acquire(at.participant(lane), &cluster.cluster_barrier.completed_causes);
+            }
         });
         cluster.cluster_barrier.completed = message;
         Ok(Step::Next)

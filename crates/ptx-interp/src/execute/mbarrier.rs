@@ -3,7 +3,7 @@
 use crate::decode::{Mbarrier, MbarrierAction, Scope};
 use crate::diagnostics::FindingKind;
 use crate::machine::{
-    At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Wait, Warp, addresses,
+    At, COUNT_BITS, Cluster, MAX_COUNT, Machine, MbarrierState, Step, Stopped, Unseen, Wait, Warp, addresses,
 };
 use crate::order::Origin;
 use crate::registers::{LANES, each_lane};
@@ -49,6 +49,7 @@ impl Machine<'_> {
                 }
                 MbarrierAction::CompleteTransactions { bytes } => {
                     let bytes = warp.registers.word(bytes)[lane];
+                    self.note_cause(cluster, at, lane, key, true);
                     self.change_bytes(cluster, key, -i64::from(bytes));
                     self.complete_phase(cluster, key, warp);
                 }
@@ -105,6 +106,8 @@ impl Machine<'_> {
             return Err(self.stop(cluster, FindingKind::BadMbarrier, at.pc, by, message));
         }
         state.pending -= arrivals;
+        self.note_cause(cluster, at, lane, key, true);
+        let Some(state) = cluster.mbarriers.get_mut(&key) else { return Ok(()) };
         let mut message = std::mem::take(&mut state.gathering);
         cluster.order.publish(by, !mbarrier.relaxed, mbarrier.scope, &mut message);
         if let Some(state) = cluster.mbarriers.get_mut(&key) {
@@ -125,28 +128,54 @@ impl Machine<'_> {
         blocking: bool,
         mask: u32,
     ) -> Result<Step, Stopped> {
-        let mut complete = 0u32;
+        let (mut complete, mut again) = (0u32, 0u32);
+        let mut keys = [(0, 0); LANES];
         each_lane!(mask, lane, {
             let place = self.mbarrier_place(cluster, at, lane, places[lane], mbarrier.space)?;
             self.check_own_mbarrier(cluster, at, lane, place, "waits for")?;
             self.check_mbarrier(cluster, at, lane, place)?;
-            let key = (place.rank, place.offset);
-            let phase = cluster.mbarriers.get(&key).map_or(0, |state| state.phase);
+            keys[lane] = (place.rank, place.offset);
+            let phase = cluster.mbarriers.get(&keys[lane]).map_or(0, |state| state.phase);
             let done = match mbarrier.action {
                 MbarrierAction::WaitParity { parity, .. } => {
                     phase & 1 != u64::from(warp.registers.word(parity)[lane] & 1)
                 }
-                MbarrierAction::WaitState { state, .. } => phase > warp.registers.double(state)[lane] >> COUNT_BITS,
+                MbarrierAction::WaitState { state, .. } => {
+                    let of_token = warp.registers.double(state)[lane] >> COUNT_BITS;
+                    if phase > of_token + 1 {
+                        self.report_missed(cluster, at, lane, keys[lane], phase - of_token - 1);
+                    }
+                    phase > of_token
+                }
                 _ => true,
             };
-            if done {
-                complete |= 1 << lane;
-                if let Some(state) = cluster.mbarriers.get(&key) {
-                    let thread = at.participant(lane);
-                    cluster.order.learn(thread, !mbarrier.relaxed, mbarrier.scope, &state.completed);
+            complete |= u32::from(done) << lane;
+            let unseen = self.stragglers.as_mut().and_then(|stragglers| stragglers.looks_again(at.participant(lane)));
+            if let Some(unseen) = unseen {
+                again |= 1 << lane;
+                if unseen.mbarrier == keys[lane] && phase > unseen.phase {
+                    self.report_missed(cluster, at, lane, keys[lane], phase - unseen.phase);
                 }
             }
         });
+        // Lanes that have lagged do not lag again here: each comes by some time.
+        let lag = self.stragglers.as_mut().map_or(0, |stragglers| stragglers.choose(complete & !again));
+        each_lane!(complete, lane, {
+            let Some(state) = cluster.mbarriers.get(&keys[lane]) else { continue };
+            let thread = at.participant(lane);
+            if lag >> lane & 1 == 1 {
+                let unseen = Unseen { mbarrier: keys[lane], phase: state.phase };
+                self.stragglers.iter_mut().for_each(|stragglers| stragglers.leave_behind(thread, unseen));
+                continue;
+            }
+            cluster.order.learn(thread, !mbarrier.relaxed, mbarrier.scope, &state.completed);
+            self.note_look(cluster, at, lane, keys[lane]);
+        });
+        complete &= !lag;
+        if lag != 0 {
+            warp.registers.set_predicate(to, mask & !lag, complete);
+            return Ok(Step::RetrySome(lag, Wait::Lagging));
+        }
         if complete == 0 && blocking {
             return Ok(Step::Retry(Wait::Mbarrier));
         }

@@ -69,6 +69,7 @@ impl Machine<'_> {
                 {
                     self.counters.shuffles += 1;
                     butterfly(warp, shuffle, usize::from(across));
+                    cluster.warp_met(at.warp, mask, true);
                     return Ok(Step::Next);
                 }
                 shuffle.members
@@ -87,6 +88,7 @@ impl Machine<'_> {
         for group in Group::all(*warp.registers.word(members), mask) {
             if self.is_complete(cluster, warp, at, group, mask, together)? {
                 self.exchange(cluster, warp, at, operation, group.lanes)?;
+                cluster.warp_met(at.warp, group.lanes, group.lanes == warp.live());
                 done |= group.lanes;
             }
         }

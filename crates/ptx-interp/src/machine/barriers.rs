@@ -33,4 +33,7 @@ pub(crate) struct ClusterBarrier {
     pub arrived: u32,
     pub message: Clock,
     pub completed: Clock,
+    /// What must have happened before the arrivals, and before those of the barrier that completed last.
+    pub causes: Clock,
+    pub completed_causes: Clock,
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{BulkGroups, ClusterBarrier, MbarrierState, NamedBarrier, Transfer, Warp};
-use crate::order::{HappensBefore, Messages, Participant, SharedMemory};
+use crate::order::{Causality, HappensBefore, Messages, Participant, SharedMemory};
 
 pub(crate) struct Block {
     pub rank: u32,
@@ -18,6 +18,8 @@ pub(crate) struct Block {
 pub(crate) struct Cluster {
     pub index: u64,
     pub order: HappensBefore,
+    /// Kept only for kernels that wait for phases of mbarriers, and for nothing but these.
+    pub causality: Option<Causality>,
     pub blocks: Vec<Block>,
     /// By block and offset.
     pub mbarriers: HashMap<(u32, u32), MbarrierState>,
@@ -28,21 +30,33 @@ pub(crate) struct Cluster {
     pub bulk_groups: HashMap<Participant, BulkGroups>,
     /// What writes of shared memory have published, by block and offset.
     pub published: HashMap<(u32, u32), Messages>,
+    /// The same for causality.
+    pub causes: HashMap<(u32, u32), Messages>,
     pub cluster_barrier: ClusterBarrier,
 }
 
 impl Cluster {
-    pub(crate) fn new(index: u64, order: HappensBefore, blocks: Vec<Block>) -> Self {
+    pub(crate) fn new(index: u64, order: HappensBefore, causality: Option<Causality>, blocks: Vec<Block>) -> Self {
         Self {
             index,
             order,
+            causality,
             blocks,
             mbarriers: HashMap::new(),
             mbarrier_span: 0..0,
             transfers: Vec::new(),
             bulk_groups: HashMap::new(),
             published: HashMap::new(),
+            causes: HashMap::new(),
             cluster_barrier: Default::default(),
+        }
+    }
+
+    /// These lanes of a warp have waited for each other; `all` if no other lane is left.
+    #[inline(always)]
+    pub(crate) fn warp_met(&mut self, warp: u32, lanes: u32, all: bool) {
+        if let Some(causality) = &mut self.causality {
+            causality.warp_met(warp, lanes, all);
         }
     }
 }

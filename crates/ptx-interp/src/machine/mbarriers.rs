@@ -3,14 +3,39 @@
 use super::{At, Cluster, Machine, SharedPlace, Stopped, Wait, Warp, is_in_space};
 use crate::address_space::SHARED_WINDOW;
 use crate::decode::{Manner, Scope, Space};
-use crate::diagnostics::FindingKind;
-use crate::order::{Conflict, Messages, Origin, Participant};
+use crate::diagnostics::{FindingKind, Missing};
+use crate::order::{Conflict, Messages, Origin, Participant, Stamp};
+use crate::registers::LANES;
 
 const MBARRIER_BYTES: u32 = 8;
 /// Bits of a count of arrivals.
 pub(crate) const COUNT_BITS: u32 = 20;
 /// Arrivals that the hardware can count.
 pub(crate) const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
+
+/// A thread that has seen the phase before this one complete.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    /// 0 for none.
+    stamp: Stamp,
+    pc: u32,
+}
+
+/// Who has looked at an mbarrier, and what must have happened before its phases end.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    /// The newest look of each thread of the block since the last phase ended; empty if there was none.
+    looks: Vec<Look>,
+    /// What must have happened before this phase can end.
+    causes: Messages,
+    /// What must have happened before the phase that ended last.
+    completed: Messages,
+    /// The newest arrival.
+    arrival: Option<(u32, Participant)>,
+    /// By thread of the block: one more than the phase after the last one that it has seen complete; 0 where it has not looked,
+    /// empty if none has.
+    next: Vec<u64>,
+}
 
 #[derive(Debug)]
 pub(crate) struct MbarrierState {
@@ -26,6 +51,7 @@ pub(crate) struct MbarrierState {
     pub completed: Messages,
     /// Stands for the copies that complete here.
     pub participant: Participant,
+    pub watch: Watch,
 }
 
 impl MbarrierState {
@@ -34,15 +60,31 @@ impl MbarrierState {
         self.phase << COUNT_BITS | u64::from(self.pending)
     }
 
-    /// Starts the next phase if this one is complete.
-    pub(crate) fn advance(&mut self) -> bool {
-        if self.pending != 0 || self.bytes != 0 {
-            return false;
+    /// How many phases have completed since the one of this parity that a thread waits for, if other lanes of its warp have seen
+    /// that one.
+    pub(crate) fn missed_by(&self, thread: u32, parity: Option<u32>) -> u64 {
+        let first = thread as usize / LANES * LANES;
+        let Some(warp) = self.watch.next.get(first..first + LANES) else { return 0 };
+        let own = warp[thread as usize % LANES];
+        if warp.iter().all(|other| *other <= own) {
+            return 0;
         }
+        // A thread's first wait may be for the phase before a fresh mbarrier's first one, or for that one.
+        let skips = parity.is_some_and(|parity| (own + 1) & 1 != u64::from(parity));
+        (self.phase - own).saturating_sub(u64::from(skips))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.pending == 0 && self.bytes == 0
+    }
+
+    /// Starts the next phase.
+    fn advance(&mut self) {
         self.phase += 1;
         self.pending = self.count;
         self.completed = std::mem::take(&mut self.gathering);
-        true
+        self.watch.completed = std::mem::take(&mut self.watch.causes);
+        self.watch.looks.clear();
     }
 }
 
@@ -112,7 +154,9 @@ impl Machine<'_> {
         self.write_shared(cluster, at, lane, place, &[0; 8], Manner::Weak);
         let participant = cluster.order.new_participant();
         let (gathering, completed) = (Messages::default(), Messages::default());
-        let state = MbarrierState { count, pending: count, bytes: 0, phase: 0, gathering, completed, participant };
+        let watch = Watch::default();
+        let state =
+            MbarrierState { count, pending: count, bytes: 0, phase: 0, gathering, completed, participant, watch };
         cluster.mbarriers.insert(key, state);
         let span = &mut cluster.mbarrier_span;
         let start = if span.end == 0 { place.offset } else { span.start.min(place.offset) };
@@ -181,9 +225,98 @@ impl Machine<'_> {
     }
 
     pub(crate) fn complete_phase(&mut self, cluster: &mut Cluster, key: (u32, u32), current: &mut Warp) {
-        if cluster.mbarriers.get_mut(&key).is_some_and(MbarrierState::advance) {
+        if self.begin_phase(cluster, key) {
             wake_waiters(cluster);
             current.wake(|wait| wait == Wait::Mbarrier);
+        }
+    }
+
+    /// Starts an mbarrier's next phase if this one is complete.
+    fn begin_phase(&mut self, cluster: &mut Cluster, key: (u32, u32)) -> bool {
+        if !cluster.mbarriers.get(&key).is_some_and(MbarrierState::is_complete) {
+            return false;
+        }
+        if cluster.causality.is_some() {
+            self.check_looks(cluster, key);
+        }
+        if let Some(state) = cluster.mbarriers.get_mut(&key) {
+            state.advance();
+        }
+        true
+    }
+
+    /// A thread waits for a phase that is complete.
+    pub(crate) fn note_look(&mut self, cluster: &mut Cluster, at: At, lane: usize, key: (u32, u32)) {
+        let threads = self.context.warps as usize * LANES;
+        let Some(state) = cluster.mbarriers.get_mut(&key) else { return };
+        let index = at.participant(lane) as usize % threads;
+        state.watch.next.resize(threads, 0);
+        state.watch.next[index] = state.phase + 1;
+        let Some(causality) = &mut cluster.causality else { return };
+        let thread = at.participant(lane);
+        causality.learn(thread, &state.watch.completed);
+        state.watch.looks.resize(threads, Look::default());
+        state.watch.looks[index] = Look { stamp: causality.look(thread), pc: at.pc };
+    }
+
+    /// A thread looks for a phase behind which so many others have ended.
+    #[cold]
+    pub(crate) fn report_missed(&mut self, cluster: &Cluster, at: At, lane: usize, key: (u32, u32), since: u64) {
+        let mistake = (FindingKind::MissedPhase, Missing::Meeting);
+        self.report(cluster, mistake, at.pc, at.participant(lane), None, || {
+            format!(
+                "looks late at the mbarrier at {:#x}: after the phase that it waits for {since} more have completed while it had \
+                 not looked, and a parity tells only the last one from those before",
+                key.1
+            )
+        });
+    }
+
+    /// A thread arrives, or starts a copy that will: the phase cannot end before it has.
+    pub(crate) fn note_cause(&mut self, cluster: &mut Cluster, at: At, lane: usize, key: (u32, u32), arrives: bool) {
+        let (Some(causality), Some(state)) = (&mut cluster.causality, cluster.mbarriers.get_mut(&key)) else { return };
+        let thread = at.participant(lane);
+        if arrives {
+            state.watch.arrival = Some((at.pc, thread));
+            causality.arrive(thread, at.pc, &mut state.watch.causes);
+        } else {
+            causality.publish(thread, &mut state.watch.causes);
+        }
+    }
+
+    /// A phase ends: those that have seen the one before must have looked by now, whatever the schedule. From now on they would
+    /// find a parity that is not the one they wait for.
+    fn check_looks(&mut self, cluster: &mut Cluster, key: (u32, u32)) {
+        let (rank, offset) = key;
+        let threads = self.context.warps * LANES as u32;
+        let (Some(causality), Some(state)) = (&cluster.causality, cluster.mbarriers.get(&key)) else { return };
+        let mut missed = Vec::new();
+        for (index, look) in state.watch.looks.iter().enumerate().filter(|(_, look)| look.stamp > 0) {
+            let thread = rank * threads + index as u32;
+            if state.watch.causes.know(thread, look.stamp) {
+                continue;
+            }
+            let own = causality.first_arrival(thread, look.stamp, &state.watch.causes);
+            missed.push((thread, *look, own.map(|arrival| (arrival.pc, arrival.thread))));
+        }
+        let (phase, last) = (state.phase, state.watch.arrival);
+        for (thread, look, own) in missed {
+            // Where its own warp let the phase begin, meeting there is enough.
+            let missing = if own.is_some() { Missing::Meeting } else { Missing::Barrier };
+            let message = || {
+                let (waits_for, name) = (phase.wrapping_sub(1) & 1, self.context.thread_name(cluster, thread, thread));
+                format!(
+                    "waits for parity {waits_for} of the mbarrier at {offset:#x}, and nothing keeps the next phase from \
+                     completing before {name} has looked: if it lags behind, it finds the other parity and waits for a phase \
+                     that is past"
+                )
+            };
+            let context = self.context;
+            let index = cluster.index as u32;
+            let other = own.or(last).map(|(pc, by)| context.site(index, by, pc));
+            let at = context.site(index, thread, look.pc);
+            let mistake = (FindingKind::MissedPhase, missing);
+            self.findings.report(context.program, context.launch.seed, mistake, at, other, message);
         }
     }
 
@@ -195,9 +328,9 @@ impl Machine<'_> {
             let participant = state.participant;
             state.gathering.of(origin, Scope::Device).mark(participant, stamp);
             state.bytes -= i64::from(bytes);
-            if state.advance() {
-                wake_waiters(cluster);
-            }
+        }
+        if self.begin_phase(cluster, key) {
+            wake_waiters(cluster);
         }
     }
 }

@@ -16,6 +16,7 @@ mod mbarriers;
 mod places;
 mod publish;
 mod shared;
+mod stragglers;
 mod transfers;
 mod variables;
 mod warp;
@@ -32,6 +33,7 @@ pub(crate) use in_flight::{Flight, InFlight, Role};
 pub(crate) use local::LocalMemory;
 pub(crate) use mbarriers::{COUNT_BITS, MAX_COUNT, MbarrierState};
 pub(crate) use places::{Lanes, SharedPlace, addresses, for_each_space, is_in_space, is_side_by_side, rebased};
+pub(crate) use stragglers::{Stragglers, Unseen, wake_stragglers};
 pub(crate) use transfers::{Action, BulkGroups, Piece, Target, Transfer, groups_of};
 pub(crate) use variables::load_variables;
 pub(crate) use warp::{Group, Split, Wait, Warp, is_whole_warp};
@@ -67,10 +69,14 @@ pub(crate) struct Machine<'l> {
     pub questions: Vec<Question>,
     pub counters: Counters,
     pub executions: Executions,
+    /// Only if the launch asks for them.
+    pub stragglers: Option<Stragglers>,
     /// Kept only if the launch asks for it.
     pub coverage: Option<CoverageCounts>,
     /// What writes of global memory have published, by address.
     pub published: HashMap<u64, Messages>,
+    /// The same for causality.
+    pub causes: HashMap<u64, Messages>,
     pub runnable: Vec<(u32, u32)>,
     /// What fragments' lines seen so far take: passes, and the fewest possible.
     pub fragment_passes: Vec<(FragmentLines, (u64, u64))>,
@@ -119,8 +125,8 @@ pub(crate) enum Step {
     Exit(u32),
     /// Wait, then execute this instruction again.
     Retry(Wait),
-    /// These lanes wait for others and then execute this instruction again; the rest goes on.
-    RetrySome(u32),
+    /// These lanes wait, usually for others, and then execute this instruction again; the rest goes on.
+    RetrySome(u32, Wait),
     /// Wait, then go on after it.
     Park(Wait),
     /// Go on, but let others run first.
@@ -134,7 +140,7 @@ impl Step {
             0 => Self::Next,
             // Lanes that a guard keeps out wait, too: they may be who is waited for.
             _ if done == 0 && mask == together => Self::Retry(Wait::Lanes),
-            waiting => Self::RetrySome(waiting),
+            waiting => Self::RetrySome(waiting, Wait::Lanes),
         }
     }
 }
@@ -146,8 +152,10 @@ impl<'l> Machine<'l> {
         findings: Findings,
         executions: Executions,
         execute_lanes: Execute,
+        stragglers: Option<Stragglers>,
     ) -> Self {
         Self {
+            stragglers,
             context,
             global,
             findings,
@@ -156,6 +164,7 @@ impl<'l> Machine<'l> {
             executions,
             coverage: context.launch.coverage.then(|| CoverageCounts::new(context.program.instructions.len())),
             published: HashMap::new(),
+            causes: HashMap::new(),
             runnable: Vec::new(),
             fragment_passes: Vec::new(),
             execute_lanes,

@@ -73,6 +73,16 @@ impl Machine<'_> {
         if let Some((key, messages)) = local {
             cluster.published.insert(key, messages);
         }
+        if let Some(causality) = &mut cluster.causality {
+            let messages = match place_of(at, space, address) {
+                SyncPlace::Shared(rank, offset) => cluster.causes.entry((rank, offset)).or_default(),
+                SyncPlace::Global(address) => self.causes.entry(address).or_default(),
+            };
+            if replaces {
+                messages.clear();
+            }
+            causality.publish(at.participant(lane), messages);
+        }
     }
 
     pub(crate) fn has_read(
@@ -91,6 +101,15 @@ impl Machine<'_> {
         };
         if let Some(messages) = messages {
             cluster.order.learn(at.participant(lane), ordering.acquires(), scope, messages);
+        }
+        if let Some(causality) = &mut cluster.causality {
+            let messages: Option<&Messages> = match place_of(at, space, address) {
+                SyncPlace::Shared(rank, offset) => cluster.causes.get(&(rank, offset)),
+                SyncPlace::Global(address) => self.causes.get(&address),
+            };
+            if let Some(messages) = messages {
+                causality.learn(at.participant(lane), messages);
+            }
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) enum Wait {
     Bulk,
     /// Registers that other warps give back.
     Registers,
+    /// Nothing: these lanes lag.
+    Lagging,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +129,11 @@ impl Warp {
 
     pub(crate) fn is_runnable(&self) -> bool {
         self.splits.iter().any(|split| split.wait == Wait::Nothing)
+    }
+
+    /// Whether some lanes will go on by themselves, now or later.
+    pub(crate) fn can_move(&self) -> bool {
+        self.splits.iter().any(|split| matches!(split.wait, Wait::Nothing | Wait::Lagging))
     }
 
     /// Lanes that waited for others look again.

@@ -147,6 +147,11 @@ impl Messages {
         &mut self.0[index].clock
     }
 
+    /// Whether what a participant of the same cluster did at a stamp is in one of these.
+    pub(crate) fn know(&self, participant: Participant, stamp: Stamp) -> bool {
+        self.0.iter().any(|message| message.clock.knows(participant, stamp))
+    }
+
     /// Adds to clocks, one for each scope that holds reader and writer, what a reader sees of these; none where a scope
     /// is too narrow.
     pub(super) fn seen(&self, reader: Origin, scope: Scope, mut see: impl FnMut(Option<Scope>, &dyn Fn(&mut Clock))) {

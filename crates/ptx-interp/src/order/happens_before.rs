@@ -106,6 +106,10 @@ impl HappensBefore {
         self.threads
     }
 
+    pub(super) fn blocks(&self) -> usize {
+        self.block_base.len()
+    }
+
     #[inline(always)]
     pub(crate) fn block_of(&self, thread: Participant) -> u32 {
         // The division is slow, and clusters of more than one block are rare.

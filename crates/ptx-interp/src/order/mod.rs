@@ -1,13 +1,15 @@
 //! What is ordered, and who touched what: the checker's memory, which knows nothing of instructions.
 
+mod causality;
 mod clock;
 mod global_view;
 mod happens_before;
 mod shared_memory;
 
+pub(crate) use causality::Causality;
 pub(crate) use clock::{Clock, Messages, Origin};
 pub(crate) use global_view::{
     Changes, GlobalConflict, GlobalView, LINE_BYTES, LaunchHistory, PAGE_BYTES, Record, RecordTag,
 };
-pub(crate) use happens_before::{FencedMemory, HappensBefore, InVain, Participant};
+pub(crate) use happens_before::{FencedMemory, HappensBefore, InVain, Participant, Stamp};
 pub(crate) use shared_memory::{Accessor, Conflict, SharedMemory};

@@ -11,6 +11,7 @@ mod kernels;
 mod layers;
 mod layouts;
 mod mbarriers;
+mod missed_phases;
 mod oracle;
 mod registers_in_flight;
 mod right_kernels;

@@ -144,6 +144,18 @@ impl Machine<'_> {
     }
 
     fn start(&mut self, cluster: &mut Cluster, at: At, lane: usize, action: Action) -> u64 {
+        // No phase that its bytes belong to ends before it has started.
+        match &action {
+            Action::Load { targets, .. } => {
+                for (_, mbarrier) in targets {
+                    self.note_cause(cluster, at, lane, *mbarrier, false);
+                }
+            }
+            Action::Deliver { mbarrier, .. } | Action::Forward { mbarrier, .. } => {
+                self.note_cause(cluster, at, lane, *mbarrier, false);
+            }
+            Action::Store { .. } => {}
+        }
         let groups = groups_of(cluster, at.participant(lane));
         groups.next += 1;
         // Unique in the cluster: the thread and its count.
