@@ -324,7 +324,8 @@ mod tests {
             let ordered = |other: Record, thread: u32| {
                 let same_warp = other.participant / PER_WARP == thread / PER_WARP;
                 // Without messages nothing is known of one thread that is not known of its warp.
-                let message = !alike && thread.is_multiple_of(3) && other.participant == learned.0 && other.stamp <= learned.1;
+                let message =
+                    !alike && thread.is_multiple_of(3) && other.participant == learned.0 && other.stamp <= learned.1;
                 other.cluster == 1
                     && (other.participant == thread
                         || other.stamp <= block_base
