@@ -67,6 +67,17 @@ fn mix(mut bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
+/// 1, 1/3, 1/5, …: divided once, since most of a test's inputs are normal numbers.
+const COEFFICIENTS: [f64; 17] = {
+    let mut coefficients = [0.0; 17];
+    let mut term = 0;
+    while term < coefficients.len() {
+        coefficients[term] = 1.0 / (2 * term + 1) as f64;
+        term += 1;
+    }
+    coefficients
+};
+
 /// Natural logarithm of a positive normal number, from additions, products and divisions only.
 fn ln(value: f64) -> f64 {
     let bits = value.to_bits();
@@ -75,7 +86,7 @@ fn ln(value: f64) -> f64 {
     let significand = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
     let s = (significand - 1.0) / (significand + 1.0);
     // ln m = 2·(s + s³/3 + s⁵/5 + …); the 17th term is below 2⁻⁵³.
-    let series = (0..17).rev().fold(0.0, |sum, term| sum * s * s + 1.0 / f64::from(2 * term + 1));
+    let series = COEFFICIENTS.iter().rev().fold(0.0, |sum, coefficient| sum * s * s + coefficient);
     exponent as f64 * std::f64::consts::LN_2 + 2.0 * s * series
 }
 

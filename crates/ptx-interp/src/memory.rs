@@ -18,8 +18,12 @@ pub struct MemoryError {
 #[derive(Clone, Debug)]
 pub(crate) enum Written {
     All,
-    /// One bit a byte.
-    Some(Vec<u64>),
+    Some {
+        /// One bit per byte.
+        bits: Vec<u64>,
+        /// How many bits are 0: tensors are written in pieces, and reads need not look at bits once all are there.
+        missing: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -45,19 +49,41 @@ impl Buffer {
             self.written = Written::All;
             return;
         }
-        if let Written::Some(bits) = &mut self.written {
-            for byte in offset..offset + count {
-                bits[byte / 64] |= 1 << (byte % 64);
+        if let Written::Some { bits, missing } = &mut self.written {
+            for (word, mask) in words_of(offset, count) {
+                *missing -= (mask & !bits[word]).count_ones() as usize;
+                bits[word] |= mask;
+            }
+            if *missing == 0 {
+                self.written = Written::All;
             }
         }
     }
 
-    pub(crate) fn is_written(&self, offset: usize, count: usize) -> bool {
+    /// Which of the 64 bytes from byte `64 · word` on have been written.
+    #[inline]
+    pub(crate) fn written_word(&self, word: usize) -> u64 {
         match &self.written {
-            Written::All => true,
-            Written::Some(bits) => (offset..offset + count).all(|byte| bits[byte / 64] >> (byte % 64) & 1 == 1),
+            Written::All => u64::MAX,
+            Written::Some { bits, .. } => bits[word],
         }
     }
+
+    pub(crate) fn is_written(&self, offset: usize, count: usize) -> bool {
+        words_of(offset, count).all(|(word, mask)| mask & !self.written_word(word) == 0)
+    }
+}
+
+/// The words of 64 bits that hold one bit for each byte of a range, and its bits in each.
+#[inline]
+pub(crate) fn words_of(offset: usize, count: usize) -> impl Iterator<Item = (usize, u64)> {
+    let end = offset + count;
+    let words = if count == 0 { 0..0 } else { offset / 64..end.div_ceil(64) };
+    words.map(move |word| {
+        let first = offset.max(word * 64) - word * 64;
+        let bits = end.min(word * 64 + 64) - word * 64 - first;
+        (word, u64::MAX >> (64 - bits) << first)
+    })
 }
 
 /// Global memory: buffers with names, so that a bad address can say which one it missed.
@@ -124,7 +150,7 @@ impl Memory {
             base,
             // Not zeros: a kernel that reads them by mistake should look wrong.
             bytes: vec![0xcb; bytes],
-            written: Written::Some(vec![0; bytes.div_ceil(64)]),
+            written: Written::Some { bits: vec![0; bytes.div_ceil(64)], missing: bytes },
             freed: false,
             length: bytes,
             allocation_end,

@@ -14,7 +14,7 @@ mod lanes;
 mod small_float;
 mod words;
 
-use crate::decode::Operation;
+use crate::decode::{LaneRegister, Operation};
 use crate::registers::{Doubles, LANES, Registers, Words};
 
 /// Executes a lane-wise operation; false if it is not one.
@@ -102,6 +102,18 @@ fn execute(operation: &Operation, registers: &mut Registers, mask: u32) -> bool 
             let mut result: Words = [0; LANES];
             for lane in 0..LANES {
                 result[lane] = integer::insert32(field[lane], base[lane], at[lane], length[lane]);
+            }
+            registers.set_words(to, mask, &result);
+        }
+        // How a bf16 becomes an f32, and a pair of f16 one word.
+        Operation::Pack { to: LaneRegister::Word(to), ref parts, bits: 16 } => {
+            let [LaneRegister::Word(low), LaneRegister::Word(high)] = **parts else {
+                return execute_rare(operation, registers, mask);
+            };
+            let (low, high) = (registers.word(low), registers.word(high));
+            let mut result: Words = [0; LANES];
+            for lane in 0..LANES {
+                result[lane] = low[lane] & 0xffff | high[lane] << 16;
             }
             registers.set_words(to, mask, &result);
         }

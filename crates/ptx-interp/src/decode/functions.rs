@@ -150,6 +150,8 @@ impl<'a> Decoder<'a> {
         self.frame = None;
         self.locals = self.frames.pop().unwrap_or_default();
         self.settled = Settled::of(self.entry, !self.notes_mentions);
+        // Functions are short, and what a recursive one keeps for its callers is a range of registers.
+        self.temporaries = Temporaries::of(self.entry);
     }
 
     /// A place in the frame by its name.

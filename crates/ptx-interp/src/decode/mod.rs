@@ -12,6 +12,7 @@ mod operands;
 mod operation;
 mod scalar;
 mod settled;
+mod temporaries;
 mod warp;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub(crate) use functions::Function;
 pub(crate) use operation::*;
 use settled::Settled;
+use temporaries::Temporaries;
 
 use crate::address_space::{LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_BASE, SHARED_WINDOW};
 use crate::parse::{
@@ -199,6 +201,10 @@ struct Decoder<'a> {
     carry_flag: Option<PredicateRegister>,
     /// Registers of the body that is being decoded whose value is known beforehand.
     settled: Settled<'a>,
+    /// Registers of the same body that share places, and those places: of 32 bits, of 64 bits.
+    temporaries: Temporaries,
+    shared_words: Vec<WordRegister>,
+    shared_doubles: Vec<DoubleRegister>,
     /// Addresses of shared variables.
     variables: HashMap<&'a str, u64>,
     /// Places in the frame of the body that is being decoded: local variables, parameters and results of calls.
@@ -246,6 +252,9 @@ impl<'a> Decoder<'a> {
             locals: HashMap::new(),
             frames: Vec::new(),
             settled: Settled::default(),
+            temporaries: Temporaries::none(),
+            shared_words: Vec::new(),
+            shared_doubles: Vec::new(),
             functions: Vec::new(),
             function_names: HashMap::new(),
             frame: None,

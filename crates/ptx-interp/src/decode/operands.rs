@@ -19,9 +19,15 @@ impl Decoder<'_> {
             }
             RegisterClass::Predicate => Place::Predicate(self.new_predicate()),
             RegisterClass::Bits8 | RegisterClass::Bits16 | RegisterClass::Bits32 => {
-                Place::Lane(LaneRegister::Word(self.new_word()))
+                Place::Lane(LaneRegister::Word(match self.temporaries.place(id) {
+                    Some(place) => self.shared_word(place),
+                    None => self.new_word(),
+                }))
             }
-            RegisterClass::Bits64 => Place::Lane(LaneRegister::Double(self.new_double())),
+            RegisterClass::Bits64 => Place::Lane(LaneRegister::Double(match self.temporaries.place(id) {
+                Some(place) => self.shared_double(place),
+                None => self.new_double(),
+            })),
             RegisterClass::Bits128 => return Err(format!("128-bit register {}", declared.name).into()),
         };
         self.banks.insert(id, place);
@@ -36,6 +42,23 @@ impl Decoder<'_> {
     pub(super) fn new_double(&mut self) -> DoubleRegister {
         self.doubles += 1;
         DoubleRegister((self.doubles - 1) as u16)
+    }
+
+    /// The register at a place that temporaries share.
+    fn shared_word(&mut self, place: u32) -> WordRegister {
+        while self.shared_words.len() <= place as usize {
+            let register = self.new_word();
+            self.shared_words.push(register);
+        }
+        self.shared_words[place as usize]
+    }
+
+    fn shared_double(&mut self, place: u32) -> DoubleRegister {
+        while self.shared_doubles.len() <= place as usize {
+            let register = self.new_double();
+            self.shared_doubles.push(register);
+        }
+        self.shared_doubles[place as usize]
     }
 
     pub(super) fn new_predicate(&mut self) -> PredicateRegister {

@@ -32,8 +32,17 @@ fn little_endian(bytes: &[u8]) -> u64 {
 /// Writes the loaded bytes of one lane to its registers.
 #[inline(always)]
 fn deliver(registers: &mut Registers, access: &Access, lane: usize, bytes: &[u8]) {
+    // One f16 or bf16, the commonest of all.
+    if let ([Some(LaneRegister::Word(register))], &[low, high], false) = (&*access.registers, bytes, access.signed) {
+        registers.words[usize::from(register.0)][lane] = u32::from(u16::from_le_bytes([low, high]));
+        return;
+    }
     let element = usize::from(access.element);
-    for (register, chunk) in access.registers.iter().zip(bytes.chunks_exact(element)) {
+    let mut rest = bytes;
+    for register in &access.registers {
+        // By hand, since `chunks_exact` divides.
+        let (chunk, behind) = rest.split_at(element);
+        rest = behind;
         match *register {
             Some(LaneRegister::Word(register)) if element == 4 => {
                 let value = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
@@ -110,7 +119,9 @@ impl Machine<'_> {
             }
             Space::Global => {
                 self.count_global(places, mask, bytes, false);
-                if self.load_one_page(cluster, warp, at, access, places, mask, bytes) {
+                if self.load_one_page(cluster, warp, at, access, places, mask, bytes)
+                    || self.load_one_buffer(cluster, warp, at, access, places, mask, bytes)
+                {
                     return Ok(());
                 }
                 each_lane!(mask, lane, {
@@ -275,6 +286,40 @@ impl Machine<'_> {
             bytes,
             manner,
         );
+        true
+    }
+    /// Loads from global memory when all places are in one buffer that is wholly written, and in order; false, and nothing
+    /// done, if they are not. Lanes of different rows read so.
+    fn load_one_buffer(
+        &mut self,
+        cluster: &Cluster,
+        warp: &mut Warp,
+        at: At,
+        access: &Access,
+        places: &Lanes,
+        mask: u32,
+        bytes: u32,
+    ) -> bool {
+        let (mut low_bits, mut lowest, mut highest) = (0, u64::MAX, 0);
+        each_lane!(mask, lane, {
+            low_bits |= places[lane];
+            lowest = lowest.min(places[lane]);
+            highest = highest.max(places[lane]);
+        });
+        let span = highest.wrapping_sub(lowest).saturating_add(u64::from(bytes));
+        if low_bits & u64::from(bytes - 1) != 0 || bytes > 16 {
+            return false;
+        }
+        let Ok(span) = usize::try_from(span) else { return false };
+        let Some((buffer, start)) = self.global.resolve(lowest, span) else { return false };
+        if !self.global.is_plain(buffer) {
+            return false;
+        }
+        let offsets = places.map(|place| start.wrapping_add(place.wrapping_sub(lowest) as usize));
+        let registers = &mut warp.registers;
+        self.read_lanes(cluster, at, buffer, &offsets, mask, bytes as usize, access.manner(), |lane, data| {
+            deliver(registers, access, lane, data);
+        });
         true
     }
 }

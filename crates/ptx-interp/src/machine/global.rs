@@ -74,6 +74,7 @@ impl Machine<'_> {
     ) {
         let first = self.record(cluster, at, 0, manner);
         let of_lane = |lane: usize| Record { participant: first.participant + lane as u32, ..first };
+        let mask = self.note_common_reads(cluster, buffer, offsets, mask, bytes, first);
         // Lanes that may read a line together.
         let group = LINE_BYTES / bytes.clamp(2, 16) as usize;
         let lanes_of_group = (1u64 << group) - 1;
@@ -104,6 +105,61 @@ impl Machine<'_> {
                     self.report_global(cluster, at, lane, buffer, offsets[lane], &conflict, false);
                 }
             });
+        }
+    }
+
+    /// Race checks of lanes that read the same bytes as several others, if that needs no look at each lane: gives back the
+    /// other lanes.
+    #[inline(always)]
+    fn note_common_reads(
+        &mut self,
+        cluster: &Cluster,
+        buffer: usize,
+        offsets: &[usize; LANES],
+        mask: u32,
+        bytes: u32,
+        first: Record,
+    ) -> u32 {
+        let alike = cluster.order.warps_are_alike();
+        let mut left = mask;
+        // Fewer lanes are as fast one by one.
+        while left.count_ones() >= 4 {
+            let offset = offsets[left.trailing_zeros() as usize];
+            let mut lanes = 0;
+            for (lane, other) in offsets.iter().enumerate() {
+                lanes |= u32::from(*other == offset) << lane;
+            }
+            lanes &= left;
+            let ordered = |other: Record, thread| is_ordered(cluster, other, thread);
+            if lanes.count_ones() < 4
+                || !self.global.note_common_read(buffer, offset, bytes as usize, lanes, first, alike, ordered)
+            {
+                break;
+            }
+            left &= !lanes;
+        }
+        left
+    }
+
+    /// Lanes read a plain buffer, each at an aligned place of its own: gives each lane's bytes to `deliver`, and checks for
+    /// races.
+    #[inline(always)]
+    pub(crate) fn read_lanes(
+        &mut self,
+        cluster: &Cluster,
+        at: At,
+        buffer: usize,
+        offsets: &[usize; LANES],
+        mask: u32,
+        bytes: usize,
+        manner: Manner,
+        deliver: impl FnMut(usize, &[u8]),
+    ) {
+        let first = self.record(cluster, at, 0, manner);
+        let ordered = |other: Record, thread| is_ordered(cluster, other, thread);
+        let conflicts = self.global.read_lanes(buffer, offsets, mask, bytes, first, ordered, deliver);
+        for (lane, conflict) in conflicts {
+            self.report_global(cluster, at, lane, buffer, offsets[lane], &conflict, false);
         }
     }
 

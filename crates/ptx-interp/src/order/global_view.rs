@@ -6,170 +6,9 @@
 
 use std::collections::HashMap;
 
-use crate::decode::{Manner, Scope};
-use crate::memory::{Memory, Written};
-
-pub(crate) const PAGE_BYTES: usize = 4096;
-
-/// An access to a granule.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct Record {
-    /// Cluster index + 1; 0 for no access.
-    pub cluster: u32,
-    pub participant: u32,
-    pub stamp: u32,
-    pub tag: RecordTag,
-}
-
-/// An instruction, and in the top bits how it takes part in races.
-#[derive(Clone, Copy, Default, Debug)]
-pub(crate) struct RecordTag(u32);
-
-const MANNER_SHIFT: u32 = 29;
-const NON_COHERENT: u32 = 4;
-const ASYNCHRONOUS: u32 = 5;
-
-impl RecordTag {
-    #[inline(always)]
-    pub(crate) fn new(pc: u32, manner: Manner) -> Self {
-        let bits = match manner {
-            Manner::Weak => 0,
-            Manner::Strong(scope) => 1 + scope as u32,
-            Manner::NonCoherent => NON_COHERENT,
-            Manner::Asynchronous => ASYNCHRONOUS,
-        };
-        Self(pc & ((1 << MANNER_SHIFT) - 1) | bits << MANNER_SHIFT)
-    }
-
-    /// 0 for a weak access, else 1 and the scope.
-    #[inline(always)]
-    fn strength(self) -> u32 {
-        match self.0 >> MANNER_SHIFT {
-            NON_COHERENT | ASYNCHRONOUS => 0,
-            strength => strength,
-        }
-    }
-
-    /// A store or a load through the generic proxy, and no atomic.
-    pub(crate) fn is_generic(self) -> bool {
-        self.0 >> MANNER_SHIFT == 0
-    }
-
-    fn is_non_coherent(self) -> bool {
-        self.0 >> MANNER_SHIFT == NON_COHERENT
-    }
-}
-
-impl Record {
-    pub(crate) fn is_some(self) -> bool {
-        self.cluster != 0
-    }
-
-    pub(crate) fn pc(self) -> u32 {
-        self.tag.0 & ((1 << MANNER_SHIFT) - 1)
-    }
-
-    /// Whether both are strong, in scopes that hold both threads: they do not race.
-    #[inline(always)]
-    fn is_atomic_with(self, other: Self, threads_per_block: u32) -> bool {
-        let common = self.tag.strength().min(other.tag.strength());
-        if common == 0 {
-            return false;
-        }
-        let needed = if self.cluster != other.cluster {
-            Scope::Device
-        } else if self.participant / threads_per_block != other.participant / threads_per_block {
-            Scope::Cluster
-        } else {
-            Scope::Block
-        };
-        common > needed as u32
-    }
-}
-
-/// Bytes of a line: what lanes side by side usually read together.
-pub(crate) const LINE_BYTES: usize = 64;
-const LINES: usize = PAGE_BYTES / LINE_BYTES;
-
-/// Reads of a whole line by lanes side by side: one record for what would be one a granule.
-#[derive(Clone, Copy, Default)]
-struct LineRead {
-    /// Of the lane that reads the line's first byte.
-    record: Record,
-    /// Bytes a lane, as a power of two.
-    lane_shift: u8,
-}
-
-impl LineRead {
-    /// The record of the granule that begins so many bytes after the line's start.
-    #[inline(always)]
-    fn at(self, byte: usize) -> Record {
-        let lane = (byte >> self.lane_shift) as u32;
-        Record { participant: self.record.participant + lane, ..self.record }
-    }
-}
-
-/// How the reads of a line are kept.
-#[derive(Clone, Copy, Default)]
-enum LineReads {
-    #[default]
-    None,
-    /// As [`Page::readers`], but for all of the line's granules at once.
-    Whole([LineRead; 2]),
-    /// In [`Page::readers`].
-    Granules,
-}
-
-struct Page {
-    buffer: u32,
-    index: u32,
-    /// The page's contents once this unit has written to it.
-    data: Option<Box<[u8]>>,
-    /// One bit a byte that this unit wrote.
-    written: Vec<u64>,
-    writers: Vec<Record>,
-    /// Newest reader, and the first one since the last write.
-    readers: Vec<[Record; 2]>,
-    /// Empty until the first read.
-    lines: Vec<LineReads>,
-}
-
-impl Page {
-    /// Keeps the reads of a line in `readers` from now on.
-    fn spread(&mut self, line: usize, granule: u32) {
-        if self.readers.is_empty() {
-            self.readers.resize(PAGE_BYTES >> granule, Default::default());
-        }
-        if let LineReads::Whole(reads) = self.lines[line] {
-            let first = (line * LINE_BYTES) >> granule;
-            for (index, readers) in self.readers[first..first + (LINE_BYTES >> granule)].iter_mut().enumerate() {
-                *readers = reads.map(|read| read.at(index << granule));
-            }
-        }
-        self.lines[line] = LineReads::Granules;
-    }
-
-    /// Makes `readers` hold the reads of all granules from one byte to another.
-    #[inline(always)]
-    fn spread_range(&mut self, bytes: std::ops::RangeInclusive<usize>, granule: u32) {
-        if self.lines.is_empty() {
-            self.lines.resize(LINES, LineReads::None);
-        }
-        for line in bytes.start() / LINE_BYTES..=bytes.end() / LINE_BYTES {
-            if !matches!(self.lines[line], LineReads::Granules) {
-                self.spread(line, granule);
-            }
-        }
-    }
-}
-
-/// Which earlier access of a granule an access collides with.
-pub(crate) struct GlobalConflict {
-    pub with: Record,
-    pub with_is_write: bool,
-    /// It is no race, but a read that need not see the write.
-    pub stale: bool,
-}
+use super::page::{GlobalConflict, LINE_BYTES, LINES, LineRead, LineReads, PAGE_BYTES, Page, Record};
+use crate::memory::{Memory, Written, words_of};
+use crate::registers::LANES;
 
 pub(crate) struct GlobalView<'m> {
     pub memory: &'m Memory,
@@ -227,26 +66,25 @@ impl<'m> GlobalView<'m> {
         }
     }
 
+    #[inline(always)]
     fn page_mut(&mut self, buffer: usize, offset: usize) -> &mut Page {
+        let index = offset / PAGE_BYTES;
+        let page = match self.tables[buffer].get(index) {
+            None | Some(0) => self.new_page(buffer, index),
+            Some(&page) => page,
+        };
+        &mut self.pages[page as usize - 1]
+    }
+
+    #[cold]
+    fn new_page(&mut self, buffer: usize, index: usize) -> u32 {
         let table = &mut self.tables[buffer];
         if table.is_empty() {
             table.resize(self.memory.buffers()[buffer].length.div_ceil(PAGE_BYTES), 0);
         }
-        let slot = &mut table[offset / PAGE_BYTES];
-        if *slot == 0 {
-            self.pages.push(Page {
-                buffer: buffer as u32,
-                index: (offset / PAGE_BYTES) as u32,
-                data: None,
-                written: Vec::new(),
-                writers: Vec::new(),
-                readers: Vec::new(),
-                lines: Vec::new(),
-            });
-            *slot = self.pages.len() as u32;
-        }
-        let slot = *slot;
-        &mut self.pages[slot as usize - 1]
+        self.pages.push(Page::new(buffer as u32, index as u32));
+        table[index] = self.pages.len() as u32;
+        table[index]
     }
 
     /// Reads bytes that lie inside a buffer.
@@ -310,12 +148,9 @@ impl<'m> GlobalView<'m> {
         if matches!(source.written, Written::All) {
             return true;
         }
-        (offset..offset + bytes).all(|byte| {
-            let own = self.page(buffer, byte).is_some_and(|page| {
-                let within = byte % PAGE_BYTES;
-                page.written.get(within / 64).is_some_and(|bits| bits >> (within % 64) & 1 == 1)
-            });
-            own || source.is_written(byte, 1)
+        words_of(offset, bytes).all(|(word, needed)| {
+            let own = self.page(buffer, word * 64).and_then(|page| page.written.get(word % (PAGE_BYTES / 64)));
+            needed & !own.copied().unwrap_or_default() & !source.written_word(word) == 0
         })
     }
 
@@ -334,26 +169,78 @@ impl<'m> GlobalView<'m> {
         }
         let (granule, threads_per_block) = (self.granule, self.threads_per_block);
         let page = self.page_mut(buffer, offset);
-        let mut conflict = None;
-        let within = offset % PAGE_BYTES;
-        page.spread_range(within..=within + bytes - 1, granule);
-        for cell in within >> granule..=(within + bytes - 1) >> granule {
-            if let Some(&writer) = page.writers.get(cell)
-                && writer.is_some()
-                && !writer.is_atomic_with(record, threads_per_block)
-            {
-                let stale = ordered(writer);
-                if !stale || record.tag.is_non_coherent() {
-                    conflict = Some(GlobalConflict { with: writer, with_is_write: true, stale });
+        page.note_read(offset % PAGE_BYTES, bytes, granule, threads_per_block, record, ordered)
+    }
+
+    /// Notes that several lanes of a warp read the same bytes: see `Page::note_common_read`.
+    #[inline(always)]
+    pub(crate) fn note_common_read(
+        &mut self,
+        buffer: usize,
+        offset: usize,
+        bytes: usize,
+        lanes: u32,
+        record: Record,
+        alike: bool,
+        ordered: impl Fn(Record, u32) -> bool,
+    ) -> bool {
+        if !self.check {
+            return true;
+        }
+        let granule = self.granule;
+        let page = self.page_mut(buffer, offset);
+        page.note_common_read(offset % PAGE_BYTES, bytes, granule, lanes, record, alike, ordered)
+    }
+
+    /// Whether accesses to a buffer that are aligned, of at most 16 bytes, each lie in one page, all of whose bytes were
+    /// written before the launch.
+    #[inline(always)]
+    pub(crate) fn is_plain(&self, buffer: usize) -> bool {
+        let source = &self.memory.buffers()[buffer];
+        source.base.is_multiple_of(16) && (!self.check_uninitialized || matches!(source.written, Written::All))
+    }
+
+    /// Lanes read a [plain](Self::is_plain) buffer, each at an aligned place of its own: gives each lane's bytes to `deliver`
+    /// and notes the read. The first lane's record is `first`, `ordered` as in [`note_line_read`](Self::note_line_read). Gives
+    /// back the reads that race, in the order of lanes.
+    #[inline(always)]
+    pub(crate) fn read_lanes(
+        &mut self,
+        buffer: usize,
+        offsets: &[usize; LANES],
+        mask: u32,
+        bytes: usize,
+        first: Record,
+        ordered: impl Fn(Record, u32) -> bool,
+        mut deliver: impl FnMut(usize, &[u8]),
+    ) -> Vec<(usize, GlobalConflict)> {
+        let mut conflicts = Vec::new();
+        let (memory, granule, threads_per_block, check) =
+            (self.memory, self.granule, self.threads_per_block, self.check);
+        let mut remaining = mask;
+        while remaining != 0 {
+            // Lanes that follow one another are mostly in the same page.
+            let index = offsets[remaining.trailing_zeros() as usize] / PAGE_BYTES;
+            let page = self.page_mut(buffer, index * PAGE_BYTES);
+            while remaining != 0 {
+                let lane = remaining.trailing_zeros() as usize;
+                if offsets[lane] / PAGE_BYTES != index {
+                    break;
+                }
+                remaining &= remaining - 1;
+                let within = offsets[lane] % PAGE_BYTES;
+                deliver(lane, page.bytes(memory, within, bytes));
+                if !check {
+                    continue;
+                }
+                let record = Record { participant: first.participant + lane as u32, ..first };
+                let before = |other: Record| ordered(other, record.participant);
+                if let Some(conflict) = page.note_read(within, bytes, granule, threads_per_block, record, before) {
+                    conflicts.push((lane, conflict));
                 }
             }
-            let readers = &mut page.readers[cell];
-            if !readers[1].is_some() || ordered(readers[1]) {
-                readers[1] = record;
-            }
-            readers[0] = record;
         }
-        conflict
+        conflicts
     }
 
     /// Notes that lanes side by side read one line, `record` the lane at its start, if that needs no look at its
