@@ -170,7 +170,11 @@ impl HostGeneration {
             budget: Budget { registers: 0, shared_bytes: 0, spill_bytes: 0 },
             accuracy: Accuracy::Standard,
             alignment: 2,
-            takes: Extensions { value_dim: true, kv_e4m3: true, ..Extensions::ALL },
+            takes: match fault {
+                // Lengths of packed sequences and of pages stop shrinking before those of a dense problem would.
+                Fault::Deadly => Extensions::NONE,
+                _ => Extensions { value_dim: true, kv_e4m3: true, ..Extensions::ALL },
+            },
         };
         Self { fault, generation }
     }
