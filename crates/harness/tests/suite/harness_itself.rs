@@ -406,12 +406,7 @@ fn wrong_kernels_fail_with_their_smallest_case() {
 /// The process dies with every failing case, and proptest shrinks all the same: to the fewest keys that are deadly.
 #[test]
 fn dying_processes_shrink() {
-    // A step is a process, and a busy machine takes its time for each.
-    let config =
-        Config { max_shrink_time: 600_000, ..suite::config(concat!(module_path!(), "::dying_processes_shrink")) };
-    let property = properties::find("matches_reference").expect("a property's name");
-    let failing =
-        suite::prove_on(host, Size::Small, config, &HostGeneration::new(Fault::Deadly), property).unwrap_err();
+    let failing = prove_fault(concat!(module_path!(), "::dying_processes_shrink"), Fault::Deadly).unwrap_err();
     assert_eq!(failing.case.problem.len_kv(), 40, "{failing}");
 }
 
