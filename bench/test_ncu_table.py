@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests of ncu_table.py with a stand-in for ncu: no GPU, no Nsight Compute. They need `cargo build --release`."""
+"""Tests of ncu_table.py with a stand-in for ncu: no GPU, no Nsight Compute. They need `cargo build --release`, or SDPA_PROGRAM."""
 
 import argparse
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # no folder beside the scripts
 import ncu_table as table
 
-PROGRAM = table.ROOT / "target/release/sdpa"
+PROGRAM = Path(os.environ.get("SDPA_PROGRAM", table.ROOT / "target/release/sdpa")).absolute()
 TENSOR = "sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active"
 GMMA = "sm__pipe_tensor_op_gmma_cycles_active.avg.pct_of_peak_sustained_active"
 HMMA = "sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_active"
