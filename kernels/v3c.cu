@@ -440,6 +440,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     RingPosition<WORK_STAGES> position;
     const auto next_work = [&] {
         shared.work_turns.full[position.stage].wait(position.parity);
+        __syncwarp();  // the others have looked before the first lane lets new phases begin
         // One lane reads for all, and says so itself.
         Work work = Work::none();
         if (lane == 0) {
@@ -468,10 +469,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
             // no schedule tried lets the others lag so far.
             keys.wait();
+            __syncwarp();
             keys.release(lane);
             // UNNOTICED: keeps a warp from arriving twice in one phase of a stage;
             // no schedule tried lets the others lag so far.
             values.wait();
+            __syncwarp();
             values.release(lane);
             // UNREACHED: where turns depend on the mask, none are taken under one.
             turn.pass_unused();

@@ -24,7 +24,6 @@ pub struct PackedPtx {
     id: &'static str,
     bytes: &'static [u8],
     code: &'static [PackedCode],
-    may_miss_phases: bool,
     decoded: OnceLock<std::result::Result<Decoded, String>>,
 }
 
@@ -68,19 +67,7 @@ impl PackedPtx {
 
     /// The same with its kernels' machine code for some architectures.
     pub const fn with_machine_code(id: &'static str, bytes: &'static [u8], code: &'static [PackedCode]) -> Self {
-        Self { id, bytes, code, may_miss_phases: false, decoded: OnceLock::new() }
-    }
-
-    /// Its kernels have a known fault, which a README tells: nothing keeps a phase of an mbarrier from completing before all lanes
-    /// have looked, so that a lane that lags behind its warp may wait for ever. The interpreter looks for other faults.
-    pub const fn that_may_miss_phases(mut self) -> Self {
-        self.may_miss_phases = true;
-        self
-    }
-
-    /// Whether its kernels have that [known fault](Self::that_may_miss_phases).
-    pub const fn may_miss_phases(&self) -> bool {
-        self.may_miss_phases
+        Self { id, bytes, code, decoded: OnceLock::new() }
     }
 
     /// The machine code of the kernel with this name for a device of this compute capability; none if it must be compiled

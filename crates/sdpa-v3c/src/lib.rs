@@ -17,7 +17,7 @@ use sdpa_core::{
 };
 
 /// The PTX of its kernels, and their machine code if asked for, made by `sdpa build-ptx v3c`.
-pub static PTX: PackedPtx = sdpa_core::packed!("v3c", "sm_90a").that_may_miss_phases();
+pub static PTX: PackedPtx = sdpa_core::packed!("v3c", "sm_90a");
 
 /// Query rows of a kernel's tile, and how much longer a row takes than in the best kernel of the head dimension, in
 /// percent: with few keys a row and with many.

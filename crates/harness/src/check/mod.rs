@@ -59,11 +59,6 @@ pub enum What {
     Wrong(Box<Failure>),
 }
 
-/// Whether a generation's kernels have a [known fault](sdpa_core::PackedPtx::that_may_miss_phases), which no run looks for.
-pub fn has_known_fault(generation: &dyn Attention) -> bool {
-    generation.generation().specialisations.iter().any(|kernel| kernel.ptx.may_miss_phases())
-}
-
 /// Runs each trial under `seeds` schedules, on one interpreter per trial, side by side. The kernels are those of `texts`;
 /// `progress` hears of each trial that is done.
 ///

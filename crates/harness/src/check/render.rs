@@ -6,7 +6,7 @@ use ptx_interp::SourceFrame;
 use sdpa_core::Finding;
 use sdpa_toolchain::source_line;
 
-use super::{Checked, Fault, What, has_known_fault};
+use super::{Checked, Fault, What};
 use sdpa::generations;
 
 /// Faults that are shown unless all are asked for: one mistake often shows in many places, and the first ones fit a screen.
@@ -31,13 +31,6 @@ pub fn render(checked: &Checked, most: usize) -> String {
         hidden => format!(", {hidden} of them not shown: `sdpa check {generation} --all` shows them"),
     };
     let _ = writeln!(text, "{generation}: {runs}, {findings}{hidden}; compared with the oracle: {compared}");
-    if generations::find(generation).is_some_and(has_known_fault) {
-        let _ = writeln!(
-            text,
-            "{generation}: known and not looked for: a lane that lags may miss a phase of an mbarrier; see \"Known\" in \
-             crates/sdpa-{generation}/README.md"
-        );
-    }
     text
 }
 

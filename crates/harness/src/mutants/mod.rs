@@ -69,10 +69,6 @@ macro_rules! for_each_mutant {
 /// The PTX of all mutants, made by `sdpa build-ptx mutants`.
 pub static PTX: PackedPtx = PackedPtx::new("mutants", include_bytes!("../../mutants.ptx.zst"));
 
-/// The same, for mutants of a generation with a known fault: each must be rejected for its own.
-static PTX_THAT_MAY_MISS_PHASES: PackedPtx =
-    PackedPtx::new("mutants", include_bytes!("../../mutants.ptx.zst")).that_may_miss_phases();
-
 /// Which devices can show a mutant's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeenBy {
@@ -129,10 +125,7 @@ impl Mutant {
             .specialisations
             .iter()
             .filter(|kernel| kernels.contains(&kernel.name))
-            .map(|kernel| {
-                let ptx = if kernel.ptx.may_miss_phases() { &PTX_THAT_MAY_MISS_PHASES } else { &PTX };
-                Specialisation { source, ptx, ..*kernel }
-            })
+            .map(|kernel| Specialisation { source, ptx: &PTX, ..*kernel })
             .collect();
         let generation = Generation {
             id: name,

@@ -39,7 +39,6 @@ pub struct Interpreter {
     /// Whether launches note what of a kernel they execute.
     covers: AtomicBool,
     /// Whether faults that are known of a kernel are found, too.
-    finds_known: AtomicBool,
     /// Whether lanes lag behind their warps.
     lags: AtomicBool,
     reports: Mutex<Reports>,
@@ -99,7 +98,6 @@ impl Interpreter {
             instruction_limit: AtomicU64::default(),
             first_blocks: AtomicU64::default(),
             covers: AtomicBool::default(),
-            finds_known: AtomicBool::default(),
             lags: AtomicBool::default(),
             reports: Mutex::default(),
         }
@@ -108,12 +106,6 @@ impl Interpreter {
     /// Hands over what was counted and found since the last call.
     pub fn take_reports(&self) -> Reports {
         std::mem::take(&mut *lock(&self.reports))
-    }
-
-    /// Whether later launches find faults that are [known](crate::PackedPtx::that_may_miss_phases) of a kernel, too. By default
-    /// they find all others.
-    pub fn find_known_faults(&self, also: bool) {
-        self.finds_known.store(also, Ordering::Relaxed);
     }
 
     /// Whether lanes of later launches lag behind their warps, at waits and branches that the schedule chooses, as a device may have
@@ -280,7 +272,6 @@ impl Device for Interpreter {
         run.params.resize(before_maps(run.params.len()), 0);
         run.params.extend(maps);
         run.seed = self.schedule.load(Ordering::Relaxed);
-        run.checks.missed_phases = !launch.kernel.ptx.may_miss_phases() || self.finds_known.load(Ordering::Relaxed);
         run.stragglers = self.lags.load(Ordering::Relaxed);
         run.coverage = self.covers.load(Ordering::Relaxed);
         match self.instruction_limit.load(Ordering::Relaxed) {
