@@ -33,7 +33,7 @@ pub enum InstructionClass {
     AsyncCopy,
     /// Tensor-core operations and their fragments' loads and stores.
     Tensor,
-    /// Shuffles, votes, matches.
+    /// Shuffles, votes, matches, movmatrix.
     Shuffle,
     /// Barriers, fences, mbarriers.
     Synchronisation,
@@ -224,6 +224,7 @@ fn class(operation: &Operation) -> InstructionClass {
         Operation::MatrixMove(_) | Operation::StoreAsync(_) => InstructionClass::SharedMemory,
         Operation::Atomic(_) => InstructionClass::Atomic,
         Operation::Shuffle(_)
+        | Operation::MatrixTranspose { .. }
         | Operation::Vote(_)
         | Operation::Match { .. }
         | Operation::Redux { .. }

@@ -2,7 +2,7 @@
 
 use crate::decode::Operation;
 use crate::diagnostics::FindingKind;
-use crate::execute::share_registers;
+use crate::execute::{share_registers, transpose};
 use crate::machine::{
     At, Cluster, MAX_COUNT, Machine, Split, Step, Stopped, Stragglers, Wait, Warp, is_in_space, is_whole_warp,
 };
@@ -303,6 +303,7 @@ impl Machine<'_> {
             Operation::CopyAsyncWait { keep } => self.copy_async_wait(cluster, warp, at, Some(*keep), mask),
             Operation::CopyAsyncWaitAll => self.copy_async_wait(cluster, warp, at, None, mask),
             Operation::MatrixMove(matrix) => self.matrix_move(cluster, warp, at, matrix, mask),
+            Operation::MatrixTranspose { to, value } => Ok(transpose(warp, *to, *value, mask)),
             Operation::MatrixMultiply(multiply) => self.matrix_multiply(cluster, warp, at, multiply, mask),
             Operation::FragmentMove(fragment) => self.fragment_move(cluster, warp, at, fragment, mask),
             Operation::FragmentMultiply(multiply) => self.fragment_multiply(cluster, warp, at, multiply, mask),
@@ -347,6 +348,7 @@ fn waits_for_the_warp(operation: &Operation) -> bool {
     matches!(
         operation,
         Operation::MatrixMove(_)
+            | Operation::MatrixTranspose { .. }
             | Operation::MatrixMultiply(_)
             | Operation::FragmentMove(_)
             | Operation::FragmentMultiply(_)

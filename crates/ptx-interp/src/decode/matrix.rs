@@ -1,4 +1,4 @@
-//! ldmatrix, stmatrix, mma.sync and wmma.
+//! ldmatrix, stmatrix, movmatrix, mma.sync and wmma.
 
 use super::*;
 
@@ -26,6 +26,13 @@ impl Decoder<'_> {
     pub(super) fn matrix(&mut self, opcode: &Opcode<'_>, operands: &[Operand]) -> Decoded<Operation> {
         match opcode.name() {
             "ldmatrix" | "stmatrix" => self.matrix_move(opcode, operands),
+            "movmatrix" => {
+                arity(operands, 2..=2)?;
+                if opcode.parts != ["movmatrix", "sync", "aligned", "m8n8", "trans", "b16"] {
+                    return unknown();
+                }
+                Ok(Operation::MatrixTranspose { to: self.word(&operands[0])?, value: self.word(&operands[1])? })
+            }
             "mma" => self.matrix_multiply(opcode, operands),
             _ => match opcode.part(1) {
                 "mma" => self.fragment_multiply(opcode, operands),

@@ -441,7 +441,7 @@ impl<'a> Decoder<'a> {
             "bar" | "barrier" | "shfl" | "vote" | "match" | "redux" | "activemask" | "elect" | "membar" | "fence"
             | "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "nanosleep" | "griddepcontrol" | "setmaxnreg"
             | "brkpt" | "pmevent" => self.warp(&opcode, operands),
-            "ldmatrix" | "stmatrix" | "mma" | "wmma" => self.matrix(&opcode, operands),
+            "ldmatrix" | "stmatrix" | "movmatrix" | "mma" | "wmma" => self.matrix(&opcode, operands),
             "mbarrier" | "wgmma" | "mapa" | "getctarank" => self.hopper(&opcode, operands),
             _ => self.scalar(&opcode, operands),
         }

@@ -15,3 +15,4 @@ mod tensor;
 mod tma;
 
 pub(crate) use registers::share_registers;
+pub(crate) use tensor::transpose;

@@ -245,7 +245,6 @@ const REFUSED: &[&str] = &[
     "ex2.approx.ftz.f16 %h1, %h2;",
     "max.xorsign.abs.f32 %f1, %f2, %f3;",
     "stmatrix.sync.aligned.x4.m8n8.shared.b16 [%r1], {%r2, %r3, %r4, %r5};",
-    "movmatrix.sync.aligned.m8n8.trans.b16 %r1, %r2;",
     "mov.b128 %rd1, {%rd2, %rd3};",
     "bmsk.clamp.b32 %r1, %r2, %r3;",
     "szext.clamp.u32 %r1, %r2, %r3;",

@@ -115,6 +115,21 @@ fn ldmatrix_deals_rows_to_lanes() {
 }
 
 #[test]
+fn movmatrix_exchanges_rows_and_columns() {
+    let element = |row: usize, column: usize| (100 * row + column) as u32;
+    let mut input = [0; 256];
+    for lane in 0..32 {
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        input[lane * 8] = element(row, column) | element(row, column + 1) << 16;
+    }
+    let output = warp("movmatrix.sync.aligned.m8n8.trans.b16 %r30, %r10;", &input, &[0; 2048]);
+    for lane in 0..32 {
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        assert_eq!(output[lane * 8], element(column, row) | element(column + 1, row) << 16, "lane {lane}");
+    }
+}
+
+#[test]
 fn stmatrix_undoes_ldmatrix() {
     for spelling in ["x4", "x4.trans"] {
         let body = format!(

@@ -281,6 +281,11 @@ pub(crate) enum Operation {
     },
     CopyAsyncWaitAll,
     MatrixMove(Box<MatrixMove>),
+    /// `movmatrix`
+    MatrixTranspose {
+        to: WordRegister,
+        value: WordRegister,
+    },
     MatrixMultiply(Box<MatrixMultiply>),
     FragmentMove(Box<FragmentMove>),
     FragmentMultiply(Box<FragmentMultiply>),

@@ -1,7 +1,7 @@
-//! ldmatrix and stmatrix: 8×8 matrices of 16-bit elements between shared memory and the lanes of a warp.
+//! ldmatrix, stmatrix and movmatrix: 8×8 matrices of 16-bit elements between shared memory and the lanes of a warp, and across lanes.
 
 use crate::address_space::SHARED_WINDOW;
-use crate::decode::{Manner, MatrixMove, Space};
+use crate::decode::{Manner, MatrixMove, Space, WordRegister};
 use crate::machine::{At, Cluster, Machine, Step, Stopped, Wait, Warp, addresses, is_whole_warp, rebased};
 use crate::registers::LANES;
 
@@ -78,4 +78,19 @@ impl Machine<'_> {
         }
         Ok(Step::Next)
     }
+}
+
+/// `movmatrix`: lane `4·row + column / 2` holds two neighbours of a row, and gets two of a column.
+pub(crate) fn transpose(warp: &mut Warp, to: WordRegister, value: WordRegister, mask: u32) -> Step {
+    if !is_whole_warp(warp, mask) {
+        return Step::Retry(Wait::Lanes);
+    }
+    let values = *warp.registers.word(value);
+    let element = |row: usize, column: usize| values[4 * row + column / 2] >> (16 * (column % 2)) & 0xffff;
+    let transposed = std::array::from_fn(|lane| {
+        let (row, column) = (lane / 4, lane % 4 * 2);
+        element(column, row) | element(column + 1, row) << 16
+    });
+    warp.registers.set_words(to, mask, &transposed);
+    Step::Next
 }

@@ -7,6 +7,8 @@ mod mma;
 mod wgmma;
 mod wmma;
 
+pub(crate) use ldmatrix::transpose;
+
 use crate::alu::float::{bf16_to_f32, f16_to_f32};
 use crate::decode::{MatrixElement, WordRegister};
 use crate::registers::{LANES, Registers, Words};
