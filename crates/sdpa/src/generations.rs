@@ -30,6 +30,7 @@ macro_rules! for_each_generation {
             (v2k, "v2k", v2k::V2k);
             (v3h, "v3h", v3h::V3h);
             (v2l, "v2l", v2l::V2l);
+            (v2m, "v2m", v2m::V2m);
         }
     };
 }

@@ -7,7 +7,6 @@ use sdpa_core::Finding;
 use sdpa_toolchain::source_line;
 
 use super::{Checked, Fault, What};
-use sdpa::generations;
 
 /// Faults that are shown unless all are asked for: one mistake often shows in many places, and the first ones fit a screen.
 pub const SHOWN: usize = 3;
