@@ -249,6 +249,7 @@ struct Walk {
     __device__ void enter(const PagedParams& params) {
         if (left == 0) return;
         work = SequenceWork(params, sequence);
+        // UNREACHED: only packed sequences may have no rows.
         while (work.tiles == 0) work = SequenceWork(params, ++sequence);
     }
 
@@ -260,6 +261,7 @@ struct Walk {
         if (count == 0) return;
         work = SequenceWork(params, at);
         if (unit == 0) {
+            // UNREACHED: only packed sequences may have no rows.
             while (work.tiles == 0) work = SequenceWork(params, ++sequence);
             return;
         }
@@ -313,6 +315,7 @@ __device__ inline Place find_unit(const PagedParams& params, unsigned long long 
             found = true;
             const unsigned long long begin = cost_end - units * cost;
             unsigned unit = 0;
+            // UNREACHED: a division's other way, for more than 2^32 tiles of keys.
             if (cost > 0 && target > begin) unit = (target - begin + cost - 1) / cost;
             // Behind a sequence's last unit is the next one's first.
             const bool behind = unit == units;
@@ -336,6 +339,7 @@ __device__ inline void locate(const PagedParams& params, Walk& walk) {
     Place begin;
     unsigned end;
     if (!params.sequences && !params.key_lengths) {
+        // UNREACHED: its length is the tensors', or this way would not be taken.
         const SequenceWork work(params, 0);
         const unsigned units = work.units(params);
         const unsigned long long all = static_cast<unsigned long long>(units) * params.batch;
@@ -347,7 +351,9 @@ __device__ inline void locate(const PagedParams& params, Walk& walk) {
         unsigned long long total;
         find_unit(params, 0, total);
         unsigned long long again;
+        // UNREACHED: as above, of so many tiles.
         begin = find_unit(params, total * block / blocks, again);
+        // UNREACHED: as above, of so many tiles.
         end = find_unit(params, total * (block + 1) / blocks, again).number;
     }
     if (threadIdx.x == 0) walk.place(params, begin.sequence, begin.unit, end - begin.number);
@@ -506,7 +512,7 @@ public:
     __device__ void catch_up(const PagedParams& params, SharedMemory& shared, int current,
                              KeyOperand& keys, ValueOperand& values) {
         if (loaded) return;
-        if (!exists()) find_tile(params, shared, current);
+        find_tile(params, shared, current);
         load_keys(params, keys);
         load_values(params, shared, current, values);
     }
@@ -754,6 +760,7 @@ public:
     }
 
     __device__ static void cap_scores(const PagedParams& params, Scores& score) {
+        // UNREACHED: what takes slopes is declined.
         const ScoreShaper<ScoreShape::CAPPED> shaper(params, 0);
 #pragma unroll
         for (int block = 0; block < ROW_BLOCKS; ++block) {
@@ -1077,8 +1084,9 @@ __device__ inline void merge_row(const PagedParams& params, const Unit& unit, in
     const float weight = exponents.shrink(part.maximum, total.maximum);
     total.sum = group_sum<WARP_SIZE>(part.sum * weight);
     float sum[LANE_COLUMNS] = {};
+    int batch = 0;
 #pragma unroll 1
-    for (int batch = 0; batch < unit.parts; batch += MERGED_AT_ONCE) {
+    do {
         // INSIGHT: all the loads are under way before anything is done with one of them.
         float columns[MERGED_AT_ONCE][LANE_COLUMNS] = {};
 #pragma unroll
@@ -1092,7 +1100,9 @@ __device__ inline void merge_row(const PagedParams& params, const Unit& unit, in
 #pragma unroll
             for (int c = 0; c < LANE_COLUMNS; ++c) sum[c] = fmaf(columns[i][c], factor, sum[c]);
         }
-    }
+        batch += MERGED_AT_ONCE;
+    } while (batch < unit.parts);
+    // UNREACHED: where there are several parts, every row sees a key.
     if (valid) store_output(params, unit, row, column, total, sum);
 }
 
@@ -1123,7 +1133,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     ValueOperand values;
     QueryOperand query;
     Loader loader(params, shared);
-    loader.catch_up(params, shared, 0, keys, values);
+    loader.load_keys(params, keys);
+    loader.load_values(params, shared, 0, values);
     query.load(params, shared.unit(0));
 
     // The first thread of the last warp, which has the fewest rows to merge.
@@ -1132,6 +1143,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS_PER_SM)
     // Merges the unit before if the block was the last to arrive at it. All threads take part; what
     // the thread that arrived has acquired the others read behind the barrier.
     const auto merge_before = [&](int number, auto hand_over) {
+        // UNREACHED: at the end of a block's way there is always a unit before.
         const bool shares = number > 0 && shared.unit(number - 1).parts > 1;
         if (keeps_books && shares) {
             shared.merges = arrived + 1 == static_cast<unsigned>(shared.unit(number - 1).parts);

@@ -259,7 +259,7 @@ const EXTENDED: [(&str, &str); 63] = [
 
 /// Keys and values in pages, for blocks that stay: how many multiprocessors it is planned for, and whether their blocks have little
 /// shared memory.
-const PAGED: [(&str, Option<u32>, bool); 15] = [
+const PAGED: [(&str, Option<u32>, bool); 34] = [
     ("b3 h4/2 q1 kv700 d64 f16 causal pages=16 normal seed=130", None, false),
     ("b2 h4/2 q3 kv700 d128 bf16 causal pages=8 normal seed=131", Some(1), false),
     ("b3 h2/1 q9 kv600 d256 f16 full pages=32 blhd normal seed=132", Some(2), false),
@@ -276,6 +276,32 @@ const PAGED: [(&str, Option<u32>, bool); 15] = [
     ("b2 h4/2 q3 kv700 d64 bf16 full pages=16 scale=-0.2 normal seed=142", None, true),
     ("b2 h4/2 q3 kv700 d128 bf16 full pages=16 normal seed=143", None, true),
     ("b2 h4/2 q3 kv600 d256 bf16 full pages=16 normal seed=144", Some(1), true),
+    // From sequence to sequence in lists, empty ones and ones without queries among them, with windows and several parts; more
+    // units than twelve blocks describe ahead.
+    ("b70 h2/1 q3 kv600 d64 bf16 causal window=150,all sinks page-lists=16 normal seed=190", Some(1), false),
+    ("b70 h4/1 q3 kv600 d64 f16 causal-top-left window=9,all page-lists=8 normal seed=191", Some(1), false),
+    ("b70 h2/1 q2 kv40 d128 f16 causal page-lists=8 normal seed=199", Some(1), false),
+    ("h4/2 q160 kv700 d64 f16 causal packed=70,9,300 sinks blhd normal seed=192", Some(1), false),
+    ("h2/1 q160 kv400 d64 f16 full packed=70,5,400 page-lists=16 sinks blhd normal seed=193", Some(1), false),
+    // The same for few blocks, some of whose warps have nothing to do in a sequence.
+    ("b11 h2/1 q2 kv250 d64 f16 causal window=100,all page-lists=8 normal seed=200", Some(2), false),
+    ("b11 h2/1 q2 kv250 d128 bf16 causal page-lists=8 sinks normal seed=201", Some(2), false),
+    // Tiles of rows that see other parts, and more parts than are merged at once.
+    ("b40 h12/1 q4 kv700 d64 f16 causal window=300,all pages=8 normal seed=202", Some(1), false),
+    ("b40 h2/1 q32 kv600 d64 bf16 causal pages=16 normal seed=203", Some(1), false),
+    ("b8 h2/1 q1 kv1500 d64 f16 full pages=16 normal seed=204", Some(1), false),
+    // A row whose first keys' logits lie below -2^24, and whose next ones do not: of one tile and the next, one strip and the next,
+    // one part and the next.
+    ("h40/1 q128 kv128 d8 f16 causal window=1,0 scale=1e8 integers seed=205", None, false),
+    ("h40/1 q128 kv128 d8 f16 causal window=1,0 scale=1e8 integers seed=206", Some(1), false),
+    ("b6 h40/1 q4 kv257 d8 f16 causal window=1,0 scale=1e8 integers seed=207", Some(1), false),
+    ("b6 h40/1 q4 kv257 d8 f16 causal window=1,0 scale=1e8 integers seed=208", None, false),
+    // Parts that a block merges while it goes on, of large and of capped logits, with sinks.
+    ("b40 h2/1 q3 kv600 d64 f16 causal sinks vast-logits seed=194", Some(1), false),
+    ("b40 h2/1 q3 kv600 d64 f16 causal softcap=30 sinks normal seed=195", Some(1), false),
+    ("b40 h12/1 q2 kv600 d64 f16 causal-top-left pages=8 vast-logits seed=196", Some(1), false),
+    ("b40 h2/1 q2 kv600 d64 f16 full sinks scale=1e37 integers seed=197", Some(1), false),
+    ("b40 h2 q1 kv600 d64 bf16 full pages=16 normal seed=198", Some(1), false),
 ];
 
 /// Keys and values in e4m3: rows that fill no copy, scales of each head and of all, every kernel.
