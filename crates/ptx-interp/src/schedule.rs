@@ -223,7 +223,8 @@ impl<'l> Unit<'l> {
         let causality = (program.features.phases && checks.missed_phases)
             .then(|| Causality::new(index as u32, context.warps * LANES as u32, blocks));
         let blocks = (0..blocks)
-            .map(|rank| Block {
+            .map(|rank| (rank, self.first_registers(index, rank)))
+            .map(|(rank, first)| Block {
                 rank,
                 shared: SharedMemory::new(
                     context.shared_end,
@@ -234,7 +235,7 @@ impl<'l> Unit<'l> {
                     checks.shared_races,
                     checks.uninitialized_shared,
                 ),
-                warps: (0..context.warps).map(|warp| self.new_warp(index, rank, warp)).collect(),
+                warps: (0..context.warps).map(|warp| self.new_warp(index, rank, warp, &first)).collect(),
                 barriers: Default::default(),
                 free_registers: 0,
             })
@@ -242,23 +243,31 @@ impl<'l> Unit<'l> {
         Cluster::new(index, order, causality, blocks)
     }
 
-    fn new_warp(&self, cluster: u64, rank: u32, warp: u32) -> Warp {
+    /// Registers as all warps of a block begin with them; those that tell lanes or warps apart are left.
+    fn first_registers(&self, cluster: u64, rank: u32) -> Registers {
         let program = self.context.program;
         let mut registers = Registers {
             words: vec![[0; LANES]; program.words],
             doubles: vec![[0; LANES]; program.doubles],
             predicates: vec![0; program.predicates],
         };
-        for &(register, constant) in &program.constants {
-            if matches!(constant, Constant::Bits(_) | Constant::ModuleVariable(_) | Constant::Parameter { .. }) {
-                // The same in every lane.
-                let value = self.constant(constant, cluster, rank, warp, 0);
-                match register {
-                    LaneRegister::Word(register) => registers.words[usize::from(register.0)] = [value as u32; LANES],
-                    LaneRegister::Double(register) => registers.doubles[usize::from(register.0)] = [value; LANES],
-                }
-                continue;
+        for &(register, constant) in program.constants.iter().filter(|(_, constant)| !is_of_lane_or_warp(constant)) {
+            let value = self.constant(constant, cluster, rank, 0, 0);
+            match register {
+                LaneRegister::Word(register) => registers.words[usize::from(register.0)] = [value as u32; LANES],
+                LaneRegister::Double(register) => registers.doubles[usize::from(register.0)] = [value; LANES],
             }
+        }
+        for &(register, holds) in &program.predicate_constants {
+            registers.predicates[usize::from(register.0)] = if holds { u32::MAX } else { 0 };
+        }
+        registers
+    }
+
+    fn new_warp(&self, cluster: u64, rank: u32, warp: u32, first: &Registers) -> Warp {
+        let program = self.context.program;
+        let mut registers = first.clone();
+        for &(register, constant) in program.constants.iter().filter(|(_, constant)| is_of_lane_or_warp(constant)) {
             for lane in 0..LANES {
                 let value = self.constant(constant, cluster, rank, warp, lane as u32);
                 match register {
@@ -266,9 +275,6 @@ impl<'l> Unit<'l> {
                     LaneRegister::Double(register) => registers.doubles[usize::from(register.0)][lane] = value,
                 }
             }
-        }
-        for &(register, holds) in &program.predicate_constants {
-            registers.predicates[usize::from(register.0)] = if holds { u32::MAX } else { 0 };
         }
         let present = (self.context.threads - warp * LANES as u32).min(LANES as u32);
         let lanes = if present == 32 { u32::MAX } else { (1 << present) - 1 };
@@ -317,6 +323,35 @@ impl<'l> Unit<'l> {
             Constant::TotalSharedBytes => context.shared_end,
         };
         u64::from(value)
+    }
+}
+
+/// True if it may differ between two threads of a block.
+fn is_of_lane_or_warp(constant: &Constant) -> bool {
+    match constant {
+        Constant::ThreadIndex(_)
+        | Constant::Lane
+        | Constant::WarpIndex
+        | Constant::LanesEqual
+        | Constant::LanesLess
+        | Constant::LanesLessEqual
+        | Constant::LanesGreater
+        | Constant::LanesGreaterEqual => true,
+        Constant::Bits(_)
+        | Constant::ModuleVariable(_)
+        | Constant::Parameter { .. }
+        | Constant::BlockSize(_)
+        | Constant::BlockIndex(_)
+        | Constant::GridSize(_)
+        | Constant::ClusterIndex(_)
+        | Constant::ClusterCount(_)
+        | Constant::BlockInCluster(_)
+        | Constant::ClusterSize(_)
+        | Constant::BlockRank
+        | Constant::BlocksInCluster
+        | Constant::WarpCount
+        | Constant::DynamicSharedBytes
+        | Constant::TotalSharedBytes => false,
     }
 }
 

@@ -9,6 +9,7 @@
 //! No user's program needs this crate: kernels are launched from packs, whatever the sources on disk say.
 
 pub mod accepted;
+mod answers;
 mod checkout;
 mod code;
 mod compile;

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use sdpa_core::{MachineCode, PackedCode, Specialisation};
 use sha2::{Digest, Sha256};
 
+use crate::answers::ask_ptxas;
 use crate::packs::{Changed, Mode, compress};
-use crate::ptxas::run_ptxas;
 use crate::resources::ResourceError;
 use crate::sass::instructions;
 use crate::{Checkout, Pack, Result, ToolchainError, write_whole};
@@ -96,7 +96,8 @@ pub fn ptx_hash(ptx: &str) -> String {
 /// Assembles the kernels of these packs, whose PTX `text` gives, side by side, and makes each file of the checkout hold its
 /// own; `progress` hears each kernel that is done. Files are replaced whole, and only once everything is assembled.
 ///
-/// To write, kernels whose code was made of the same PTX are kept. To check, all are assembled anew, and the code compared.
+/// To write, kernels whose code was made of the same PTX are kept. To check, all are assembled, and the code compared; what this
+/// ptxas has assembled before it is not asked again (`target/ptxas`).
 ///
 /// Returns what changed, or would.
 ///
@@ -157,8 +158,7 @@ pub fn pack_code(kernels: &[MachineCode]) -> Vec<u8> {
 
 /// The cubin of a PTX text without what tells lines of source, which would make it six times larger.
 fn assemble(ptxas: &Path, kernel: &Specialisation, ptx: &str, architecture: &'static str) -> Result<Vec<u8>> {
-    let text: String = instructions(ptx).flat_map(|line| [line, "\n"]).collect();
-    match run_ptxas(ptxas, kernel, &text, architecture) {
+    match ask_ptxas(ptxas, kernel, ptx, architecture) {
         Ok((_, cubin)) => Ok(cubin),
         Err(ResourceError::System { path, source }) => Err(ToolchainError::System { path, source }),
         Err(error) => Err(ToolchainError::Assemble { kernel: kernel.to_string(), log: error.to_string() }),

@@ -60,7 +60,16 @@ pub fn assemble_ptx(
     arch: &Multiprocessor,
 ) -> Result<Assembled, ResourceError> {
     let (log, _) = run_ptxas(ptxas, kernel, ptx, arch.name)?;
-    parse_ptxas(&log).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
+    read_ptxas(kernel, arch, &log)
+}
+
+/// [`parse_ptxas`], with an error that names the kernel.
+pub(crate) fn read_ptxas(
+    kernel: &Specialisation,
+    arch: &Multiprocessor,
+    output: &str,
+) -> Result<Assembled, ResourceError> {
+    parse_ptxas(output).ok_or_else(|| ResourceError::Unreadable { kernel: kernel.to_string(), architecture: arch.name })
 }
 
 /// The machine code that ptxas makes of a PTX text, which stands for `kernel`, for the first architecture that runs it. Equal

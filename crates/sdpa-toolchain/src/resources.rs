@@ -6,6 +6,8 @@ use rayon::prelude::*;
 use sdpa_core::{Architecture, Budget, Device, Error, Generation, Specialisation};
 use serde::{Deserialize, Serialize};
 
+use crate::answers::ask_ptxas;
+use crate::ptxas::read_ptxas;
 pub use crate::ptxas::{Assembled, assemble_ptx, machine_code, parse_ptxas};
 use crate::{KernelTexts, ptx_hash};
 
@@ -264,7 +266,7 @@ pub fn assemble(
     Ok(costs.concat())
 }
 
-/// One kernel on every architecture that runs it.
+/// One kernel on every architecture that runs it. What this ptxas was asked before it is not asked again (`target/ptxas`).
 ///
 /// # Errors
 /// The first [`ResourceError`].
@@ -272,8 +274,10 @@ pub fn assemble_one(ptxas: &Path, kernel: &Specialisation, texts: &KernelTexts) 
     let ptx = texts.of(kernel)?;
     let architectures = ARCHITECTURES.iter().filter(|arch| arch.runs(kernel.architecture));
     let hash = ptx_hash(ptx);
-    let cost =
-        |arch| Ok(Cost { ptx: hash.clone(), ..Cost::new(kernel, arch, assemble_ptx(ptxas, kernel, ptx, arch)?) });
+    let cost = |arch: &Multiprocessor| {
+        let (said, _) = ask_ptxas(ptxas, kernel, ptx, arch.name)?;
+        Ok(Cost { ptx: hash.clone(), ..Cost::new(kernel, arch, read_ptxas(kernel, arch, &said)?) })
+    };
     architectures.map(cost).collect()
 }
 

@@ -192,26 +192,47 @@ impl HappensBefore {
 
     /// All that a thread knows, its own past included.
     fn knowledge(&self, thread: Participant) -> Clock {
-        let mut clock = if self.precise { self.clocks[thread as usize].clone() } else { Clock::new() };
-        let block = thread / self.threads_per_block;
-        let first = (block * self.threads_per_block) as usize;
-        clock.raise(first..first + self.threads_per_block as usize, self.block_base[block as usize]);
-        let warp = thread as usize / LANES;
-        clock.raise(warp * LANES..(warp + 1) * LANES, self.warp_base[warp]);
-        clock.mark(thread, self.now);
+        let mut clock = Clock::new();
+        self.tell(thread, &mut clock);
         clock
+    }
+
+    /// Adds it to a message.
+    fn tell(&self, thread: Participant, message: &mut Clock) {
+        self.tell_of_its_block(thread, message);
+        self.tell_of_itself(thread, message);
+    }
+
+    fn tell_of_its_block(&self, thread: Participant, message: &mut Clock) {
+        let block = self.block_of(thread);
+        let first = (block * self.threads_per_block) as usize;
+        message.raise(first..first + self.threads_per_block as usize, self.block_base[block as usize]);
+    }
+
+    fn tell_of_itself(&self, thread: Participant, message: &mut Clock) {
+        if self.precise {
+            message.join(&self.clocks[thread as usize]);
+        }
+        let warp = thread as usize / LANES;
+        message.raise(warp * LANES..(warp + 1) * LANES, self.warp_base[warp]);
+        message.mark(thread, self.now);
     }
 
     /// Adds to a message everything that a thread has done and knows; its later accesses are not in it.
     pub(crate) fn release(&mut self, thread: Participant, message: &mut Clock) {
-        message.join(&self.knowledge(thread));
+        self.tell(thread, message);
         self.now += 1;
     }
 
     /// The same for many threads at once.
     pub(crate) fn release_all(&mut self, threads: &[Participant], message: &mut Clock) {
+        let mut told = None;
         for &thread in threads {
-            message.join(&self.knowledge(thread));
+            let block = self.block_of(thread);
+            if told.replace(block) != Some(block) {
+                self.tell_of_its_block(thread, message);
+            }
+            self.tell_of_itself(thread, message);
         }
         self.now += 1;
     }

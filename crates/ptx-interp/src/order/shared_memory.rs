@@ -1,5 +1,7 @@
 //! Shared memory of one block, with a shadow that remembers who touched what.
 
+use std::cell::Cell;
+
 use super::happens_before::{FencedMemory, HappensBefore, Participant, Stamp};
 use crate::decode::{Manner, Scope};
 use crate::registers::{LANES, each_lane};
@@ -89,6 +91,35 @@ pub(crate) struct SharedMemory {
     check_uninitialized: bool,
 }
 
+thread_local! {
+    /// Empty lists that an earlier block of this thread had, with the memory that they hold.
+    static SPARE_READERS: Cell<Vec<Vec<Reader>>> = const { Cell::new(Vec::new()) };
+}
+
+/// As many empty lists, if possible those of an earlier block: the next one reads much of the same places.
+fn spare_readers(cells: usize) -> Vec<Vec<Reader>> {
+    let mut readers = SPARE_READERS.take();
+    readers.resize_with(cells, Vec::new);
+    readers
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        /// Longer lists are rare, and their memory would be held for nothing.
+        const LONGEST: usize = 16;
+        let mut readers = std::mem::take(&mut self.readers);
+        if readers.is_empty() {
+            return;
+        }
+        for list in &mut readers {
+            list.clear();
+            list.shrink_to(LONGEST);
+        }
+        // A thread that ends keeps none.
+        let _ = SPARE_READERS.try_with(|spare| spare.set(readers));
+    }
+}
+
 impl SharedMemory {
     pub(crate) fn new(
         bytes: u32,
@@ -108,7 +139,7 @@ impl SharedMemory {
             first_warp,
             writers: vec![Writer::default(); cells],
             warp_reads: if precise { Vec::new() } else { vec![WarpReads::default(); cells * warps] },
-            readers: if precise { vec![Vec::new(); cells] } else { Vec::new() },
+            readers: if precise { spare_readers(cells) } else { Vec::new() },
             check,
             check_uninitialized,
         }
