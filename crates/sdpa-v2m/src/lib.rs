@@ -85,7 +85,8 @@ static GENERATION: Generation = Generation {
         "d128_r16_warp", ["HEAD_DIM=128", "ROW_BLOCKS=2", "STRIPS=8", "WARPS=1", "BLOCKS_PER_SM=8", "LEAST_KEYS=256",
             "UNIT_OVERHEAD=4"], 32, 9344;
     ],
-    budget: Budget { registers: 255, shared_bytes: 227 * 1024, spill_bytes: 0 },
+    // A few numbers of twelve warps at head dimension 128 are kept in memory; the other kernels spill nothing.
+    budget: Budget { registers: 255, shared_bytes: 227 * 1024, spill_bytes: 64 },
     accuracy: Accuracy::Standard,
     alignment: 16,
     takes: Extensions { slopes: false, ..Extensions::ALL },
@@ -252,12 +253,10 @@ mod tests {
         let name = |batch, heads_kv| {
             plan(Problem::new(batch, 32, 1, 128).heads_kv(heads_kv).len_kv(4096)).launches[0].kernel.name
         };
-        assert_eq!([1, 6, 7, 200].map(|batch| name(batch, 8)), [
-            "f16_d128_block",
-            "f16_d128_block",
-            "f16_d128_warp",
-            "f16_d128_warp"
-        ]);
+        assert_eq!(
+            [1, 6, 7, 200].map(|batch| name(batch, 8)),
+            ["f16_d128_block", "f16_d128_block", "f16_d128_warp", "f16_d128_warp"]
+        );
         assert_eq!([6, 200].map(|batch| name(batch, 2)), ["f16_d128_r16_block", "f16_d128_r16_warp"]);
     }
 
