@@ -281,8 +281,8 @@ mod tests {
         let error = V2m.plan(&problem, &DeviceLimits::H200).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "v2m takes queries per sequence up to 128; this problem has 129: a tile has 16 rows, and more of them read the \
-             keys too often"
+            "v2m takes queries per sequence up to 128; this problem has 129: a tile has 16 rows at most, and more tiles read \
+             the keys too often"
         );
     }
 }
