@@ -1,4 +1,4 @@
-// V2m: decoding from registers: keys and values are loaded as the operands that the products take.
+// V2m: operands straight from global memory, for decoding.
 //
 // parent: v2j
 // idea:   v2j copies keys and values into shared memory, and loads the products' operands from there:

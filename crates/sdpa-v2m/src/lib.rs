@@ -1,4 +1,4 @@
-//! V2m: decoding from registers: keys and values are loaded as the operands that the products take. See this crate's README.
+//! V2m: operands straight from global memory, for decoding. See this crate's README.
 //!
 //! ```
 //! use sdpa_core::{Attention, DeviceLimits, Problem};
@@ -64,7 +64,7 @@ const fn kernel(
 
 static GENERATION: Generation = Generation {
     id: "v2m",
-    title: "decoding from registers: keys and values are loaded as the operands that the products take",
+    title: "operands straight from global memory, for decoding",
     parent: Some("v2j"),
     // In the order that `kernels_of` counts in.
     specialisations: for_both_dtypes![kernel:

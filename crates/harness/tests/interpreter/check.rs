@@ -1,9 +1,8 @@
-use harness::check::{Checked, SHOWN, Trial, What, check, prove, render, trials};
+use harness::check::{Checked, SHOWN, What, check, prove, render, trials};
 use harness::mutants;
-use ptx_interp::FindingKind;
 use sdpa::generations;
 use sdpa_core::{Attention, Interpreter};
-use sdpa_toolchain::{Checkout, KernelTexts};
+use sdpa_toolchain::KernelTexts;
 
 fn checked(generation: &'static dyn Attention, cases: usize, seeds: u64) -> Checked {
     let trials = trials(generation);

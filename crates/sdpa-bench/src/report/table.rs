@@ -51,7 +51,7 @@ pub fn render(evidence: &Evidence) -> String {
     }
     if !untimed.is_empty() {
         let ids: Vec<&str> = untimed.iter().map(|rung| rung.id.as_str()).collect();
-        text += &format!("\nWithout a time on these: {}.\n", ids.join(", "));
+        text += &format!("\nUntimed on these: {}.\n", ids.join(", "));
     }
     let caption = caption(evidence, &text);
     text + "\n" + &caption
@@ -123,8 +123,7 @@ fn caption(evidence: &Evidence, rows: &str) -> String {
         format!("{} {} {}", ground.name, problem.dtype(), problem.mask().name())
     });
     let mut text = format!(
-        "Medians on an {}: {}; (batch, heads, length, head dimension). × parent: above 1 is faster{}. declines: left to \
-         other generations.",
+        "Medians on an {}: {}; (batch, heads, length, head dimension). × parent: above 1 is faster{}.",
         evidence.device(),
         kinds.join(", "),
         if rows.contains(" (v") { ", in brackets an older ancestor" } else { "" },
@@ -147,7 +146,7 @@ fn caption(evidence: &Evidence, rows: &str) -> String {
             sources.push(source);
         }
     }
-    text + &format!("\n\nMeasured {}. Written by `sdpa report`.\n", sources.join("; "))
+    text + &format!("\n\nMeasured {}.\n", sources.join("; "))
 }
 
 /// Date, commit, driver, clock and the peers' versions, as far as the sitting says; `timed` are the peers with a figure.
@@ -242,11 +241,11 @@ pub(crate) mod tests {
         |FlashAttention-2||9.81||untimed||untimed||
         |cuDNN||8.91||untimed||41.5||
 
-        Without a time on these: v8b.
+        Untimed on these: v8b.
 
-        Medians on an NVIDIA H200: short f16 full, decoding bf16 full, long bf16 causal; (batch, heads, length, head dimension). × parent: above 1 is faster, in brackets an older ancestor. declines: left to other generations. \*: the kernel has changed since.
+        Medians on an NVIDIA H200: short f16 full, decoding bf16 full, long bf16 causal; (batch, heads, length, head dimension). × parent: above 1 is faster, in brackets an older ancestor. \*: the kernel has changed since.
 
-        Measured 2026-01-31, commit c0ffee-dirty. Written by `sdpa report`.
+        Measured 2026-01-31, commit c0ffee-dirty.
         ");
     }
 
