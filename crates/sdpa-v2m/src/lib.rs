@@ -158,7 +158,8 @@ fn kernels_of(problem: &Problem) -> [Specialisation; 2] {
 fn even_blocks(problem: &Problem, kernel: &Specialisation, limits: &DeviceLimits) -> usize {
     let most = kernel.number("BLOCKS_PER_SM").unwrap_or(1) as usize;
     let units = units(problem, kernel).max(1);
-    let blocks = |per_multiprocessor: usize| per_multiprocessor * limits.multiprocessors as usize;
+    // A device without any is declined where the launch is made.
+    let blocks = |per_multiprocessor: usize| per_multiprocessor * limits.multiprocessors.max(1) as usize;
     // Units for each place that is taken until the longest share is done.
     let use_of = |per_multiprocessor: usize| {
         let places = blocks(per_multiprocessor);
