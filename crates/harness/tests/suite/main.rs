@@ -1,6 +1,7 @@
 //! Every property for every generation, by name: `cargo test -p harness v2b::causal_prefix`.
 
 mod agreement;
+mod batches;
 mod contradictory_lengths;
 mod harness_itself;
 mod plans;
