@@ -11,7 +11,7 @@
 //         little is kept that more warps fit.
 // needs:  16-byte aligned tensors, strides in multiples of 8 elements, a counter of 0 for each tile
 // build:  -DHEAD_DIM=64|128 -DROW_BLOCKS=1|2 -DSTRIPS=8 -DWARPS=1|8 -DLEAST_KEYS=256
-//         -DUNIT_OVERHEAD=4 -DBLOCKS_PER_SM=1..16; f16 or -DDTYPE_BF16
+//         -DUNIT_OVERHEAD=4 -DBLOCKS_PER_SM=1|8|10|12; f16 or -DDTYPE_BF16
 #include "machine/element.cuh"
 #include "machine/exponent.cuh"
 #include "machine/extended_params.cuh"
@@ -53,7 +53,7 @@ static_assert(WARPS == 1 || WARPS == STRIPS, "strips are added one by one, in th
 static_assert(HEAD_DIM % 64 == 0, "whole chunks for eight lanes");
 
 // Lane 4i + j holds row i of an operand and the depths 2j, 2j + 1, 2j + 8 and 2j + 9 of a step of
-// 16. What a lane loads at once is a chunk of 8 elements, two lanes' chunks never share a byte.
+// 16. A lane loads chunks of 8 elements, and no two lanes load the same one.
 constexpr int CHUNK = 8;
 constexpr int DEPTH_CHUNKS = HEAD_DIM / (4 * CHUNK);   // of a key or query: four lanes share it
 constexpr int COLUMN_CHUNKS = HEAD_DIM / (8 * CHUNK);  // of a value: eight lanes share it
@@ -909,7 +909,7 @@ public:
             for (int i = 0; i < LANE_ROWS; ++i) {
                 const int row = 8 * block + lane % 4 * 2 + i;
                 if (row >= rows) continue;
-                // Without `adds` to nothing.
+                // Where nothing is to be added, `before` is empty and the sum not used.
                 const Addition addition(exponents, before[block][i], state[block][i]);
                 const RowStatistics own = adds ? addition.total : state[block][i];
 #pragma unroll

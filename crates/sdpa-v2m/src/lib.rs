@@ -85,7 +85,7 @@ static GENERATION: Generation = Generation {
         "d128_r16_warp", ["HEAD_DIM=128", "ROW_BLOCKS=2", "STRIPS=8", "WARPS=1", "BLOCKS_PER_SM=8", "LEAST_KEYS=256",
             "UNIT_OVERHEAD=4"], 32, 9344;
     ],
-    // A few numbers of twelve warps at head dimension 128 are kept in memory; the other kernels spill nothing.
+    // Where warps work alone at head dimension 128, a few numbers are kept in memory; the other kernels spill nothing.
     budget: Budget { registers: 255, shared_bytes: 227 * 1024, spill_bytes: 64 },
     accuracy: Accuracy::Standard,
     alignment: 16,
